@@ -1,0 +1,2 @@
+//! quiz-agent
+fn main() {}

@@ -1,0 +1,242 @@
+//! The table of architectures: everything that quiz knows about one is a row here.
+//!
+//! Adding an architecture is adding a row. No other code asks *which* architecture it has in hand; it asks the row.
+//! Not for detection of what a host can do (that is measured, see `quiz-vm::accel`).
+
+/// One architecture that quiz can run guests of, build kernels and roots for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Arch {
+    /// The name quiz uses everywhere, which is also what `uname -m` prints.
+    pub name: &'static str,
+    /// Debian's name for it.
+    pub debian: &'static str,
+    /// Debian's metapackage of the stock kernel.
+    pub debian_kernel: &'static str,
+    /// Debian's metapackage of that kernel's headers.
+    pub debian_headers: &'static str,
+    /// `ARCH=` of the kernel's build system.
+    pub kernel_arch: &'static str,
+    /// The kernel's `make` target for an image that QEMU can start.
+    pub kernel_image: &'static str,
+    /// Where the image is after the build, relative to the build directory.
+    pub kernel_image_path: &'static str,
+    /// `CROSS_COMPILE=` when the host is another architecture (Debian's cross toolchain prefix).
+    pub cross: &'static str,
+    /// QEMU's program.
+    pub qemu: &'static str,
+    /// Debian's package of that program.
+    pub qemu_package: &'static str,
+    /// Machines to choose from, the preferred one first.
+    pub machines: &'static [Machine],
+    /// QEMU's `-cpu` when the guest is emulated; `host` is used with KVM.
+    pub cpu: &'static str,
+    /// The kernel's console device.
+    pub console: &'static str,
+    /// Whether KVM on a host of this same architecture can run it.
+    pub kvm: bool,
+}
+
+/// A QEMU machine of an architecture.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// QEMU's `-machine` name.
+    pub name: &'static str,
+    /// How virtio devices are attached to it.
+    pub transport: Transport,
+    /// The machine starts an uncompressed ELF kernel through its PVH entry point.
+    pub pvh: bool,
+    /// The guest cannot find out its TSC frequency under TCG and must be told (`tsc_early_khz=`).
+    pub needs_tsc_khz: bool,
+}
+
+/// How virtio devices are attached to a machine; decides QEMU's device names and the kernel's drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// `virtio-*-pci`
+    Pci,
+    /// `virtio-*-device` on virtio-mmio
+    Mmio,
+    /// `virtio-*-ccw` of s390x
+    Ccw,
+}
+
+const fn pci(name: &'static str) -> Machine {
+    Machine { name, transport: Transport::Pci, pvh: false, needs_tsc_khz: false }
+}
+
+static X86_64: Arch = Arch {
+    name: "x86_64",
+    debian: "amd64",
+    debian_kernel: "linux-image-amd64",
+    debian_headers: "linux-headers-amd64",
+    kernel_arch: "x86_64",
+    kernel_image: "bzImage",
+    kernel_image_path: "arch/x86/boot/bzImage",
+    cross: "x86_64-linux-gnu-",
+    qemu: "qemu-system-x86_64",
+    qemu_package: "qemu-system-x86",
+    machines: &[
+        Machine { name: "microvm", transport: Transport::Mmio, pvh: true, needs_tsc_khz: true },
+        Machine { name: "q35", transport: Transport::Pci, pvh: true, needs_tsc_khz: false },
+    ],
+    cpu: "max",
+    console: "ttyS0",
+    kvm: true,
+};
+
+static AARCH64: Arch = Arch {
+    name: "aarch64",
+    debian: "arm64",
+    debian_kernel: "linux-image-arm64",
+    debian_headers: "linux-headers-arm64",
+    kernel_arch: "arm64",
+    kernel_image: "Image",
+    kernel_image_path: "arch/arm64/boot/Image",
+    cross: "aarch64-linux-gnu-",
+    qemu: "qemu-system-aarch64",
+    qemu_package: "qemu-system-arm",
+    machines: &[pci("virt")],
+    cpu: "max",
+    console: "ttyAMA0",
+    kvm: true,
+};
+
+static S390X: Arch = Arch {
+    name: "s390x",
+    debian: "s390x",
+    debian_kernel: "linux-image-s390x",
+    debian_headers: "linux-headers-s390x",
+    kernel_arch: "s390",
+    kernel_image: "bzImage",
+    kernel_image_path: "arch/s390/boot/bzImage",
+    cross: "s390x-linux-gnu-",
+    qemu: "qemu-system-s390x",
+    qemu_package: "qemu-system-misc",
+    machines: &[Machine { name: "s390-ccw-virtio", transport: Transport::Ccw, pvh: false, needs_tsc_khz: false }],
+    cpu: "max",
+    console: "ttysclp0",
+    kvm: true,
+};
+
+static PPC64LE: Arch = Arch {
+    name: "ppc64le",
+    debian: "ppc64el",
+    debian_kernel: "linux-image-powerpc64le",
+    debian_headers: "linux-headers-powerpc64le",
+    kernel_arch: "powerpc",
+    kernel_image: "vmlinux",
+    kernel_image_path: "vmlinux",
+    cross: "powerpc64le-linux-gnu-",
+    qemu: "qemu-system-ppc64",
+    qemu_package: "qemu-system-ppc",
+    machines: &[pci("pseries")],
+    cpu: "power9",
+    console: "hvc0",
+    kvm: true,
+};
+
+static RISCV64: Arch = Arch {
+    name: "riscv64",
+    debian: "riscv64",
+    debian_kernel: "linux-image-riscv64",
+    debian_headers: "linux-headers-riscv64",
+    kernel_arch: "riscv",
+    kernel_image: "Image",
+    kernel_image_path: "arch/riscv/boot/Image",
+    cross: "riscv64-linux-gnu-",
+    qemu: "qemu-system-riscv64",
+    qemu_package: "qemu-system-misc",
+    machines: &[pci("virt")],
+    cpu: "rv64",
+    console: "ttyS0",
+    kvm: true,
+};
+
+static ARMV7: Arch = Arch {
+    name: "armv7l",
+    debian: "armhf",
+    debian_kernel: "linux-image-armmp",
+    debian_headers: "linux-headers-armmp",
+    kernel_arch: "arm",
+    kernel_image: "zImage",
+    kernel_image_path: "arch/arm/boot/zImage",
+    cross: "arm-linux-gnueabihf-",
+    qemu: "qemu-system-arm",
+    qemu_package: "qemu-system-arm",
+    machines: &[pci("virt")],
+    cpu: "cortex-a15",
+    console: "ttyAMA0",
+    kvm: false,
+};
+
+static I686: Arch = Arch {
+    name: "i686",
+    debian: "i386",
+    debian_kernel: "linux-image-686-pae",
+    debian_headers: "linux-headers-686-pae",
+    kernel_arch: "i386",
+    kernel_image: "bzImage",
+    kernel_image_path: "arch/x86/boot/bzImage",
+    cross: "i686-linux-gnu-",
+    qemu: "qemu-system-i386",
+    qemu_package: "qemu-system-x86",
+    machines: &[pci("q35")],
+    cpu: "max",
+    console: "ttyS0",
+    kvm: false,
+};
+
+static MIPS64EL: Arch = Arch {
+    name: "mips64el",
+    debian: "mips64el",
+    debian_kernel: "linux-image-5kc-malta",
+    debian_headers: "linux-headers-5kc-malta",
+    kernel_arch: "mips",
+    kernel_image: "vmlinux",
+    kernel_image_path: "vmlinux",
+    cross: "mips64el-linux-gnuabi64-",
+    qemu: "qemu-system-mips64el",
+    qemu_package: "qemu-system-mips",
+    machines: &[pci("malta")],
+    cpu: "5KEc",
+    console: "ttyS0",
+    kvm: false,
+};
+
+/// Every architecture, the most used first.
+pub static ALL: &[&Arch] = &[&X86_64, &AARCH64, &S390X, &PPC64LE, &RISCV64, &ARMV7, &I686, &MIPS64EL];
+
+/// The architecture that is called `name`: quiz's name, Debian's, or the kernel's.
+pub fn find(name: &str) -> Option<&'static Arch> {
+    ALL.iter().copied().find(|a| a.name == name || a.debian == name || a.kernel_arch == name)
+}
+
+/// The architecture of the host that this program was built for.
+pub fn host() -> &'static Arch {
+    find(match std::env::consts::ARCH {
+        "powerpc64" => "ppc64le",
+        "arm" => "armv7l",
+        "x86" => "i686",
+        other => other,
+    })
+    .unwrap_or(&X86_64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_found() {
+        for (i, a) in ALL.iter().enumerate() {
+            for b in &ALL[i + 1..] {
+                assert_ne!(a.name, b.name);
+                assert_ne!(a.debian, b.debian);
+            }
+            assert_eq!(find(a.name), Some(*a));
+            assert_eq!(find(a.debian), Some(*a));
+            assert!(!a.machines.is_empty());
+        }
+        assert_eq!(find("vax"), None);
+    }
+}
