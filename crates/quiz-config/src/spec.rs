@@ -1,0 +1,139 @@
+//! `RunSpec`: everything that one run was asked to do, as plain data with every layer of configuration settled.
+//!
+//! Not for how it is done: which kernel a selector means, which accelerator works and what QEMU's command line looks
+//! like are found out later, from this.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One run, as it was asked for. All paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunSpec {
+    /// The program and its arguments, exactly as they were typed. Empty: a shell.
+    pub command: Vec<OsString>,
+    /// Give the user a shell in the VM after the program has ended, however it ended.
+    pub shell_after: bool,
+    /// The directory that quiz was called in; the program's working directory where the guest can see it.
+    pub cwd: PathBuf,
+
+    /// Which installed kernel: its name, its `uname -r`, or the beginning of its version (`6.12`). None: the best one.
+    pub kernel: Option<String>,
+    /// The guest's architecture, by the name that `quiz_arch` uses.
+    pub arch: String,
+    /// The distribution release of the root, `bookworm` for one.
+    pub release: String,
+    /// Packages that the root has on top of what quiz itself asks for; sorted, each once.
+    pub packages: Vec<String>,
+    /// Where packages are fetched from. Empty: the distribution's own mirror.
+    pub mirrors: Vec<String>,
+    /// The keyring that the mirror's signatures are checked against. None: the distribution's own.
+    pub keyring: Option<PathBuf>,
+
+    /// The guest's memory, in MiB; at least 64.
+    pub memory_mib: u32,
+    /// The guest's processors; at least 1.
+    pub cpus: u32,
+    /// QEMU's machine. None: the best one of the architecture that works here.
+    pub machine: Option<String>,
+    /// What runs the guest's instructions.
+    pub accel: AccelChoice,
+    /// The QEMU program. None: the architecture's, from `PATH`.
+    pub qemu: Option<PathBuf>,
+    /// Words for the end of QEMU's command line.
+    pub qemu_args: Vec<OsString>,
+    /// Words for the end of the kernel's command line.
+    pub append: Vec<String>,
+    /// An oops is a panic, and so ends the run with the verdict "panic".
+    pub panic_on_oops: bool,
+
+    /// Profiles, in the order in which they apply, each once.
+    pub profiles: Vec<String>,
+    /// The worktree that the caller is in, if any.
+    pub worktree: Option<PathBuf>,
+    /// How the guest sees that worktree, at its own path.
+    pub worktree_mode: WorktreeMode,
+    /// Further host directories that the guest sees.
+    pub shares: Vec<ShareSpec>,
+    /// Block devices, in the guest's order.
+    pub disks: Vec<DiskSpec>,
+    /// Variables of the program's environment, each once.
+    pub env: Vec<(OsString, OsString)>,
+
+    /// How long the program may run. None: for ever.
+    pub timeout: Option<Duration>,
+    /// How long the guest may take from QEMU's start until the program's. None: for ever.
+    pub boot_timeout: Option<Duration>,
+    /// How long the guest may give no sign of life before it counts as hung. None: for ever.
+    pub hang_timeout: Option<Duration>,
+
+    /// Boot, even where a template would save it.
+    pub cold: bool,
+    /// How much quiz says.
+    pub verbosity: Verbosity,
+    /// Print the run's record as one line of JSON at the end.
+    pub json: bool,
+    /// How many runs' directories are kept in a worktree. None: all.
+    pub keep_runs: Option<u32>,
+    /// For how many days runs' directories are kept in a worktree. None: for ever.
+    pub keep_days: Option<u32>,
+}
+
+/// What runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AccelChoice {
+    /// KVM where it was seen to work, else TCG.
+    #[default]
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// QEMU's own translation, slower but everywhere.
+    Tcg,
+}
+
+/// How the guest sees the worktree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WorktreeMode {
+    /// It can read it.
+    #[default]
+    ReadOnly,
+    /// It can change it.
+    ReadWrite,
+    /// Not at all.
+    Off,
+}
+
+/// A host directory that the guest sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareSpec {
+    /// The directory on the host, absolute.
+    pub host: PathBuf,
+    /// Where the guest sees it, absolute.
+    pub guest: PathBuf,
+    /// The guest can change it.
+    pub writable: bool,
+}
+
+/// A block device of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskSpec {
+    /// An empty one, thrown away with the run.
+    Blank {
+        /// Its size.
+        bytes: u64,
+    },
+    /// A file or block device of the host, absolute, which keeps what the guest writes.
+    File(PathBuf),
+}
+
+/// How much quiz says on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Errors only.
+    Quiet,
+    /// What is being waited for, and the guest's kernel warnings.
+    #[default]
+    Normal,
+    /// Every kernel message, and what quiz does.
+    Verbose,
+}
