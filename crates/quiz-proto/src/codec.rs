@@ -1,0 +1,86 @@
+//! From messages to bytes and back, never holding more than one message of bounded size.
+
+use alloc::vec::Vec;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+use crate::MAX_MESSAGE;
+
+/// Bytes that are not frames. The channel cannot be resynchronised after one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FrameError {
+    /// The length prefix exceeds [`MAX_MESSAGE`].
+    TooLong(usize),
+    /// The bytes are no message of this version.
+    Malformed(postcard::Error),
+    /// A message was followed by bytes that do not belong to it.
+    Trailing(usize),
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::TooLong(n) => write!(f, "a frame of {n} bytes (at most {MAX_MESSAGE} are allowed)"),
+            FrameError::Malformed(e) => write!(f, "a malformed frame ({e})"),
+            FrameError::Trailing(n) => write!(f, "a frame with {n} stray bytes"),
+        }
+    }
+}
+
+impl core::error::Error for FrameError {}
+
+/// Appends `message` to `out` as one frame.
+///
+/// # Panics
+/// If the message is larger than [`MAX_MESSAGE`]: the sender splits streams into [`crate::CHUNK`]s, and bounds the rest.
+pub fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    let taken = core::mem::take(out);
+    *out = postcard::to_extend(message, taken).expect("messages are plain data, and a Vec grows");
+    let length = out.len() - start - 4;
+    assert!(length <= MAX_MESSAGE, "a message of {length} bytes does not fit a frame");
+    out[start..start + 4].copy_from_slice(&u32::try_from(length).expect("bounded above").to_le_bytes());
+}
+
+/// Collects bytes until a frame is whole.
+///
+/// Memory is bounded by one frame plus what one [`Decoder::push`] adds.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Decoder {
+    /// Adds bytes as they came from the channel, in any division.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole message, which borrows from the decoder; `None` when more bytes are needed.
+    pub fn next<'a, T: Deserialize<'a>>(&'a mut self) -> Result<Option<T>, FrameError> {
+        let pending = &self.buffer[self.start..];
+        let Some(prefix) = pending.first_chunk::<4>() else { return Ok(None) };
+        let length = usize::try_from(u32::from_le_bytes(*prefix)).unwrap_or(usize::MAX);
+        if length > MAX_MESSAGE {
+            return Err(FrameError::TooLong(length));
+        }
+        if pending.len() < 4 + length {
+            return Ok(None);
+        }
+        let body = self.start + 4..self.start + 4 + length;
+        self.start = body.end;
+        let (message, rest) = postcard::take_from_bytes(&self.buffer[body]).map_err(FrameError::Malformed)?;
+        if rest.is_empty() { Ok(Some(message)) } else { Err(FrameError::Trailing(rest.len())) }
+    }
+
+    /// Bytes that are waiting for the rest of their frame.
+    pub fn pending(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+}

@@ -1,0 +1,191 @@
+//! What the two ends say to each other.
+
+use alloc::borrow::Cow;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// A random number that ties a record to one run: a guest restored from a saved state cannot know it in advance.
+pub type Nonce = [u8; 16];
+
+/// A byte stream that is multiplexed over the channel, with flow control of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Stream {
+    /// Host to guest: the program's standard input, or what is typed on its terminal.
+    Stdin,
+    /// Guest to host: standard output, or all output of a program on a terminal.
+    Stdout,
+    /// Guest to host: standard error.
+    Stderr,
+    /// Guest to host: a tar archive of `/quiz/out`.
+    Artifacts,
+}
+
+/// Size of a terminal in character cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WinSize {
+    /// Lines.
+    pub rows: u16,
+    /// Columns.
+    pub cols: u16,
+}
+
+/// A host directory to mount in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The 9p mount tag.
+    pub tag: String,
+    /// Absolute path in the guest (bytes, since a path need not be UTF-8).
+    pub path: Vec<u8>,
+    /// The guest may write to it.
+    pub writable: bool,
+}
+
+/// A link in `/dev` that udev would have made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskLink {
+    /// The serial number that the host gave the virtio disk.
+    pub serial: String,
+    /// Absolute paths of the links to make to it.
+    pub links: Vec<String>,
+}
+
+/// What the guest has to look like before the program starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Serial number of the disk with the root image.
+    pub root_serial: String,
+    /// File system types to try for the root image, in order.
+    pub root_types: Vec<String>,
+    /// Serial number of the disk for `/quiz/out`, an ext4 file system; without one it is on the guest's memory.
+    pub out_serial: Option<String>,
+    /// Host name.
+    pub hostname: String,
+    /// Seconds and nanoseconds since the Unix epoch on the host.
+    pub clock: (i64, u32),
+    /// Fresh random bytes for the guest's pool.
+    pub seed: Vec<u8>,
+    /// Machine id: 32 hexadecimal digits.
+    pub machine_id: String,
+    /// Host directories.
+    pub shares: Vec<Share>,
+    /// Links to further disks.
+    pub disks: Vec<DiskLink>,
+}
+
+/// The program of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The program and its arguments, exactly; never empty.
+    pub argv: Vec<Vec<u8>>,
+    /// Environment, whole: name and value.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Working directories to try, in order; the first that exists is used.
+    pub cwd: Vec<Vec<u8>>,
+    /// Run it on a terminal of this size.
+    pub terminal: Option<WinSize>,
+    /// On a terminal: standard error is separate all the same, because it is redirected on the host.
+    pub separate_stderr: bool,
+    /// Start a shell on the terminal after the program; the program's status stays the run's.
+    pub shell_after: bool,
+}
+
+/// What the host says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToGuest<'a> {
+    /// Prepare the guest and run the program. Said once, as the first message.
+    Start {
+        /// Identifies the run in the guest's records.
+        nonce: Nonce,
+        /// The guest's state before the program.
+        setup: Setup,
+        /// The program.
+        program: Program,
+    },
+    /// Only send what is on the disk with this serial as [`Stream::Artifacts`], and end.
+    Salvage {
+        /// Identifies the run in the guest's records.
+        nonce: Nonce,
+        /// Serial number of the disk that held `/quiz/out`.
+        out_serial: String,
+    },
+    /// Bytes of a stream.
+    Data(Stream, #[serde(borrow)] Cow<'a, [u8]>),
+    /// The stream has ended.
+    Eof(Stream),
+    /// The host has taken this many bytes of the stream.
+    Credit(Stream, u32),
+    /// Nobody reads the stream any more: the program gets SIGPIPE when it writes.
+    Close(Stream),
+    /// The terminal's size changed.
+    Resize(WinSize),
+    /// Send this signal to the program's process group (the foreground one on a terminal).
+    Signal(i32),
+    /// Say where every process of the guest stands: [`ToHost::Stacks`].
+    Stacks,
+    /// The program's time is over or the user has interrupted: kill it, do not wait for artifacts to be complete.
+    Kill,
+}
+
+/// How the program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// It exited with this code.
+    Code(u8),
+    /// It died of this signal.
+    Signal(u8),
+    /// There is no such program.
+    NotFound,
+    /// It exists and cannot be executed; the errno says why.
+    NotExecutable(i32),
+}
+
+/// What the agent says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToHost<'a> {
+    /// The agent is up. Said once, as the first message.
+    Hello {
+        /// [`crate::VERSION`] of the agent.
+        version: u32,
+    },
+    /// The program runs.
+    Started,
+    /// Still alive; said about once a second while the program runs.
+    Pulse,
+    /// Bytes of a stream.
+    Data(Stream, #[serde(borrow)] Cow<'a, [u8]>),
+    /// The stream has ended.
+    Eof(Stream),
+    /// The program has taken this many bytes of the stream.
+    Credit(Stream, u32),
+    /// The program has closed its end of the stream.
+    Close(Stream),
+    /// A kernel message of level warning or worse since the program started.
+    Kernel {
+        /// Syslog level: 0 (emergency) to 4 (warning).
+        level: u8,
+        /// The text, one line.
+        #[serde(borrow)]
+        text: Cow<'a, str>,
+    },
+    /// Something the user should know, such as a share that could not be mounted.
+    Note(#[serde(borrow)] Cow<'a, str>),
+    /// Where the processes of the guest stand; may come in several pieces.
+    Stacks(#[serde(borrow)] Cow<'a, str>),
+    /// That was the last of the [`ToHost::Stacks`].
+    StacksEnd,
+    /// The program has ended.
+    Exited {
+        /// The run's.
+        nonce: Nonce,
+        /// How.
+        status: Status,
+    },
+    /// The guest could not be prepared; the program was not started.
+    Failed(#[serde(borrow)] Cow<'a, str>),
+    /// Everything is sent and written back: the VM can be ended.
+    Down {
+        /// The run's.
+        nonce: Nonce,
+    },
+}
