@@ -1,1 +1,16 @@
-//! quiz-image
+//! Kernels, roots, initramfs images and downloads in quiz's cache: how each is made, verified, found and removed.
+//!
+//! Not for running them (that is `quiz-vm`) and not for talking to the user: long work speaks through a [`Report`],
+//! and nothing here reads the environment, `$HOME` or a terminal.
+//!
+//! The text of an error is the whole story, its cause included; there is no need to print a chain of sources.
+
+pub mod kernel;
+pub mod lock;
+pub mod report;
+pub mod store;
+mod version;
+
+pub use kernel::{Kernel, KernelManifest, Version};
+pub use report::{Progress, Report, Silent, Unit};
+pub use store::{Cache, Entry, Shelf, StoreError};

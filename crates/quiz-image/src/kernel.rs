@@ -1,0 +1,316 @@
+//! Installed kernels: what is known about one, and finding the one that is meant. Not for making them (`debian`, `build`).
+
+use crate::report::Report;
+use crate::store::{Cache, Entry, Shelf, StoreError};
+pub use crate::version::{NotAVersion, Version};
+use fs_err as fs;
+use quiz_arch::Arch;
+use serde::{Deserialize, Serialize};
+use std::cmp::{Ordering, Reverse};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What is known about an installed kernel. Paths are relative to the entry.
+///
+/// Every entry has `config` and `System.map`; most have `lib/modules/<release>` (with `modules.dep`) and `kbuild`, the tree that
+/// out-of-tree modules are built against with `make -C`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelManifest {
+    /// The entry's name, unique among all kernels.
+    pub name: String,
+    /// What `uname -r` prints.
+    pub release: String,
+    /// The upstream version.
+    pub version: Version,
+    /// quiz-arch's name of the architecture.
+    pub arch: String,
+    /// Where it is from.
+    pub origin: Origin,
+    /// How it is started.
+    pub boot: Boot,
+    /// The file for QEMU's `-kernel`.
+    pub boot_file: String,
+    /// The unstripped `vmlinux` with symbols, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmlinux_file: Option<String>,
+    /// The compiler's version line, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiler: Option<String>,
+    /// Built with Clang and LLVM's tools.
+    #[serde(default)]
+    pub llvm: bool,
+    /// When the entry was made.
+    pub built_at: jiff::Timestamp,
+    /// Which quiz made it.
+    pub quiz_version: String,
+    /// SHA-256, in hexadecimal, of the main files by path.
+    pub sha256: BTreeMap<String, String>,
+}
+
+/// Where a kernel is from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Origin {
+    /// A distribution's own kernel package.
+    DebianPackage {
+        /// The suite, such as `bookworm`.
+        release: String,
+        /// The package with the image.
+        package: String,
+        /// That package's version.
+        version: String,
+        /// The mirror it came from.
+        mirror: String,
+    },
+    /// An upstream source archive.
+    Tarball {
+        /// Where it was fetched.
+        url: String,
+        /// Its SHA-256 in hexadecimal.
+        sha256: String,
+        /// Whether a signature was checked, beyond the sum.
+        signature_checked: bool,
+    },
+    /// A git repository.
+    Git {
+        /// The repository.
+        url: String,
+        /// The branch, tag or commit that was asked for.
+        reference: String,
+        /// The commit that this was.
+        commit: String,
+    },
+    /// A distribution's source package.
+    DebianSource {
+        /// The package, such as `linux-source-6.12`.
+        package: String,
+        /// Its version.
+        version: String,
+    },
+    /// The user's own source tree, in whatever state it was.
+    Tree {
+        /// The tree.
+        path: PathBuf,
+    },
+}
+
+impl Origin {
+    /// Built by quiz from source, as opposed to a distribution's binary.
+    pub fn is_built(&self) -> bool {
+        !matches!(self, Origin::DebianPackage { .. })
+    }
+
+    /// From the user's own tree: such a kernel is taken only when it is asked for by name.
+    pub fn is_tree(&self) -> bool {
+        matches!(self, Origin::Tree { .. })
+    }
+}
+
+/// How a monitor starts a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boot {
+    /// An uncompressed ELF file with a Xen PVH entry point: no decompression, no firmware.
+    Pvh,
+    /// A compressed image with a set-up header.
+    BzImage,
+    /// The architecture's plain image.
+    Image,
+}
+
+/// Why kernels could not be listed, found or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The cache failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A kernel's configuration cannot be read.
+    #[error("cannot read the configuration of kernel {kernel}: {cause}; remove that kernel and make it again")]
+    Config {
+        /// The entry's name.
+        kernel: String,
+        /// The system's answer, which names the path.
+        cause: std::io::Error,
+    },
+}
+
+/// An installed kernel, in use until this value is dropped.
+#[derive(Debug)]
+pub struct Kernel {
+    /// What is known about it.
+    pub manifest: KernelManifest,
+    entry: Entry,
+}
+
+impl Kernel {
+    /// Reads what an entry of the shelf of kernels says about itself.
+    pub fn from_entry(entry: Entry) -> Result<Kernel, StoreError> {
+        Ok(Kernel { manifest: entry.manifest()?, entry })
+    }
+
+    /// The entry's name.
+    pub fn name(&self) -> &str {
+        self.entry.name()
+    }
+
+    /// The entry's directory.
+    pub fn dir(&self) -> &Path {
+        self.entry.dir()
+    }
+
+    /// The file for QEMU's `-kernel`.
+    pub fn boot(&self) -> PathBuf {
+        self.dir().join(&self.manifest.boot_file)
+    }
+
+    /// The kernel's configuration.
+    pub fn config(&self) -> PathBuf {
+        self.dir().join("config")
+    }
+
+    /// Addresses of the kernel's symbols.
+    pub fn system_map(&self) -> PathBuf {
+        self.dir().join("System.map")
+    }
+
+    /// The directory that is `/lib/modules/<release>` in the guest, if the kernel has modules.
+    pub fn modules_dir(&self) -> Option<PathBuf> {
+        Some(self.dir().join("lib/modules").join(&self.manifest.release)).filter(|p| p.is_dir())
+    }
+
+    /// The tree that out-of-tree modules are built against.
+    pub fn kbuild(&self) -> Option<PathBuf> {
+        Some(self.dir().join("kbuild")).filter(|p| p.is_dir())
+    }
+
+    /// The kernel with symbols, for debuggers.
+    pub fn vmlinux(&self) -> Option<PathBuf> {
+        self.manifest.vmlinux_file.as_ref().map(|f| self.dir().join(f))
+    }
+
+    /// The value of a configuration option (named with or without `CONFIG_`): `y`, `m`, a number, or a string with its
+    /// quotes. None if it is not set.
+    pub fn option(&self, option: &str) -> Result<Option<String>, KernelError> {
+        let text = fs::read_to_string(self.config())
+            .map_err(|cause| KernelError::Config { kernel: self.name().to_owned(), cause })?;
+        let option = option.strip_prefix("CONFIG_").unwrap_or(option);
+        Ok(text.lines().find_map(|line| {
+            let (key, value) = line.strip_prefix("CONFIG_")?.split_once('=')?;
+            (key == option).then(|| value.to_owned())
+        }))
+    }
+
+    /// Whether an option is built in (`=y`). A configuration that cannot be read has nothing built in.
+    pub fn has_builtin(&self, option: &str) -> bool {
+        self.option(option).is_ok_and(|value| value.as_deref() == Some("y"))
+    }
+
+    /// Names exactly this kernel as it is now: differs for every rebuild under the same name.
+    pub fn identity(&self) -> String {
+        let m = &self.manifest;
+        format!("{} {} {}", m.name, m.built_at, m.sha256.get(&m.boot_file).map_or("", String::as_str))
+    }
+}
+
+/// The shelf of kernels.
+pub fn shelf(cache: &Cache) -> Shelf {
+    cache.shelf("kernels")
+}
+
+/// All installed kernels, the newest version first, of every architecture. An entry whose manifest this quiz cannot read is left
+/// out and told to `report`.
+pub fn list(cache: &Cache, report: &dyn Report) -> Result<Vec<Kernel>, KernelError> {
+    let shelf = shelf(cache);
+    let mut kernels = Vec::new();
+    for name in shelf.names()? {
+        match shelf.open(&name).and_then(|entry| entry.map(Kernel::from_entry).transpose()) {
+            Ok(kernel) => kernels.extend(kernel),
+            Err(error @ StoreError::Manifest { .. }) => report.say(&format!("leaving out kernel {name}: {error}")),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    kernels.sort_by(|a, b| better(&a.manifest, &b.manifest));
+    Ok(kernels)
+}
+
+/// The kernel of `arch` that is meant by `selector` (see [`select`]).
+pub fn find(
+    cache: &Cache,
+    arch: &Arch,
+    selector: Option<&str>,
+    report: &dyn Report,
+) -> Result<Option<Kernel>, KernelError> {
+    let mut kernels = list(cache, report)?;
+    let chosen = select(kernels.iter().map(|k| &k.manifest), arch.name, selector).map(|m| m.name.clone());
+    Ok(chosen.and_then(|name| kernels.iter().position(|k| k.name() == name)).map(|i| kernels.swap_remove(i)))
+}
+
+/// Chooses among `kernels` of the architecture `arch`.
+///
+/// A selector is, in this order, an entry's exact name, an exact release (`uname -r`), or a version or its start:
+/// `6.12` means the best 6.12.x and never a release candidate. Without one it is the newest stable kernel that quiz built, else the
+/// newest stable one of a distribution. Kernels from a user's own tree are chosen by exact name or release only.
+/// Of equal versions a built one goes before a distribution's, and GCC's before Clang's.
+pub fn select<'a>(
+    kernels: impl IntoIterator<Item = &'a KernelManifest>,
+    arch: &str,
+    selector: Option<&str>,
+) -> Option<&'a KernelManifest> {
+    let mut kernels: Vec<_> = kernels.into_iter().filter(|k| k.arch == arch).collect();
+    kernels.sort_by(|a, b| better(a, b));
+    let first = |wanted: &dyn Fn(&KernelManifest) -> bool| kernels.iter().copied().find(|k| wanted(k));
+    match selector {
+        Some(text) => first(&|k| k.name == text)
+            .or_else(|| first(&|k| k.release == text))
+            .or_else(|| first(&|k| !k.origin.is_tree() && k.version.matches(text))),
+        None => first(&|k| k.origin.is_built() && !k.origin.is_tree() && k.version.is_stable())
+            .or_else(|| first(&|k| !k.origin.is_built() && k.version.is_stable())),
+    }
+}
+
+/// The better of two comes first.
+fn better(a: &KernelManifest, b: &KernelManifest) -> Ordering {
+    let key = |k: &KernelManifest| {
+        (k.origin.is_tree(), Reverse(k.version), !k.origin.is_built(), k.llvm, Reverse(k.built_at))
+    };
+    key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
+}
+
+/// Removes a kernel by its exact name.
+pub fn remove(cache: &Cache, name: &str) -> Result<(), KernelError> {
+    Ok(shelf(cache).remove(name)?)
+}
+
+/// Which kernels an update has made superfluous: per architecture, series (`6.12`), kind (built, Clang-built or a
+/// distribution's, with its flavour), all but the newest. Release candidates go when their release or a later candidate is there;
+/// of linux-next the newest day stays. Kernels from a user's own tree stay.
+pub fn superseded(kernels: &[KernelManifest]) -> Vec<&KernelManifest> {
+    let group = |k: &KernelManifest| {
+        let flavour = match &k.origin {
+            Origin::DebianPackage { .. } => {
+                k.release.rsplit_once(|c: char| c.is_ascii_digit()).map(|(_, f)| f.to_owned())
+            }
+            _ => None,
+        };
+        (k.arch.clone(), k.version.series(), k.origin.is_built(), k.llvm, flavour)
+    };
+    kernels
+        .iter()
+        .filter(|k| !k.origin.is_tree())
+        .filter(|k| kernels.iter().any(|o| !o.origin.is_tree() && group(o) == group(k) && o.version > k.version))
+        .collect()
+}
+
+/// Removes the superseded kernels that nobody uses, and returns the names of those removed and the errors for those that stay.
+pub fn prune(cache: &Cache, report: &dyn Report) -> Result<(Vec<String>, Vec<StoreError>), KernelError> {
+    // Only the manifests: an open kernel would count as in use.
+    let manifests: Vec<_> = list(cache, report)?.into_iter().map(|k| k.manifest).collect();
+    let (mut removed, mut kept) = (Vec::new(), Vec::new());
+    for old in superseded(&manifests) {
+        match shelf(cache).remove(&old.name) {
+            Ok(()) => removed.push(old.name.clone()),
+            Err(error) => kept.push(error),
+        }
+    }
+    Ok((removed, kept))
+}
