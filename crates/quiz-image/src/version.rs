@@ -45,6 +45,15 @@ impl Version {
         }
     }
 
+    /// The name that kernel.org gives to the source: `6.12` for 6.12.0, `6.12.30`, `6.19-rc3`, `next-20261120`.
+    pub fn source_name(&self) -> String {
+        match *self {
+            Version::Release { major, minor, patch: 0, rc: None } => format!("{major}.{minor}"),
+            Version::Release { major, minor, patch: 0, rc: Some(rc) } => format!("{major}.{minor}-rc{rc}"),
+            _ => self.to_string(),
+        }
+    }
+
     /// The version at the start of what `uname -r` prints or of a Debian version: `6.1.137` of `6.1.137-1~bpo11+1`, `6.19.0-rc3` of
     /// `6.19.0-rc3-00012-gdeadbeef` or of `6.19~rc3-1~exp1`.
     pub fn leading(text: &str) -> Option<Version> {
@@ -57,7 +66,8 @@ impl Version {
         let text = text.replace("~rc", "-rc");
         let mut end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         if let Some(rc) = text[end..].strip_prefix("-rc") {
-            end += 3 + rc.find(|c: char| !c.is_ascii_digit()).unwrap_or(rc.len());
+            let digits = rc.find(|c: char| !c.is_ascii_digit()).unwrap_or(rc.len());
+            end += if digits > 0 { 3 + digits } else { 0 };
         }
         text[..end].trim_end_matches('.').parse().ok()
     }
@@ -84,11 +94,12 @@ impl FromStr for Version {
 
 fn parse(text: &str) -> Option<Version> {
     if let Some(day) = text.strip_prefix("next-") {
-        return if day.len() == 8 { number(day).map(Version::Next) } else { None };
+        return date(day).map(Version::Next);
     }
     let text = text.strip_prefix('v').unwrap_or(text);
     let (numbers, rc) = match text.split_once("-rc") {
-        Some((numbers, rc)) => (numbers, Some(number(rc)?)),
+        // There is no -rc0, and u32::MAX stands for "released" in the order.
+        Some((numbers, rc)) => (numbers, Some(number(rc).filter(|&n| n > 0 && n < u32::MAX)?)),
         None => (text, None),
     };
     let parts = numbers.split('.').map(number).collect::<Option<Vec<u32>>>()?;
@@ -99,8 +110,17 @@ fn parse(text: &str) -> Option<Version> {
     }
 }
 
+/// A decimal number without sign or leading zeros.
 fn number(text: &str) -> Option<u32> {
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) { None } else { text.parse().ok() }
+    let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    if plain { text.parse().ok() } else { None }
+}
+
+/// A day written yyyymmdd.
+fn date(text: &str) -> Option<u32> {
+    let date = number(text).filter(|_| text.len() == 8)?;
+    let (month, day) = (date / 100 % 100, date % 100);
+    ((1..=12).contains(&month) && (1..=31).contains(&day)).then_some(date)
 }
 
 impl fmt::Display for Version {
@@ -149,6 +169,7 @@ impl Ord for Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn v(text: &str) -> Version {
         text.parse().unwrap()
@@ -167,8 +188,11 @@ mod tests {
             assert_eq!(v(given).to_string(), written);
             assert_eq!(v(written), v(given));
         }
-        for bad in ["", "6", "6.", "6.12.", "6.12.x", "6.12-rc", "6.12.30.1", "next-1", "next-2026112x", "-6.1", "6.+1"]
-        {
+        assert_eq!(v("6.12.0").source_name(), "6.12");
+        assert_eq!(v("6.19.0-rc3").source_name(), "6.19-rc3");
+        let bad = "|6|6.|.6|6.12.|6.12.x|6.012|6.12-rc|6.12-rc0|6.12-quiz|6.12.30.1|-6.1|6.+1|99999999999.1|６.１|\
+                   next-|next-1|next-2026112x|next-20261320|next-20261100|next-202611201";
+        for bad in bad.split('|') {
             assert!(bad.parse::<Version>().is_err(), "{bad}");
         }
     }
@@ -206,10 +230,54 @@ mod tests {
             ("6.19.0-rc3-00012-gdeadbeef", "6.19.0-rc3"),
             ("6.12.30", "6.12.30"),
             ("6.12.0+", "6.12.0"),
+            ("6.1.0-56-amd64", "6.1.0"),
+            ("5.14.0-427.13.1.el9_4.x86_64", "5.14.0"),
+            ("6.19.0-rc", "6.19.0"),
             ("6.18.0-rc7-next-20261120", "next-20261120"),
         ] {
             assert_eq!(Version::leading(text), Some(v(version)), "{text}");
         }
         assert_eq!(Version::leading("amd64"), None);
+    }
+
+    fn any_version() -> impl Strategy<Value = Version> {
+        prop_oneof![
+            (0..40u32, 0..40u32, 0..300u32, proptest::option::of(1..20u32))
+                .prop_map(|(major, minor, patch, rc)| Version::Release { major, minor, patch, rc }),
+            (2000..2100u32, 1..=12u32, 1..=31u32).prop_map(|(y, m, d)| Version::Next(y * 10000 + m * 100 + d)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_form_reads_back(version in any_version(), suffix in "(-quiz|\\+|-[0-9]{1,3}-amd64|-dirty)?") {
+            prop_assert_eq!(version.to_string().parse(), Ok(version));
+            prop_assert_eq!(version.source_name().parse(), Ok(version));
+            prop_assert_eq!(Version::leading(&format!("{version}{suffix}")), Some(version));
+            let json = serde_json::to_string(&version).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Version>(&json).unwrap(), version);
+            prop_assert!(version.matches(&version.source_name()) || version.source_name().matches('.').count() == 1);
+        }
+
+        #[test]
+        fn the_order_is_total_and_an_rc_comes_just_before_its_release(a in any_version(), b in any_version()) {
+            prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
+            prop_assert_eq!(a == b, a.cmp(&b) == Ordering::Equal);
+            if let Version::Release { major, minor, patch, rc: Some(_) } = a {
+                let released = Version::Release { major, minor, patch, rc: None };
+                prop_assert!(a < released);
+                prop_assert!(!b.is_stable() || b >= released || b < a);
+            }
+        }
+
+        #[test]
+        fn a_text_without_an_rc_never_means_one(text in "v?[0-9]{1,2}(\\.[0-9]{1,2}){0,2}", version in any_version()) {
+            prop_assert!(!version.matches(&text) || version.is_stable());
+        }
+
+        #[test]
+        fn no_text_makes_the_parsers_panic(text in "\\PC*", version in any_version()) {
+            drop((text.parse::<Version>(), Version::leading(&text), version.matches(&text)));
+        }
     }
 }
