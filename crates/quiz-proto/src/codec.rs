@@ -79,6 +79,15 @@ impl Decoder {
         if rest.is_empty() { Ok(Some(message)) } else { Err(FrameError::Trailing(rest.len())) }
     }
 
+    /// Whether [`Decoder::next`] has something to return: a whole frame, or the error of a length that is refused.
+    pub fn is_ready(&self) -> bool {
+        let pending = &self.buffer[self.start..];
+        pending.first_chunk::<4>().is_some_and(|prefix| {
+            let length = usize::try_from(u32::from_le_bytes(*prefix)).unwrap_or(usize::MAX);
+            length > MAX_MESSAGE || pending.len() - 4 >= length
+        })
+    }
+
     /// Bytes that are waiting for the rest of their frame.
     pub fn pending(&self) -> usize {
         self.buffer.len() - self.start

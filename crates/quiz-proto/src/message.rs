@@ -1,6 +1,7 @@
 //! What the two ends say to each other.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,15 @@ pub struct Program {
     pub shell_after: bool,
 }
 
+/// A whole run, as the guest sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The guest's state before the program.
+    pub setup: Setup,
+    /// The program.
+    pub program: Program,
+}
+
 /// What the host says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToGuest<'a> {
@@ -97,10 +107,8 @@ pub enum ToGuest<'a> {
     Start {
         /// Identifies the run in the guest's records.
         nonce: Nonce,
-        /// The guest's state before the program.
-        setup: Setup,
-        /// The program.
-        program: Program,
+        /// What to prepare and to run.
+        order: Box<Order>,
     },
     /// Only send what is on the disk with this serial as [`Stream::Artifacts`], and end.
     Salvage {

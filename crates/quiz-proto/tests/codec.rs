@@ -142,7 +142,7 @@ fn start_carries_arguments_exactly() {
         separate_stderr: true,
         shell_after: false,
     };
-    let message = ToGuest::Start { nonce: [3; 16], setup: Setup::default(), program };
+    let message = ToGuest::Start { nonce: [3; 16], order: Box::new(Order { setup: Setup::default(), program }) };
     let mut wire = Vec::new();
     encode(&message, &mut wire);
     let mut decoder = Decoder::default();

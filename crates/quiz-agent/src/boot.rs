@@ -1,0 +1,102 @@
+//! From the kernel's hand-over to an open channel: the first mounts, the modules of the initramfs, the port.
+//!
+//! Not for anything that depends on the run; that is `setup`.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
+
+use crate::mounts::{self, Mount};
+
+/// How long devices may take to appear after their driver is there.
+const DEVICE_WAIT: Duration = Duration::from_secs(20);
+
+/// Mounts what the agent itself needs and loads the initramfs's modules.
+pub fn early() -> io::Result<()> {
+    mounts::mount(&Mount::new("devtmpfs", "/dev", "devtmpfs"))?;
+    mounts::mount(&Mount::new("proc", "/proc", "proc"))?;
+    mounts::mount(&Mount::new("sysfs", "/sys", "sysfs"))?;
+    load_modules()
+}
+
+fn load_modules() -> io::Result<()> {
+    let order = match fs::read_to_string("/modules/order") {
+        Ok(order) => order,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for name in order.lines().filter(|line| !line.is_empty()) {
+        let file = fs::File::open(format!("/modules/{name}"))?;
+        match rustix::system::finit_module(file.as_fd(), c"", 0) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(io::Error::other(format!("module {name} was refused by the kernel: {e}"))),
+        }
+    }
+    Ok(())
+}
+
+/// Opens the port to the host, waiting for it to appear.
+pub fn open_port() -> io::Result<std::fs::File> {
+    let path = wait_for(&format!("virtio port {}", quiz_proto::PORT), || {
+        let ports = fs::read_dir("/sys/class/virtio-ports").ok()?;
+        ports.flatten().find_map(|port| {
+            let name = fs::read_to_string(port.path().join("name")).ok()?;
+            (name.trim_end() == quiz_proto::PORT).then(|| PathBuf::from("/dev").join(port.file_name()))
+        })
+    })?;
+    let port = fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(path)?;
+    Ok(port.into_parts().0)
+}
+
+/// The block device whose virtio serial number is `serial`, waiting for it to appear.
+pub fn disk(serial: &str) -> io::Result<PathBuf> {
+    wait_for(&format!("the disk {serial}"), || {
+        let disks = fs::read_dir("/sys/block").ok()?;
+        disks.flatten().find_map(|disk| {
+            let found = fs::read_to_string(disk.path().join("serial")).ok()?;
+            (found.trim_end() == serial).then(|| PathBuf::from("/dev").join(disk.file_name()))
+        })
+    })
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> io::Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if start.elapsed() > DEVICE_WAIT {
+            return Err(io::Error::other(format!("{what} did not appear within {} s", DEVICE_WAIT.as_secs())));
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// Writes a line to the kernel's log, and so to the console.
+pub fn log(text: &str) {
+    if let Ok(mut kmsg) = fs::OpenOptions::new().write(true).open("/dev/kmsg") {
+        // Nothing is left to tell it to when this fails.
+        writeln!(kmsg, "<2>quiz: {text}").ok();
+    }
+}
+
+/// The guest is of no use. Says why on the console and ends the VM, which the host sees as a reset.
+pub fn give_up(why: &str) -> ! {
+    log(why);
+    rustix::fs::sync();
+    // The host's `-no-reboot` turns this into QEMU's end.
+    let _ = rustix::system::reboot(rustix::system::RebootCommand::Restart);
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Whether the running kernel knows this file system.
+pub fn knows_filesystem(name: &str) -> bool {
+    fs::read_to_string("/proc/filesystems")
+        .is_ok_and(|known| known.lines().any(|line| line.split_whitespace().next_back() == Some(name)))
+}

@@ -1,0 +1,105 @@
+//! Mounting, with errors that name what was mounted where.
+
+use std::ffi::CString;
+use std::io;
+use std::path::Path;
+
+use fs_err as fs;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+/// One mount: what, where, how.
+pub struct Mount<'a> {
+    source: &'a str,
+    target: &'a Path,
+    kind: &'a str,
+    flags: MountFlags,
+    options: String,
+}
+
+impl<'a> Mount<'a> {
+    /// A mount without options.
+    pub fn new<P: AsRef<Path> + ?Sized>(source: &'a str, target: &'a P, kind: &'a str) -> Mount<'a> {
+        Mount { source, target: target.as_ref(), kind, flags: MountFlags::empty(), options: String::new() }
+    }
+
+    /// The same with these flags.
+    pub fn flags(self, flags: MountFlags) -> Self {
+        Mount { flags, ..self }
+    }
+
+    /// The same with these file-system options, comma separated.
+    pub fn options(self, options: impl Into<String>) -> Self {
+        Mount { options: options.into(), ..self }
+    }
+}
+
+/// Mounts it, making the mount point if needed.
+pub fn mount(m: &Mount) -> io::Result<()> {
+    if !m.target.is_dir() {
+        fs::create_dir_all(m.target)?;
+    }
+    let options = CString::new(m.options.as_str()).expect("options have no zero byte");
+    rustix::mount::mount(m.source, m.target, m.kind, m.flags, options.as_c_str())
+        .map_err(|e| io::Error::other(format!("mounting {} ({}) on {}: {e}", m.source, m.kind, m.target.display())))
+}
+
+/// Mounts what a guest can live without: an absent file system is no fault of the run.
+pub fn mount_if_known(m: &Mount) {
+    if crate::boot::knows_filesystem(m.kind)
+        && m.target.is_dir()
+        && let Err(e) = mount(m)
+    {
+        crate::boot::log(&e.to_string());
+    }
+}
+
+/// Moves a mount to another place.
+pub fn move_to(from: &str, to: &str) -> io::Result<()> {
+    rustix::mount::mount_move(from, to).map_err(|e| io::Error::other(format!("moving {from} to {to}: {e}")))
+}
+
+/// Everything written in the guest reaches the host's files before the VM ends.
+///
+/// File systems that are still in use are left mounted: they are synced, and the VM is about to disappear.
+pub fn write_back() {
+    let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for line in mounted.lines().rev() {
+        let mut fields = line.split(' ');
+        let (Some(_), Some(target), Some(kind)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        if matches!(kind, "9p") || target == crate::setup::OUT {
+            // Busy ones are covered by the sync below.
+            rustix::mount::unmount(unescape(target).as_str(), UnmountFlags::empty()).ok();
+        }
+    }
+    rustix::fs::sync();
+}
+
+/// `/proc/self/mounts` writes blanks, tabs, newlines and backslashes as three octal digits.
+fn unescape(path: &str) -> String {
+    let mut out = String::new();
+    let mut rest = path;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(code) => {
+                out.push(char::from(code));
+                rest = &rest[at + 4..];
+            }
+            None => {
+                out.push('\\');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn mount_points_with_blanks_are_read_back() {
+        assert_eq!(super::unescape(r"/a\040b\134c"), r"/a b\c");
+        assert_eq!(super::unescape(r"/plain\x"), r"/plain\x");
+    }
+}

@@ -1,0 +1,222 @@
+//! The guest as the run wants it: root, file systems, identity, clock, randomness, shares, links.
+//!
+//! Everything here comes after a possible resume from a saved VM, so nothing of it may be assumed done at boot.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use fs_err as fs;
+use fs_err::os::unix::fs::symlink;
+use quiz_proto::{Setup, Share, ToHost};
+use rustix::mount::MountFlags;
+
+use crate::boot;
+use crate::link::Link;
+use crate::mounts::{self, Mount};
+
+/// Where the program leaves what goes back to the host.
+pub const OUT: &str = "/quiz/out";
+
+/// Makes the guest ready for the program.
+pub fn prepare(setup: &Setup, link: &Link) -> io::Result<()> {
+    set_clock(setup.clock)?;
+    seed_random_pool(&setup.seed)?;
+    switch_to_root(setup)?;
+    kernel_file_systems();
+    identity(setup)?;
+    loopback_up()?;
+    for share in &setup.shares {
+        mount_share(share)?;
+    }
+    match &setup.out_serial {
+        Some(serial) => mount_out(serial)?,
+        None => fs::create_dir_all(OUT)?,
+    }
+    for disk in &setup.disks {
+        let device = boot::disk(&disk.serial)?;
+        for path in &disk.links {
+            if let Some(parent) = Path::new(path).parent() {
+                fs::create_dir_all(parent)?;
+            }
+            if let Err(e) = symlink(&device, path) {
+                link.send(&ToHost::Note(format!("no link to the disk {}: {e}", disk.serial).into()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn set_clock((tv_sec, nanoseconds): (i64, u32)) -> io::Result<()> {
+    let now = rustix::time::Timespec { tv_sec, tv_nsec: nanoseconds.into() };
+    rustix::time::clock_settime(rustix::time::ClockId::Realtime, now)
+        .map_err(|e| io::Error::other(format!("setting the clock: {e}")))
+}
+
+/// Mixes the host's bytes into the pool and makes the generator take them up at once.
+fn seed_random_pool(seed: &[u8]) -> io::Result<()> {
+    /// The kernel's `struct rand_pool_info` with room for the seed.
+    #[repr(C)]
+    struct PoolInfo {
+        entropy_bits: libc::c_int,
+        bytes: libc::c_int,
+        data: [u8; 64],
+    }
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+    let mut info = PoolInfo { entropy_bits: 0, bytes: 0, data: [0; 64] };
+    let n = seed.len().min(info.data.len());
+    info.data[..n].copy_from_slice(&seed[..n]);
+    info.bytes = n as libc::c_int;
+    info.entropy_bits = info.bytes * 8;
+    let pool = fs::OpenOptions::new().write(true).open("/dev/urandom")?;
+    // SAFETY: the argument points to a live rand_pool_info whose `bytes` are within `data`.
+    let added = unsafe { libc::ioctl(pool.as_raw_fd(), RNDADDENTROPY as _, &raw const info) };
+    if added != 0 {
+        return Err(io::Error::other(format!("seeding the random pool: {}", io::Error::last_os_error())));
+    }
+    // Kernels before 4.14 do not have it; they take the seed up by themselves.
+    // SAFETY: RNDRESEEDCRNG takes no argument.
+    unsafe { libc::ioctl(pool.as_raw_fd(), RNDRESEEDCRNG as _) };
+    Ok(())
+}
+
+/// Puts a writable layer in memory over the root image and makes that the root.
+fn switch_to_root(setup: &Setup) -> io::Result<()> {
+    let device = boot::disk(&setup.root_serial)?;
+    let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;
+    let known: Vec<&String> = setup.root_types.iter().filter(|t| boot::knows_filesystem(t)).collect();
+    let Some(kind) = known.first() else {
+        return Err(io::Error::other(format!(
+            "this kernel cannot mount the root image: it needs one of {}",
+            setup.root_types.join(", ")
+        )));
+    };
+    mounts::mount(&Mount::new(device, "/lower", kind).flags(MountFlags::RDONLY | MountFlags::NOATIME))?;
+    mounts::mount(&Mount::new("tmpfs", "/rw", "tmpfs").options("mode=755"))?;
+    fs::create_dir("/rw/upper")?;
+    fs::create_dir("/rw/work")?;
+    mounts::mount(
+        &Mount::new("root", "/merged", "overlay").options("lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work"),
+    )?;
+    for place in ["/dev", "/proc", "/sys"] {
+        let target = format!("/merged{place}");
+        if !Path::new(&target).is_dir() {
+            fs::create_dir(&target)?;
+        }
+        mounts::move_to(place, &target)?;
+    }
+    std::env::set_current_dir("/merged")?;
+    mounts::move_to(".", "/")?;
+    rustix::process::chroot(".")?;
+    std::env::set_current_dir("/")
+}
+
+/// What a Linux user space expects to find mounted.
+fn kernel_file_systems() {
+    let plain = MountFlags::NOSUID | MountFlags::NODEV;
+    let none = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    for dir in ["/dev/pts", "/dev/shm", "/dev/mqueue", "/run", "/tmp"] {
+        // Whatever cannot be made is missed by the mount below, which says so on the console.
+        fs::create_dir_all(dir).ok();
+    }
+    for m in [
+        Mount::new("devpts", "/dev/pts", "devpts").flags(MountFlags::NOSUID).options("mode=620,gid=5,ptmxmode=666"),
+        Mount::new("tmpfs", "/dev/shm", "tmpfs").flags(plain).options("mode=1777"),
+        Mount::new("mqueue", "/dev/mqueue", "mqueue").flags(none),
+        Mount::new("tmpfs", "/run", "tmpfs").flags(plain).options("mode=755"),
+        Mount::new("tmpfs", "/tmp", "tmpfs").flags(plain).options("mode=1777"),
+        Mount::new("cgroup2", "/sys/fs/cgroup", "cgroup2").flags(none),
+        Mount::new("securityfs", "/sys/kernel/security", "securityfs").flags(none),
+        Mount::new("debugfs", "/sys/kernel/debug", "debugfs").flags(none),
+        Mount::new("tracefs", "/sys/kernel/tracing", "tracefs").flags(none),
+        Mount::new("configfs", "/sys/kernel/config", "configfs").flags(none),
+        Mount::new("bpf", "/sys/fs/bpf", "bpf").flags(none),
+    ] {
+        mounts::mount_if_known(&m);
+    }
+    for (to, at) in [
+        ("/proc/self/fd", "/dev/fd"),
+        ("fd/0", "/dev/stdin"),
+        ("fd/1", "/dev/stdout"),
+        ("fd/2", "/dev/stderr"),
+        ("/proc/kcore", "/dev/core"),
+        ("/run", "/var/run"),
+        ("/run/lock", "/var/lock"),
+    ] {
+        // A root that has them already is fine.
+        symlink(to, at).ok();
+    }
+    for dir in ["/run/lock", "/run/user", "/dev/disk/by-id"] {
+        fs::create_dir_all(dir).ok();
+    }
+    port_links();
+}
+
+fn port_links() {
+    let Ok(ports) = fs::read_dir("/sys/class/virtio-ports") else { return };
+    for port in ports.flatten() {
+        if let Ok(name) = fs::read_to_string(port.path().join("name")) {
+            fs::create_dir_all("/dev/virtio-ports").ok();
+            symlink(Path::new("../").join(port.file_name()), format!("/dev/virtio-ports/{}", name.trim_end())).ok();
+        }
+    }
+}
+
+fn identity(setup: &Setup) -> io::Result<()> {
+    rustix::system::sethostname(setup.hostname.as_bytes())
+        .map_err(|e| io::Error::other(format!("setting the host name {}: {e}", setup.hostname)))?;
+    fs::create_dir_all("/etc")?;
+    fs::write("/etc/hostname", format!("{}\n", setup.hostname))?;
+    fs::write(
+        "/etc/hosts",
+        format!("127.0.0.1\tlocalhost\n127.0.1.1\t{}\n::1\tlocalhost ip6-localhost ip6-loopback\n", setup.hostname),
+    )?;
+    fs::write("/etc/machine-id", format!("{}\n", setup.machine_id))
+}
+
+/// `ip link set lo up`, without needing iproute2 in the root. A kernel without networking is fine.
+fn loopback_up() -> io::Result<()> {
+    // SAFETY: plain system calls on a descriptor that is closed again below; `request` outlives the ioctls, is
+    // zeroed (valid for the type), and its name is a terminated string within its array.
+    unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        if socket < 0 {
+            return Ok(());
+        }
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(b"lo\0") {
+            *to = *from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        let done = libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw const request);
+        let error = io::Error::last_os_error();
+        libc::close(socket);
+        match done {
+            0 => Ok(()),
+            _ if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            _ => Err(io::Error::other(format!("bringing the loopback interface up: {error}"))),
+        }
+    }
+}
+
+fn mount_share(share: &Share) -> io::Result<()> {
+    let target = Path::new(OsStr::from_bytes(&share.path));
+    let flags = if share.writable { MountFlags::empty() } else { MountFlags::RDONLY };
+    // Without a cache a file edited on the host is seen at once; `mmap` adds just what writable mappings need.
+    let cache = if share.writable { "mmap" } else { "none" };
+    mounts::mount(
+        &Mount::new(&share.tag, target, "9p")
+            .flags(flags)
+            .options(format!("trans=virtio,version=9p2000.L,msize=512000,access=client,cache={cache}")),
+    )
+}
+
+/// Mounts the disk for what goes back to the host.
+pub fn mount_out(serial: &str) -> io::Result<()> {
+    let device = boot::disk(serial)?;
+    let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;
+    mounts::mount(&Mount::new(device, OUT, "ext4").flags(MountFlags::NOATIME).options("errors=continue"))
+}
