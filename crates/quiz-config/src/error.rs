@@ -1,0 +1,73 @@
+//! What can be wrong with a configuration, with the place in the file where there is one. Not for printing it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use miette::{Diagnostic, NamedSource, SourceSpan};
+
+use crate::origin::Origin;
+use crate::value::ValueError;
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file is there and cannot be read.
+    #[error("cannot read the settings")]
+    Read(#[source] std::io::Error),
+    /// A file has mistakes: at least one.
+    #[error("{}", summary(.0))]
+    File(Vec<FileProblem>),
+    /// A file belongs to someone else, who could make quiz run anything.
+    #[error("the settings in {} are not used: the file belongs to user {owner}, who is neither you nor root", .file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// Its owner's user id.
+        owner: u32,
+    },
+    /// A variable or an option has a bad value.
+    #[error("{origin}: {problem}")]
+    Value {
+        /// The variable or the option.
+        origin: Origin,
+        /// What is wrong with it.
+        problem: ValueError,
+    },
+    /// Values do not fit each other or the limits of a VM.
+    #[error("{problem} ({set_by})")]
+    Meaning {
+        /// What is wrong.
+        problem: String,
+        /// What set the value: a file and line, a variable, an option.
+        set_by: String,
+    },
+}
+
+fn summary(problems: &[FileProblem]) -> String {
+    match problems {
+        [one] => one.to_string(),
+        [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+        [] => "a settings file has mistakes".to_owned(),
+    }
+}
+
+/// One mistake in a file.
+#[derive(Debug, Clone, thiserror::Error, Diagnostic)]
+#[error("{}:{line}: {message}", .path.display())]
+pub struct FileProblem {
+    /// The file.
+    pub path: PathBuf,
+    /// The line, counted from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    #[help]
+    pub help: Option<String>,
+    /// The file's text.
+    #[source_code]
+    pub source_code: NamedSource<Arc<str>>,
+    /// Where in the text.
+    #[label("here")]
+    pub span: SourceSpan,
+}

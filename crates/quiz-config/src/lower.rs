@@ -1,0 +1,293 @@
+//! Turns settled values and what was typed into one [`RunSpec`]: a pure function. Not for reading any of it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::ConfigError;
+use crate::item::EnvItem;
+use crate::settings::{Settings, Sourced};
+use crate::spec::{RunSpec, ShareSpec, Verbosity};
+use crate::time::Limit;
+use crate::value::{Keep, Name};
+
+/// What belongs to one call of quiz and has no key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Invocation {
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+    /// `--shell-after`
+    pub shell_after: bool,
+    /// `--cold`
+    pub cold: bool,
+    /// `-v`, `-q`
+    pub verbosity: Verbosity,
+    /// `--json`
+    pub json: bool,
+    /// The directory that quiz was called in.
+    pub cwd: PathBuf,
+    /// The worktree's top.
+    pub worktree: Option<PathBuf>,
+    /// The caller's environment.
+    pub variables: Vec<(OsString, OsString)>,
+}
+
+/// What `quiz kernel build` does where its command line does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildDefaults {
+    /// How many compilers run at once. None: one for each processor.
+    pub jobs: Option<u32>,
+    /// A command in front of every compiler call.
+    pub prefix: Option<String>,
+    /// Files of further kernel options.
+    pub fragments: Vec<PathBuf>,
+    /// Build with Clang.
+    pub llvm: bool,
+    /// Where sources come from. None: kernel.org.
+    pub mirror: Option<String>,
+    /// The keyring that sources are checked against.
+    pub keyring: Option<PathBuf>,
+}
+
+/// Too little for any Linux to start in.
+const LEAST_MEMORY_MIB: u64 = 64;
+
+fn value<T: Clone>(slot: &Option<Sourced<T>>) -> Option<T> {
+    slot.as_ref().map(|sourced| sourced.value.clone())
+}
+
+fn list<T: Clone>(slot: &Option<Sourced<Vec<T>>>) -> Vec<T> {
+    value(slot).unwrap_or_default()
+}
+
+fn names(slot: &Option<Sourced<Vec<Name>>>) -> Vec<String> {
+    let mut names = Vec::new();
+    for Name(name) in list(slot) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn limit(slot: &Option<Sourced<Limit>>) -> Option<Duration> {
+    value(slot).and_then(|limit| limit.0)
+}
+
+fn wrong<T>(slot: &Option<Sourced<T>>, problem: String) -> ConfigError {
+    ConfigError::Meaning { problem, set_by: slot.as_ref().map(Sourced::from_where).unwrap_or_default() }
+}
+
+/// The run that `settings` and `invocation` ask for.
+///
+/// # Errors
+/// Values that are each good and together, or for a VM, are not: too little memory, a machine of another architecture.
+pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, ConfigError> {
+    let arch = value(&settings.arch).map_or_else(quiz_arch::host, |name| {
+        quiz_arch::find(name.0).unwrap_or_else(|| unreachable!("`{}` was checked when it was read", name.0))
+    });
+    let mut packages: Vec<String> = list(&settings.packages).into_iter().map(|word| word.0).collect();
+    packages.sort();
+    packages.dedup();
+    Ok(RunSpec {
+        kernel: value(&settings.kernel).map(|name| name.0),
+        arch: arch.name.to_owned(),
+        release: value(&settings.release).map(|name| name.0).unwrap_or_default(),
+        packages,
+        mirrors: list(&settings.mirrors).into_iter().map(|word| word.0).collect(),
+        keyring: value(&settings.keyring),
+        memory_mib: memory(settings)?,
+        cpus: value(&settings.cpus).map_or(1, |count| count.0),
+        machine: machine(settings, arch)?,
+        accel: value(&settings.accel).unwrap_or_default(),
+        qemu: value(&settings.qemu).map(|program| program.0),
+        qemu_args: list(&settings.qemu_args),
+        append: list(&settings.append).into_iter().map(|words| words.0).collect(),
+        panic_on_oops: value(&settings.panic_on_oops).unwrap_or(true),
+        profiles: names(&settings.profiles),
+        worktree_mode: value(&settings.worktree).unwrap_or_default(),
+        shares: shares(list(&settings.shares)),
+        disks: list(&settings.disks),
+        env: environment(list(&settings.env), &invocation.variables),
+        timeout: limit(&settings.timeout),
+        boot_timeout: limit(&settings.boot_timeout),
+        hang_timeout: limit(&settings.hang_timeout),
+        keep_runs: value(&settings.keep_runs).and_then(|Keep(count)| count),
+        keep_days: value(&settings.keep_days).and_then(|Keep(count)| count),
+        command: invocation.command,
+        shell_after: invocation.shell_after,
+        cwd: invocation.cwd,
+        worktree: invocation.worktree,
+        cold: invocation.cold,
+        verbosity: invocation.verbosity,
+        json: invocation.json,
+    })
+}
+
+/// What `quiz kernel build` takes from the settings.
+pub fn build_defaults(settings: &Settings) -> BuildDefaults {
+    BuildDefaults {
+        jobs: value(&settings.build_jobs).map(|count| count.0),
+        prefix: value(&settings.build_prefix),
+        fragments: list(&settings.build_fragments),
+        llvm: value(&settings.build_llvm).unwrap_or(false),
+        mirror: value(&settings.build_mirror),
+        keyring: value(&settings.build_keyring),
+    }
+}
+
+fn memory(settings: &Settings) -> Result<u32, ConfigError> {
+    let mib = value(&settings.memory).map_or(0, |size| size.mib());
+    if mib < LEAST_MEMORY_MIB {
+        let problem = format!("{mib} MiB of memory is too little for a guest; the least is {LEAST_MEMORY_MIB}M");
+        return Err(wrong(&settings.memory, problem));
+    }
+    u32::try_from(mib).map_err(|_| wrong(&settings.memory, format!("{mib} MiB is more memory than a guest can have")))
+}
+
+fn machine(settings: &Settings, arch: &quiz_arch::Arch) -> Result<Option<String>, ConfigError> {
+    let Some(Name(machine)) = value(&settings.machine) else { return Ok(None) };
+    if machine == "auto" {
+        return Ok(None);
+    }
+    if arch.machines.iter().any(|known| known.name == machine) {
+        return Ok(Some(machine));
+    }
+    let known: Vec<&str> = arch.machines.iter().map(|known| known.name).collect();
+    let problem = format!("{} has no machine `{machine}`; it has auto, {}", arch.name, known.join(", "));
+    Err(wrong(&settings.machine, problem))
+}
+
+/// One share for each place in the guest: the last one that asked for it.
+fn shares(asked: Vec<ShareSpec>) -> Vec<ShareSpec> {
+    let mut shares: Vec<ShareSpec> = Vec::new();
+    for share in asked {
+        shares.retain(|earlier| earlier.guest != share.guest);
+        shares.push(share);
+    }
+    shares
+}
+
+/// Each variable once, with the value that was asked for last; a passed-on one only where the caller has it.
+fn environment(items: Vec<EnvItem>, caller: &[(OsString, OsString)]) -> Vec<(OsString, OsString)> {
+    let mut environment: Vec<(OsString, OsString)> = Vec::new();
+    for item in items {
+        let (name, value) = match item {
+            EnvItem::Set(name, value) => (name, value),
+            EnvItem::Pass(name) => match caller.iter().find(|(n, _)| *n == name) {
+                Some((_, value)) => (name, value.clone()),
+                None => continue,
+            },
+        };
+        environment.retain(|(earlier, _)| *earlier != name);
+        environment.push((name, value));
+    }
+    environment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{Sources, TypedOption, load};
+    use crate::spec::{AccelChoice, DiskSpec, WorktreeMode};
+
+    fn run(options: &[(&'static str, &str)]) -> Result<RunSpec, ConfigError> {
+        let options = options.iter().map(|(key, value)| TypedOption { key, option: "--option", value: value.into() });
+        let sources = Sources { options: options.collect(), cwd: "/work/tree/sub".into(), ..Sources::default() };
+        let variables = [("TERM", "xterm"), ("SECRET", "s")].map(|(n, v)| (n.into(), v.into())).to_vec();
+        let invocation = Invocation {
+            command: vec!["uname".into(), "-a".into()],
+            cwd: "/work/tree/sub".into(),
+            worktree: Some("/work/tree".into()),
+            variables,
+            ..Invocation::default()
+        };
+        lower(&load(&sources)?.settings, invocation)
+    }
+
+    #[test]
+    fn nothing_asked_gives_the_defaults() {
+        let spec = run(&[("arch", "x86_64")]).unwrap();
+        let expected = RunSpec {
+            command: vec!["uname".into(), "-a".into()],
+            shell_after: false,
+            cwd: "/work/tree/sub".into(),
+            kernel: None,
+            arch: "x86_64".to_owned(),
+            release: "bookworm".to_owned(),
+            packages: vec![],
+            mirrors: vec![],
+            keyring: None,
+            memory_mib: 1024,
+            cpus: 2,
+            machine: None,
+            accel: AccelChoice::Auto,
+            qemu: None,
+            qemu_args: vec![],
+            append: vec![],
+            panic_on_oops: true,
+            profiles: vec![],
+            worktree: Some("/work/tree".into()),
+            worktree_mode: WorktreeMode::ReadOnly,
+            shares: vec![],
+            disks: vec![],
+            env: vec![("TERM".into(), "xterm".into())],
+            timeout: None,
+            boot_timeout: Some(Duration::from_secs(120)),
+            hang_timeout: Some(Duration::from_secs(60)),
+            cold: false,
+            verbosity: Verbosity::Normal,
+            json: false,
+            keep_runs: Some(50),
+            keep_days: Some(14),
+        };
+        assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn what_is_asked_for_arrives() {
+        let spec = run(&[
+            ("memory", "1500K"),
+            ("memory", "512M"),
+            ("profiles", "zfs,memdev"),
+            ("profiles", "zfs"),
+            ("packages", "strace,fio,strace"),
+            ("shares", "/a:/x"),
+            ("shares", "/b:/x:rw"),
+            ("disks", "1G"),
+            ("disks", "./pool"),
+            ("env", "SECRET"),
+            ("env", "MISSING"),
+            ("env", "TERM=dumb"),
+            ("timeout", "90s"),
+            ("boot_timeout", "off"),
+            ("arch", "arm64"),
+            ("machine", "virt"),
+        ])
+        .unwrap();
+        assert_eq!(spec.memory_mib, 512);
+        assert_eq!(spec.profiles, ["zfs", "memdev"]);
+        assert_eq!(spec.packages, ["fio", "strace"]);
+        assert_eq!(spec.shares, [ShareSpec { host: "/b".into(), guest: "/x".into(), writable: true }]);
+        let pool = DiskSpec::File("/work/tree/sub/pool".into());
+        assert_eq!(spec.disks, [DiskSpec::Blank { bytes: 1 << 30 }, pool]);
+        assert_eq!(spec.env, [("SECRET", "s"), ("TERM", "dumb")].map(|(n, v)| (n.into(), v.into())));
+        assert_eq!(spec.timeout, Some(Duration::from_secs(90)));
+        assert_eq!(spec.boot_timeout, None);
+        assert_eq!((spec.arch.as_str(), spec.machine.as_deref()), ("aarch64", Some("virt")));
+    }
+
+    #[test]
+    fn values_that_do_not_fit_name_their_origin() {
+        let error = |options: &[(&'static str, &str)]| run(options).unwrap_err().to_string();
+        assert_eq!(
+            error(&[("memory", "1M")]),
+            "1 MiB of memory is too little for a guest; the least is 64M (--option)"
+        );
+        assert_eq!(
+            error(&[("arch", "s390x"), ("machine", "q35")]),
+            "s390x has no machine `q35`; it has auto, s390-ccw-virtio (--option)"
+        );
+        assert!(error(&[("memory", "9999T")]).contains("more memory than a guest can have"));
+    }
+}
