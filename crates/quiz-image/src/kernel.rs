@@ -287,9 +287,14 @@ pub fn remove(cache: &Cache, name: &str) -> Result<(), KernelError> {
 pub fn superseded(kernels: &[KernelManifest]) -> Vec<&KernelManifest> {
     let group = |k: &KernelManifest| {
         let flavour = match &k.origin {
-            Origin::DebianPackage { .. } => {
-                k.release.rsplit_once(|c: char| c.is_ascii_digit()).map(|(_, f)| f.to_owned())
-            }
+            // `rt-amd64` of `6.1.0-56-rt-amd64`.
+            Origin::DebianPackage { .. } => Some(
+                k.release
+                    .split('-')
+                    .filter(|p| !p.starts_with(|c: char| c.is_ascii_digit()) && !p.starts_with("rc"))
+                    .collect::<Vec<_>>()
+                    .join("-"),
+            ),
             _ => None,
         };
         (k.arch.clone(), k.version.series(), k.origin.is_built(), k.llvm, flavour)

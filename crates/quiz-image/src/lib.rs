@@ -5,6 +5,9 @@
 //!
 //! The text of an error is the whole story, its cause included; there is no need to print a chain of sources.
 
+pub mod apt;
+pub mod command;
+pub mod host;
 pub mod kernel;
 pub mod lock;
 pub mod report;

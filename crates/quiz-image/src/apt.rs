@@ -1,0 +1,428 @@
+//! Fetching single packages of a Debian-like release through the host's apt, with its signature checks, for any
+//! architecture, without privileges and without touching the host's own package state. Not for making a file system of packages (`root`).
+//!
+//! apt gets a configuration, package lists and a (blank) dpkg status of its own; of the host's configuration only the proxy and
+//! connection settings are kept.
+
+use crate::command::{CommandError, Run};
+use crate::report::{Report, Unit};
+use crate::store::{Cache, StoreError};
+use fs_err as fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where Debian's packages are.
+pub const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
+const DEBIAN_SECURITY: &str = "http://deb.debian.org/debian-security";
+const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Why packages could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum AptError {
+    /// The cache failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// One of apt's programs failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The release, mirror or keyring is not usable.
+    #[error("{0}")]
+    Source(String),
+    /// The release has no such package for that architecture.
+    #[error("{release} has no package `{package}` for {arch}{hint}")]
+    NoPackage {
+        /// The suite.
+        release: String,
+        /// The package.
+        package: String,
+        /// Debian's name of the architecture.
+        arch: String,
+        /// What else there is, ready to follow the rest.
+        hint: String,
+    },
+}
+
+/// A release of a Debian-like distribution, and where to get it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Source {
+    /// The suite: `bookworm`, `trixie`, `bookworm-backports`, `sid`, `noble`, ….
+    pub release: String,
+    /// Mirrors: URLs, or whole `deb …` lines for what needs other suites or components. Empty means Debian's own.
+    pub mirrors: Vec<String>,
+    /// The keys that may sign the release; None means those of Debian if they are installed, else those that the host's apt trusts.
+    pub keyring: Option<PathBuf>,
+}
+
+impl Source {
+    /// Debian's `release` from Debian's mirrors.
+    pub fn debian(release: &str) -> Source {
+        Source { release: release.to_owned(), ..Source::default() }
+    }
+
+    /// The suite without `-backports`.
+    pub fn base_release(&self) -> &str {
+        self.release.strip_suffix("-backports").unwrap_or(&self.release)
+    }
+
+    /// The first mirror as a URL, for the record.
+    pub fn mirror(&self) -> String {
+        let line = self.mirrors.first().map_or(DEBIAN_MIRROR, String::as_str);
+        line.split_whitespace().find(|w| w.contains(":/")).unwrap_or(line).to_owned()
+    }
+
+    /// The lines of apt's `sources.list`.
+    pub fn lines(&self) -> Result<Vec<String>, AptError> {
+        let plain = |text: &str| !text.is_empty() && !text.contains(['\n', '\r']);
+        let word = |text: &str| plain(text) && !text.contains([' ', '\t', '[', ']']);
+        if !word(&self.release) {
+            return Err(AptError::Source(format!("`{}` is not the name of a release", self.release)));
+        }
+        let options = match self.trusted_keyring()? {
+            Some(path) => format!("[signed-by={}] ", path.display()),
+            None => String::new(),
+        };
+        let base = self.base_release();
+        let mut suites = vec![base.to_owned()];
+        if base != self.release {
+            suites.push(self.release.clone());
+        }
+        let mut lines = Vec::new();
+        if self.mirrors.is_empty() {
+            let rolling = ["sid", "unstable", "experimental", "rc-buggy"].contains(&base);
+            if base == "experimental" || base == "rc-buggy" {
+                suites.insert(0, "sid".to_owned());
+            }
+            if !rolling {
+                suites.push(format!("{base}-updates"));
+                lines.push(format!("deb {options}{DEBIAN_SECURITY} {base}-security main"));
+            }
+            lines.extend(suites.iter().map(|suite| format!("deb {options}{DEBIAN_MIRROR} {suite} main")));
+        }
+        for mirror in &self.mirrors {
+            if mirror.starts_with("deb ") && plain(mirror) {
+                lines.push(mirror.clone());
+            } else if word(mirror) && mirror.contains(":/") {
+                lines.extend(suites.iter().map(|suite| format!("deb {options}{mirror} {suite} main")));
+            } else {
+                return Err(AptError::Source(format!(
+                    "`{mirror}` is not a mirror: write a URL like {DEBIAN_MIRROR}, or a line like `deb {DEBIAN_MIRROR} {base} main`"
+                )));
+            }
+        }
+        Ok(lines)
+    }
+
+    fn trusted_keyring(&self) -> Result<Option<PathBuf>, AptError> {
+        match &self.keyring {
+            Some(path) if !path.is_file() => Err(AptError::Source(format!(
+                "there is no keyring {}: name the file with the keys that sign {}",
+                path.display(),
+                self.release
+            ))),
+            Some(path) => Ok(Some(path.clone())),
+            None if self.mirrors.is_empty() => Ok(Some(PathBuf::from(DEBIAN_KEYRING)).filter(|p| p.is_file())),
+            // Another mirror may carry another distribution: Debian's keys, or whatever the host trusts.
+            None => Ok(None),
+        }
+    }
+}
+
+/// One version of a package, as the release's index describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Debian's version of it.
+    pub version: String,
+    /// Debian's name of its architecture, or `all`.
+    pub arch: String,
+    /// The names of the packages that it depends on, the first of each alternative, without versions.
+    pub depends: Vec<String>,
+    /// Bytes of its file.
+    pub size: u64,
+}
+
+/// A private apt for one release and architecture, ready to be asked. What it fetched is deleted when this value is dropped.
+#[derive(Debug)]
+pub struct Apt {
+    dir: tempfile::TempDir,
+    log: PathBuf,
+    release: String,
+    arch: String,
+}
+
+impl Apt {
+    /// Fetches and verifies the package lists of `source` for the Debian architectures `archs`; the first is the one that packages
+    /// are looked up for. Takes about a second with a near mirror.
+    pub fn update(cache: &Cache, source: &Source, archs: &[&str], report: &dyn Report) -> Result<Apt, AptError> {
+        let arch = archs.first().copied().unwrap_or_default();
+        let log = log_file(cache, &format!("apt-{}-{arch}", source.release));
+        let preparing = || StoreError::io("prepare a place for apt");
+        let parent = cache.dir().join("apt");
+        fs::create_dir_all(&parent).map_err(preparing())?;
+        sweep(&parent);
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{}.", std::process::id()))
+            .tempdir_in(&parent)
+            .map_err(preparing())?;
+        for sub in ["lists/partial", "cache/archives/partial", "state", "empty", "debs"] {
+            fs::create_dir_all(dir.path().join(sub)).map_err(preparing())?;
+        }
+        fs::write(dir.path().join("status"), "").map_err(preparing())?;
+        fs::write(dir.path().join("sources.list"), source.lines()?.join("\n") + "\n").map_err(preparing())?;
+        fs::write(dir.path().join("apt.conf"), config(dir.path(), source, archs)).map_err(preparing())?;
+        let _previous = fs::remove_file(&log);
+        let apt = Apt { dir, log, release: source.release.clone(), arch: arch.to_owned() };
+        let progress = report.start(&format!("fetching the package lists of {}", source.release), None, Unit::None);
+        let doing = format!("fetch the package lists of {} for {arch}", source.release);
+        apt.tool("apt-get", &["update", "-o", "APT::Update::Error-Mode=any"], &doing).run(|_| {})?;
+        progress.done();
+        Ok(apt)
+    }
+
+    fn tool<'a>(&'a self, program: &str, args: &[&str], doing: &'a str) -> Run<'a> {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .env("APT_CONFIG", self.dir.path().join("apt.conf"))
+            .current_dir(self.dir.path().join("debs"));
+        Run { command, doing, log: &self.log }
+    }
+
+    /// The version of `package` (optionally `name:arch`) that the release offers, if any.
+    pub fn show(&self, package: &str) -> Result<Option<Package>, AptError> {
+        let doing = format!("look up the package {package}");
+        let mut text = String::new();
+        let run = self.tool("apt-cache", &["show", "--no-all-versions", package], &doing);
+        let shown = run.stream(|out| {
+            io::Read::read_to_string(out, &mut text).map_err(|cause| CommandError::Io {
+                doing: doing.clone(),
+                program: "apt-cache".to_owned(),
+                cause,
+            })
+        });
+        match shown {
+            Ok(_) => Ok(parse(&text)),
+            // That is how it says that it knows no such package.
+            Err(CommandError::Failed { .. }) if text.trim().is_empty() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Like [`Apt::show`], for a package that has to be there.
+    pub fn require(&self, package: &str) -> Result<Package, AptError> {
+        if let Some(found) = self.show(package)? {
+            return Ok(found);
+        }
+        let stem = package.split(|c: char| c.is_ascii_digit()).next().unwrap_or(package).trim_end_matches('-');
+        let mut alike = self.names(&format!("^{stem}-[a-z0-9-]*$")).unwrap_or_default();
+        alike.truncate(12);
+        let hint = match alike.is_empty() {
+            true => String::new(),
+            false => format!("; it has {}", alike.join(", ")),
+        };
+        Err(AptError::NoPackage {
+            release: self.release.clone(),
+            package: package.to_owned(),
+            arch: self.arch.clone(),
+            hint,
+        })
+    }
+
+    /// The names of all packages that match a regular expression.
+    pub fn names(&self, pattern: &str) -> Result<Vec<String>, AptError> {
+        let doing = "search the package lists";
+        let mut text = String::new();
+        self.tool("apt-cache", &["search", "--names-only", pattern], doing).stream(|out| {
+            io::Read::read_to_string(out, &mut text).map_err(|cause| CommandError::Io {
+                doing: doing.to_owned(),
+                program: "apt-cache".to_owned(),
+                cause,
+            })
+        })?;
+        let mut names: Vec<String> = text.lines().filter_map(|l| l.split(' ').next()).map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Downloads packages; apt checks each against the signed lists. The files, in the order asked for, live as long as `self`.
+    pub fn download(&self, packages: &[Package], report: &dyn Report) -> Result<Vec<PathBuf>, AptError> {
+        let total = packages.iter().map(|p| p.size).sum();
+        let first = packages.first().map_or("", |p| &p.name);
+        let progress = report.start(&format!("downloading {first}"), Some(total), Unit::Bytes);
+        let exact: Vec<String> = packages
+            .iter()
+            .map(|p| match p.arch.as_str() {
+                "all" => format!("{}={}", p.name, p.version),
+                arch => format!("{}:{arch}={}", p.name, p.version),
+            })
+            .collect();
+        let doing = format!("download {first} of {}", self.release);
+        let mut args = vec!["download"];
+        args.extend(exact.iter().map(String::as_str));
+        let debs = self.dir.path().join("debs");
+        self.tool("apt-get", &args, &doing).run(|_| progress.at(bytes_in(&debs)))?;
+        let paths = packages
+            .iter()
+            .map(|p| {
+                let path = debs.join(format!("{}_{}_{}.deb", p.name, p.version.replace(':', "%3a"), p.arch));
+                fs::metadata(&path).map(|_| path).map_err(|e| StoreError::io(&doing)(e).into())
+            })
+            .collect::<Result<_, AptError>>()?;
+        progress.done();
+        Ok(paths)
+    }
+
+    /// Where what apt said is kept.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+}
+
+/// The log file of the work called `name`.
+pub(crate) fn log_file(cache: &Cache, name: &str) -> PathBuf {
+    cache.dir().join("logs").join(format!("{name}.log"))
+}
+
+fn config(dir: &Path, source: &Source, archs: &[&str]) -> String {
+    let dir = dir.display();
+    let arch = archs.first().copied().unwrap_or_default();
+    let list = archs.iter().map(|a| format!("\"{a}\"; ")).collect::<String>();
+    let release = &source.release;
+    let host = host_connection_settings();
+    format!(
+        "{host}Dir::Etc::main \"/dev/null\";\n\
+         Dir::Etc::parts \"{dir}/empty\";\n\
+         Dir::Etc::sourcelist \"{dir}/sources.list\";\n\
+         Dir::Etc::sourceparts \"{dir}/empty\";\n\
+         Dir::Etc::preferences \"/dev/null\";\n\
+         Dir::Etc::preferencesparts \"{dir}/empty\";\n\
+         Dir::State \"{dir}/state\";\n\
+         Dir::State::lists \"{dir}/lists\";\n\
+         Dir::State::status \"{dir}/status\";\n\
+         Dir::Cache \"{dir}/cache\";\n\
+         Dir::Cache::srcpkgcache \"\";\n\
+         Dir::Log \"{dir}\";\n\
+         APT::Architecture \"{arch}\";\n\
+         APT::Architectures {{ {list}}};\n\
+         APT::Default-Release \"{release}\";\n\
+         APT::Sandbox::User \"root\";\n\
+         APT::Update::Post-Invoke \"\";\n\
+         Acquire::Languages \"none\";\n"
+    )
+}
+
+/// What the host's apt configuration says about proxies and connections, as lines for another configuration. The rest of it (hooks,
+/// extra indexes) must not have a part in this.
+pub(crate) fn host_connection_settings() -> String {
+    let kept =
+        ["Acquire::http::", "Acquire::https::", "Acquire::Retries ", "Acquire::ForceIPv4 ", "Acquire::ForceIPv6 "];
+    let Ok(output) = Command::new("apt-config").arg("dump").output() else { return String::new() };
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| kept.iter().any(|k| line.starts_with(k)) && !line.ends_with(" \"\";"))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+/// Deletes what a killed quiz has left: directories are named by the process that made them.
+fn sweep(parent: &Path) {
+    let Ok(found) = fs::read_dir(parent) else { return };
+    for item in found.flatten() {
+        let pid = item.file_name().to_str().and_then(|n| n.split('.').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _deleted = fs::remove_dir_all(item.path());
+        }
+    }
+}
+
+fn bytes_in(dir: &Path) -> u64 {
+    walkdir::WalkDir::new(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|f| f.metadata().ok())
+        .filter(|m| m.is_file())
+        .map(|m| m.len())
+        .sum()
+}
+
+/// Reads the first stanza of `apt-cache show`.
+fn parse(text: &str) -> Option<Package> {
+    let stanza = text.split("\n\n").next()?;
+    let field = |name: &str| {
+        stanza.lines().find_map(|line| line.split_once(": ").filter(|(key, _)| *key == name).map(|(_, value)| value))
+    };
+    let depends = ["Pre-Depends", "Depends"]
+        .iter()
+        .filter_map(|f| field(f))
+        .flat_map(|list| list.split(','))
+        .filter_map(|one| one.split(['|', '(', '[', ':']).next().map(|n| n.trim().to_owned()))
+        .filter(|n| !n.is_empty())
+        .collect();
+    Some(Package {
+        name: field("Package")?.to_owned(),
+        version: field("Version")?.to_owned(),
+        arch: field("Architecture")?.to_owned(),
+        depends,
+        size: field("Size")?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_becomes_sources() {
+        let lines = Source::debian("bookworm").lines().unwrap().join("\n");
+        assert!(lines.contains("/debian bookworm main"), "{lines}");
+        assert!(lines.contains("/debian bookworm-updates main"), "{lines}");
+        assert!(lines.contains("/debian-security bookworm-security main"), "{lines}");
+        let lines = Source::debian("bookworm-backports").lines().unwrap().join("\n");
+        assert!(
+            lines.contains("/debian bookworm main") && lines.contains("/debian bookworm-backports main"),
+            "{lines}"
+        );
+        assert!(!lines.contains("backports-"), "{lines}");
+        let lines = Source::debian("sid").lines().unwrap();
+        assert_eq!(lines.len(), 1);
+        let own = Source {
+            release: "noble".to_owned(),
+            mirrors: vec!["http://archive.ubuntu.com/ubuntu".to_owned(), "deb http://x/ y main universe".to_owned()],
+            keyring: None,
+        };
+        assert_eq!(
+            own.lines().unwrap(),
+            ["deb http://archive.ubuntu.com/ubuntu noble main", "deb http://x/ y main universe"]
+        );
+        assert_eq!(own.mirror(), "http://archive.ubuntu.com/ubuntu");
+    }
+
+    #[test]
+    fn nothing_slips_into_the_sources() {
+        for release in ["", "a b", "a\ndeb http://evil/ x main", "[trusted=yes]"] {
+            assert!(Source::debian(release).lines().is_err(), "{release}");
+        }
+        for mirror in
+            ["bookworm", "http://x/ y", "deb http://x/ y main\ndeb http://z/ y main", "http://x/ [trusted=yes]"]
+        {
+            let source = Source { mirrors: vec![mirror.to_owned()], ..Source::debian("bookworm") };
+            assert!(source.lines().is_err(), "{mirror}");
+        }
+        let source = Source { keyring: Some("/nonexistent.gpg".into()), ..Source::debian("bookworm") };
+        assert!(source.lines().unwrap_err().to_string().contains("/nonexistent.gpg"));
+    }
+
+    #[test]
+    fn a_stanza_is_read() {
+        let text = "Package: linux-headers-6.1.0-50-amd64\nSource: linux\nVersion: 6.1.176-1\nArchitecture: amd64\n\
+             Depends: linux-headers-6.1.0-50-common (= 6.1.176-1), linux-kbuild-6.1:any (>= 6.1.176-1), gcc-12 | gcc\n\
+             Size: 1688232\n\nPackage: older\nVersion: 1\n";
+        let package = parse(text).unwrap();
+        assert_eq!(package.name, "linux-headers-6.1.0-50-amd64");
+        assert_eq!(package.depends, ["linux-headers-6.1.0-50-common", "linux-kbuild-6.1", "gcc-12"]);
+        assert_eq!((package.version.as_str(), package.size), ("6.1.176-1", 1688232));
+        assert_eq!(parse(""), None);
+    }
+}

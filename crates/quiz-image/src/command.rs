@@ -1,0 +1,263 @@
+//! Running a program of the host to its end: its words go to a log file, its failure becomes an error that shows the
+//! lines that matter. Not for programs that are spoken to while they run.
+
+use fs_err as fs;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// Why a program of the host did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The program is not installed.
+    #[error("cannot {doing}: the program `{program}` is not installed{}", crate::host::advice(program))]
+    Missing {
+        /// What it was wanted for, to follow "cannot".
+        doing: String,
+        /// Its name.
+        program: String,
+    },
+    /// It could not be started, or its output not be read or kept.
+    #[error("cannot {doing}: running `{program}`: {cause}")]
+    Io {
+        /// What was being done, to follow "cannot".
+        doing: String,
+        /// The program.
+        program: String,
+        /// The system's answer.
+        cause: io::Error,
+    },
+    /// It ran and said no.
+    #[error("cannot {doing}: `{program}` ended with {status}{}\nthe whole log is {}", quote(lines), log.display())]
+    Failed {
+        /// What was being done, to follow "cannot".
+        doing: String,
+        /// The program.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The lines of its output that tell most.
+        lines: Vec<String>,
+        /// Everything that it said.
+        log: PathBuf,
+    },
+}
+
+fn quote(lines: &[String]) -> String {
+    if lines.is_empty() { ", without a word".to_owned() } else { format!(":\n  {}", lines.join("\n  ")) }
+}
+
+/// One program to run.
+pub(crate) struct Run<'a> {
+    /// The program and its arguments.
+    pub command: Command,
+    /// What it is for, to follow "cannot".
+    pub doing: &'a str,
+    /// Where its output goes; what is there already stays.
+    pub log: &'a Path,
+}
+
+impl Run<'_> {
+    /// Runs it with its standard output and error in the log. `watch` is called about ten times a second with the line that the
+    /// program said last.
+    pub fn run(mut self, mut watch: impl FnMut(&str)) -> Result<(), CommandError> {
+        let (mut running, from) = self.start(false)?;
+        loop {
+            // A short job must not wait for the tick of the clock.
+            let ended = running.wait_for(Duration::from_millis(100)).map_err(|e| self.io(e))?;
+            if let Some(status) = ended {
+                return self.check(status, from);
+            }
+            watch(last_lines(self.log, from, 1, &|_| true).first().map_or("", String::as_str));
+        }
+    }
+
+    /// Runs it with its standard output read by `read`, the rest in the log. If both fail, the program's own error is told unless `read` stopped
+    /// early and the program was cut off by that.
+    pub fn stream<T, E: From<CommandError>>(
+        mut self,
+        read: impl FnOnce(&mut ChildStdout) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (mut running, from) = self.start(true)?;
+        let Some(mut stdout) = running.child.stdout.take() else {
+            return Err(self.io(io::Error::other("it has no standard output")).into());
+        };
+        let result = read(&mut stdout);
+        if result.is_ok() {
+            // Padding after the end of an archive; unread, it would be a broken pipe for the program.
+            io::copy(&mut stdout, &mut io::sink()).map_err(|e| self.io(e))?;
+        }
+        drop(stdout);
+        let status = running.child.wait().map_err(|e| self.io(e))?;
+        let cut_off = result.is_err() && std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGPIPE);
+        if !cut_off {
+            self.check(status, from)?;
+        }
+        result
+    }
+
+    fn start(&mut self, stdout: bool) -> Result<(Running, u64), CommandError> {
+        if let Some(dir) = self.log.parent() {
+            fs::create_dir_all(dir).map_err(|e| self.io(e))?;
+        }
+        let log = fs::OpenOptions::new().append(true).create(true).open(self.log).map_err(|e| self.io(e))?;
+        let from = log.metadata().map_err(|e| self.io(e))?.len();
+        let log = log.into_parts().0;
+        let out = if stdout { Stdio::piped() } else { log.try_clone().map_err(|e| self.io(e))?.into() };
+        self.command.stdin(Stdio::null()).stdout(out).stderr(log).env("LC_ALL", "C.UTF-8");
+        // SAFETY: between fork and exec only the async-signal-safe prctl is called.
+        unsafe {
+            self.command.pre_exec(|| {
+                // If quiz is killed, its helpers end too. This follows the thread that spawns, and that one waits right here.
+                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+                    .map_err(io::Error::from)
+            });
+        }
+        match self.command.spawn() {
+            Ok(child) => Ok((Running { child }, from)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(CommandError::Missing { doing: self.doing.to_owned(), program: self.program() })
+            }
+            Err(e) => Err(self.io(e)),
+        }
+    }
+
+    fn program(&self) -> String {
+        self.command.get_program().to_string_lossy().into_owned()
+    }
+
+    fn io(&self, cause: io::Error) -> CommandError {
+        CommandError::Io { doing: self.doing.to_owned(), program: self.program(), cause }
+    }
+
+    fn check(&self, status: ExitStatus, from: u64) -> Result<(), CommandError> {
+        if status.success() {
+            return Ok(());
+        }
+        let telling = |line: &str| {
+            let low = line.to_ascii_lowercase();
+            ["e: ", "err:", "w: "].iter().any(|p| low.starts_with(p))
+                || ["error", "failed", "cannot", "fatal", "not found", "no such", "unable"]
+                    .iter()
+                    .any(|w| low.contains(w))
+        };
+        let mut lines = last_lines(self.log, from, 6, &telling);
+        if lines.is_empty() {
+            lines = last_lines(self.log, from, 6, &|_| true);
+        }
+        Err(CommandError::Failed {
+            doing: self.doing.to_owned(),
+            program: self.program(),
+            status,
+            lines,
+            log: self.log.to_owned(),
+        })
+    }
+}
+
+/// A child that does not outlive this value.
+struct Running {
+    child: Child,
+}
+
+impl Running {
+    fn wait_for(&mut self, time: Duration) -> io::Result<Option<ExitStatus>> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(Some(status));
+        }
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+        let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => self.child.try_wait(),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _killed = self.child.kill();
+            let _reaped = self.child.wait();
+        }
+    }
+}
+
+/// Up to `count` of the last lines that pass `wanted`, in the log's order; only its last 64 KiB are looked at.
+fn last_lines(log: &Path, from: u64, count: usize, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = fs::File::open(log)?;
+        let end = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(from.max(end.saturating_sub(65536))))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines: Vec<String> = text
+        .split(['\n', '\r'])
+        .rev()
+        .map(str::trim_end)
+        .filter(|l| !l.is_empty() && wanted(l))
+        .take(count)
+        .map(str::to_owned)
+        .collect();
+    lines.reverse();
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, log: &Path) -> Result<(), CommandError> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Run { command, doing: "try", log }.run(|_| {})
+    }
+
+    #[test]
+    fn a_failure_shows_the_telling_lines_and_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("logs/x.log");
+        sh("echo 'E: of an earlier program'", &log).unwrap();
+        let error =
+            sh("echo noise; echo 'E: Unable to locate package nosuch'; echo more noise; exit 100", &log).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("cannot try: `sh` ended with exit status: 100"), "{text}");
+        assert!(text.contains("\n  E: Unable to locate package nosuch\n"), "{text}");
+        assert!(!text.contains("noise") && !text.contains("earlier"), "{text}");
+        assert!(text.contains(&*log.to_string_lossy()), "{text}");
+        assert!(fs::read_to_string(&log).unwrap().contains("more noise"));
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let command = Command::new("quiz-no-such-program");
+        let error = Run { command, doing: "try", log: &dir.path().join("l") }.run(|_| {}).unwrap_err();
+        assert!(error.to_string().contains("`quiz-no-such-program` is not installed"), "{error}");
+    }
+
+    #[test]
+    fn output_is_streamed_and_a_late_failure_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("l");
+        let stream = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            Run { command, doing: "try", log: &log }.stream(|out| {
+                let mut text = String::new();
+                out.read_to_string(&mut text).unwrap();
+                Ok::<_, CommandError>(text)
+            })
+        };
+        assert_eq!(stream("echo data; echo words >&2").unwrap(), "data\n");
+        assert!(stream("echo data; echo 'E: broken' >&2; exit 3").unwrap_err().to_string().contains("E: broken"));
+    }
+}
