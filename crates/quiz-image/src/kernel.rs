@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// What is known about an installed kernel. Paths are relative to the entry.
 ///
-/// Every entry has `config` and `System.map`; most have `lib/modules/<release>` (with `modules.dep`) and `kbuild`, the tree that
-/// out-of-tree modules are built against with `make -C`.
+/// Every entry has `config`; most have `lib/modules/<release>` (with `modules.dep`) and `kbuild`, the tree that out-of-tree
+/// modules are built against with `make -C`; those that quiz built have `System.map`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelManifest {
     /// The entry's name, unique among all kernels.
@@ -61,6 +61,9 @@ pub enum Origin {
         version: String,
         /// The mirror it came from.
         mirror: String,
+        /// The package that was asked for, which led to it: `linux-image-amd64`.
+        #[serde(default)]
+        asked: String,
     },
     /// An upstream source archive.
     Tarball {
@@ -168,9 +171,9 @@ impl Kernel {
         self.dir().join("config")
     }
 
-    /// Addresses of the kernel's symbols.
-    pub fn system_map(&self) -> PathBuf {
-        self.dir().join("System.map")
+    /// Addresses of the kernel's symbols, if known.
+    pub fn system_map(&self) -> Option<PathBuf> {
+        Some(self.dir().join("System.map")).filter(|p| p.is_file())
     }
 
     /// The directory that is `/lib/modules/<release>` in the guest, if the kernel has modules.

@@ -7,9 +7,13 @@
 
 pub mod apt;
 pub mod command;
+pub mod debian;
+pub mod digest;
+pub mod elf;
 pub mod host;
 pub mod kernel;
 pub mod lock;
+pub mod modules;
 pub mod report;
 pub mod store;
 mod version;
