@@ -32,6 +32,8 @@ pub struct Arch {
     pub cpu: &'static str,
     /// The kernel's console device.
     pub console: &'static str,
+    /// QEMU's device for that console, where it is not the machine's first serial port.
+    pub console_device: Option<&'static str>,
     /// Whether KVM on a host of this same architecture can run it.
     pub kvm: bool,
 }
@@ -43,6 +45,10 @@ pub struct Machine {
     pub name: &'static str,
     /// How virtio devices are attached to it.
     pub transport: Transport,
+    /// Further properties of `-machine`.
+    pub options: &'static [&'static str],
+    /// Properties that are right only with KVM.
+    pub kvm_options: &'static [&'static str],
     /// The machine starts an uncompressed ELF kernel through its PVH entry point.
     pub pvh: bool,
     /// The guest cannot find out its TSC frequency under TCG and must be told (`tsc_early_khz=`).
@@ -61,7 +67,7 @@ pub enum Transport {
 }
 
 const fn pci(name: &'static str) -> Machine {
-    Machine { name, transport: Transport::Pci, pvh: false, needs_tsc_khz: false }
+    Machine { name, transport: Transport::Pci, options: &[], kvm_options: &[], pvh: false, needs_tsc_khz: false }
 }
 
 static X86_64: Arch = Arch {
@@ -76,11 +82,21 @@ static X86_64: Arch = Arch {
     qemu: "qemu-system-x86_64",
     qemu_package: "qemu-system-x86",
     machines: &[
-        Machine { name: "microvm", transport: Transport::Mmio, pvh: true, needs_tsc_khz: true },
-        Machine { name: "q35", transport: Transport::Pci, pvh: true, needs_tsc_khz: false },
+        Machine {
+            name: "microvm",
+            transport: Transport::Mmio,
+            // The guest is told of its devices on the kernel command line; without ACPI tables it boots sooner.
+            options: &["acpi=off", "isa-serial=on"],
+            // kvmclock and the local APIC timer do their work. Under TCG leaving them out costs seconds.
+            kvm_options: &["pit=off", "pic=off", "rtc=on"],
+            pvh: true,
+            needs_tsc_khz: true,
+        },
+        Machine { pvh: true, ..pci("q35") },
     ],
     cpu: "max",
     console: "ttyS0",
+    console_device: None,
     kvm: true,
 };
 
@@ -98,6 +114,7 @@ static AARCH64: Arch = Arch {
     machines: &[pci("virt")],
     cpu: "max",
     console: "ttyAMA0",
+    console_device: None,
     kvm: true,
 };
 
@@ -112,9 +129,10 @@ static S390X: Arch = Arch {
     cross: "s390x-linux-gnu-",
     qemu: "qemu-system-s390x",
     qemu_package: "qemu-system-misc",
-    machines: &[Machine { name: "s390-ccw-virtio", transport: Transport::Ccw, pvh: false, needs_tsc_khz: false }],
+    machines: &[Machine { transport: Transport::Ccw, ..pci("s390-ccw-virtio") }],
     cpu: "max",
     console: "ttysclp0",
+    console_device: Some("sclpconsole"),
     kvm: true,
 };
 
@@ -132,6 +150,7 @@ static PPC64LE: Arch = Arch {
     machines: &[pci("pseries")],
     cpu: "power9",
     console: "hvc0",
+    console_device: None,
     kvm: true,
 };
 
@@ -149,6 +168,7 @@ static RISCV64: Arch = Arch {
     machines: &[pci("virt")],
     cpu: "rv64",
     console: "ttyS0",
+    console_device: None,
     kvm: true,
 };
 
@@ -166,6 +186,7 @@ static ARMV7: Arch = Arch {
     machines: &[pci("virt")],
     cpu: "cortex-a15",
     console: "ttyAMA0",
+    console_device: None,
     kvm: false,
 };
 
@@ -183,6 +204,7 @@ static I686: Arch = Arch {
     machines: &[pci("q35")],
     cpu: "max",
     console: "ttyS0",
+    console_device: None,
     kvm: false,
 };
 
@@ -200,6 +222,7 @@ static MIPS64EL: Arch = Arch {
     machines: &[pci("malta")],
     cpu: "5KEc",
     console: "ttyS0",
+    console_device: None,
     kvm: false,
 };
 

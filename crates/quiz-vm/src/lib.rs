@@ -1,1 +1,24 @@
-//! quiz-vm
+//! Starts, supervises and judges one virtual machine.
+//!
+//! [`VmSpec`] is plain data; [`qemu::argv`] turns it into QEMU's command line and nothing else; [`supervise::supervise`]
+//! owns the process, the channel to the agent, the console and the clock until there is a [`Verdict`].
+//! Not for finding kernels and roots (that is `quiz-image`), nor for options and terminals (that is `quiz`).
+
+pub mod accel;
+pub mod artifacts;
+mod console;
+mod escape;
+mod monitor;
+mod pump;
+pub mod qemu;
+mod qmp;
+mod spec;
+pub mod supervise;
+mod verdict;
+
+pub use spec::*;
+pub use supervise::{Limits, Run, Signals, Streams, supervise};
+pub use verdict::{ArtifactsRecord, Outcome, Verdict};
+
+/// The guest's side of a run, in the agent's terms.
+pub use quiz_proto as proto;

@@ -1,0 +1,186 @@
+//! The guest's console: kept on disk within bounds, and searched for the kernel's last words.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use fs_err as fs;
+
+/// How much is kept from the start, in bytes.
+const HEAD: u64 = 32 * 1024 * 1024;
+/// How much is kept from the end when there is more, in bytes.
+const TAIL: usize = 1024 * 1024;
+/// The longest line that is looked at, in bytes.
+const LINE: usize = 4096;
+/// How much of an oops is kept, in bytes.
+const OOPS: usize = 256 * 1024;
+/// How many last lines are kept for a message.
+const LAST_LINES: usize = 12;
+
+/// What begins the report of a kernel in trouble. The words are those of `Documentation/admin-guide/bug-hunting.rst` and
+/// of the `pr_*` calls in `kernel/panic.c`, `lib/bug.c` and the architectures' fault handlers.
+const TROUBLE: &[&str] = &[
+    "BUG: ",
+    "Oops",
+    "Internal error: ",
+    "kernel BUG at ",
+    "general protection fault",
+    "Unable to handle kernel",
+    "Kernel panic - not syncing",
+    "VERIFY",
+    "PANIC at ",
+];
+
+/// What a panicking kernel prints whatever the cause.
+const PANIC: &str = "Kernel panic - not syncing";
+
+/// The console of one run.
+pub struct Console {
+    log: File,
+    written: u64,
+    tail: VecDeque<u8>,
+    line: Vec<u8>,
+    last: VecDeque<String>,
+    oops: String,
+    panicked: bool,
+}
+
+impl Console {
+    /// A console that is kept in the file `path`.
+    pub fn create(path: &Path) -> io::Result<Console> {
+        let (log, _) = fs::File::create(path)?.into_parts();
+        Ok(Console {
+            log,
+            written: 0,
+            tail: VecDeque::new(),
+            line: Vec::new(),
+            last: VecDeque::new(),
+            oops: String::new(),
+            panicked: false,
+        })
+    }
+
+    /// Takes output of the guest.
+    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let room = usize::try_from(HEAD.saturating_sub(self.written)).unwrap_or(usize::MAX);
+        let (head, rest) = bytes.split_at(room.min(bytes.len()));
+        self.log.write_all(head)?;
+        self.written += head.len() as u64;
+        self.tail.extend(rest);
+        let surplus = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..surplus);
+        for byte in bytes {
+            match byte {
+                b'\n' => self.end_line(),
+                b'\r' => {}
+                _ if self.line.len() < LINE => self.line.push(*byte),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn end_line(&mut self) {
+        let line = String::from_utf8_lossy(&self.line).into_owned();
+        self.line.clear();
+        self.panicked |= starts_message(&line, PANIC);
+        let in_oops = !self.oops.is_empty() || TROUBLE.iter().any(|words| starts_message(&line, words));
+        if in_oops && self.oops.len() < OOPS {
+            self.oops.push_str(&line);
+            self.oops.push('\n');
+        }
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+
+    /// Nothing more will come.
+    pub fn finish(&mut self) -> io::Result<()> {
+        if !self.line.is_empty() {
+            self.end_line();
+        }
+        if !self.tail.is_empty() {
+            writeln!(self.log, "\n… the console said more than {} MiB; what follows is its end …", HEAD >> 20)?;
+            let (a, b) = self.tail.as_slices();
+            self.log.write_all(a)?;
+            self.log.write_all(b)?;
+            self.tail.clear();
+        }
+        self.log.flush()
+    }
+
+    /// The kernel said that it panicked.
+    pub fn panicked(&self) -> bool {
+        self.panicked
+    }
+
+    /// From the first sign of trouble on; empty without one.
+    pub fn oops(&self) -> &str {
+        &self.oops
+    }
+
+    /// The last lines.
+    pub fn last_lines(&self) -> String {
+        self.last.iter().map(|line| format!("{line}\n")).collect()
+    }
+}
+
+/// Whether the kernel message in `line` (behind its time stamp and caller) starts with these words.
+fn starts_message(line: &str, words: &str) -> bool {
+    let mut text = line;
+    while let Some(rest) = text.trim_start().strip_prefix('[') {
+        match rest.split_once(']') {
+            Some((_, after)) => text = after,
+            None => break,
+        }
+    }
+    text.trim_start().starts_with(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn console() -> (tempfile::TempDir, Console) {
+        let dir = tempfile::tempdir().unwrap();
+        let console = Console::create(&dir.path().join("console.log")).unwrap();
+        (dir, console)
+    }
+
+    #[test]
+    fn an_oops_is_kept_from_its_first_line() {
+        let (_dir, mut c) = console();
+        c.push(b"[    1.0] all is well\r\n[    2.0][  T1] BUG: kernel NULL pointer").unwrap();
+        c.push(b" dereference\r\n[    2.1] Call Trace:\n[    2.2] Kernel panic - not syncing: Fatal exception")
+            .unwrap();
+        assert!(!c.panicked());
+        c.finish().unwrap();
+        assert!(c.panicked());
+        assert_eq!(c.oops().lines().count(), 3);
+        assert!(c.oops().starts_with("[    2.0][  T1] BUG: kernel NULL"));
+    }
+
+    #[test]
+    fn ordinary_words_are_no_oops() {
+        let (_dir, mut c) = console();
+        c.push(b"[ 1.0] debug: BUG: is a word here\n[ 1.0] cpu_bugs: fine\n").unwrap();
+        assert_eq!(c.oops(), "");
+    }
+
+    #[test]
+    fn an_endless_console_is_bounded_and_keeps_its_end() {
+        let (dir, mut c) = console();
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        for _ in 0..(HEAD / 1024 + 4096) {
+            c.push(&line).unwrap();
+        }
+        c.push(b"the very last\n").unwrap();
+        assert!(c.tail.len() <= TAIL);
+        c.finish().unwrap();
+        let kept = fs::read(dir.path().join("console.log")).unwrap();
+        assert!(kept.len() as u64 <= HEAD + TAIL as u64 + 200);
+        assert!(kept.ends_with(b"the very last\n"));
+    }
+}

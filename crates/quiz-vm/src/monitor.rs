@@ -1,0 +1,148 @@
+//! The QEMU process: started so that it cannot outlive us, watched by descriptor, ended by us only.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::qemu::{self, AGENT_FD, ArgumentError, CONSOLE_FD, QMP_FD};
+use crate::{VmSpec, qmp};
+
+/// QEMU could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The program is not there or not executable.
+    #[error("cannot start {program}: {source}; is QEMU installed? `quiz doctor` lists what is missing")]
+    Spawn {
+        /// The program that was tried.
+        program: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The command line cannot be made.
+    #[error(transparent)]
+    Argument(#[from] ArgumentError),
+    /// The host has no descriptors or processes left.
+    #[error("the host refused {what}: {source}")]
+    Host {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A running QEMU and our ends of its sockets.
+pub struct Monitor {
+    child: Child,
+    pidfd: OwnedFd,
+    /// QEMU's machine protocol.
+    pub qmp: UnixStream,
+    /// The guest's serial console.
+    pub console: UnixStream,
+    /// The agent's frames.
+    pub agent: UnixStream,
+    ended: Option<ExitStatus>,
+}
+
+impl Monitor {
+    /// Starts QEMU. What it prints goes to `log`.
+    ///
+    /// The calling thread must live as long as the VM: the kernel ends QEMU when that thread ends.
+    pub fn start(vm: &VmSpec, log: &File) -> Result<Monitor, StartError> {
+        let host = |what| move |source| StartError::Host { what, source };
+        let pair = || UnixStream::pair().map_err(host("a pair of sockets"));
+        let (qmp, qmp_theirs) = pair()?;
+        let (console, console_theirs) = pair()?;
+        let (agent, agent_theirs) = pair()?;
+        for ours in [&qmp, &console, &agent] {
+            ours.set_nonblocking(true).map_err(host("a socket that does not block"))?;
+        }
+        let mut command = Command::new(&vm.qemu);
+        command.args(qemu::argv(vm)?);
+        command.stdin(Stdio::null());
+        command.stdout(log.try_clone().map_err(host("a descriptor"))?);
+        command.stderr(log.try_clone().map_err(host("a descriptor"))?);
+        command
+            .fd_mappings(vec![
+                FdMapping { parent_fd: qmp_theirs.into(), child_fd: QMP_FD },
+                FdMapping { parent_fd: console_theirs.into(), child_fd: CONSOLE_FD },
+                FdMapping { parent_fd: agent_theirs.into(), child_fd: AGENT_FD },
+            ])
+            .expect("the descriptors are distinct");
+        // A group of its own, so that the terminal's signals reach us and not QEMU.
+        command.process_group(0);
+        let parent = rustix::process::getpid();
+        // SAFETY: prctl and getppid are async-signal-safe and touch no memory of the parent.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+                // We may have died before the line above took effect.
+                if rustix::process::getppid() != Some(parent) {
+                    return Err(io::Error::other("quiz is gone"));
+                }
+                Ok(())
+            });
+        }
+        let child =
+            command.spawn().map_err(|source| StartError::Spawn { program: vm.qemu.display().to_string(), source })?;
+        let pid = Pid::from_child(&child);
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(e) => {
+                let mut child = child;
+                end(&mut child);
+                return Err(StartError::Host { what: "a descriptor for the QEMU process", source: e.into() });
+            }
+        };
+        let mut monitor = Monitor { child, pidfd, qmp, console, agent, ended: None };
+        monitor.say(qmp::command::CAPABILITIES);
+        Ok(monitor)
+    }
+
+    /// Readable when QEMU has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Says a line of QMP. QEMU reads them faster than we have any to say, so a full socket means that it is stuck, which
+    /// the deadlines of the caller deal with.
+    pub fn say(&mut self, line: &[u8]) {
+        rustix::net::send(&self.qmp, line, rustix::net::SendFlags::NOSIGNAL).ok();
+    }
+
+    /// How QEMU ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            // An error means that somebody else has reaped it, which cannot happen to our own child.
+            self.ended = self.child.try_wait().unwrap_or_else(|_| Some(ExitStatus::from_raw(libc::SIGKILL)));
+        }
+        self.ended
+    }
+
+    /// Ends QEMU now and waits for it.
+    pub fn kill(&mut self) -> ExitStatus {
+        if let Some(status) = self.ended() {
+            return status;
+        }
+        let status = end(&mut self.child);
+        self.ended = Some(status);
+        status
+    }
+}
+
+fn end(child: &mut Child) -> ExitStatus {
+    child.kill().ok();
+    child.wait().unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL))
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

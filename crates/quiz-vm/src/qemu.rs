@@ -1,0 +1,245 @@
+//! From [`VmSpec`] to QEMU's command line: a pure function, held by snapshot tests.
+//!
+//! Only options that QEMU 7.2 to 11 have in common are used. Whatever QEMU talks to us on is a descriptor that it
+//! inherits, so no socket is left on disk and no path can be too long.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use quiz_arch::Transport;
+
+use crate::{Accel, DiskFormat, VmSpec};
+
+/// The descriptor of the QMP socket in QEMU.
+pub const QMP_FD: i32 = 3;
+/// The descriptor of the console socket in QEMU.
+pub const CONSOLE_FD: i32 = 4;
+/// The descriptor of the agent's socket in QEMU.
+pub const AGENT_FD: i32 = 5;
+
+/// A value that QEMU's command line cannot express.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgumentError {
+    /// Paths in JSON have to be UTF-8.
+    #[error("the disk image {0:?} cannot be given to QEMU because its path is not UTF-8; rename it")]
+    PathNotUtf8(std::path::PathBuf),
+}
+
+/// The arguments of the QEMU program for this machine, without the program itself.
+pub fn argv(vm: &VmSpec) -> Result<Vec<OsString>, ArgumentError> {
+    let mut args = Arguments(Vec::new());
+    args.plain("-nodefaults");
+    args.plain("-no-user-config");
+    args.plain("-no-reboot");
+    args.option("-display", "none");
+    args.option("-machine", machine(vm));
+    args.option("-cpu", cpu(vm));
+    args.option("-smp", vm.cpus.to_string());
+    args.option("-m", format!("{}M", vm.memory_mib));
+    args.option("-kernel", vm.kernel.as_os_str());
+    args.option("-initrd", vm.initramfs.as_os_str());
+    args.option("-append", command_line(vm));
+    args.option("-chardev", format!("socket,id=qmp,fd={QMP_FD}"));
+    args.option("-mon", "chardev=qmp,mode=control");
+    args.option("-chardev", format!("socket,id=console,fd={CONSOLE_FD}"));
+    console(vm, &mut args);
+    args.option("-chardev", format!("socket,id=agent,fd={AGENT_FD}"));
+    args.option("-device", format!("{},max_ports=2", device(vm, "virtio-serial")));
+    args.option("-device", format!("virtserialport,nr=1,chardev=agent,id=agent,name={}", quiz_proto::PORT));
+    for (i, disk) in vm.disks.iter().enumerate() {
+        args.option("-blockdev", blockdev(i, disk)?);
+        args.option("-device", format!("{},drive=disk{i},serial={}", device(vm, "virtio-blk"), disk.serial));
+    }
+    for (i, share) in vm.shares.iter().enumerate() {
+        let mut fsdev = OsString::from(format!("local,id=share{i},security_model=none,multidevs=remap"));
+        if !share.writable {
+            fsdev.push(",readonly=on");
+        }
+        fsdev.push(",path=");
+        fsdev.push(escaped(&share.host));
+        args.option("-fsdev", fsdev);
+        args.option("-device", format!("{},fsdev=share{i},mount_tag={}", device(vm, "virtio-9p"), share.tag));
+    }
+    args.0.extend(vm.extra.iter().cloned());
+    Ok(args.0)
+}
+
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn plain(&mut self, word: &str) {
+        self.0.push(word.into());
+    }
+
+    fn option(&mut self, name: &str, value: impl AsRef<OsStr>) {
+        self.plain(name);
+        self.0.push(value.as_ref().to_owned());
+    }
+}
+
+fn machine(vm: &VmSpec) -> String {
+    let mut text = format!("{},accel={}", vm.machine.name, vm.accel.name());
+    let kvm_options = if vm.accel == Accel::Kvm { vm.machine.kvm_options } else { &[] };
+    for option in vm.machine.options.iter().chain(kvm_options) {
+        text.push(',');
+        text.push_str(option);
+    }
+    text
+}
+
+fn cpu(vm: &VmSpec) -> &'static str {
+    match vm.accel {
+        Accel::Kvm => "host",
+        Accel::Tcg => vm.arch.cpu,
+    }
+}
+
+fn console(vm: &VmSpec, args: &mut Arguments) {
+    match vm.arch.console_device {
+        Some(device) => args.option("-device", format!("{device},chardev=console")),
+        None => args.option("-serial", "chardev:console"),
+    }
+}
+
+/// `virtio-blk` as this machine's bus calls it.
+fn device(vm: &VmSpec, name: &str) -> String {
+    let suffix = match vm.machine.transport {
+        Transport::Pci => "pci",
+        Transport::Mmio => "device",
+        Transport::Ccw => "ccw",
+    };
+    format!("{name}-{suffix}")
+}
+
+/// The kernel command line.
+pub fn command_line(vm: &VmSpec) -> String {
+    let mut words = vec![
+        format!("console={}", vm.arch.console),
+        // Everything goes to the console: it is the evidence when nothing else is left.
+        "ignore_loglevel".to_owned(),
+        // An oops ends the guest as a panic, and a panic ends it at once.
+        "oops=panic".to_owned(),
+        "panic=-1".to_owned(),
+        // A keyboard controller that is not there is otherwise asked to reset the machine first.
+        "reboot=t".to_owned(),
+        "rdinit=/init".to_owned(),
+        "mitigations=off".to_owned(),
+        "random.trust_cpu=on".to_owned(),
+    ];
+    if let (Accel::Tcg, true, Some(khz)) = (vm.accel, vm.machine.needs_tsc_khz, vm.tsc_khz) {
+        words.push(format!("tsc_early_khz={khz}"));
+    }
+    words.extend(vm.append.iter().cloned());
+    words.join(" ")
+}
+
+fn blockdev(i: usize, disk: &crate::Disk) -> Result<String, ArgumentError> {
+    let file = disk.file.to_str().ok_or_else(|| ArgumentError::PathNotUtf8(disk.file.clone()))?;
+    let driver = match disk.format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    Ok(serde_json::json!({
+        "driver": driver,
+        "node-name": format!("disk{i}"),
+        "read-only": disk.read_only,
+        "discard": "unmap",
+        "file": { "driver": "file", "filename": file, "discard": "unmap" },
+    })
+    .to_string())
+}
+
+/// A path inside a comma-separated option: QEMU reads two commas as one.
+fn escaped(path: &Path) -> OsString {
+    let mut out = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        out.push(*byte);
+        if *byte == b',' {
+            out.push(b',');
+        }
+    }
+    OsString::from_vec(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Disk, Share};
+
+    fn vm(arch: &str, machine: usize, accel: Accel) -> VmSpec {
+        let arch = quiz_arch::find(arch).unwrap();
+        VmSpec {
+            qemu: arch.qemu.into(),
+            arch,
+            machine: &arch.machines[machine],
+            accel,
+            tsc_khz: Some(2_000_000),
+            memory_mib: 1024,
+            cpus: 2,
+            kernel: "/cache/kernels/6.12.1/vmlinux".into(),
+            initramfs: "/cache/initramfs/x/initramfs".into(),
+            append: vec!["quiet".into()],
+            disks: vec![
+                Disk {
+                    serial: "root".into(),
+                    file: "/cache/a, b/root.img".into(),
+                    format: DiskFormat::Raw,
+                    read_only: true,
+                },
+                Disk { serial: "disk1".into(), file: "/d.qcow2".into(), format: DiskFormat::Qcow2, read_only: false },
+            ],
+            shares: vec![Share { tag: "share0".into(), host: "/home/u/a,b".into(), writable: false }],
+            extra: vec!["-s".into()],
+        }
+    }
+
+    fn text(vm: &VmSpec) -> String {
+        let mut out = String::new();
+        for word in argv(vm).unwrap() {
+            out.push_str(if word.as_bytes().first() == Some(&b'-') && word.len() > 1 { "\n" } else { " " });
+            out.push_str(word.to_str().unwrap());
+        }
+        out
+    }
+
+    #[test]
+    fn microvm_emulated() {
+        insta::assert_snapshot!(text(&vm("x86_64", 0, Accel::Tcg)));
+    }
+
+    #[test]
+    fn microvm_with_kvm() {
+        insta::assert_snapshot!(text(&vm("x86_64", 0, Accel::Kvm)));
+    }
+
+    #[test]
+    fn q35_emulated() {
+        insta::assert_snapshot!(text(&vm("x86_64", 1, Accel::Tcg)));
+    }
+
+    #[test]
+    fn arm64_with_kvm() {
+        insta::assert_snapshot!(text(&vm("aarch64", 0, Accel::Kvm)));
+    }
+
+    #[test]
+    fn s390x_emulated() {
+        insta::assert_snapshot!(text(&vm("s390x", 0, Accel::Tcg)));
+    }
+
+    #[test]
+    fn the_tsc_rate_is_given_only_where_it_cannot_be_found_out() {
+        assert!(command_line(&vm("x86_64", 0, Accel::Tcg)).contains("tsc_early_khz=2000000"));
+        assert!(!command_line(&vm("x86_64", 0, Accel::Kvm)).contains("tsc_early_khz"));
+        assert!(!command_line(&vm("x86_64", 1, Accel::Tcg)).contains("tsc_early_khz"));
+        assert!(!command_line(&vm("aarch64", 0, Accel::Tcg)).contains("tsc_early_khz"));
+    }
+
+    #[test]
+    fn a_disk_path_that_json_cannot_carry_is_refused_by_name() {
+        let mut vm = vm("x86_64", 0, Accel::Tcg);
+        vm.disks[0].file = std::path::PathBuf::from(OsString::from_vec(vec![b'/', 0xff]));
+        assert!(argv(&vm).unwrap_err().to_string().contains("\\xFF"));
+    }
+}

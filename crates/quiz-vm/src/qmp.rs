@@ -1,0 +1,133 @@
+//! The few words of QMP that quiz speaks (QEMU's machine protocol: one JSON object a line).
+//!
+//! Unknown fields and events are ignored: they differ between QEMU 7.2 and 11.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The most bytes of one line that are kept; QEMU's own lines are far shorter.
+const LINE_LIMIT: usize = 64 * 1024;
+
+/// What QEMU said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The guest ended or reset itself (`-no-reboot` turns a reset into an end).
+    Shutdown {
+        /// QEMU's `reason`, such as `guest-reset`, `guest-shutdown`, `host-qmp-quit`.
+        reason: String,
+    },
+    /// The guest opened or closed the agent's port.
+    AgentPort {
+        /// It is open now.
+        open: bool,
+    },
+    /// The virtual machine stopped executing, other than by its end.
+    Stopped,
+    /// The answer to `query-status`.
+    Status(String),
+    /// A command was refused.
+    Refused(String),
+}
+
+/// The commands, ready to be written.
+pub mod command {
+    /// Must come first.
+    pub const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+    /// Ends QEMU in an orderly way.
+    pub const QUIT: &[u8] = b"{\"execute\":\"quit\"}\n";
+    /// A non-maskable interrupt for the guest's CPUs.
+    pub const NMI: &[u8] = b"{\"execute\":\"inject-nmi\"}\n";
+    /// Whether the machine runs.
+    pub const STATUS: &[u8] = b"{\"execute\":\"query-status\"}\n";
+}
+
+#[derive(Deserialize)]
+struct Line {
+    event: Option<String>,
+    data: Option<Value>,
+    #[serde(rename = "return")]
+    answer: Option<Value>,
+    error: Option<Value>,
+}
+
+/// Reads lines as they come.
+#[derive(Debug, Default)]
+pub struct Reader {
+    line: Vec<u8>,
+}
+
+impl Reader {
+    /// Takes bytes from QEMU and tells what they say.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<Said> {
+        let mut said = Vec::new();
+        for byte in bytes {
+            if *byte == b'\n' {
+                said.extend(parse(&self.line));
+                self.line.clear();
+            } else if self.line.len() < LINE_LIMIT {
+                self.line.push(*byte);
+            }
+        }
+        said
+    }
+}
+
+fn parse(line: &[u8]) -> Option<Said> {
+    let line: Line = serde_json::from_slice(line).ok()?;
+    let text = |value: &Option<Value>, key: &str| {
+        value.as_ref().and_then(|v| v.get(key)).and_then(Value::as_str).map(str::to_owned)
+    };
+    if let Some(error) = &line.error {
+        return Some(Said::Refused(error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned()));
+    }
+    if let Some(status) = text(&line.answer, "status") {
+        return Some(Said::Status(status));
+    }
+    match line.event?.as_str() {
+        "SHUTDOWN" => Some(Said::Shutdown { reason: text(&line.data, "reason").unwrap_or_default() }),
+        "STOP" => Some(Said::Stopped),
+        "VSERPORT_CHANGE" if text(&line.data, "id").as_deref() == Some("agent") => {
+            Some(Said::AgentPort { open: line.data?.get("open")?.as_bool()? })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_understood_in_any_division() {
+        let wire = br#"{"QMP": {"version": {"qemu": {"major": 7}}}}
+{"return": {}}
+{"timestamp": {"seconds": 1}, "event": "VSERPORT_CHANGE", "data": {"open": true, "id": "agent", "new": 1}}
+{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}
+{"return": {"running": false, "status": "internal-error"}}
+{"error": {"class": "GenericError", "desc": "no"}}
+not json
+"#;
+        for size in [1, 7, wire.len()] {
+            let mut reader = Reader::default();
+            let said: Vec<Said> = wire.chunks(size).flat_map(|c| reader.push(c)).collect();
+            assert_eq!(
+                said,
+                [
+                    Said::AgentPort { open: true },
+                    Said::Shutdown { reason: "guest-reset".into() },
+                    Said::Status("internal-error".into()),
+                    Said::Refused("no".into()),
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn an_endless_line_does_not_grow() {
+        let mut reader = Reader::default();
+        for _ in 0..100 {
+            reader.push(&[b'x'; 4096]);
+        }
+        assert!(reader.line.len() <= LINE_LIMIT);
+    }
+}

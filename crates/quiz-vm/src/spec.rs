@@ -1,0 +1,91 @@
+//! A virtual machine as plain data.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use quiz_arch::{Arch, Machine};
+use serde::{Deserialize, Serialize};
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// The host's processor, through `/dev/kvm`.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+impl Accel {
+    /// QEMU's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "tcg",
+        }
+    }
+}
+
+/// A virtual machine: everything that its command line is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmSpec {
+    /// The QEMU program.
+    pub qemu: PathBuf,
+    /// The architecture of the guest.
+    pub arch: &'static Arch,
+    /// The machine; one of the architecture's.
+    pub machine: &'static Machine,
+    /// What executes it.
+    pub accel: Accel,
+    /// The rate of the TSC under [`Accel::Tcg`] in kHz, for machines that cannot find it out.
+    pub tsc_khz: Option<u64>,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Kernel image.
+    pub kernel: PathBuf,
+    /// Initramfs with the agent.
+    pub initramfs: PathBuf,
+    /// Further words of the kernel command line.
+    pub append: Vec<String>,
+    /// Disks, in the order in which the guest numbers them.
+    pub disks: Vec<Disk>,
+    /// Host directories that the guest can mount.
+    pub shares: Vec<Share>,
+    /// Further arguments for QEMU, as they are.
+    pub extra: Vec<OsString>,
+}
+
+/// A virtio disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// What the guest finds it by; at most 20 bytes of letters, digits and `-`.
+    pub serial: String,
+    /// The image.
+    pub file: PathBuf,
+    /// The image's format.
+    pub format: DiskFormat,
+    /// The guest cannot write to it.
+    pub read_only: bool,
+}
+
+/// The format of a disk image, as QEMU calls it. Never guessed by QEMU: a guest could make a raw disk look like another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// The bytes themselves.
+    Raw,
+    /// QEMU's own.
+    Qcow2,
+}
+
+/// A host directory offered by 9p.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// What the guest mounts it by.
+    pub tag: String,
+    /// The directory.
+    pub host: PathBuf,
+    /// The guest may write to it.
+    pub writable: bool,
+}

@@ -1,0 +1,131 @@
+//! How a run ended: one value, one exit code, one record.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// How a run ended. The exit codes are those of SPECIFICATION.md.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Verdict {
+    /// The program ran and exited with this code, and the VM went down cleanly.
+    Exited {
+        /// The program's exit code.
+        code: u8,
+    },
+    /// The program died of a signal, and the VM went down cleanly.
+    Signalled {
+        /// The signal's number.
+        signal: u8,
+    },
+    /// There is no such program in the guest.
+    NotFound,
+    /// The program is there and cannot be executed.
+    NotExecutable {
+        /// The guest kernel's reason.
+        reason: String,
+    },
+    /// The guest's kernel panicked.
+    Panic {
+        /// The first line of its report.
+        message: String,
+    },
+    /// The guest went away: it reset or powered itself off, or the agent is gone.
+    Lost {
+        /// What was seen.
+        message: String,
+    },
+    /// Time was over.
+    Timeout {
+        /// Which bound was hit.
+        message: String,
+    },
+    /// Not the guest's doing: quiz, QEMU or the host failed.
+    Fault {
+        /// The cause, and the remedy where there is one.
+        message: String,
+    },
+    /// The user ended the run with a signal.
+    Interrupted {
+        /// The signal's number.
+        signal: u8,
+    },
+}
+
+impl Verdict {
+    /// The exit code of quiz for this verdict.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Verdict::Exited { code } => *code,
+            Verdict::Signalled { signal } | Verdict::Interrupted { signal } => 128u8.saturating_add(*signal),
+            Verdict::Panic { .. } => 121,
+            Verdict::Lost { .. } => 122,
+            Verdict::Timeout { .. } => 124,
+            Verdict::Fault { .. } => 125,
+            Verdict::NotExecutable { .. } => 126,
+            Verdict::NotFound => 127,
+        }
+    }
+
+    /// A fault with this cause.
+    pub fn fault(message: impl ToString) -> Verdict {
+        Verdict::Fault { message: message.to_string() }
+    }
+}
+
+/// What came back in `/quiz/out`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ArtifactsRecord {
+    /// Files and links that are in the run's `artifacts/`.
+    pub files: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+    /// What was refused, and why.
+    pub refused: Vec<String>,
+}
+
+/// Everything that supervision found out about a run.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// How it ended.
+    pub verdict: Verdict,
+    /// From the start of QEMU to the agent's first word.
+    pub boot: Option<Duration>,
+    /// From the start of QEMU to the start of the program.
+    pub ready: Option<Duration>,
+    /// How long the program ran.
+    pub program: Option<Duration>,
+    /// From the start of QEMU to its end.
+    pub total: Duration,
+    /// What came back.
+    pub artifacts: ArtifactsRecord,
+    /// What the user should be told beyond the verdict.
+    pub notes: Vec<String>,
+    /// The last lines of the console, for a run that ended badly.
+    pub console_tail: String,
+    /// The kernel's report, if it was in trouble.
+    pub oops: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_program_that_exited_with_0_is_a_success() {
+        let all = [
+            Verdict::Signalled { signal: 9 },
+            Verdict::Signalled { signal: 0 },
+            Verdict::NotFound,
+            Verdict::NotExecutable { reason: String::new() },
+            Verdict::Panic { message: String::new() },
+            Verdict::Lost { message: String::new() },
+            Verdict::Timeout { message: String::new() },
+            Verdict::fault(""),
+            Verdict::Interrupted { signal: 2 },
+        ];
+        assert_eq!(all.map(|v| v.exit_code()), [137, 128, 127, 126, 121, 122, 124, 125, 130]);
+        assert_eq!(Verdict::Exited { code: 0 }.exit_code(), 0);
+        assert_eq!(Verdict::Exited { code: 255 }.exit_code(), 255);
+    }
+}
