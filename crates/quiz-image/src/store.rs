@@ -1,11 +1,11 @@
 //! The cache on disk: shelves of entries, each of which is whole or absent. Not for what is in an entry; that is for
 //! the module that makes it.
 //!
-//! A shelf is a directory. An entry `NAME` in it is a symbolic link to a directory below `.data/`; making the link is the
+//! A shelf is a directory. An entry `NAME` in it is a symbolic link to a directory below `.data/NAME/`; making the link is the
 //! one step by which an entry appears or is replaced. So a builder that dies leaves nothing visible, and whoever
 //! uses the old entry keeps it, under an unchanged path, while a new one takes the name.
 //!
-//! Two kinds of locks: `.locks/NAME` is held by whoever builds or removes `NAME`; `.data/…/.in-use` is held, shared, by
+//! Two kinds of locks: `.locks/NAME` is held by whoever builds or removes `NAME`; `.data/NAME/…/.in-use` is held, shared, by
 //! every [`Entry`]. A directory below `.data/` that no link points to is deleted by the next builder once neither lock is held.
 
 use crate::lock::{self, Lock};
@@ -178,7 +178,7 @@ impl Shelf {
                 Err(TryLockError::Error(e)) => return Err(opening()(e)),
             }
             if self.target(name).as_ref() == Some(&dir) {
-                return Ok(Some(Entry { name: name.to_owned(), dir, _in_use: in_use }));
+                return Ok(Some(Entry { name: name.to_owned(), link: self.dir.join(name), dir, _in_use: in_use }));
             }
         }
     }
@@ -210,10 +210,10 @@ impl Shelf {
         }
         self.sweep(Some(name));
         let making = || StoreError::io(format!("make the cache entry {}", self.dir.join(name).display()));
-        let data = self.dir.join(DATA);
+        let data = self.dir.join(DATA).join(name);
         fs::create_dir_all(&data).map_err(making())?;
         let mut guard = tempfile::Builder::new()
-            .prefix(&format!("{name}@"))
+            .prefix("")
             .rand_bytes(8)
             .permissions(std::fs::Permissions::from_mode(0o755))
             .tempdir_in(&data)
@@ -236,7 +236,7 @@ impl Shelf {
         in_use.file().lock_shared().map_err(making())?;
         // One flush for tens of thousands of small files; fsync for each would take minutes.
         rustix::fs::syncfs(in_use.file()).map_err(|e| making()(e.into()))?;
-        let target = Path::new(DATA).join(dir.file_name().unwrap_or_default());
+        let target = Path::new(DATA).join(name).join(dir.file_name().unwrap_or_default());
         let mut link = dir.clone().into_os_string();
         link.push(".link");
         symlink(&target, &link).map_err(making())?;
@@ -248,7 +248,7 @@ impl Shelf {
         made.keep();
         fs::File::open(&self.dir).and_then(|d| d.sync_all()).map_err(making())?;
         self.sweep(Some(name));
-        Ok(Entry { name: name.to_owned(), dir, _in_use: in_use })
+        Ok(Entry { name: name.to_owned(), link: self.dir.join(name), dir, _in_use: in_use })
     }
 
     /// Deletes the entry `name`. Waits for no one: an entry that is in use or being built is an error.
@@ -268,6 +268,9 @@ impl Shelf {
         if let Some(_unused) = unused(&dir).map_err(doing())? {
             fs::remove_file(&path).map_err(doing())?;
             delete(&dir).map_err(doing())?;
+            if let Some(named) = dir.parent() {
+                let _deleted = fs::remove_dir(named);
+            }
             return Ok(());
         }
         Err(StoreError::InUse { path, pids: lock::flock_pids(&dir.join(IN_USE)) })
@@ -295,26 +298,27 @@ impl Shelf {
     /// Deletes what dead builders and replaced entries have left. `mine` is the name whose lock the caller holds. What cannot
     /// be deleted now is left for the next time, so nothing here is an error.
     fn sweep(&self, mine: Option<&str>) {
-        let Ok(found) = fs::read_dir(self.dir.join(DATA)) else { return };
-        for item in found.flatten() {
-            let dir = item.path();
-            let Some(file_name) = item.file_name().to_str().map(str::to_owned) else { continue };
-            let Some((name, _)) = file_name.rsplit_once('@') else { continue };
-            if !valid(name) {
-                continue;
-            }
-            let _lock = match mine == Some(name) {
+        let Ok(names) = fs::read_dir(self.dir.join(DATA)) else { return };
+        for named in names.flatten() {
+            let Some(name) = named.file_name().to_str().map(str::to_owned).filter(|n| valid(n)) else { continue };
+            let _lock = match mine == Some(&name) {
                 true => None,
-                false => match Lock::attempt(&self.lock_path(name), &format!("cleaning up {name}")) {
+                false => match Lock::attempt(&self.lock_path(&name), &format!("cleaning up {name}")) {
                     Ok(Some(lock)) => Some(lock),
                     Ok(None) | Err(_) => continue,
                 },
             };
-            if self.target(name).as_ref() != Some(&dir)
-                && let Ok(Some(_unused)) = unused(&dir)
-            {
-                let _deleted = delete(&dir);
+            let current = self.target(&name);
+            for item in fs::read_dir(named.path()).into_iter().flatten().flatten() {
+                let dir = item.path();
+                if current.as_ref() != Some(&dir)
+                    && let Ok(Some(_unused)) = unused(&dir)
+                {
+                    let _deleted = delete(&dir);
+                }
             }
+            // Fails if something is left in it, as it should.
+            let _deleted = fs::remove_dir(named.path());
         }
     }
 }
@@ -387,6 +391,7 @@ impl Drop for Unfinished {
 #[derive(Debug)]
 pub struct Entry {
     name: String,
+    link: PathBuf,
     dir: PathBuf,
     _in_use: fs::File,
 }
@@ -400,6 +405,12 @@ impl Entry {
     /// Its directory. The path stays valid while this value lives, also when another process replaces the entry.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where the entry of this name is found, whichever it is at the time: for those who want a path that stays the same
+    /// when the entry is replaced.
+    pub fn link(&self) -> &Path {
+        &self.link
     }
 
     /// What its maker wrote down about it.
