@@ -11,10 +11,12 @@ pub mod debian;
 pub mod digest;
 pub mod elf;
 pub mod host;
+pub mod initramfs;
 pub mod kernel;
 pub mod lock;
 pub mod modules;
 pub mod report;
+
 pub mod store;
 mod version;
 

@@ -234,8 +234,7 @@ impl Shelf {
         fs::write(dir.join(IN_USE), "").map_err(making())?;
         let in_use = fs::File::open(dir.join(IN_USE)).map_err(making())?;
         in_use.file().lock_shared().map_err(making())?;
-        // One flush for tens of thousands of small files; fsync for each would take minutes.
-        rustix::fs::syncfs(in_use.file()).map_err(|e| making()(e.into()))?;
+        flush(&dir, &in_use).map_err(making())?;
         let target = Path::new(DATA).join(name).join(dir.file_name().unwrap_or_default());
         let mut link = dir.clone().into_os_string();
         link.push(".link");
@@ -342,6 +341,20 @@ fn unused(dir: &Path) -> io::Result<Option<Unused>> {
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(e),
     }
+}
+
+/// Brings all of a directory to the disk.
+fn flush(dir: &Path, within: &fs::File) -> io::Result<()> {
+    let items: Vec<_> = walkdir::WalkDir::new(dir).into_iter().take(65).collect::<Result<_, _>>()?;
+    if items.len() > 64 {
+        // For tens of thousands of small files one by one would take minutes.
+        return Ok(rustix::fs::syncfs(within.file())?);
+    }
+    // The whole file system may have gigabytes of somebody else's to write.
+    for item in items.iter().filter(|i| i.file_type().is_file() || i.file_type().is_dir()) {
+        fs::File::open(item.path())?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Deletes a file or a directory, read-only sub-directories (as kernel builds leave them) included.
