@@ -6,6 +6,7 @@
 //! The text of an error is the whole story, its cause included; there is no need to print a chain of sources.
 
 pub mod apt;
+pub mod blank;
 pub mod command;
 pub mod debian;
 pub mod digest;

@@ -99,7 +99,8 @@ struct Index<'a> {
     builtin: HashSet<String>,
     /// By folded name: modules to load before and after it, if they exist.
     soft: HashMap<String, (Vec<String>, Vec<String>)>,
-    aliases: HashMap<&'a str, Vec<&'a str>>,
+    /// By folded alias: modules.
+    aliases: HashMap<String, Vec<&'a str>>,
 }
 
 impl<'a> Index<'a> {
@@ -127,13 +128,13 @@ impl<'a> Index<'a> {
                 }
             }
         }
-        let mut aliases: HashMap<&str, Vec<&str>> = HashMap::new();
+        let mut aliases: HashMap<String, Vec<&str>> = HashMap::new();
         // `alias fs-ext4 ext4`; patterns with wildcards are for devices and cannot be asked for by name.
         for words in alias.lines().map(|l| l.split_whitespace().collect::<Vec<_>>()) {
             if let ["alias", from, to] = words[..]
                 && !from.contains(['*', '?', '['])
             {
-                aliases.entry(from).or_default().push(to);
+                aliases.entry(fold(from)).or_default().push(to);
             }
         }
         Index { modules, builtin: builtin.lines().map(stem).collect(), soft, aliases }
@@ -161,7 +162,7 @@ impl Order<'_, '_> {
                 return true;
             }
             // Soft dependencies and file systems are often named by an alias ("crypto-crc32c"), which always leads to modules.
-            let targets = self.index.aliases.get(name).or_else(|| self.index.aliases.get(key.as_str()));
+            let targets = self.index.aliases.get(&key);
             let mut any = false;
             for target in targets.into_iter().flatten().filter(|t| self.index.modules.contains_key(&fold(t))) {
                 any |= self.add(target);
@@ -226,9 +227,9 @@ mod tests {
         kernel/fs/jbd2/jbd2.ko:\n\
         kernel/crypto/crc32c_generic.ko:\n\
         kernel/arch/x86/crypto/crc32c-intel.ko:\n";
-    const SOFT: &str = "# comment\nsoftdep ext4 pre: crc32c nosuch post: overlay\n";
+    const SOFT: &str = "# comment\nsoftdep ext4 pre: crypto-crc32c nosuch post: overlay\n";
     const ALIAS: &str =
-        "alias crc32c crc32c_intel\nalias crc32c crc32c_generic\nalias fs-ext4 ext4\nalias pci:v* ext4\n";
+        "alias crypto-crc32c crc32c_intel\nalias crypto-crc32c crc32c_generic\nalias fs-ext4 ext4\nalias pci:v* ext4\n";
 
     fn order(names: &[&str]) -> Result<Vec<String>, Vec<String>> {
         let index = Index::read(DEP, "kernel/drivers/block/virtio_blk.ko\n", SOFT, ALIAS);

@@ -1,0 +1,153 @@
+//! An empty ext4 file system in a sparse file, made once and copied for every run that needs one.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fs_err as fs;
+use rustix::fs::SeekFrom;
+use serde::{Deserialize, Serialize};
+
+use crate::report::Report;
+use crate::store::{Cache, Entry, StoreError};
+
+/// The name of the image in its entry.
+const FILE: &str = "blank.ext4";
+
+/// Where `mke2fs` is; users' `PATH`s often lack the system directories.
+const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+
+/// Why there is no empty file system.
+#[derive(Debug, thiserror::Error)]
+pub enum BlankError {
+    /// The cache failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The program is missing or failed.
+    #[error("cannot make an empty ext4 file system: mke2fs: {0}; it is in the package e2fsprogs")]
+    Mke2fs(String),
+    /// It could not be copied.
+    #[error("cannot copy {}: {cause}", path.display())]
+    Copy {
+        /// The image.
+        path: PathBuf,
+        /// The system's answer.
+        cause: io::Error,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    bytes: u64,
+    built_at: jiff::Timestamp,
+    quiz_version: String,
+}
+
+/// An empty file system in the cache, in use until dropped.
+#[derive(Debug)]
+pub struct Blank {
+    entry: Entry,
+}
+
+impl Blank {
+    /// The sparse file.
+    pub fn path(&self) -> PathBuf {
+        self.entry.dir().join(FILE)
+    }
+}
+
+/// The empty ext4 file system of this size, from the cache if it was made before.
+///
+/// It has no journal: what is synced is in its place at once, so that a reader needs no recovery, and mounting costs less.
+pub fn ext4(cache: &Cache, bytes: u64, report: &dyn Report) -> Result<Blank, BlankError> {
+    let name = format!("ext4-{}m", bytes >> 20);
+    let entry = cache.shelf("blank").build(&name, "making an empty file system", false, report, |dir| {
+        make(&dir.join(FILE), bytes)?;
+        let quiz_version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok::<_, BlankError>(Manifest { bytes, built_at: jiff::Timestamp::now(), quiz_version })
+    })?;
+    Ok(Blank { entry })
+}
+
+fn make(path: &Path, bytes: u64) -> Result<(), BlankError> {
+    let copy = |cause| BlankError::Copy { path: path.to_owned(), cause };
+    fs::File::create(path).and_then(|file| file.set_len(bytes)).map_err(copy)?;
+    let made = Command::new("mke2fs")
+        .env("PATH", PATH)
+        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-b", "4096", "-i", "65536", "-L", "quiz-out"])
+        .args(["-O", "^has_journal,^resize_inode,^64bit", "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"])
+        .arg(path)
+        .output()
+        .map_err(|e| BlankError::Mke2fs(e.to_string()))?;
+    if !made.status.success() {
+        return Err(BlankError::Mke2fs(String::from_utf8_lossy(&made.stderr).trim().to_owned()));
+    }
+    Ok(())
+}
+
+/// Copies a sparse file into an empty one, holes as holes.
+pub fn copy_sparse(from: &Path, to: &File) -> Result<(), BlankError> {
+    copy_holes(from, to).map_err(|cause| BlankError::Copy { path: from.to_owned(), cause })
+}
+
+fn copy_holes(from: &Path, to: &File) -> io::Result<()> {
+    let source = fs::File::open(from)?;
+    let length = source.metadata()?.len();
+    to.set_len(length)?;
+    let mut buffer = vec![0; 128 * 1024];
+    let mut at = 0;
+    while at < length {
+        let start = match rustix::fs::seek(source.file(), SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // Only a hole is left.
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(e) => return Err(e.into()),
+        };
+        let end = rustix::fs::seek(source.file(), SeekFrom::Hole(start))?;
+        at = start;
+        while at < end {
+            let n = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            source.file().read_exact_at(&mut buffer[..n], at)?;
+            to.write_all_at(&buffer[..n], at)?;
+            at += n as u64;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Silent;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn holes_stay_holes_and_data_stays_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        let file = File::create_new(&path).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(b"start", 0).unwrap();
+        file.write_all_at(b"middle", (32 << 20) + 5000).unwrap();
+        let copy = tempfile::tempfile_in(dir.path()).unwrap();
+        copy_sparse(&path, &copy).unwrap();
+        let mut word = [0; 6];
+        copy.read_exact_at(&mut word, (32 << 20) + 5000).unwrap();
+        assert_eq!(&word, b"middle");
+        assert_eq!(copy.metadata().unwrap().len(), 64 << 20);
+        assert!(copy.metadata().unwrap().blocks() * 512 < 1 << 20, "the copy is not sparse");
+    }
+
+    #[test]
+    fn an_empty_file_system_is_small_and_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        let blank = ext4(&cache, 1 << 30, &Silent).unwrap();
+        let meta = fs::metadata(blank.path()).unwrap();
+        assert_eq!(meta.len(), 1 << 30);
+        assert!(meta.blocks() * 512 < 4 << 20, "{} bytes are allocated", meta.blocks() * 512);
+        assert_eq!(ext4(&cache, 1 << 30, &Silent).unwrap().path(), blank.path());
+    }
+}

@@ -1,0 +1,266 @@
+//! Whether what kernel.org offers is what its makers signed: lists of sums, and OpenPGP signatures by way of gpgv. Not for
+//! fetching, and not for keys: the keyring is the user's.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use fs_err as fs;
+
+/// Why a signature cannot be relied on.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// gpgv cannot be run.
+    #[error("cannot check the signature of {what}: running `gpgv`: {cause}; install the package gpgv, or leave the keyring out")]
+    Gpgv {
+        /// The signed thing.
+        what: String,
+        /// The system's answer.
+        cause: io::Error,
+    },
+    /// The keyring is not one.
+    #[error(
+        "the keyring {} cannot be used: {why}; make one with `gpg --export KEY > FILE`",
+        path.display()
+    )]
+    Keyring {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The signature is wrong.
+    #[error("the signature of {what} is bad: {said}. Do not use it; try another mirror")]
+    Bad {
+        /// The signed thing.
+        what: String,
+        /// gpgv's words.
+        said: String,
+    },
+    /// What is signed could not be read.
+    #[error("cannot read {what} for checking its signature: {cause}")]
+    Read {
+        /// The signed thing.
+        what: String,
+        /// The system's answer.
+        cause: io::Error,
+    },
+}
+
+/// What a signature is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Signature {
+    /// Made with a key of the keyring.
+    Good {
+        /// What was signed, where the signature encloses it.
+        text: String,
+    },
+    /// Made with a key that the keyring does not have.
+    UnknownKey {
+        /// The key's id, as far as gpgv tells.
+        key: String,
+    },
+}
+
+/// The SHA-256 of `file` in a list like those of kernel.org, with or without a signature around it.
+pub(crate) fn sum_of<'a>(list: &'a str, file: &str) -> Option<&'a str> {
+    list.lines().find_map(|line| {
+        let (sum, name) = line.split_once(char::is_whitespace)?;
+        let name = name.trim_start().trim_start_matches('*');
+        let hex = sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());
+        (hex && name.trim_end() == file).then_some(sum)
+    })
+}
+
+/// Checks a text that has its signature around it, and returns the text as it was signed.
+pub(crate) fn clear_signed(text: &str, keyring: &Path, what: &str) -> Result<Signature, VerifyError> {
+    gpgv(keyring, what, None, &mut text.as_bytes())
+}
+
+/// Checks `data` against the detached signature in the file `signature`.
+pub(crate) fn detached(
+    data: &mut dyn Read,
+    signature: &Path,
+    keyring: &Path,
+    what: &str,
+) -> Result<Signature, VerifyError> {
+    gpgv(keyring, what, Some(signature), data)
+}
+
+fn gpgv(keyring: &Path, what: &str, signature: Option<&Path>, data: &mut dyn Read) -> Result<Signature, VerifyError> {
+    let unusable = |why: String| VerifyError::Keyring { path: keyring.to_owned(), why };
+    let start = fs::read(keyring).map_err(|e| unusable(e.to_string()))?;
+    if start.starts_with(b"-----BEGIN") {
+        return Err(unusable("it is in text form, which gpgv does not read".to_owned()));
+    }
+    // A name without a slash would be looked for in gpg's own directory.
+    let keyring = fs::canonicalize(keyring).map_err(|e| unusable(e.to_string()))?;
+    let failed = |cause| VerifyError::Gpgv { what: what.to_owned(), cause };
+    let mut command = Command::new("gpgv");
+    command.args(["--status-fd", "2", "--keyring"]).arg(&keyring);
+    match signature {
+        Some(signature) => command.arg(signature).arg("-"),
+        None => command.args(["--output", "-", "-"]),
+    };
+    command.env("LC_ALL", "C.UTF-8").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    let (mut stdin, mut stdout) = (child.stdin.take(), child.stdout.take());
+    let mut text = Vec::new();
+    let copied = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| stdout.as_mut().map_or(Ok(0), |out| out.read_to_end(&mut text)));
+        let copied = feed(data, stdin.as_mut());
+        drop(stdin.take());
+        let read = reading.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")));
+        copied.and_then(|()| read.map(|_| ()))
+    });
+    let output = child.wait_with_output().map_err(failed)?;
+    copied.map_err(|cause| VerifyError::Read { what: what.to_owned(), cause })?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let status = |word: &str| said.lines().find_map(|l| l.strip_prefix("[GNUPG:] ")?.strip_prefix(word));
+    let words = || {
+        let lines: Vec<&str> = said.lines().filter(|l| !l.starts_with("[GNUPG:]")).collect();
+        if lines.is_empty() { format!("gpgv ended with {}", output.status) } else { lines.join("; ") }
+    };
+    if status("BADSIG").is_some() {
+        return Err(VerifyError::Bad { what: what.to_owned(), said: words() });
+    }
+    // Some signatures carry more than one; one good one and none bad is what gpgv itself asks for.
+    if output.status.success() && status("VALIDSIG").is_some() {
+        return Ok(Signature::Good { text: String::from_utf8_lossy(&text).into_owned() });
+    }
+    if let Some(key) = status("NO_PUBKEY") {
+        return Ok(Signature::UnknownKey { key: key.trim().to_owned() });
+    }
+    if output.status.signal().is_some() {
+        return Err(failed(io::Error::other(output.status.to_string())));
+    }
+    Err(VerifyError::Bad { what: what.to_owned(), said: words() })
+}
+
+/// Copies until the end, or until gpgv does not want more.
+fn feed(data: &mut dyn Read, to: Option<&mut std::process::ChildStdin>) -> io::Result<()> {
+    let Some(to) = to else { return Ok(()) };
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let n = match data.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        match to.write_all(&buffer[..n]) {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            other => other?,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A key made for the test, and gpg to sign with it.
+    pub(crate) struct Signer {
+        home: tempfile::TempDir,
+        pub keyring: PathBuf,
+    }
+
+    impl Signer {
+        pub(crate) fn new() -> Signer {
+            // gpg-agent's socket must have a short path.
+            let home = tempfile::Builder::new().prefix("q").tempdir_in("/tmp").unwrap();
+            let keyring = home.path().join("keys.gpg");
+            let signer = Signer { home, keyring };
+            signer.gpg(&["--passphrase", "", "--quick-gen-key", "Test <test@example.org>", "ed25519", "sign", "never"], b"");
+            let exported = signer.gpg(&["--export"], b"");
+            fs::write(&signer.keyring, exported).unwrap();
+            signer
+        }
+
+        fn gpg(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+            let mut child = Command::new("gpg")
+                .args(["--batch", "--quiet", "--pinentry-mode", "loopback", "--homedir"])
+                .arg(self.home.path())
+                .args(args)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("the test makes its own key with gpg (Debian: gnupg)");
+            child.stdin.take().unwrap().write_all(input).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "gpg {args:?}");
+            output.stdout
+        }
+
+        pub(crate) fn clear_sign(&self, text: &str) -> String {
+            String::from_utf8(self.gpg(&["--clear-sign"], text.as_bytes())).unwrap()
+        }
+
+        pub(crate) fn detached(&self, data: &[u8]) -> Vec<u8> {
+            self.gpg(&["--detach-sign", "--armor"], data)
+        }
+    }
+
+    impl Drop for Signer {
+        fn drop(&mut self) {
+            let mut agent = Command::new("gpgconf");
+            agent.arg("--homedir").arg(self.home.path()).args(["--kill", "gpg-agent"]);
+            let _ended = agent.status();
+        }
+    }
+
+    #[test]
+    fn sums_are_found_by_the_whole_name() {
+        let sum = "a".repeat(64);
+        let list = format!(
+            "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{}  linux-6.12.3.tar.xz\n{sum}  linux-6.12.tar.xz\n\
+             short  linux-6.1.tar.xz\n{sum} *linux-6.2.tar.xz\n-----BEGIN PGP SIGNATURE-----\n",
+            "b".repeat(64)
+        );
+        assert_eq!(sum_of(&list, "linux-6.12.tar.xz"), Some(&*sum));
+        assert_eq!(sum_of(&list, "linux-6.2.tar.xz"), Some(&*sum));
+        for absent in ["linux-6.12.tar", "6.12.tar.xz", "linux-6.1.tar.xz", ""] {
+            assert_eq!(sum_of(&list, absent), None, "{absent}");
+        }
+    }
+
+    #[test]
+    fn signatures_are_told_apart() {
+        let (signer, other) = (Signer::new(), Signer::new());
+        let signed = signer.clear_sign("one\ntwo\n");
+        let Signature::Good { text } = clear_signed(&signed, &signer.keyring, "the list").unwrap() else { panic!() };
+        assert_eq!(text, "one\ntwo\n");
+        // Text outside of the signature is not what was signed.
+        let with_more = format!("three\n{signed}four\n");
+        match clear_signed(&with_more, &signer.keyring, "the list") {
+            Ok(Signature::Good { text }) => assert_eq!(text, "one\ntwo\n"),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => assert!(matches!(error, VerifyError::Bad { .. }), "{error}"),
+        }
+        let altered = signed.replace("two", "too");
+        let error = clear_signed(&altered, &signer.keyring, "the list").unwrap_err();
+        assert!(matches!(error, VerifyError::Bad { .. }) && error.to_string().contains("the list"), "{error}");
+        let unknown = clear_signed(&signed, &other.keyring, "the list").unwrap();
+        assert!(matches!(unknown, Signature::UnknownKey { .. }), "{unknown:?}");
+        assert!(clear_signed("no signature at all", &signer.keyring, "the list").is_err());
+
+        let file = signer.home.path().join("a.sign");
+        fs::write(&file, signer.detached(b"data")).unwrap();
+        let good = detached(&mut &b"data"[..], &file, &signer.keyring, "a").unwrap();
+        assert!(matches!(good, Signature::Good { .. }));
+        let error = detached(&mut &b"date"[..], &file, &signer.keyring, "a").unwrap_err();
+        assert!(matches!(error, VerifyError::Bad { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_unusable_keyring_is_said_to_be_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let armored = dir.path().join("k.asc");
+        fs::write(&armored, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n").unwrap();
+        for path in [armored, dir.path().join("nosuch")] {
+            let error = clear_signed("x", &path, "the list").unwrap_err();
+            assert!(matches!(error, VerifyError::Keyring { .. }), "{error}");
+        }
+    }
+}
