@@ -2,6 +2,7 @@
 //!
 //! Not for anything that depends on the run; that is `setup`.
 
+use std::ffi::CString;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -29,14 +30,29 @@ fn load_modules() -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
+    let command_line = fs::read_to_string("/proc/cmdline")?;
     for name in order.lines().filter(|line| !line.is_empty()) {
         let file = fs::File::open(format!("/modules/{name}"))?;
-        match rustix::system::finit_module(file.as_fd(), c"", 0) {
+        let parameters = CString::new(parameters(name, &command_line)).expect("the command line is text");
+        match rustix::system::finit_module(file.as_fd(), &parameters, 0) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(e) => return Err(io::Error::other(format!("module {name} was refused by the kernel: {e}"))),
         }
     }
     Ok(())
+}
+
+/// The words of the kernel command line that are for the module in the file `NN-name.ko`, without its name.
+///
+/// The kernel itself gives them only to what is built in; for modules that is the work of whoever loads them.
+fn parameters(file: &str, command_line: &str) -> String {
+    let stem = file.strip_suffix(".ko").unwrap_or(file);
+    let name = stem.split_once('-').map_or(stem, |(_, name)| name).replace('-', "_");
+    let of_module = |word: &&str| {
+        word.split_once('.').is_some_and(|(module, rest)| module.replace('-', "_") == name && !rest.is_empty())
+    };
+    let words = command_line.split_whitespace().filter(of_module);
+    words.map(|word| &word[name.len() + 1..]).collect::<Vec<_>>().join(" ")
 }
 
 /// Opens the port to the host, waiting for it to appear.
@@ -99,4 +115,18 @@ pub fn give_up(why: &str) -> ! {
 pub fn knows_filesystem(name: &str) -> bool {
     fs::read_to_string("/proc/filesystems")
         .is_ok_and(|known| known.lines().any(|line| line.split_whitespace().next_back() == Some(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parameters;
+
+    #[test]
+    fn a_module_gets_its_words_of_the_command_line() {
+        let line = "console=ttyS0 virtio_mmio.device=512@0xfeb00e00:12 a.b=1 virtio_mmio.device=512@0xfeb00c00:11\n";
+        let devices = "device=512@0xfeb00e00:12 device=512@0xfeb00c00:11";
+        assert_eq!(parameters("02-virtio_mmio.ko", line), devices);
+        assert_eq!(parameters("02-virtio-mmio.ko", line), devices);
+        assert_eq!(parameters("00-virtio.ko", line), "");
+    }
 }

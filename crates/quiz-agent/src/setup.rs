@@ -218,5 +218,5 @@ fn mount_share(share: &Share) -> io::Result<()> {
 pub fn mount_out(serial: &str) -> io::Result<()> {
     let device = boot::disk(serial)?;
     let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;
-    mounts::mount(&Mount::new(device, OUT, "ext4").flags(MountFlags::NOATIME).options("errors=continue"))
+    mounts::mount(&Mount::new(device, OUT, "ext4").flags(MountFlags::NOATIME).options("errors=continue,noinit_itable"))
 }

@@ -45,6 +45,8 @@ pub struct Machine {
     pub name: &'static str,
     /// How virtio devices are attached to it.
     pub transport: Transport,
+    /// How the kernel finds the machine's virtio devices.
+    pub discovery: Discovery,
     /// Further properties of `-machine`.
     pub options: &'static [&'static str],
     /// Properties that are right only with KVM.
@@ -66,9 +68,39 @@ pub enum Transport {
     Ccw,
 }
 
-const fn pci(name: &'static str) -> Machine {
-    Machine { name, transport: Transport::Pci, options: &[], kvm_options: &[], pvh: false, needs_tsc_khz: false }
+/// How a kernel finds virtio devices; decides which of its options are needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// The bus lists them.
+    Bus,
+    /// QEMU names them on the kernel command line (`CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`).
+    CommandLine,
+    /// ACPI tables list them.
+    Acpi,
 }
+
+const fn pci(name: &'static str) -> Machine {
+    Machine {
+        name,
+        transport: Transport::Pci,
+        discovery: Discovery::Bus,
+        options: &[],
+        kvm_options: &[],
+        pvh: false,
+        needs_tsc_khz: false,
+    }
+}
+
+const MICROVM: Machine = Machine {
+    name: "microvm",
+    transport: Transport::Mmio,
+    discovery: Discovery::Acpi,
+    options: &["acpi=on", "isa-serial=on"],
+    // kvmclock and the local APIC timer do their work. Under TCG leaving them out costs seconds.
+    kvm_options: &["pit=off", "pic=off", "rtc=on"],
+    pvh: true,
+    needs_tsc_khz: true,
+};
 
 static X86_64: Arch = Arch {
     name: "x86_64",
@@ -82,16 +114,9 @@ static X86_64: Arch = Arch {
     qemu: "qemu-system-x86_64",
     qemu_package: "qemu-system-x86",
     machines: &[
-        Machine {
-            name: "microvm",
-            transport: Transport::Mmio,
-            // The guest is told of its devices on the kernel command line; without ACPI tables it boots sooner.
-            options: &["acpi=off", "isa-serial=on"],
-            // kvmclock and the local APIC timer do their work. Under TCG leaving them out costs seconds.
-            kvm_options: &["pit=off", "pic=off", "rtc=on"],
-            pvh: true,
-            needs_tsc_khz: true,
-        },
+        // Without ACPI tables to read it boots sooner, but the kernel must take its devices from the command line.
+        Machine { discovery: Discovery::CommandLine, options: &["acpi=off", "isa-serial=on"], ..MICROVM },
+        MICROVM,
         Machine { pvh: true, ..pci("q35") },
     ],
     cpu: "max",

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod lock;
 pub mod modules;
 pub mod report;
+pub mod root;
 
 pub mod store;
 mod version;
