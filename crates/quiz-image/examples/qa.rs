@@ -47,6 +47,30 @@ fn main() {
                 }
             }
         }
+        "initramfs" => {
+            let k = kernel::find(&cache, arch, None, &r).unwrap().unwrap();
+            let agent = std::fs::read(&args[4]).unwrap();
+            let m: Vec<&str> = args[5..].iter().map(String::as_str).collect();
+            match initramfs::make(&cache, &k, &agent, &m, &r) {
+                Ok(i) => println!("{} {}", k.boot().display(), i.path.display()),
+                Err(e) => {
+                    println!("ERROR {e}");
+                    std::process::exit(1)
+                }
+            }
+        }
+        "root" => {
+            let w = root::Wanted { source: apt::Source::debian(&args[4]), arch, packages: args[5..].to_vec() };
+            match root::build(&cache, &w, std::env::var("REPLACE").is_ok(), &r) {
+                Ok(k) => {
+                    println!("{:?} {} {} {}", k.name(), k.image().display(), k.manifest.size, k.manifest.packages.len())
+                }
+                Err(e) => {
+                    println!("ERROR {e}");
+                    std::process::exit(1)
+                }
+            }
+        }
         _ => panic!(),
     }
     eprintln!("total {:.2}", r.0.elapsed().as_secs_f32());

@@ -62,8 +62,17 @@ pub(crate) struct Run<'a> {
 impl Run<'_> {
     /// Runs it with its standard output and error in the log. `watch` is called about ten times a second with the line that the
     /// program said last.
-    pub fn run(mut self, mut watch: impl FnMut(&str)) -> Result<(), CommandError> {
-        let (mut running, from) = self.start(false)?;
+    pub fn run(self, watch: impl FnMut(&str)) -> Result<(), CommandError> {
+        self.wait(Stdio::null(), watch)
+    }
+
+    /// Like [`Run::run`], with a file as its standard input.
+    pub fn run_with_input(self, input: std::fs::File, watch: impl FnMut(&str)) -> Result<(), CommandError> {
+        self.wait(input.into(), watch)
+    }
+
+    fn wait(mut self, input: Stdio, mut watch: impl FnMut(&str)) -> Result<(), CommandError> {
+        let (mut running, from) = self.start(input, false)?;
         loop {
             // A short job must not wait for the tick of the clock.
             let ended = running.wait_for(Duration::from_millis(100)).map_err(|e| self.io(e))?;
@@ -80,7 +89,7 @@ impl Run<'_> {
         mut self,
         read: impl FnOnce(&mut ChildStdout) -> Result<T, E>,
     ) -> Result<T, E> {
-        let (mut running, from) = self.start(true)?;
+        let (mut running, from) = self.start(Stdio::null(), true)?;
         let Some(mut stdout) = running.child.stdout.take() else {
             return Err(self.io(io::Error::other("it has no standard output")).into());
         };
@@ -98,7 +107,7 @@ impl Run<'_> {
         result
     }
 
-    fn start(&mut self, stdout: bool) -> Result<(Running, u64), CommandError> {
+    fn start(&mut self, input: Stdio, stdout: bool) -> Result<(Running, u64), CommandError> {
         if let Some(dir) = self.log.parent() {
             fs::create_dir_all(dir).map_err(|e| self.io(e))?;
         }
@@ -106,7 +115,7 @@ impl Run<'_> {
         let from = log.metadata().map_err(|e| self.io(e))?.len();
         let log = log.into_parts().0;
         let out = if stdout { Stdio::piped() } else { log.try_clone().map_err(|e| self.io(e))?.into() };
-        self.command.stdin(Stdio::null()).stdout(out).stderr(log).env("LC_ALL", "C.UTF-8");
+        self.command.stdin(input).stdout(out).stderr(log).env("LC_ALL", "C.UTF-8");
         // SAFETY: between fork and exec only the async-signal-safe prctl is called.
         unsafe {
             self.command.pre_exec(|| {

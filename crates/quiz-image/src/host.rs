@@ -138,14 +138,11 @@ static KEYRING: Tool = Tool {
 static DEPMOD: Tool = program("depmod", "indexes kernel modules", same("kmod"));
 static MMDEBSTRAP: Tool =
     program("mmdebstrap", "makes Debian file systems", ["mmdebstrap", "mmdebstrap", "mmdebstrap", "", "mmdebstrap"]);
-static MKE2FS: Tool =
-    program("mke2fs", "makes ext4 images", ["e2fsprogs", "e2fsprogs", "e2fsprogs", "e2fsprogs", "e2fsprogs"]);
 static MKSQUASHFS: Tool = program(
     "sqfstar",
     "makes squashfs images",
     ["squashfs-tools", "squashfs-tools", "squashfs-tools", "squashfs", "squashfs-tools"],
 );
-static MKEROFS: Tool = program("mkfs.erofs", "makes erofs images", same("erofs-utils"));
 /// User-mode emulation through binfmt_misc lets package scripts of another architecture run.
 static QEMU_USER: Tool = Tool {
     sign: Sign::File("/proc/sys/fs/binfmt_misc"),
@@ -234,7 +231,7 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
             .collect(),
         Purpose::Llvm => LLVM.iter().collect(),
         Purpose::RootBuild(arch) => {
-            let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &MKE2FS];
+            let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &MKSQUASHFS];
             if arch.name != host.name {
                 tools.push(&QEMU_USER);
             }
@@ -371,7 +368,7 @@ pub fn install_hint(distribution: &Distribution, tools: &[&Tool]) -> String {
 
 /// For an error about a program that is not there: which packages have it, ready to follow the sentence.
 pub(crate) fn advice(name: &str) -> String {
-    let single = [&APT_GET, &DPKG_DEB, &DEPMOD, &MMDEBSTRAP, &MKE2FS, &MKSQUASHFS, &MKEROFS, &GCC];
+    let single = [&APT_GET, &DPKG_DEB, &DEPMOD, &MMDEBSTRAP, &MKSQUASHFS, &GCC];
     let all = single.into_iter().chain(QEMUS).chain(BUILD).chain(LLVM).chain(CROSS_COMPILERS);
     match all.into_iter().find(|t| t.name() == name) {
         Some(tool) => format!("; install the package that has it (Debian and Ubuntu: {})", tool.packages[0]),

@@ -67,7 +67,7 @@ impl Repository {
             command.env_remove(name);
         }
         // Nobody is there to answer a question.
-        command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_DIR", &self.dir).env("GIT_CONFIG_NOSYSTEM", "1");
+        command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_DIR", &self.dir);
         command.args(["-c", "gc.auto=0", "-c", "core.autocrlf=false", "-c", "advice.detachedHead=false"]);
         command
     }

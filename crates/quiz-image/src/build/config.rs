@@ -1,0 +1,334 @@
+//! The configuration of a kernel that quiz builds: quiz's own fragments on top of `allnoconfig`, then what the user asks for, then a
+//! comparison of what was asked with what came out. Not for the text of fragments (`fragment`).
+//!
+//! Two steps on purpose. quiz's fragments are given to `allnoconfig`, so that whatever they do not name is off, in every
+//! version. What the user adds goes through `olddefconfig`, so that what it makes visible gets its author's defaults: `-e KASAN` does not
+//! take a study of KASAN's sub-options.
+
+use std::io;
+use std::path::Path;
+
+use fs_err as fs;
+use quiz_arch::Arch;
+
+use super::fragment::{Asked, Edit, Fragment, FragmentError, Lost, Outcome, Value};
+use super::kconfig::Kconfig;
+use super::make::{Make, MakeError};
+use super::tree::Tree;
+use crate::report::{Report, Unit};
+
+/// Why a kernel could not be configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A fragment or an edit makes no sense.
+    #[error(transparent)]
+    Fragment(#[from] FragmentError),
+    /// The kernel's own tools failed.
+    #[error(transparent)]
+    Make(#[from] MakeError),
+    /// A file could not be read or written.
+    #[error("cannot configure the kernel: {0}")]
+    Io(#[from] io::Error),
+    /// There is no fragment of that name in quiz.
+    #[error("quiz has no configuration fragment `{name}`; it has {}, and takes files by their path", known.join(", "))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: Vec<&'static str>,
+    },
+    /// The user wants it strictly, and something is not as asked.
+    #[error("the kernel cannot be configured as asked:\n  {}", lines.join("\n  "))]
+    Lost {
+        /// One line for each option.
+        lines: Vec<String>,
+    },
+}
+
+/// A fragment of quiz's own.
+struct Builtin {
+    name: &'static str,
+    text: &'static str,
+}
+
+macro_rules! builtin {
+    ($name:literal) => {
+        Builtin { name: $name, text: include_str!(concat!("config/", $name, ".config")) }
+    };
+}
+
+static BASE: Builtin = builtin!("base");
+
+/// By quiz-arch's name.
+static ARCHES: &[Builtin] = &[
+    builtin!("x86_64"),
+    builtin!("aarch64"),
+    builtin!("s390x"),
+    builtin!("ppc64le"),
+    builtin!("riscv64"),
+    builtin!("armv7l"),
+    builtin!("i686"),
+    builtin!("mips64el"),
+];
+
+/// What came with, or ended with, some version; the first belongs to it, the end does not.
+static VERSIONS: &[((u32, u32), (u32, u32), Builtin)] = &[
+    ((5, 1), END, builtin!("since-5.1")),
+    ((5, 4), END, builtin!("since-5.4")),
+    ((5, 6), END, builtin!("since-5.6")),
+    ((5, 9), END, builtin!("since-5.9")),
+    ((5, 16), END, builtin!("since-5.16")),
+    ((0, 0), (6, 2), builtin!("before-6.2")),
+    ((6, 2), END, builtin!("since-6.2")),
+    ((6, 6), END, builtin!("since-6.6")),
+    ((6, 8), END, builtin!("since-6.8")),
+    ((6, 10), END, builtin!("since-6.10")),
+    ((0, 0), (6, 16), builtin!("before-6.16")),
+];
+
+const END: (u32, u32) = (u32::MAX, 0);
+
+/// Those that a user may ask for by name.
+static OPTIONAL: &[Builtin] = &[builtin!("debug"), builtin!("kasan"), builtin!("lockdep"), builtin!("trace")];
+
+impl Builtin {
+    fn fragment(&self) -> Fragment {
+        Fragment { name: format!("quiz's {} fragment", self.name), text: self.text.to_owned() }
+    }
+}
+
+/// The names of the fragments that a user may ask for by name, and what each is for.
+pub fn optional() -> Vec<(&'static str, &'static str)> {
+    let about = |b: &Builtin| b.text.lines().next().unwrap_or("").trim_start_matches(['#', ' ']);
+    OPTIONAL.iter().map(|b| (b.name, about(b))).collect()
+}
+
+/// The fragment that the user means: one of quiz's by its name, else a file.
+pub fn named(name: &str) -> Result<Fragment, ConfigError> {
+    if let Some(builtin) = OPTIONAL.iter().find(|b| b.name == name) {
+        return Ok(Fragment { name: builtin.name.to_owned(), text: builtin.text.to_owned() });
+    }
+    let path = Path::new(name);
+    if !name.contains('/') && !path.exists() && path.extension().is_none() {
+        return Err(ConfigError::Unknown { name: name.to_owned(), known: OPTIONAL.iter().map(|b| b.name).collect() });
+    }
+    Ok(Fragment::file(path)?)
+}
+
+/// What quiz itself asks of a kernel of `series` for `arch`.
+fn own(arch: &Arch, series: (u32, u32)) -> Result<Asked, FragmentError> {
+    let mut asked = Asked::default();
+    asked.fragment(&BASE.fragment())?;
+    for (since, before, builtin) in VERSIONS {
+        if (*since..*before).contains(&series) {
+            asked.fragment(&builtin.fragment())?;
+        }
+    }
+    if let Some(builtin) = ARCHES.iter().find(|b| b.name == arch.name) {
+        asked.fragment(&builtin.fragment())?;
+    }
+    Ok(asked)
+}
+
+/// What the user asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wishes<'a> {
+    /// In their order; the later wins.
+    pub fragments: &'a [Fragment],
+    /// After the fragments.
+    pub edits: &'a [Edit],
+    /// Something that is not as asked is an error.
+    pub strict: bool,
+    /// What follows the version in `uname -r`, unless the user says otherwise. None leaves it to the tree.
+    pub localversion: Option<&'a str>,
+}
+
+/// Configures the kernel in `make`'s build directory, tells `report` by name what is not as asked, and returns the configuration.
+pub(crate) fn configure(
+    make: &Make<'_>,
+    tree: &Tree,
+    wishes: Wishes<'_>,
+    report: &dyn Report,
+) -> Result<Outcome, ConfigError> {
+    let progress = report.start("configuring the kernel", None, Unit::None);
+    let mut own = own(make.arch, tree.series)?;
+    if let Some(suffix) = wishes.localversion {
+        own.set("LOCALVERSION", Value::Text(format!("\"{suffix}\"")), "quiz");
+    }
+    let mut user = Asked::default();
+    for fragment in wishes.fragments {
+        user.fragment(fragment)?;
+    }
+    for edit in wishes.edits {
+        user.edit(edit)?;
+    }
+    let doing = "configure the kernel";
+    let all = make.output.join("quiz.config");
+    fs::write(&all, own.text())?;
+    make.run(&[&format!("KCONFIG_ALLCONFIG={}", all.display()), "allnoconfig"], doing, progress.as_ref())?;
+    let config = make.output.join(".config");
+    let before = Outcome::read(&fs::read_to_string(&config)?);
+    let mut after = before.clone();
+    if !user.is_empty() {
+        let text = fs::read_to_string(&config)?;
+        fs::write(&config, user.over(&text))?;
+        make.run(&["olddefconfig"], doing, progress.as_ref())?;
+        after = Outcome::read(&fs::read_to_string(&config)?);
+    }
+    progress.done();
+
+    let (lost, ours) = (user.lost(&after), own.lost(&before));
+    if lost.is_empty() && ours.is_empty() && user.is_empty() {
+        return Ok(after);
+    }
+    let kconfig = Kconfig::scan(&tree.path, &tree.srcarch(make.arch.kernel_arch));
+    // Vendors' trees have options of other versions than their number says; what a source does not have, it cannot miss.
+    for lost in ours.iter().filter(|l| kconfig.knows(&l.key)) {
+        report.say(&line(lost, &kconfig, &before));
+    }
+    let lines: Vec<String> = lost.iter().map(|l| line(l, &kconfig, &after)).collect();
+    if wishes.strict && !lines.is_empty() {
+        return Err(ConfigError::Lost { lines });
+    }
+    for line in lines {
+        report.say(&line);
+    }
+    let already: Vec<&str> = ours.iter().map(|l| l.key.as_str()).collect();
+    let own = own.without(&user);
+    let gone: Vec<String> =
+        own.lost(&after).into_iter().map(|l| l.key).filter(|key| !already.contains(&key.as_str())).collect();
+    if !gone.is_empty() {
+        report.say(&format!("your changes to the configuration also undo these of quiz's own: {}", gone.join(", ")));
+    }
+    Ok(after)
+}
+
+fn line(lost: &Lost, kconfig: &Kconfig, outcome: &Outcome) -> String {
+    let reason = kconfig.reason(lost, outcome).map_or_else(String::new, |reason| format!(", because {reason}"));
+    format!("kernel option {}={} (asked for by {}) came out as {}{reason}", lost.key, lost.asked, lost.by, lost.got)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Progress, Silent};
+    use crate::version::Version;
+    use std::num::NonZeroUsize;
+    use std::sync::Mutex;
+
+    #[test]
+    fn every_fragment_reads_and_every_architecture_has_one() {
+        for builtin in [&BASE].into_iter().chain(ARCHES).chain(OPTIONAL).chain(VERSIONS.iter().map(|(.., b)| b)) {
+            assert!(!builtin.fragment().settings().unwrap().is_empty(), "{}", builtin.name);
+        }
+        for arch in quiz_arch::ALL {
+            assert!(ARCHES.iter().any(|b| b.name == arch.name), "{}", arch.name);
+        }
+    }
+
+    #[test]
+    fn versions_get_what_they_have() {
+        let x86 = quiz_arch::find("x86_64").unwrap();
+        let has = |series, line: &str| own(x86, series).unwrap().text().lines().any(|l| l == line);
+        let erofs = "CONFIG_EROFS_FS=y";
+        assert!(!has((4, 18), erofs) && !has((5, 3), erofs) && has((5, 4), erofs) && has((7, 1), erofs));
+        let old = "CONFIG_CRYPTO_MANAGER_DISABLE_TESTS=y";
+        assert!(has((4, 18), old) && has((6, 15), old) && !has((6, 16), old) && !has((7, 0), old));
+        let decompressors = "CONFIG_SQUASHFS_COMPILE_DECOMP_MULTI_PERCPU=y";
+        assert!(!has((6, 1), decompressors) && has((6, 2), decompressors));
+    }
+
+    #[test]
+    fn what_openzfs_cannot_do_without_is_there() {
+        for arch in quiz_arch::ALL {
+            let text = own(arch, (6, 12)).unwrap().text();
+            for option in ["MODULES", "BLOCK", "KALLSYMS", "CRYPTO_DEFLATE", "EFI_PARTITION", "MISC_FILESYSTEMS", "FILE_LOCKING"] {
+                assert!(text.contains(&format!("CONFIG_{option}=y\n")), "{}: {option}", arch.name);
+            }
+        }
+    }
+
+    #[test]
+    fn fragments_are_found_by_name_or_path() {
+        assert!(named("debug").unwrap().text.contains("CONFIG_DEBUG_INFO"));
+        let error = named("nosuch").unwrap_err().to_string();
+        assert!(error.contains("`nosuch`") && error.contains("kasan"), "{error}");
+        assert!(matches!(named("./nosuch.config"), Err(ConfigError::Fragment(FragmentError::Read(_)))));
+        assert!(optional().iter().all(|(_, about)| !about.is_empty()));
+    }
+
+    #[derive(Default)]
+    struct Said(Mutex<Vec<String>>);
+
+    impl Report for Said {
+        fn say(&self, line: &str) {
+            self.0.lock().unwrap().push(line.to_owned());
+        }
+        fn start(&self, _what: &str, _total: Option<u64>, _unit: Unit) -> Box<dyn Progress> {
+            Box::new(Silent)
+        }
+    }
+
+    /// A source whose configuration tool knows EXT4_FS, which needs BLOCK, and drops everything that is not in a list.
+    fn source(dir: &Path) -> Tree {
+        let makefile = "VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\n\
+            KEEP = grep -vE 'EXT2|BAD' | { if grep -q '^CONFIG_BLOCK=y' $(1); then cat; else grep -v EXT4_FS; fi; }\n\
+            allnoconfig:\n\tcp $(KCONFIG_ALLCONFIG) $(O)/in; cat $(O)/in | $(call KEEP,$(O)/in) > $(O)/.config\n\
+            olddefconfig:\n\tcp $(O)/.config $(O)/in; cat $(O)/in | $(call KEEP,$(O)/in) > $(O)/.config\n";
+        super::super::tree::tests::fake(dir, makefile);
+        let kconfig: String = own(quiz_arch::find("x86_64").unwrap(), (6, 12))
+            .unwrap()
+            .text()
+            .lines()
+            .filter_map(|l| l.strip_prefix("CONFIG_")?.split('=').next())
+            .map(|key| format!("config {key}\n\tbool \"x\"\n{}", if key == "EXT4_FS" { "\tdepends on BLOCK\n" } else { "" }))
+            .collect();
+        fs::write(dir.join("Kconfig"), kconfig).unwrap();
+        Tree::open(dir).unwrap()
+    }
+
+    fn configured(edits: &[&str], strict: bool) -> (Result<Outcome, ConfigError>, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let (source_dir, output) = (dir.path().join("src"), dir.path().join("out"));
+        fs::create_dir_all(&output).unwrap();
+        let tree = source(&source_dir);
+        assert_eq!(tree.version, "6.12.1".parse::<Version>().unwrap());
+        let make = Make {
+            source: &tree.path,
+            output: &output,
+            arch: quiz_arch::find("x86_64").unwrap(),
+            cross: false,
+            llvm: false,
+            prefix: &[],
+            jobs: NonZeroUsize::MIN,
+            log: &dir.path().join("log"),
+        };
+        let edits: Vec<Edit> = edits.iter().map(|e| Edit::set(e).unwrap()).collect();
+        let said = Said::default();
+        let wishes = Wishes { fragments: &[], edits: &edits, strict, localversion: Some("-quiz") };
+        let outcome = configure(&make, &tree, wishes, &said);
+        (outcome, said.0.into_inner().unwrap())
+    }
+
+    #[test]
+    fn what_came_out_otherwise_is_told_once_and_by_name() {
+        // The fake tool drops an option of quiz's own; that is quiz's fault and said even if nothing was asked for.
+        let (outcome, said) = configured(&[], false);
+        assert_eq!(outcome.unwrap().value("LOCALVERSION").to_string(), "\"-quiz\"");
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("kernel option EXT4_USE_FOR_EXT2=y (asked for by quiz's base fragment)"), "{said:?}");
+
+        let (outcome, said) = configured(&["BAD=y", "BLOCK=n", "LOCALVERSION=-mine"], false);
+        assert_eq!(outcome.unwrap().value("LOCALVERSION").to_string(), "\"-mine\"");
+        assert_eq!(said.len(), 3, "{said:?}");
+        assert_eq!(
+            said[1],
+            "kernel option BAD=y (asked for by the command line) came out as n, because this source has no such option"
+        );
+        assert!(said[2].starts_with("your changes") && said[2].contains("EXT4_FS") && !said[2].contains("EXT2"), "{said:?}");
+
+        let error = configured(&["BAD=y"], true).0.unwrap_err().to_string();
+        assert!(error.contains("BAD=y"), "{error}");
+        assert!(configured(&["BLOCK=y"], true).0.is_ok());
+    }
+}

@@ -1,0 +1,385 @@
+//! Root images: one read-only file system per distribution release, architecture and set of packages. Not for what a
+//! run puts on top of it.
+//!
+//! The image is squashfs; docs/decisions/0001-root-image-format.md says why.
+
+use crate::apt::{self, AptError, Source};
+use crate::command::{CommandError, Run};
+use crate::report::{Report, Unit};
+use crate::store::{Cache, Entry, Shelf, StoreError};
+use crate::{digest, host};
+use fs_err as fs;
+use quiz_arch::Arch;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What every root has beside the distribution's essential packages: what a shell session and the agent's helpers need.
+pub const PACKAGES: &[&str] = &["mount", "kmod", "procps", "iproute2", "less", "udev"];
+/// The image's file system type, as `mount -t` wants it.
+pub const FORMAT: &str = "squashfs";
+const IMAGE: &str = "root.squashfs";
+/// Files that no run needs, or that are large and only describe devices which no VM has.
+const LEFT_OUT: &[&str] = &[
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/bug/*",
+    "/usr/share/lintian/*",
+    "/usr/lib/udev/hwdb.d/*",
+    "/lib/udev/hwdb.d/*",
+];
+/// Newer files get this time (2020-01-01), so that the same packages make the same image.
+const NEWEST_TIME: &str = "1577836800";
+/// Uses the merged /usr layout without `usrmerge`, which would bring all of perl.
+const MERGED_USR_HOOK: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
+/// Runs outside the new root, whose path is `$1`.
+const SETUP: &str = r#"set -eu
+for dir in proc sys dev run tmp mnt root quiz lib/modules; do mkdir -p "$1/$dir"; done
+: > "$1/etc/machine-id"
+rm -f "$1/etc/resolv.conf" "$1/var/lib/dbus/machine-id"
+echo 'nameserver 10.0.2.3' > "$1/etc/resolv.conf"
+echo quiz > "$1/etc/hostname"
+printf '127.0.0.1 localhost\n127.0.1.1 quiz\n::1 localhost ip6-localhost ip6-loopback\n' > "$1/etc/hosts"
+sed -i 's/^root:[^:]*:/root::/' "$1/etc/shadow"
+"#;
+
+/// Why a root could not be made, listed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// The cache failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The release, mirror or keyring is not usable.
+    #[error(transparent)]
+    Source(#[from] AptError),
+    /// A program of the host failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// A package name that is none.
+    #[error("`{0}` is not the name of a package")]
+    PackageName(String),
+    /// The host cannot run programs of the architecture, which packages do while they are installed.
+    #[error(
+        "cannot make a root for {arch} on this host, which does not run programs of that architecture: install user-mode emulation \
+         (Debian and Ubuntu: apt-get install qemu-user-static binfmt-support; others: a QEMU user package with binfmt_misc)\n{cause}"
+    )]
+    Foreign {
+        /// quiz-arch's name of the architecture.
+        arch: &'static str,
+        /// What mmdebstrap said.
+        cause: CommandError,
+    },
+    /// The user may not make user namespaces with more than one id.
+    #[error(
+        "cannot make a root as an ordinary user here: give yourself subordinate ids \
+         (`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 YOU`, with the packages uidmap and mmdebstrap installed), \
+         or make it as root\n{cause}"
+    )]
+    Unprivileged {
+        /// What mmdebstrap said.
+        cause: CommandError,
+    },
+}
+
+/// Which root is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The release and where to get it.
+    pub source: Source,
+    /// The architecture.
+    pub arch: &'static Arch,
+    /// Packages beyond [`PACKAGES`].
+    pub packages: Vec<String>,
+}
+
+impl Wanted {
+    /// The name of the entry: `bookworm-x86_64`, with a short sum at its end if more than the release and architecture were chosen.
+    pub fn name(&self) -> String {
+        let plain = format!("{}-{}", self.source.release, self.arch.name);
+        let packages = self.extra_packages();
+        if packages.is_empty() && self.source.mirrors.is_empty() && self.source.keyring.is_none() {
+            return plain;
+        }
+        let choice = format!("{packages:?} {:?} {:?}", self.source.mirrors, self.source.keyring);
+        format!("{plain}-{}", &digest::of_bytes(choice.as_bytes())[..8])
+    }
+
+    fn extra_packages(&self) -> Vec<&str> {
+        let mut packages: Vec<&str> =
+            self.packages.iter().map(String::as_str).filter(|p| !PACKAGES.contains(p)).collect();
+        packages.sort_unstable();
+        packages.dedup();
+        packages
+    }
+}
+
+/// What is known about a root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootManifest {
+    /// The entry's name.
+    pub name: String,
+    /// The suite.
+    pub release: String,
+    /// quiz-arch's name of the architecture.
+    pub arch: String,
+    /// The file system type of the image, as `mount -t` wants it.
+    pub format: String,
+    /// The image's file, relative to the entry.
+    pub image: String,
+    /// Packages that were asked for beyond the usual ones.
+    pub extra_packages: Vec<String>,
+    /// Every installed package and its version.
+    pub packages: BTreeMap<String, String>,
+    /// The mirrors that were asked for; empty means Debian's own.
+    pub mirrors: Vec<String>,
+    /// Bytes of the image.
+    pub size: u64,
+    /// SHA-256 of the image, in hexadecimal.
+    pub sha256: String,
+    /// When the entry was made.
+    pub built_at: jiff::Timestamp,
+    /// Which quiz made it.
+    pub quiz_version: String,
+}
+
+/// A root in the cache, in use until this value is dropped.
+#[derive(Debug)]
+pub struct Root {
+    /// What is known about it.
+    pub manifest: RootManifest,
+    entry: Entry,
+}
+
+impl Root {
+    fn from_entry(entry: Entry) -> Result<Root, StoreError> {
+        Ok(Root { manifest: entry.manifest()?, entry })
+    }
+
+    /// The entry's name.
+    pub fn name(&self) -> &str {
+        self.entry.name()
+    }
+
+    /// The entry's directory.
+    pub fn dir(&self) -> &Path {
+        self.entry.dir()
+    }
+
+    /// The image, to be attached read-only.
+    pub fn image(&self) -> PathBuf {
+        self.dir().join(&self.manifest.image)
+    }
+
+    /// Names exactly this root as it is now: differs for every rebuild that is not the same.
+    pub fn identity(&self) -> String {
+        format!("{} {}", self.manifest.name, self.manifest.sha256)
+    }
+}
+
+/// The shelf of roots.
+pub fn shelf(cache: &Cache) -> Shelf {
+    cache.shelf("roots")
+}
+
+/// All roots, sorted by name. One whose manifest this quiz cannot read is left out and told to `report`.
+pub fn list(cache: &Cache, report: &dyn Report) -> Result<Vec<Root>, RootError> {
+    let shelf = shelf(cache);
+    let mut roots = Vec::new();
+    for name in shelf.names()? {
+        match shelf.open(&name).and_then(|entry| entry.map(Root::from_entry).transpose()) {
+            Ok(root) => roots.extend(root),
+            Err(error @ StoreError::Manifest { .. }) => report.say(&format!("leaving out root {name}: {error}")),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(roots)
+}
+
+/// The root that is `wanted`, if it was made.
+pub fn find(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
+    Ok(shelf(cache).open(&wanted.name())?.map(Root::from_entry).transpose()?)
+}
+
+/// Removes a root by its exact name.
+pub fn remove(cache: &Cache, name: &str) -> Result<(), RootError> {
+    Ok(shelf(cache).remove(name)?)
+}
+
+/// Makes the root that is `wanted`, or takes it from the cache unless `replace`. About twenty seconds.
+pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report) -> Result<Root, RootError> {
+    for package in &wanted.packages {
+        if !package.starts_with(|c: char| c.is_ascii_alphanumeric())
+            || !package.chars().all(|c| c.is_ascii_alphanumeric() || "+-.:".contains(c))
+        {
+            return Err(RootError::PackageName(package.clone()));
+        }
+    }
+    let lines = wanted.source.lines()?;
+    let name = wanted.name();
+    let what = format!("making the root {name}");
+    let entry = shelf(cache).build(&name, &what, replace, report, |dir| {
+        let log = apt::log_file(cache, &format!("root-{name}"));
+        let _previous = fs::remove_file(&log);
+        let tar = dir.join("root.tar");
+        let progress = report.start(&what, None, Unit::None);
+        let run = Run { command: mmdebstrap(wanted, &lines, &tar), doing: &format!("make the root {name}"), log: &log };
+        run.run(|line| {
+            if let Some(step) = line.strip_prefix("I: ") {
+                progress.note(step.trim_end_matches('.'));
+            }
+        })
+        .map_err(|e| explain(e, wanted))?;
+        progress.note("making the image");
+        let doing = || StoreError::io(format!("make the root {name}"));
+        let packages = installed(&tar).map_err(doing())?;
+        let image = dir.join(IMAGE);
+        squash(&tar, &image, &log, &name)?;
+        fs::remove_file(&tar).map_err(doing())?;
+        let manifest = RootManifest {
+            name: name.clone(),
+            release: wanted.source.release.clone(),
+            arch: wanted.arch.name.to_owned(),
+            format: FORMAT.to_owned(),
+            image: IMAGE.to_owned(),
+            extra_packages: wanted.extra_packages().into_iter().map(str::to_owned).collect(),
+            packages,
+            mirrors: wanted.source.mirrors.clone(),
+            size: fs::metadata(&image).map_err(doing())?.len(),
+            sha256: digest::of_file(&image).map_err(doing())?,
+            built_at: jiff::Timestamp::now(),
+            quiz_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        progress.done();
+        Ok::<_, RootError>(manifest)
+    })?;
+    Ok(Root::from_entry(entry)?)
+}
+
+fn mmdebstrap(wanted: &Wanted, lines: &[String], tar: &Path) -> Command {
+    let packages: Vec<&str> = PACKAGES.iter().copied().chain(wanted.extra_packages()).collect();
+    let mut command = Command::new("mmdebstrap");
+    command.env("SOURCE_DATE_EPOCH", NEWEST_TIME);
+    command.arg("--variant=essential").arg("--format=tar").arg(format!("--include={}", packages.join(",")));
+    command.arg(format!("--architectures={}", wanted.arch.debian));
+    command.arg("--dpkgopt=force-unsafe-io");
+    command.args(LEFT_OUT.iter().map(|pattern| format!("--dpkgopt=path-exclude={pattern}")));
+    command.args(apt::host_connection_settings().lines().map(|l| format!("--aptopt={}", l.trim_end_matches(';'))));
+    if Path::new(MERGED_USR_HOOK).is_dir() {
+        command.arg(format!("--hook-dir={MERGED_USR_HOOK}"));
+    }
+    command.arg(format!("--customize-hook={SETUP}"));
+    command.arg(wanted.source.base_release()).arg(tar).args(lines);
+    command
+}
+
+/// Turns the two failures that the user can mend into advice.
+fn explain(error: CommandError, wanted: &Wanted) -> RootError {
+    let text = error.to_string();
+    let says = |words: &[&str]| words.iter().any(|w| text.contains(w));
+    if says(&["neither be executed natively", "binfmt"]) {
+        RootError::Foreign { arch: wanted.arch.name, cause: error }
+    } else if says(&["unable to pick chroot mode", "subuid", "subgid", "newuidmap", "newgidmap", "unshare"]) {
+        RootError::Unprivileged { cause: error }
+    } else {
+        RootError::Command(error)
+    }
+}
+
+fn squash(tar: &Path, image: &Path, log: &Path, name: &str) -> Result<(), RootError> {
+    let doing = format!("make the image of the root {name}");
+    let input = fs::File::open(tar).map_err(StoreError::io(&doing))?.into_parts().0;
+    let mut command = Command::new(host::in_sbin("mksquashfs"));
+    command.arg("-").arg(image).args(["-tar", "-quiet", "-no-progress", "-comp", "lz4"]);
+    command.env("SOURCE_DATE_EPOCH", NEWEST_TIME);
+    Ok(Run { command, doing: &doing, log }.run_with_input(input, |_| {})?)
+}
+
+/// The installed packages and their versions, from dpkg's own list in the archive.
+fn installed(tar: &Path) -> io::Result<BTreeMap<String, String>> {
+    let mut archive = tar::Archive::new(fs::File::open(tar)?);
+    for item in archive.entries_with_seek()? {
+        let mut item = item?;
+        if item.path()?.ends_with("var/lib/dpkg/status") {
+            let mut text = String::new();
+            item.read_to_string(&mut text)?;
+            return Ok(packages(&text));
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no list of packages in {}", tar.display())))
+}
+
+fn packages(status: &str) -> BTreeMap<String, String> {
+    let field = |stanza: &str, name: &str| {
+        stanza.lines().find_map(|l| l.split_once(": ").filter(|(key, _)| *key == name).map(|(_, v)| v.to_owned()))
+    };
+    status
+        .split("\n\n")
+        .filter(|stanza| field(stanza, "Status").is_some_and(|s| s.ends_with(" installed")))
+        .filter_map(|stanza| Some((field(stanza, "Package")?, field(stanza, "Version")?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(packages: &[&str]) -> Wanted {
+        Wanted {
+            source: Source::debian("bookworm"),
+            arch: quiz_arch::find("x86_64").unwrap(),
+            packages: packages.iter().map(|&p| p.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn the_name_says_what_was_chosen() {
+        assert_eq!(wanted(&[]).name(), "bookworm-x86_64");
+        assert_eq!(wanted(&["kmod"]).name(), "bookworm-x86_64", "that is there anyway");
+        let gdb = wanted(&["gdb", "strace"]).name();
+        assert_eq!(gdb.len(), "bookworm-x86_64-".len() + 8);
+        assert_eq!(wanted(&["strace", "gdb", "strace"]).name(), gdb);
+        assert_ne!(wanted(&["gdb"]).name(), gdb);
+        let mut mirror = wanted(&[]);
+        mirror.source.mirrors = vec!["http://localhost/debian".to_owned()];
+        assert_ne!(mirror.name(), "bookworm-x86_64");
+    }
+
+    #[test]
+    fn a_package_cannot_be_an_option_or_a_script() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        for bad in ["", "--mode=root", "a b", "a,b", "a;b", "$(x)"] {
+            let error = build(&cache, &wanted(&[bad]), false, &crate::report::Silent).unwrap_err();
+            assert!(matches!(error, RootError::PackageName(_)), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn installed_packages_are_read_from_dpkgs_list() {
+        let status = "Package: bash\nStatus: install ok installed\nVersion: 5.2\n\n\
+             Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\nPackage: dash\nStatus: install ok installed\nVersion: 0.5\n";
+        let found = packages(status);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["bash", "dash"]);
+        assert_eq!(found["bash"], "5.2");
+    }
+
+    #[test]
+    fn failures_that_the_user_can_mend_say_how() {
+        let failed = |line: &str| CommandError::Failed {
+            doing: "make the root x".to_owned(),
+            program: "mmdebstrap".to_owned(),
+            status: std::os::unix::process::ExitStatusExt::from_raw(256),
+            lines: vec![line.to_owned()],
+            log: "/log".into(),
+        };
+        let foreign = "E: s390x can neither be executed natively nor via qemu user emulation with binfmt_misc";
+        assert!(explain(failed(foreign), &wanted(&[])).to_string().contains("qemu-user-static"));
+        let mode = "E: unable to pick chroot mode automatically (use --mode for manual selection)";
+        assert!(explain(failed(mode), &wanted(&[])).to_string().contains("--add-subuids"));
+        assert!(matches!(explain(failed("E: no such suite"), &wanted(&[])), RootError::Command(_)));
+    }
+}
