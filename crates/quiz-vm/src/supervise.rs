@@ -402,7 +402,12 @@ impl<'a> Supervisor<'a> {
             Phase::Stacks => self.ask_by_nmi(),
             Phase::Grace => self.kill_processes(),
             Phase::Ending => self.deadline = None,
-            Phase::Nmi | Phase::Killed | Phase::Quitting => {
+            Phase::Nmi | Phase::Killed => {
+                self.monitor.kill();
+            }
+            Phase::Quitting => {
+                let message = format!("QEMU did not end within {} of being asked to", text(QUIT));
+                self.seen.failed.get_or_insert(message);
                 self.monitor.kill();
             }
         }

@@ -1,0 +1,154 @@
+//! P2: the verdict is never wrong towards success, whatever the monitor and the guest do.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use quiz_vm::artifacts::Bounds;
+use quiz_vm::proto::{Order, Program, Setup, WinSize};
+use quiz_vm::supervise::Job;
+use quiz_vm::{Accel, Limits, Outcome, Run, Signals, Streams, Verdict, VmSpec, supervise};
+
+struct NoSignals(UnixStream);
+
+impl Signals for NoSignals {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+    fn pending(&mut self) -> Vec<i32> {
+        Vec::new()
+    }
+    fn window_size(&self) -> Option<WinSize> {
+        None
+    }
+}
+
+fn run_in(dir: &Path, behaviour: &str) -> Outcome {
+    let arch = quiz_arch::host();
+    let vm = VmSpec {
+        qemu: env!("CARGO_BIN_EXE_quiz-fake-qemu").into(),
+        arch,
+        machine: &arch.machines[0],
+        accel: Accel::Tcg,
+        tsc_khz: None,
+        memory_mib: 64,
+        cpus: 1,
+        kernel: "/kernel".into(),
+        initramfs: "/initramfs".into(),
+        append: vec![format!("fake={behaviour}")],
+        disks: Vec::new(),
+        shares: Vec::new(),
+        extra: Vec::new(),
+    };
+    let program = Program {
+        argv: vec![b"true".to_vec()],
+        env: Vec::new(),
+        cwd: Vec::new(),
+        terminal: None,
+        separate_stderr: false,
+        shell_after: false,
+    };
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    supervise(Run {
+        vm: &vm,
+        job: Job::Program(Box::new(Order { setup: Setup::default(), program })),
+        limits: Limits {
+            boot: Duration::from_millis(1500),
+            program: None,
+            hang: Some(Duration::from_millis(1500)),
+            artifacts: Bounds { bytes: 1 << 20, entries: 10 },
+        },
+        dir,
+        streams: Streams { input: None, output: Box::new(std::io::sink()), errors: Box::new(std::io::sink()) },
+        signals: &mut NoSignals(ours),
+        show: &mut |_| {},
+    })
+}
+
+fn run(behaviour: &str) -> Verdict {
+    let dir = tempfile::tempdir().unwrap();
+    run_in(dir.path(), behaviour).verdict
+}
+
+#[test]
+fn a_whole_record_and_a_clean_end_are_a_success() {
+    assert_eq!(run("good"), Verdict::Exited { code: 0 });
+}
+
+#[test]
+fn an_exit_0_without_the_rest_is_none() {
+    for behaviour in ["no-down", "no-exited", "other-nonce", "starts-twice"] {
+        let verdict = run(behaviour);
+        assert!(matches!(verdict, Verdict::Lost { .. }), "{behaviour}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_monitor_that_does_not_end_cleanly_takes_the_success_with_it() {
+    for behaviour in ["fails-at-the-end", "killed-at-the-end", "never-quits"] {
+        let verdict = run(behaviour);
+        assert!(matches!(verdict, Verdict::Fault { .. }), "{behaviour}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_panic_behind_the_exit_is_a_panic() {
+    assert!(matches!(run("panic-behind-exit"), Verdict::Panic { .. }));
+}
+
+#[test]
+fn the_words_of_a_panic_are_none_while_the_guest_goes_on() {
+    assert_eq!(run("only-words-of-panic"), Verdict::Exited { code: 0 });
+}
+
+#[test]
+fn the_first_exit_counts() {
+    assert_eq!(run("exits-twice"), Verdict::Exited { code: 1 });
+}
+
+#[test]
+fn bytes_that_are_no_frames_lose_the_guest() {
+    assert!(matches!(run("garbage"), Verdict::Lost { .. }));
+}
+
+#[test]
+fn faults_are_named() {
+    for (behaviour, words) in [
+        ("dies", "something is wrong with this host"),
+        ("fails-at-the-end", "the disk is full"),
+        ("never-quits", "did not end within 5 s"),
+        ("version", "version"),
+        ("stops", "accelerator"),
+        ("fails-to-prepare", "no root"),
+    ] {
+        let Verdict::Fault { message } = run(behaviour) else { panic!("{behaviour} is a fault") };
+        assert!(message.contains(words), "{behaviour}: {message}");
+    }
+}
+
+#[test]
+fn silence_is_a_timeout_before_and_after_the_start() {
+    for (behaviour, words) in [("silent", "not ready within 1.5 s"), ("hangs", "nothing was heard")] {
+        let before = Instant::now();
+        let Verdict::Timeout { message } = run(behaviour) else { panic!("{behaviour} is a timeout") };
+        assert!(message.contains(words), "{behaviour}: {message}");
+        assert!(before.elapsed() < Duration::from_secs(30));
+    }
+}
+
+#[test]
+fn a_missing_qemu_is_a_fault_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = run_in(&dir.path().join("not there"), "good");
+    let Verdict::Fault { message } = outcome.verdict else { panic!("{:?}", outcome.verdict) };
+    assert!(message.contains("evidence"), "{message}");
+}
+
+#[test]
+fn p4_a_flood_on_the_console_is_bounded_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(run_in(dir.path(), "floods").verdict, Verdict::Exited { code: 0 });
+    let kept = fs_err::metadata(dir.path().join("console.log")).unwrap().len();
+    assert!(kept < 34 << 20, "{kept} bytes of console are kept");
+}
