@@ -149,16 +149,27 @@ impl Item for OsString {
     }
 }
 
-impl Item for PathBuf {
-    const WANTED: &'static str = "a list of paths";
+/// A piece of kernel configuration: the name of one that quiz has, or a file's absolute path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fragment(pub String);
+
+impl Item for Fragment {
+    const WANTED: &'static str = "a list of names or files";
     const VARIABLE: Separator = Separator::Comma;
 
+    /// A name has neither `/` nor `.` in it.
     fn read(text: &OsStr, place: &Place) -> Result<Self, ValueError> {
-        place.anchor(Path::new(text))
+        let text = plain(text)?;
+        if !text.is_empty() && !text.contains(['/', '.']) {
+            return Ok(Fragment(text.to_owned()));
+        }
+        let path = place.anchor(Path::new(text))?.into_os_string();
+        let path = path.into_string().map_err(|path| ValueError::NotText(path.to_string_lossy().into_owned()))?;
+        Ok(Fragment(path))
     }
 
     fn show(&self) -> String {
-        self.display().to_string()
+        self.0.clone()
     }
 }
 
@@ -337,6 +348,15 @@ mod tests {
             let message = disk(bad).unwrap_err().to_string();
             assert!(message.contains(&format!("./{bad}")), "{message}");
         }
+    }
+
+    #[test]
+    fn a_fragment_is_a_name_or_a_file() {
+        let fragment = |text: &str| Fragment::read(OsStr::new(text), &place());
+        assert_eq!(fragment("debug"), Ok(Fragment("debug".to_owned())));
+        assert_eq!(fragment("debug.config"), Ok(Fragment("/work/debug.config".to_owned())));
+        assert_eq!(fragment("~/k/debug"), Ok(Fragment("/home/me/k/debug".to_owned())));
+        assert!(fragment("").is_err());
     }
 
     #[test]

@@ -39,12 +39,16 @@ pub struct BuildDefaults {
     pub jobs: Option<u32>,
     /// A command in front of every compiler call.
     pub prefix: Option<String>,
-    /// Files of further kernel options.
-    pub fragments: Vec<PathBuf>,
+    /// Pieces of kernel configuration: names of quiz's own, or files' absolute paths.
+    pub fragments: Vec<String>,
     /// Build with Clang.
     pub llvm: bool,
-    /// Where sources come from. None: kernel.org.
+    /// Where the archives of releases come from. None: kernel.org.
     pub mirror: Option<String>,
+    /// Where the archives of release candidates come from. None: kernel.org.
+    pub rc_mirror: Option<String>,
+    /// The git repository of linux-next. None: kernel.org's.
+    pub next_git: Option<String>,
     /// The keyring that sources are checked against.
     pub keyring: Option<PathBuf>,
 }
@@ -129,9 +133,11 @@ pub fn build_defaults(settings: &Settings) -> BuildDefaults {
     BuildDefaults {
         jobs: value(&settings.build_jobs).map(|count| count.0),
         prefix: value(&settings.build_prefix),
-        fragments: list(&settings.build_fragments),
+        fragments: list(&settings.build_fragments).into_iter().map(|fragment| fragment.0).collect(),
         llvm: value(&settings.build_llvm).unwrap_or(false),
         mirror: value(&settings.build_mirror),
+        rc_mirror: value(&settings.build_rc_mirror),
+        next_git: value(&settings.build_next_git),
         keyring: value(&settings.build_keyring),
     }
 }

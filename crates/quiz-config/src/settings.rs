@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-use crate::item::{EnvItem, KernelWords, Word};
+use crate::item::{EnvItem, Fragment, KernelWords, Word};
 use crate::origin::Origin;
 use crate::size::Size;
 use crate::spec::{AccelChoice, DiskSpec, ShareSpec, WorktreeMode};
@@ -202,12 +202,16 @@ settings! {
     build_jobs: Count = "kernel_build.jobs", "8", unset "one for each processor";
     /// A command in front of every compiler call.
     build_prefix: String = "kernel_build.prefix", "\"ccache\"", unset "none";
-    /// Files of further kernel options.
-    build_fragments: Vec<PathBuf> = "kernel_build.fragments", "[\"debug.config\"]", unset "";
+    /// Pieces of kernel configuration: names of quiz's own, or files.
+    build_fragments: Vec<Fragment> = "kernel_build.fragments", "[\"debug.config\"]", unset "";
     /// Whether kernels are built with Clang.
     build_llvm: bool = "kernel_build.llvm", "true", unset "";
-    /// Where kernel sources come from.
+    /// Where the archives of kernel releases come from.
     build_mirror: String = "kernel_build.mirror", "\"https://cdn.kernel.org/pub/linux/kernel\"", unset "kernel.org";
+    /// Where the archives of release candidates come from.
+    build_rc_mirror: String = "kernel_build.rc_mirror", "\"https://git.kernel.org/torvalds/t\"", unset "kernel.org";
+    /// The git repository of linux-next.
+    build_next_git: String = "kernel_build.next_git", "\"https://git.kernel.org/pub/scm/linux/kernel/git/next/linux-next.git\"", unset "kernel.org";
     /// The keyring that kernel sources are checked against.
     build_keyring: PathBuf = "kernel_build.keyring", "\"~/kernel-keys.gpg\"", unset "none";
 }
