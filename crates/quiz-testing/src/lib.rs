@@ -1,1 +1,9 @@
-//! quiz-testing
+//! A sealed place to run quiz in from tests: a worktree and a home of its own, the cache shared, nothing else inherited.
+
+mod processes;
+mod pty;
+mod sandbox;
+
+pub use processes::{descendants, is_alive};
+pub use pty::Pty;
+pub use sandbox::{Sandbox, Ran};
