@@ -185,7 +185,10 @@ fn try_start(vm: &VmSpec, log: &Path) -> Result<(), String> {
 fn last_line(log: &Path) -> Option<String> {
     let text = fs::read_to_string(log).ok()?;
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.clone().find(|line| line.to_lowercase().contains("kvm")).or_else(|| lines.next_back()).map(str::to_owned)
+    let line = lines.clone().find(|line| line.to_lowercase().contains("kvm")).or_else(|| lines.next_back())?;
+    // QEMU puts its own name before its messages.
+    let message = line.split_once(": ").filter(|(name, _)| name.starts_with("qemu-system-")).map(|(_, rest)| rest);
+    Some(message.unwrap_or(line).to_owned())
 }
 
 /// The TSC against the clock, over a few milliseconds; good to about 20 ppm.

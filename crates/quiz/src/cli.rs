@@ -1,0 +1,529 @@
+//! What was typed: recorded, and nothing else. Not for what it means (see `commands` and `quiz_config::lower`), so that
+//! parsing never reads a file.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand};
+use quiz_config::{TypedOption, Verbosity};
+
+use crate::commands::{completions, config, doctor, kernel, root};
+
+const AFTER_HELP: &str = "\
+Programs:
+  The first word that is no option is the program; all words after it are its
+  own. A program that is named like a verb of quiz is run as `quiz -- NAME` or
+  `quiz run NAME`. Without a program there is a shell.
+
+In the guest:
+  Everything can be written to, and is gone after the run, except:
+  /quiz/out           kept: it comes back as the run's artifacts
+  the worktree        read-only, at its own path (see --worktree)
+  --share HOST:GUEST  read-only (with :rw at the end: writable)
+  --disk FILE         writable
+
+Exit codes:
+  the program's own   and 128+N when signal N ended it
+  121                 the guest's kernel panicked
+  122                 the guest was lost: reset, or gone without a word
+  124                 a time limit was reached
+  125                 a fault of quiz, of the host, or of this command line
+  126, 127            the program cannot be executed; is not there
+  129, 130, 143       quiz was interrupted (hang-up, Ctrl-C, SIGTERM)
+
+Settings:
+  Each comes from quiz's defaults, the user's config.toml, the worktree's
+  quiz.toml, QUIZ_* variables and options, the later the stronger; `quiz config`
+  lists them all. An option that is a list (-p, --share, --disk, --env,
+  --append, --qemu-arg) adds to the list; an empty one (-p '') first drops what
+  was there.";
+
+/// Runs a program in a fresh tiny VM
+#[derive(Debug, Parser)]
+#[command(name = "quiz", version, after_help = AFTER_HELP, subcommand_help_heading = "Verbs")]
+#[command(
+    override_usage = "quiz [OPTIONS] [PROGRAM [ARGUMENTS]...]\n       quiz [OPTIONS] -- PROGRAM [ARGUMENTS]...\n       quiz VERB ..."
+)]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// Options of a run.
+    #[command(flatten)]
+    pub run: RunOptions,
+    /// A verb.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a program in a fresh VM: the long form
+    Run(Run),
+    /// Get, build, list and remove kernels
+    #[command(subcommand)]
+    Kernel(kernel::Verb),
+    /// Make, list and remove root images
+    #[command(subcommand)]
+    Root(root::Verb),
+    /// Show every setting and where it comes from
+    Config(config::Config),
+    /// Show what this host has and lacks, and what is in the cache
+    Doctor(doctor::Doctor),
+    /// Print a shell's completions
+    Completions(completions::Completions),
+}
+
+/// The long form of a run.
+#[derive(Debug, Args)]
+#[command(override_usage = "quiz run [OPTIONS] [--] [PROGRAM [ARGUMENTS]...]")]
+pub struct Run {
+    /// Options of the run.
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// Options that every verb has.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Show every kernel message and what quiz does
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Print one machine-readable record
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Do as if called in this directory
+    #[arg(short = 'C', long, global = true, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+impl Global {
+    /// How much quiz says.
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, true) => Verbosity::Verbose,
+            (false, false) => Verbosity::Normal,
+        }
+    }
+}
+
+/// Options of a run.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Run options")]
+pub struct RunOptions {
+    /// Include profiles
+    #[arg(short, long, value_name = "NAME,...")]
+    pub profile: Vec<OsString>,
+    /// Which kernel: a name, a release, or the beginning of a version (6.12)
+    #[arg(short, long, value_name = "KERNEL")]
+    pub kernel: Option<OsString>,
+    /// The guest's architecture
+    #[arg(short, long)]
+    pub arch: Option<OsString>,
+    /// The guest's memory
+    #[arg(short, long, value_name = "SIZE")]
+    pub memory: Option<OsString>,
+    /// The guest's processors
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<OsString>,
+    /// Give a shell in the VM after the program
+    #[arg(short = 'S', long)]
+    pub shell_after: bool,
+    /// How long the program may run (30s, 5m, off)
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<OsString>,
+    /// How long the guest may take to boot
+    #[arg(long, value_name = "TIME")]
+    pub boot_timeout: Option<OsString>,
+    /// How long the guest may give no sign of life
+    #[arg(long, value_name = "TIME")]
+    pub hang_timeout: Option<OsString>,
+    /// Show a host directory to the guest
+    #[arg(long, value_name = "HOST[:GUEST][:rw]")]
+    pub share: Vec<OsString>,
+    /// How the guest sees the worktree
+    #[arg(long, value_name = "ro|rw|off")]
+    pub worktree: Option<OsString>,
+    /// Add a block device: an empty one of a size, or a file
+    #[arg(long, value_name = "SIZE|FILE")]
+    pub disk: Vec<OsString>,
+    /// Set a variable for the program, or pass on the caller's
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<OsString>,
+    /// Add to the kernel's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub append: Vec<OsString>,
+    /// Add a word to QEMU's command line
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub qemu_arg: Vec<OsString>,
+    /// The QEMU program
+    #[arg(long, value_name = "PROGRAM")]
+    pub qemu: Option<OsString>,
+    /// QEMU's machine (auto, microvm, q35, virt)
+    #[arg(long)]
+    pub machine: Option<OsString>,
+    /// What runs the guest's instructions
+    #[arg(long, value_name = "auto|kvm|tcg")]
+    pub accel: Option<OsString>,
+    /// The distribution release of the root
+    #[arg(long, value_name = "RELEASE")]
+    pub release: Option<OsString>,
+    /// Boot, even where a template would save it
+    #[arg(long)]
+    pub cold: bool,
+}
+
+impl RunOptions {
+    /// The options that are settings, by key.
+    pub fn typed(&self) -> Vec<TypedOption> {
+        let one = |value: &Option<OsString>| value.iter().cloned().collect::<Vec<_>>();
+        let all: [(&'static str, &'static str, Vec<OsString>); 18] = [
+            ("profiles", "--profile", self.profile.clone()),
+            ("kernel", "--kernel", one(&self.kernel)),
+            ("arch", "--arch", one(&self.arch)),
+            ("memory", "--memory", one(&self.memory)),
+            ("cpus", "--cpus", one(&self.cpus)),
+            ("timeout", "--timeout", one(&self.timeout)),
+            ("boot_timeout", "--boot-timeout", one(&self.boot_timeout)),
+            ("hang_timeout", "--hang-timeout", one(&self.hang_timeout)),
+            ("shares", "--share", self.share.clone()),
+            ("worktree", "--worktree", one(&self.worktree)),
+            ("disks", "--disk", self.disk.clone()),
+            ("env", "--env", self.env.clone()),
+            ("append", "--append", self.append.clone()),
+            ("qemu_args", "--qemu-arg", self.qemu_arg.clone()),
+            ("qemu", "--qemu", one(&self.qemu)),
+            ("machine", "--machine", one(&self.machine)),
+            ("accel", "--accel", one(&self.accel)),
+            ("release", "--release", one(&self.release)),
+        ];
+        let typed = |(key, option, values): (&'static str, &'static str, Vec<OsString>)| {
+            values.into_iter().map(move |value| TypedOption { key, option, value })
+        };
+        all.into_iter().flat_map(typed).collect()
+    }
+
+    /// The spelling of one option that was given, if any was.
+    pub fn first_given(&self) -> Option<&'static str> {
+        let flag = if self.shell_after { Some("--shell-after") } else { self.cold.then_some("--cold") };
+        self.typed().first().map(|typed| typed.option).or(flag)
+    }
+
+    /// These options with `later` behind them.
+    pub fn then(mut self, later: RunOptions) -> RunOptions {
+        self.profile.extend(later.profile);
+        self.share.extend(later.share);
+        self.disk.extend(later.disk);
+        self.env.extend(later.env);
+        self.append.extend(later.append);
+        self.qemu_arg.extend(later.qemu_arg);
+        RunOptions {
+            kernel: later.kernel.or(self.kernel),
+            arch: later.arch.or(self.arch),
+            memory: later.memory.or(self.memory),
+            cpus: later.cpus.or(self.cpus),
+            shell_after: later.shell_after || self.shell_after,
+            timeout: later.timeout.or(self.timeout),
+            boot_timeout: later.boot_timeout.or(self.boot_timeout),
+            hang_timeout: later.hang_timeout.or(self.hang_timeout),
+            worktree: later.worktree.or(self.worktree),
+            qemu: later.qemu.or(self.qemu),
+            machine: later.machine.or(self.machine),
+            accel: later.accel.or(self.accel),
+            release: later.release.or(self.release),
+            cold: later.cold || self.cold,
+            ..self
+        }
+    }
+}
+
+/// Verbs of later versions. They are kept free, so that no one gets used to a guest program by these names.
+pub const RESERVED: [&str; 8] = ["zfs", "ps", "exec", "attach", "logs", "kill", "template", "profile"];
+
+/// What was typed.
+#[derive(Debug)]
+pub enum Typed {
+    /// A run.
+    Run(Global, RunOptions, Vec<OsString>),
+    /// A verb other than `run`, with the run's options that stood before it.
+    Verb(Global, RunOptions, Verb),
+    /// A verb of a later version.
+    Reserved(&'static str),
+}
+
+/// Reads the command line `words`, the program's own name first.
+///
+/// # Errors
+/// Also the help and the version that were asked for.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::Error> {
+    let mut words: Vec<OsString> = words.into_iter().collect();
+    let program = match split(&words, &Cli::command()) {
+        Line::Run { options, program } => {
+            let program = words.split_off(program);
+            words.truncate(options);
+            Some(program)
+        }
+        Line::Reserved(verb) => return Ok(Typed::Reserved(verb)),
+        Line::Verb => None,
+    };
+    let Cli { global, run, verb } = Cli::try_parse_from(words)?;
+    Ok(match (verb, program) {
+        (None, program) => Typed::Run(global, run, program.unwrap_or_default()),
+        (Some(Verb::Run(Run { options })), program) => {
+            Typed::Run(global, run.then(options), program.unwrap_or_default())
+        }
+        (Some(verb), _) => Typed::Verb(global, run, verb),
+    })
+}
+
+/// Where a command line has its parts.
+enum Line {
+    /// The words before `options` are quiz's own, those from `program` on are the program's.
+    Run { options: usize, program: usize },
+    /// All words are quiz's own.
+    Verb,
+    /// It begins with a verb of a later version.
+    Reserved(&'static str),
+}
+
+/// Finds where the program's words begin, which clap itself cannot do exactly: it has no external subcommand together
+/// with `--`, nor one whose name is not UTF-8.
+fn split(words: &[OsString], command: &Command) -> Line {
+    let mut behind_run = false;
+    let mut at = 1;
+    while let Some(word) = words.get(at) {
+        match word.as_bytes() {
+            b"--" => return Line::Run { options: at, program: at + 1 },
+            [b'-', b'-', name @ ..] => at += usize::from(long_takes_next(name, command)),
+            [b'-', letters @ ..] if !letters.is_empty() => at += usize::from(short_takes_next(letters, command)),
+            b"run" if !behind_run => behind_run = true,
+            _ if behind_run => return Line::Run { options: at, program: at },
+            name => {
+                if let Some(verb) = RESERVED.into_iter().find(|verb| verb.as_bytes() == name) {
+                    return Line::Reserved(verb);
+                }
+                let is_verb = command.get_subcommands().any(|verb| verb.get_name().as_bytes() == name);
+                return if is_verb || name == b"help" { Line::Verb } else { Line::Run { options: at, program: at } };
+            }
+        }
+        at += 1;
+    }
+    Line::Run { options: words.len(), program: words.len() }
+}
+
+/// Whether the long option `name` has its value in the next word. Of an unknown option clap says that it is one.
+fn long_takes_next(name: &[u8], command: &Command) -> bool {
+    !name.contains(&b'=') && command.get_arguments().any(|arg| long_is(arg, name) && arg.get_action().takes_values())
+}
+
+fn long_is(arg: &Arg, name: &[u8]) -> bool {
+    arg.get_long().is_some_and(|long| long.as_bytes() == name)
+}
+
+/// Whether the last of the short options `letters` has its value in the next word.
+fn short_takes_next(letters: &[u8], command: &Command) -> bool {
+    let takes = |letter: &u8| {
+        let short = Some(char::from(*letter));
+        command.get_arguments().any(|arg| arg.get_short() == short && arg.get_action().takes_values())
+    };
+    // The rest of the word is the value of the first one that takes any.
+    letters.iter().position(takes).is_some_and(|at| at + 1 == letters.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    fn typed(words: &[&str]) -> Result<Typed, clap::Error> {
+        parse(std::iter::once("quiz").chain(words.iter().copied()).map(OsString::from))
+    }
+
+    fn run(line: impl IntoIterator<Item = OsString>) -> (Global, RunOptions, Vec<OsString>) {
+        match parse(line).unwrap() {
+            Typed::Run(global, options, program) => (global, options, program),
+            other => panic!("expected a run, got {other:?}"),
+        }
+    }
+
+    fn program(words: &[&str]) -> Vec<OsString> {
+        run(std::iter::once("quiz").chain(words.iter().copied()).map(OsString::from)).2
+    }
+
+    fn options(words: &[&str]) -> RunOptions {
+        run(std::iter::once("quiz").chain(words.iter().copied()).map(OsString::from)).1
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_stop_at_the_program() {
+        assert_eq!(program(&[]), Vec::<OsString>::new());
+        assert_eq!(program(&["uname", "-a"]), ["uname", "-a"]);
+        assert_eq!(program(&["-p", "zfs,memdev", "zpool", "status", "-p", "x"]), ["zpool", "status", "-p", "x"]);
+        assert_eq!(
+            program(&["ls", "--json", "-q", "--help", "-h", "-V"]),
+            ["ls", "--json", "-q", "--help", "-h", "-V"]
+        );
+        assert_eq!(program(&["run", "uname", "-a"]), ["uname", "-a"]);
+        assert_eq!(program(&["run", "-m", "2G", "ps", "-m"]), ["ps", "-m"]);
+        assert_eq!(program(&["run"]), Vec::<OsString>::new());
+    }
+
+    #[test]
+    fn the_value_of_an_option_is_no_program() {
+        for line in [
+            &["-p", "ps", "true"][..],
+            &["-pps", "true"],
+            &["-Sp", "ps", "true"],
+            &["-vpzfs", "true"],
+            &["--profile", "kernel", "true"],
+            &["--profile=kernel", "true"],
+            &["--append", "-x", "true"],
+            &["--qemu-arg", "--", "true"],
+            &["-C", "run", "true"],
+            &["-k", "6.12", "run", "-m", "1G", "true"],
+        ] {
+            assert_eq!(program(line), ["true"], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn two_dashes_are_the_programs_own_once_it_has_begun() {
+        assert_eq!(program(&["--", "ps"]), ["ps"]);
+        assert_eq!(program(&["--", "-x"]), ["-x"]);
+        assert_eq!(program(&["--", "--", "x"]), ["--", "x"]);
+        assert_eq!(program(&["sh", "-c", "echo", "--", "a"]), ["sh", "-c", "echo", "--", "a"]);
+        assert_eq!(program(&["sh", "--"]), ["sh", "--"]);
+        assert_eq!(program(&["--", "sh", "--", "a"]), ["sh", "--", "a"]);
+        assert_eq!(program(&["run", "--", "kernel", "list"]), ["kernel", "list"]);
+        assert_eq!(program(&["run", "--", "sh", "--", "a"]), ["sh", "--", "a"]);
+        assert_eq!(program(&["-p", "zfs", "--", "zfs", "list"]), ["zfs", "list"]);
+        assert_eq!(program(&["--"]), Vec::<OsString>::new());
+    }
+
+    #[test]
+    fn verbs_behind_run_or_dashes_are_programs() {
+        for verb in ["run", "kernel", "root", "config", "doctor", "completions", "help", "zfs", "ps"] {
+            assert_eq!(program(&["run", verb, "x"]), [verb, "x"]);
+            assert_eq!(program(&["--", verb, "x"]), [verb, "x"]);
+        }
+    }
+
+    #[test]
+    fn arguments_arrive_byte_for_byte() {
+        let odd: Vec<OsString> =
+            [&b"prog"[..], b"", b" ", b"a b", b"\n", b"'\"\\$`", b"\xff\xfe", b"-", b"--", b"-\xff", b"=x"]
+                .map(|bytes| OsStr::from_bytes(bytes).to_owned())
+                .to_vec();
+        for before in
+            [&["quiz"][..], &["quiz", "--"], &["quiz", "run"], &["quiz", "run", "--"], &["quiz", "-k", "6.12"]]
+        {
+            let line = before.iter().map(OsString::from).chain(odd.iter().cloned());
+            assert_eq!(run(line).2, odd, "{before:?}");
+        }
+        let empty = ["", "x"].map(OsString::from);
+        let line = ["quiz", "--"].map(OsString::from).into_iter().chain(empty.clone());
+        assert_eq!(run(line).2, empty);
+        let not_text = OsStr::from_bytes(b"\xffprog").to_owned();
+        let line = ["quiz".into(), not_text.clone()];
+        assert_eq!(run(line).2, [not_text]);
+    }
+
+    #[test]
+    fn options_are_recorded_as_typed() {
+        let typed = |words: &[&str]| -> Vec<(&'static str, String)> {
+            let list = options(words).typed().into_iter();
+            list.map(|t| (t.key, t.value.to_string_lossy().into_owned())).collect()
+        };
+        assert_eq!(
+            typed(&["-p", "a,b", "-p", "c", "--qemu-arg", "-d", "--qemu-arg=int", "--append", "-x", "true"]),
+            [("profiles", "a,b"), ("profiles", "c"), ("append", "-x"), ("qemu_args", "-d"), ("qemu_args", "int")]
+                .map(|(k, v)| (k, v.to_owned()))
+        );
+        assert_eq!(typed(&["-p", "", "true"]), [("profiles", String::new())]);
+        assert_eq!(
+            typed(&["-m", "1G", "-p", "a", "run", "-m", "2G", "-p", "b", "true"]),
+            [("profiles", "a"), ("profiles", "b"), ("memory", "2G")].map(|(k, v)| (k, v.to_owned()))
+        );
+    }
+
+    #[test]
+    fn every_option_sets_a_key_that_there_is() {
+        let value = || Some(OsString::from("1"));
+        let list = || vec![OsString::from("1")];
+        let all = RunOptions {
+            profile: list(),
+            kernel: value(),
+            arch: value(),
+            memory: value(),
+            cpus: value(),
+            shell_after: true,
+            timeout: value(),
+            boot_timeout: value(),
+            hang_timeout: value(),
+            share: list(),
+            worktree: value(),
+            disk: list(),
+            env: list(),
+            append: list(),
+            qemu_arg: list(),
+            qemu: value(),
+            machine: value(),
+            accel: value(),
+            release: value(),
+            cold: true,
+        };
+        let command = Cli::command();
+        for typed in all.typed() {
+            assert!(quiz_config::KEYS.iter().any(|key| key.name == typed.key), "{}", typed.key);
+            let long = typed.option.trim_start_matches('-');
+            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(long)), "{long}");
+        }
+        assert_eq!(all.typed().len(), 18);
+    }
+
+    #[test]
+    fn global_options_are_understood_on_both_sides_of_a_verb() {
+        for line in [&["--json", "config"][..], &["config", "--json"], &["--json", "-p", "kernel", "config"]] {
+            let typed = typed(line).unwrap();
+            assert!(matches!(typed, Typed::Verb(Global { json: true, .. }, _, Verb::Config(_))), "{typed:?}");
+        }
+        for line in [&["-v", "run", "--", "true"][..], &["run", "-v", "--", "true"], &["-v", "true"]] {
+            let Typed::Run(global, ..) = typed(line).unwrap() else { panic!("{line:?} is a run") };
+            assert_eq!(global.verbosity(), Verbosity::Verbose);
+        }
+    }
+
+    #[test]
+    fn verbs_of_later_versions_are_kept_free() {
+        let reserved = |words: &[&str]| match typed(words).unwrap() {
+            Typed::Reserved(verb) => Some(verb),
+            _ => None,
+        };
+        assert_eq!(reserved(&["zfs", "list"]), Some("zfs"));
+        assert_eq!(reserved(&["-p", "x", "ps"]), Some("ps"));
+        assert_eq!(reserved(&["--", "zfs", "list"]), None);
+        assert_eq!(reserved(&["run", "ps"]), None);
+        assert_eq!(reserved(&["zpool", "zfs"]), None);
+    }
+
+    #[test]
+    fn unknown_options_are_refused() {
+        for line in
+            [&["--nosuch", "true"][..], &["run", "-Z", "true"], &["-v", "-q", "true"], &["-p"], &["-p", "--", "x"]]
+        {
+            assert!(typed(line).is_err(), "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! `quiz completions`: a shell's completion script. Reads no settings.
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+use crate::errors::Fault;
+use crate::output;
+
+/// Which shell.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell: for bash, `quiz completions bash > ~/.local/share/bash-completion/completions/quiz`
+    pub shell: Shell,
+}
+
+/// Prints the script.
+pub fn run(args: &Completions) -> Result<(), Fault> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "quiz", &mut script);
+    output::text(&String::from_utf8_lossy(&script))
+}

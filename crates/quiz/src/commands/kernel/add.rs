@@ -1,0 +1,51 @@
+//! `quiz kernel add`: a distribution's stock kernel, from its packages.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use quiz_image::host::Purpose;
+use quiz_image::{apt, debian};
+
+use crate::commands;
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::prepare;
+
+/// Which kernel.
+#[derive(Debug, Args)]
+pub struct Add {
+    /// The package: linux-image-cloud-amd64, or what follows linux-image- in its name [default: the usual kernel]
+    #[arg(value_name = "PACKAGE")]
+    pub package: Option<String>,
+    /// The distribution release [default: the setting `release`]
+    #[arg(short, long)]
+    pub release: Option<String>,
+    /// The architecture [default: the host's]
+    #[arg(short, long)]
+    pub arch: Option<String>,
+    /// Where packages come from: a URL or a whole `deb ...` line; can be repeated [default: the setting `mirrors`]
+    #[arg(long, value_name = "URL")]
+    pub mirror: Vec<String>,
+    /// The keyring that the mirror is checked against [default: the setting `keyring`]
+    #[arg(long, value_name = "FILE")]
+    pub keyring: Option<PathBuf>,
+    /// Get it again, also if this version is installed
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// Adds it.
+pub fn run(args: Add, ctx: &Context) -> Result<(), Fault> {
+    let spec = ctx.run_spec(&Default::default(), Vec::new())?;
+    let arch = commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?;
+    prepare::require(&[Purpose::KernelAdd], ctx)?;
+    let own_source = args.release.is_none() && args.mirror.is_empty();
+    let source = apt::Source {
+        release: args.release.unwrap_or(spec.release),
+        mirrors: if args.mirror.is_empty() { spec.mirrors } else { args.mirror },
+        keyring: args.keyring.map(|path| ctx.cwd.join(path)).or(spec.keyring.filter(|_| own_source)),
+    };
+    let wanted = debian::Wanted { source, arch, package: args.package };
+    let kernel = debian::add_kernel(&ctx.cache()?, &wanted, args.replace, &ctx.report)?;
+    super::installed(&kernel, ctx)
+}

@@ -1,0 +1,248 @@
+//! `quiz kernel build`: a small, fast-booting kernel from source. Not for what such a kernel is made of (`quiz_image::build`).
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::Args;
+use quiz_config::BuildDefaults;
+use quiz_image::build::{self, BuildRequest, Edit, Mirrors, Record, Source, Trust, config};
+use quiz_image::host::Purpose;
+use quiz_image::{Cache, Kernel, Report, kernel};
+
+use crate::commands;
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::prepare;
+
+/// What is built, and how. What is not said here comes from the settings `kernel_build.*`.
+///
+/// The configuration is the smallest that runs and profiles need; fragments and single options come on top of it, and
+/// every one that did not come out as asked is named. A build that fails leaves an installed kernel of that name as it was.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["source", "git", "tree", "all"]))]
+pub struct Build {
+    /// A release (6.12 is 6.12.0, 6.12.30), a candidate (6.19-rc3), a day of linux-next (next-20261120), or a
+    /// distribution's source package (linux-source-6.12)
+    #[arg(value_name = "VERSION|PACKAGE")]
+    pub source: Option<String>,
+    /// A git repository
+    #[arg(long, value_name = "URL")]
+    pub git: Option<String>,
+    /// What of the git repository: a branch, a tag or a commit
+    #[arg(long = "ref", value_name = "REF", requires = "git", default_value = "HEAD")]
+    pub reference: String,
+    /// Your own source tree, which stays clean; built again in seconds after a change
+    #[arg(long, value_name = "DIR")]
+    pub tree: Option<PathBuf>,
+    /// Build every kernel that quiz has built again, as it was built before
+    #[arg(long)]
+    pub all: bool,
+    /// The architecture [default: the host's]
+    #[arg(short, long)]
+    pub arch: Option<String>,
+    /// What the kernel is called [default: its version]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How many compilers run at once [default: one for each processor]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// A piece of configuration: debug, kasan, lockdep, trace, or a file; can be repeated
+    #[arg(short, long, value_name = "NAME|FILE")]
+    pub fragment: Vec<String>,
+    /// Build an option in; can be repeated, as the next three
+    #[arg(short, long, value_name = "OPTION")]
+    pub enable: Vec<String>,
+    /// Leave an option out
+    #[arg(short, long, value_name = "OPTION")]
+    pub disable: Vec<String>,
+    /// Build an option as a module
+    #[arg(short, long, value_name = "OPTION")]
+    pub module: Vec<String>,
+    /// Give an option a value
+    #[arg(short, long, value_name = "OPTION=VALUE")]
+    pub set: Vec<String>,
+    /// Stop if an option does not come out as asked
+    #[arg(long)]
+    pub strict: bool,
+    /// Build with Clang and LLVM's tools
+    #[arg(long)]
+    pub llvm: bool,
+    /// A command in front of every compiler call: ccache, nice
+    #[arg(long, value_name = "COMMAND")]
+    pub prefix: Option<String>,
+    /// Keep the source and the build directory (2 GB), so that building again takes seconds
+    #[arg(long)]
+    pub keep: bool,
+    /// Where the source comes from, instead of kernel.org or the distribution's mirror
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+    /// The keys that must have signed the source
+    #[arg(long, value_name = "FILE")]
+    pub keyring: Option<PathBuf>,
+    /// The SHA-256 that the source's archive must have
+    #[arg(long, value_name = "SUM")]
+    pub sha256: Option<String>,
+    /// Take an archive that nothing is published to hold against as the server sends it
+    #[arg(long)]
+    pub unverified: bool,
+    /// The distribution release of a source package [default: the setting `release`]
+    #[arg(short, long)]
+    pub release: Option<String>,
+}
+
+/// Builds it.
+pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
+    let settings = ctx.settings(Vec::new())?;
+    let defaults = quiz_config::build_defaults(&settings);
+    let jobs = args.jobs.or(defaults.jobs.and_then(|jobs| NonZeroUsize::new(jobs as usize)));
+    let cache = ctx.cache()?;
+    if args.all {
+        return rebuild_all(&cache, jobs, ctx);
+    }
+    let request = request(args, jobs, &defaults, ctx)?;
+    let mut purposes = vec![Purpose::KernelBuild(request.arch)];
+    if request.llvm {
+        purposes.push(Purpose::Llvm);
+    }
+    if matches!(request.source, Source::DebianSource { .. }) {
+        purposes.push(Purpose::KernelAdd);
+    }
+    prepare::require(&purposes, ctx)?;
+    let kernel = build::build(&cache, &request, &ctx.report)?;
+    super::installed(&kernel, ctx)
+}
+
+fn request(
+    args: Build,
+    jobs: Option<NonZeroUsize>,
+    defaults: &BuildDefaults,
+    ctx: &Context,
+) -> Result<BuildRequest, Fault> {
+    let spec = ctx.run_spec(&Default::default(), Vec::new())?;
+    let keyring = args.keyring.as_ref().map(|path| ctx.cwd.join(path));
+    let mut mirrors = Mirrors::default();
+    let source = match (&args.source, &args.git, &args.tree) {
+        (Some(text), None, None) => {
+            let release = args.release.as_deref().unwrap_or(&spec.release);
+            match Source::parse(text, release)? {
+                Source::DebianSource { package, release, .. } => Source::DebianSource {
+                    package,
+                    release,
+                    mirrors: args.mirror.clone().map_or(spec.mirrors, |mirror| vec![mirror]),
+                    keyring: keyring.clone().or(spec.keyring),
+                },
+                other => {
+                    mirrors = chosen_mirrors(&args, defaults);
+                    other
+                }
+            }
+        }
+        (None, Some(url), None) => Source::Git { url: repository(url, ctx), reference: args.reference.clone() },
+        (None, None, Some(dir)) => Source::Tree { path: fs_err::canonicalize(ctx.cwd.join(dir))? },
+        _ => return Err(Fault::new("a kernel is built of one source: a version, a package, --git or --tree")),
+    };
+    let fragments = defaults.fragments.iter().cloned().map(Ok).chain(args.fragment.iter().map(|f| fragment(f, ctx)));
+    let fragments: Vec<String> = fragments.collect::<Result<_, Fault>>()?;
+    Ok(BuildRequest {
+        name: args.name.clone(),
+        fragments: fragments.iter().map(|fragment| config::named(fragment)).collect::<Result<_, _>>()?,
+        edits: edits(&args)?,
+        strict: args.strict,
+        llvm: args.llvm || defaults.llvm,
+        prefix: args.prefix.as_ref().or(defaults.prefix.as_ref()).map(|p| words(p)).unwrap_or_default(),
+        mirrors,
+        trust: Trust {
+            sha256: args.sha256.clone(),
+            keyring: keyring.or_else(|| defaults.keyring.clone()),
+            unverified: args.unverified,
+        },
+        keep: args.keep.then_some(true),
+        jobs,
+        ..BuildRequest::new(commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?, source)
+    })
+}
+
+/// One place that was named stands for every archive; only what it is asked for tells which.
+fn chosen_mirrors(args: &Build, defaults: &BuildDefaults) -> Mirrors {
+    let usual = Mirrors::default();
+    let choose = |setting: &Option<String>, usual: String| args.mirror.clone().or(setting.clone()).unwrap_or(usual);
+    Mirrors {
+        releases: choose(&defaults.mirror, usual.releases),
+        candidates: choose(&defaults.rc_mirror, usual.candidates),
+        next: choose(&defaults.next_git, usual.next),
+    }
+}
+
+/// A path of this host begins where quiz was called.
+fn repository(url: &str, ctx: &Context) -> String {
+    let is_path = !url.contains("://") && ctx.cwd.join(url).is_dir();
+    if is_path { ctx.cwd.join(url).display().to_string() } else { url.to_owned() }
+}
+
+/// A name of quiz's own, or a file's absolute path.
+fn fragment(text: &str, ctx: &Context) -> Result<String, Fault> {
+    let is_own = config::optional().iter().any(|(name, _)| *name == text);
+    let path = ctx.cwd.join(text);
+    if is_own || !path.exists() {
+        return Ok(text.to_owned());
+    }
+    path.into_os_string().into_string().map_err(|path| Fault::new(format!("{} is not UTF-8", path.to_string_lossy())))
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The edits; what stands for one option twice is refused, because the order between different options is not kept.
+fn edits(args: &Build) -> Result<Vec<Edit>, Fault> {
+    let mut edits: Vec<Edit> = Vec::new();
+    edits.extend(args.enable.iter().cloned().map(Edit::Enable));
+    edits.extend(args.disable.iter().cloned().map(Edit::Disable));
+    edits.extend(args.module.iter().cloned().map(Edit::Module));
+    for text in &args.set {
+        edits.push(Edit::set(text)?);
+    }
+    let mut names: Vec<String> = Vec::new();
+    for edit in &edits {
+        let (name, _) = edit.setting()?;
+        if names.contains(&name) {
+            return Err(Fault::new(format!("the kernel option {name} is given twice; give it once")));
+        }
+        names.push(name);
+    }
+    Ok(edits)
+}
+
+/// Builds all again; one that fails does not keep the others from it.
+fn rebuild_all(cache: &Cache, jobs: Option<NonZeroUsize>, ctx: &Context) -> Result<(), Fault> {
+    let kernels = kernel::list(cache, &ctx.report)?;
+    let built: Vec<(Kernel, Record)> =
+        kernels.into_iter().filter_map(|kernel| Record::read(kernel.dir()).map(|record| (kernel, record))).collect();
+    let mut purposes: Vec<Purpose> = Vec::new();
+    for (_, record) in &built {
+        purposes.push(Purpose::KernelBuild(record.request.arch));
+        if record.request.llvm {
+            purposes.push(Purpose::Llvm);
+        }
+    }
+    prepare::require(&purposes, ctx)?;
+    let mut failed: Vec<String> = Vec::new();
+    for (kernel, _) in &built {
+        match build::rebuild(cache, kernel, jobs, &ctx.report) {
+            Ok(new) => super::installed(&new, ctx)?,
+            Err(error) => {
+                ctx.report.say(&format!("kernel {} was not built again: {error}", kernel.name()));
+                failed.push(kernel.name().to_owned());
+            }
+        }
+    }
+    if built.is_empty() {
+        ctx.report.say("quiz has built no kernels yet");
+    }
+    match failed.as_slice() {
+        [] => Ok(()),
+        names => {
+            Err(Fault::new(format!("not built again: {}; the kernels that were there are as before", names.join(", "))))
+        }
+    }
+}

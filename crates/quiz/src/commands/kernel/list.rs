@@ -1,0 +1,38 @@
+//! `quiz kernel list`: the installed kernels, the best first.
+
+use clap::Args;
+use quiz_image::kernel;
+
+use crate::commands::when;
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::output;
+
+/// Which kernels.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only this architecture
+    #[arg(short, long)]
+    pub arch: Option<String>,
+}
+
+/// Prints them.
+pub fn run(args: &List, ctx: &Context) -> Result<(), Fault> {
+    let only = args.arch.as_deref().map(|name| crate::commands::arch(Some(name))).transpose()?;
+    let kernels = kernel::list(&ctx.cache()?, &ctx.report)?;
+    let shown = kernels.iter().map(|kernel| &kernel.manifest).filter(|m| only.is_none_or(|arch| arch.name == m.arch));
+    if ctx.json {
+        return output::json(&shown.collect::<Vec<_>>());
+    }
+    let rows: Vec<Vec<String>> = shown
+        .map(|m| {
+            vec![m.name.clone(), m.version.to_string(), m.arch.clone(), super::origin(&m.origin), when(m.built_at)]
+        })
+        .collect();
+    if rows.is_empty() {
+        return output::text(
+            "no kernels; `quiz kernel add` gets a stock one, `quiz kernel build` makes a faster one\n",
+        );
+    }
+    output::table(&["NAME", "VERSION", "ARCH", "FROM", "MADE"], rows)
+}

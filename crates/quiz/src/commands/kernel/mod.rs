@@ -1,0 +1,63 @@
+//! `quiz kernel`: installed kernels. Not for running them.
+
+use clap::Subcommand;
+use quiz_image::kernel::{Kernel, Origin};
+
+use crate::context::Context;
+use crate::errors::Fault;
+
+mod add;
+mod build;
+mod list;
+mod prune;
+mod rm;
+mod show;
+
+/// What to do with kernels.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Get a distribution's stock kernel
+    Add(add::Add),
+    /// Build a small, fast-booting kernel from source
+    Build(Box<build::Build>),
+    /// List the installed kernels
+    #[command(visible_alias = "ls")]
+    List(list::List),
+    /// Show all that is known about a kernel
+    Show(show::Show),
+    /// Remove kernels
+    Rm(rm::Rm),
+    /// Remove the kernels that a newer one of their series has replaced
+    Prune(prune::Prune),
+}
+
+/// Does it.
+pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
+    match verb {
+        Verb::Add(args) => add::run(args, ctx),
+        Verb::Build(args) => build::run(*args, ctx),
+        Verb::List(args) => list::run(&args, ctx),
+        Verb::Show(args) => show::run(&args, ctx),
+        Verb::Rm(args) => rm::run(&args, ctx),
+        Verb::Prune(args) => prune::run(&args, ctx),
+    }
+}
+
+/// Where a kernel is from, in a few words.
+fn origin(origin: &Origin) -> String {
+    match origin {
+        Origin::DebianPackage { release, version, .. } => format!("{release} {version}"),
+        Origin::Tarball { url, .. } => url.rsplit('/').next().unwrap_or(url).to_owned(),
+        Origin::Git { reference, commit, .. } => format!("git {reference} ({})", commit.get(..12).unwrap_or(commit)),
+        Origin::DebianSource { package, version } => format!("{package} {version}"),
+        Origin::Tree { path } => path.display().to_string(),
+    }
+}
+
+/// Says that a kernel is there now.
+fn installed(kernel: &Kernel, ctx: &Context) -> Result<(), Fault> {
+    if ctx.json {
+        return crate::output::json(&kernel.manifest);
+    }
+    crate::output::text(&format!("{}\n", kernel.name()))
+}

@@ -1,0 +1,31 @@
+//! `quiz kernel rm`: removes kernels by their exact names.
+
+use clap::Args;
+use quiz_image::kernel::{self, KernelError};
+use quiz_image::store::StoreError;
+
+use crate::context::Context;
+use crate::errors::Fault;
+
+/// Which kernels.
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// Their names, as `quiz kernel list` shows them
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// Removes them.
+pub fn run(args: &Rm, ctx: &Context) -> Result<(), Fault> {
+    let cache = ctx.cache()?;
+    for name in &args.names {
+        kernel::remove(&cache, name).map_err(|error| match error {
+            KernelError::Store(StoreError::Absent { .. }) => {
+                Fault::new(format!("there is no kernel `{name}`")).hint("`quiz kernel list` shows their names")
+            }
+            other => other.into(),
+        })?;
+        quiz_image::Report::say(&ctx.report, &format!("removed kernel {name}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! The verbs, one file each, and the way from the command line to the one that is meant. Not for runs (see `run`).
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+
+use crate::cli::{self, Global, RunOptions, Typed, Verb};
+use crate::context::Context;
+use crate::errors::{FAULT, Fault};
+
+pub mod completions;
+pub mod config;
+pub mod doctor;
+pub mod kernel;
+pub mod root;
+
+/// Does what the command line `words` says.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let typed = match cli::parse(words) {
+        Ok(typed) => typed,
+        Err(error) => return answer(&error),
+    };
+    start(typed).unwrap_or_else(|fault| {
+        fault.render();
+        fault.exit_code()
+    })
+}
+
+/// Prints help that was asked for, or what is wrong with the command line.
+fn answer(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return match error.print() {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(FAULT),
+            _ => ExitCode::SUCCESS,
+        };
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    // A command line that is refused must not look like a program's exit code 2.
+    Fault::new(text.trim_end()).render();
+    ExitCode::from(FAULT)
+}
+
+fn start(typed: Typed) -> Result<ExitCode, Fault> {
+    match typed {
+        Typed::Run(global, options, command) => {
+            let ctx = Context::new(&global)?;
+            let spec = ctx.run_spec(&options, command)?;
+            Ok(crate::run::run(spec, &ctx))
+        }
+        Typed::Verb(global, options, verb) => other_verb(&global, &options, verb),
+        Typed::Reserved(verb) => Err(Fault::new(format!(
+            "`quiz {verb}` is not in this version of quiz; a guest's program: quiz -- {verb} ..."
+        ))),
+    }
+}
+
+fn other_verb(global: &Global, options: &RunOptions, verb: Verb) -> Result<ExitCode, Fault> {
+    if let Verb::Config(args) = verb {
+        config::run(&args, options, &Context::new(global)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(option) = options.first_given() {
+        let message = format!("{option} in front of this verb has no meaning: it belongs to a run");
+        return Err(Fault::new(message).hint("write the verb's own options behind it; its --help lists them"));
+    }
+    match verb {
+        Verb::Completions(args) => completions::run(&args)?,
+        Verb::Doctor(args) => return doctor::run(&args, &Context::new(global)?),
+        Verb::Kernel(verb) => kernel::run(verb, &Context::new(global)?)?,
+        Verb::Root(verb) => root::run(verb, &Context::new(global)?)?,
+        Verb::Config(_) | Verb::Run(_) => unreachable!("these were handled before"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The architecture that is called `name`, or the host's.
+pub fn arch(name: Option<&str>) -> Result<&'static quiz_arch::Arch, Fault> {
+    let Some(name) = name else { return Ok(quiz_arch::host()) };
+    quiz_arch::find(name).ok_or_else(|| {
+        let known = quiz_arch::ALL.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", ");
+        Fault::new(format!("quiz knows no architecture `{name}`")).hint(format!("it knows {known}"))
+    })
+}
+
+/// A time for tables: local, to the minute.
+fn when(time: jiff::Timestamp) -> String {
+    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
+}

@@ -1,0 +1,60 @@
+//! `quiz root build`: makes the root image of a distribution release.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use quiz_image::host::Purpose;
+use quiz_image::{Report, apt, root};
+
+use crate::commands;
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::{output, prepare};
+
+/// Which root. A run takes the one that its settings name: to make another one its default, set `release`, `packages`,
+/// `mirrors` and `keyring` in config.toml or quiz.toml.
+#[derive(Debug, Args)]
+pub struct Build {
+    /// The distribution release: bookworm, trixie, ... [default: the setting `release`]
+    #[arg(short, long)]
+    pub release: Option<String>,
+    /// The architecture [default: the host's]
+    #[arg(short, long)]
+    pub arch: Option<String>,
+    /// A package besides those of the setting `packages`; can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub package: Vec<String>,
+    /// Where packages come from: a URL or a whole `deb ...` line; can be repeated [default: the setting `mirrors`]
+    #[arg(long, value_name = "URL")]
+    pub mirror: Vec<String>,
+    /// The keyring that the mirror is checked against [default: the setting `keyring`]
+    #[arg(long, value_name = "FILE")]
+    pub keyring: Option<PathBuf>,
+    /// Make it again, with the packages' newest versions
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// Makes it.
+pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
+    let spec = ctx.run_spec(&Default::default(), Vec::new())?;
+    let arch = commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?;
+    prepare::require(&[Purpose::RootBuild(arch)], ctx)?;
+    let mut packages = spec.packages;
+    packages.extend(args.package);
+    let wanted = root::Wanted {
+        source: apt::Source {
+            release: args.release.unwrap_or(spec.release),
+            mirrors: if args.mirror.is_empty() { spec.mirrors } else { args.mirror },
+            keyring: args.keyring.map(|path| ctx.cwd.join(path)).or(spec.keyring),
+        },
+        arch,
+        packages,
+    };
+    let cache = ctx.cache()?;
+    if !args.replace && root::find(&cache, &wanted)?.is_some() {
+        ctx.report.say(&format!("the root {} is there already; --replace makes it again", wanted.name()));
+    }
+    let root = root::build(&cache, &wanted, args.replace, &ctx.report)?;
+    if ctx.json { output::json(&root.manifest) } else { output::text(&format!("{}\n", root.name())) }
+}

@@ -1,0 +1,35 @@
+//! `quiz root`: root images. Not for running on them.
+
+use clap::Subcommand;
+
+use crate::context::Context;
+use crate::errors::Fault;
+
+mod build;
+mod list;
+mod rm;
+mod show;
+
+/// What to do with roots.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make the root image of a distribution release
+    Build(build::Build),
+    /// List the roots
+    #[command(visible_alias = "ls")]
+    List(list::List),
+    /// Show all that is known about a root
+    Show(show::Show),
+    /// Remove roots
+    Rm(rm::Rm),
+}
+
+/// Does it.
+pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
+    match verb {
+        Verb::Build(args) => build::run(args, ctx),
+        Verb::List(args) => list::run(&args, ctx),
+        Verb::Show(args) => show::run(&args, ctx),
+        Verb::Rm(args) => rm::run(&args, ctx),
+    }
+}

@@ -1,0 +1,141 @@
+//! Finds the kernel and the root of a run, and prepares a default one where there is none: nothing is set up by hand.
+//! Not for making them (`quiz_image`).
+
+use quiz_arch::Arch;
+use quiz_config::RunSpec;
+use quiz_image::apt::Source;
+use quiz_image::host::{self, Distribution, Purpose, Search, Sign};
+use quiz_image::kernel::{self, Kernel};
+use quiz_image::root::{self, Root};
+use quiz_image::{Cache, Report, debian};
+
+use crate::context::Context;
+use crate::errors::Fault;
+
+/// The kernel and the root of a run, in use until they are dropped.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The root.
+    pub root: Root,
+}
+
+/// Finds the kernel and the root that `spec` asks for. What is missing is made, both at once if both are.
+///
+/// Another quiz that is making the same is waited for.
+pub fn kernel_and_root(spec: &RunSpec, ctx: &Context) -> Result<Prepared, Fault> {
+    let arch = crate::commands::arch(Some(&spec.arch))?;
+    let cache = ctx.cache()?;
+    let kernel = kernel::find(&cache, arch, spec.kernel.as_deref(), &ctx.report)?;
+    if kernel.is_none() && spec.kernel.is_some() {
+        return Err(no_such_kernel(spec.kernel.as_deref(), arch, &cache, ctx)?);
+    }
+    let wanted_root = wanted_root(spec, arch);
+    let root = root::find(&cache, &wanted_root)?;
+    let mut purposes = Vec::new();
+    if spec.qemu.is_none() {
+        purposes.push(Purpose::Run(arch));
+    }
+    if kernel.is_none() {
+        purposes.push(Purpose::KernelAdd);
+    }
+    if root.is_none() {
+        purposes.push(Purpose::RootBuild(arch));
+    }
+    require(&purposes, ctx)?;
+    say_what_is_prepared(kernel.is_none(), root.is_none(), spec, ctx);
+    let add_kernel = || match kernel {
+        Some(kernel) => Ok(kernel),
+        None => debian::add_kernel(&cache, &wanted_kernel(spec, arch), false, &ctx.report).map_err(Fault::from),
+    };
+    let build_root = || match root {
+        Some(root) => Ok(root),
+        None => root::build(&cache, &wanted_root, false, &ctx.report).map_err(Fault::from),
+    };
+    let (kernel, root) = std::thread::scope(|scope| {
+        let kernel = scope.spawn(add_kernel);
+        let root = build_root();
+        (kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), root)
+    });
+    Ok(Prepared { kernel: kernel?, root: root? })
+}
+
+fn source(spec: &RunSpec) -> Source {
+    Source { release: spec.release.clone(), mirrors: spec.mirrors.clone(), keyring: spec.keyring.clone() }
+}
+
+fn wanted_kernel(spec: &RunSpec, arch: &'static Arch) -> debian::Wanted {
+    debian::Wanted { source: source(spec), arch, package: None }
+}
+
+fn wanted_root(spec: &RunSpec, arch: &'static Arch) -> root::Wanted {
+    root::Wanted { source: source(spec), arch, packages: spec.packages.clone() }
+}
+
+fn say_what_is_prepared(kernel: bool, root: bool, spec: &RunSpec, ctx: &Context) {
+    let release = &spec.release;
+    let (what, how) = match (kernel, root) {
+        (false, false) => return,
+        (true, false) => (format!("the stock kernel of {release}"), "`quiz kernel --help`".to_owned()),
+        (false, true) => (format!("a root of {release}"), "`quiz root build --help`".to_owned()),
+        (true, true) => (
+            format!("the stock kernel of {release} and a root"),
+            "`quiz kernel --help`, `quiz root build --help`".to_owned(),
+        ),
+    };
+    ctx.report.say(&format!("preparing what is not there yet: {what}, for {}; this happens once", spec.arch));
+    ctx.report.say(&format!("for another release: --release NAME, or `release` in the settings; for others: {how}"));
+}
+
+/// The error that no kernel is what `selector` says, with what there is and what would make one.
+pub fn no_such_kernel(selector: Option<&str>, arch: &Arch, cache: &Cache, ctx: &Context) -> Result<Fault, Fault> {
+    let installed: Vec<String> = kernel::list(cache, &ctx.report)?
+        .iter()
+        .filter(|kernel| kernel.manifest.arch == arch.name)
+        .map(|kernel| kernel.name().to_owned())
+        .collect();
+    let there = match installed.as_slice() {
+        [] => "none is".to_owned(),
+        names => format!("installed: {}", names.join(", ")),
+    };
+    let option = if arch == quiz_arch::host() { String::new() } else { format!(" --arch {}", arch.name) };
+    let Some(selector) = selector else {
+        let fault = Fault::new(format!("no kernel for {} is installed", arch.name));
+        return Ok(
+            fault.hint(format!("quiz kernel add{option} gets a stock one, quiz kernel build{option} 6.12 makes one"))
+        );
+    };
+    let fault = Fault::new(format!("no kernel `{selector}` for {} is installed; {there}", arch.name));
+    let is_version = selector.parse::<quiz_image::Version>().is_ok();
+    Ok(fault.hint(if is_version {
+        format!(
+            "quiz kernel build{option} {selector} makes it from source; quiz kernel add{option} gets a stock kernel"
+        )
+    } else {
+        format!("quiz kernel list shows all; quiz kernel add{option} and quiz kernel build{option} make more")
+    }))
+}
+
+/// Where this host's programs are.
+pub fn search(ctx: &Context) -> Search {
+    Search::new(ctx.variable("PATH").map_or("".as_ref(), |path| path.as_os_str()))
+}
+
+/// The user's distribution, by its own words.
+pub fn distribution() -> Distribution {
+    let text = fs_err::read_to_string("/etc/os-release").or_else(|_| fs_err::read_to_string("/usr/lib/os-release"));
+    Distribution::from_os_release(&text.unwrap_or_default())
+}
+
+/// Makes sure that this host has what `purposes` need; all that is missing is named at once.
+pub fn require(purposes: &[Purpose], ctx: &Context) -> Result<(), Fault> {
+    let search = search(ctx);
+    let missing = host::missing(purposes, quiz_arch::host(), &|sign: Sign| search.has(sign));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = missing.iter().map(|tool| format!("{} ({})", tool.name(), tool.purpose)).collect();
+    let fault = Fault::new(format!("this host lacks {}", names.join(", ")));
+    Err(fault.hint(host::install_hint(&distribution(), &missing)))
+}

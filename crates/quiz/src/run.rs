@@ -1,0 +1,234 @@
+//! The run of a VM, from its `RunSpec` to the exit code. What each step needs is in a module of its own; here is their
+//! order.
+
+mod announce;
+mod evidence;
+mod machine;
+mod order;
+mod record;
+mod scratch;
+mod terminal;
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use quiz_arch::Arch;
+use quiz_config::{AccelChoice, RunSpec, Verbosity};
+use quiz_image::initramfs;
+use quiz_vm::accel::{Choice, Host, Wish};
+use quiz_vm::artifacts::Bounds;
+use quiz_vm::supervise::Job;
+use quiz_vm::{Accel, Disk, DiskFormat, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
+
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::prepare::{self, Prepared};
+use announce::Announcer;
+use evidence::RunDir;
+use record::Record;
+use scratch::Scratch;
+use terminal::Terminal;
+
+/// The guest's first process, made by this build.
+static AGENT: &[u8] = include_bytes!(env!("QUIZ_AGENT"));
+
+/// A bound where the user has set none: longer than any run, short enough for arithmetic.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// How much may come back from a run: what fits on its disk for artifacts.
+const ARTIFACTS: Bounds = Bounds { bytes: scratch::OUT_BYTES, entries: 1_000_000 };
+
+/// Runs what `spec` asks for.
+pub fn run(spec: RunSpec, ctx: &Context) -> ExitCode {
+    match prepare_and_run(&spec, ctx) {
+        Ok(code) => ExitCode::from(code),
+        Err(fault) => {
+            fault.render();
+            fault.exit_code()
+        }
+    }
+}
+
+fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
+    refuse_what_is_not_there(spec)?;
+    let arch = crate::commands::arch(Some(&spec.arch))?;
+    let Prepared { kernel, root } = prepare::kernel_and_root(spec, ctx)?;
+    let dir = RunDir::create(&ctx.runs_dir()?, ctx.worktree.as_ref())?;
+    let terminal = Terminal::of(spec);
+
+    let cache = ctx.cache()?;
+    let mut host = host(ctx)?;
+    let facts = machine::KernelFacts::of(&kernel)?;
+    let machine_for = |accel, host: &mut Host| {
+        let tsc = if accel == Accel::Tcg { host.tsc_khz() } else { None };
+        machine::choose(arch, accel, spec.machine.as_deref(), &facts, tsc).map(|machine| (machine, tsc))
+    };
+    let mut scratch = Scratch::create(spec, dir.path(), &cache, facts.ext4, ctx)?;
+    let mut disks =
+        vec![Disk { serial: order::ROOT.to_owned(), file: root.image(), format: DiskFormat::Raw, read_only: true }];
+    disks.append(&mut scratch.disks);
+    let shares = order::shares(spec, &kernel)?;
+    let known = host.known(wish(spec.accel), arch == quiz_arch::host());
+    let vm_for = |accel: Accel, host: &mut Host| -> Result<(VmSpec, initramfs::Initramfs), Fault> {
+        let (machine, tsc_khz) = machine_for(accel, host)?;
+        let modules = facts.modules(machine.transport, &root.manifest.format);
+        let initramfs = initramfs::make(&cache, &kernel, AGENT, &modules, &ctx.report)?;
+        let mut append = spec.append.clone();
+        if !spec.panic_on_oops {
+            append.insert(0, "oops=continue".to_owned());
+        }
+        let vm = VmSpec {
+            qemu: spec.qemu.clone().unwrap_or_else(|| arch.qemu.into()),
+            arch,
+            machine,
+            accel,
+            tsc_khz,
+            memory_mib: spec.memory_mib,
+            cpus: spec.cpus,
+            kernel: kernel.boot(),
+            initramfs: initramfs.path.clone(),
+            append,
+            disks: disks.clone(),
+            shares: shares.iter().map(|share| share.offered.clone()).collect(),
+            extra: spec.qemu_args.clone(),
+        };
+        Ok((vm, initramfs))
+    };
+    let choice = match known {
+        Some(choice) => choice,
+        None => {
+            let (trial, _initramfs) = vm_for(Accel::Kvm, &mut host)?;
+            host.try_kvm(&trial, dir.path())
+        }
+    };
+    tell_accelerator(&choice, ctx);
+    let (vm, _initramfs) = vm_for(choice.accel, &mut host)?;
+    dir.write_command_line(&vm)?;
+
+    let order = order::order(spec, ctx, &root, &shares, &scratch, &terminal)?;
+    let started_at = SystemTime::now();
+    let mut signals = terminal.signals()?;
+    let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
+    let mut outcome = {
+        let _raw = terminal.raw()?;
+        supervise(Run {
+            vm: &vm,
+            job: Job::Program(Box::new(order)),
+            limits: limits(spec),
+            dir: dir.path(),
+            streams: Streams {
+                input: terminal.input(),
+                output: Box::new(std::fs::File::from(terminal::duplicate(&std::io::stdout())?)),
+                errors: Box::new(std::fs::File::from(terminal::duplicate(&std::io::stderr())?)),
+            },
+            signals: &mut signals,
+            show: &mut |notice| announcer.show(notice),
+        })
+    };
+    announcer.finish();
+    salvage(&mut outcome, started_at, &vm, &scratch, &dir, &mut signals);
+    let record = Record::new(&dir, spec, &vm, &kernel, &root, &choice, started_at, &outcome);
+    dir.finish(&record)?;
+    announce::verdict(&outcome, &record, spec.verbosity);
+    if spec.json {
+        crate::output::text(&(record.line() + "\n"))?;
+    }
+    drop(dir);
+    evidence::prune(&ctx.runs_dir()?, spec.keep_runs, spec.keep_days);
+    Ok(record.exit_code)
+}
+
+/// What is asked for and cannot be given is said, not passed over.
+fn refuse_what_is_not_there(spec: &RunSpec) -> Result<(), Fault> {
+    if let Some(profile) = spec.profiles.first() {
+        return Err(Fault::new(format!("there is no profile `{profile}`"))
+            .hint("this version of quiz has no profiles yet; run without -p"));
+    }
+    Ok(())
+}
+
+/// What is known of this host.
+fn host(ctx: &Context) -> Result<Host, Fault> {
+    let boot_id = fs_err::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Ok(Host::open(ctx.cache()?.dir().join("host.json"), boot_id.trim()))
+}
+
+fn wish(choice: AccelChoice) -> Wish {
+    match choice {
+        AccelChoice::Auto => Wish::Auto,
+        AccelChoice::Kvm => Wish::Kvm,
+        AccelChoice::Tcg => Wish::Tcg,
+    }
+}
+
+/// The accelerator of a run of `arch` as far as it is known without trying, and why; for `quiz doctor`.
+pub fn accelerator(choice: AccelChoice, arch: &Arch, ctx: &Context) -> Result<Option<Choice>, Fault> {
+    Ok(host(ctx)?.known(wish(choice), *arch == *quiz_arch::host()))
+}
+
+fn tell_accelerator(choice: &Choice, ctx: &Context) {
+    use quiz_image::Report;
+    if choice.new && choice.accel == Accel::Tcg {
+        ctx.report
+            .say(&format!("{}; using QEMU's own translation (TCG), remembered until the host's next boot", choice.why));
+    } else if ctx.verbosity >= Verbosity::Verbose {
+        ctx.report.say(&format!("accelerator {}: {}", choice.accel.name(), choice.why));
+    }
+}
+
+fn limits(spec: &RunSpec) -> Limits {
+    Limits {
+        boot: spec.boot_timeout.unwrap_or(FOR_EVER),
+        program: spec.timeout,
+        hang: spec.hang_timeout,
+        artifacts: ARTIFACTS,
+    }
+}
+
+/// A guest that died took its artifacts with it, but for what it had synced to its disk. Another guest reads that disk, so that
+/// no file system made by a broken kernel is ever parsed on the host.
+fn salvage(
+    outcome: &mut Outcome,
+    started_at: SystemTime,
+    vm: &VmSpec,
+    scratch: &Scratch,
+    dir: &RunDir,
+    signals: &mut terminal::UserSignals,
+) {
+    let died = matches!(outcome.verdict, Verdict::Panic { .. } | Verdict::Lost { .. } | Verdict::Timeout { .. });
+    let Some(ready) = outcome.ready.filter(|_| died && outcome.artifacts.files == 0) else { return };
+    let Some(out) = scratch.written_since(started_at + ready) else { return };
+    let mut second = VmSpec { disks: vec![out.clone()], shares: Vec::new(), extra: Vec::new(), ..vm.clone() };
+    second.memory_mib = second.memory_mib.min(512);
+    let place = dir.path().join("salvage");
+    let result = fs_err::create_dir(&place).map(|()| {
+        supervise(Run {
+            vm: &second,
+            job: Job::Salvage { out_serial: out.serial.clone() },
+            limits: Limits {
+                boot: Duration::from_secs(60),
+                program: None,
+                hang: Some(Duration::from_secs(30)),
+                artifacts: ARTIFACTS,
+            },
+            dir: &place,
+            streams: Streams { input: None, output: Box::new(std::io::sink()), errors: Box::new(std::io::sink()) },
+            signals,
+            show: &mut |_| {},
+        })
+    });
+    match result {
+        Ok(found) if found.verdict == (Verdict::Exited { code: 0 }) => {
+            if found.artifacts.files > 0
+                && let Err(e) = fs_err::rename(place.join("artifacts"), dir.path().join("artifacts"))
+            {
+                outcome.notes.push(format!("the artifacts stay in salvage/: {e}"));
+                return;
+            }
+            outcome.artifacts = found.artifacts;
+            fs_err::remove_dir_all(&place).ok();
+        }
+        Ok(found) => outcome.notes.push(format!("what was synced to /quiz/out could not be read: {:?}", found.verdict)),
+        Err(e) => outcome.notes.push(format!("what was synced to /quiz/out could not be read: {e}")),
+    }
+}

@@ -1,0 +1,142 @@
+//! quiz's own words during and after a run, on stderr, few and useful.
+//!
+//! They are written by a thread of their own from a bounded queue: a kernel that floods its log, or a stderr that nobody
+//! reads, must not keep the supervisor from its clock.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use quiz_config::Verbosity;
+use quiz_vm::supervise::Notice;
+use quiz_vm::{Outcome, Verdict};
+
+use super::record::Record;
+
+/// How many pieces may wait to be written.
+const QUEUE: usize = 256;
+/// How much of an oops is shown; the rest is in `oops.txt`.
+const OOPS_LINES: usize = 40;
+
+/// Shows what happens during a run.
+pub struct Announcer {
+    queue: Option<SyncSender<Vec<u8>>>,
+    writer: Option<JoinHandle<()>>,
+    dropped: AtomicU64,
+    verbosity: Verbosity,
+    raw: bool,
+}
+
+impl Announcer {
+    /// An announcer; on a raw terminal a line has to end in a carriage return too.
+    pub fn start(verbosity: Verbosity, raw: bool) -> Announcer {
+        let (queue, pieces) = sync_channel::<Vec<u8>>(QUEUE);
+        let writer = thread::spawn(move || {
+            for piece in pieces {
+                // Where stderr is gone there is no one left to tell.
+                std::io::stderr().write_all(&piece).ok();
+            }
+        });
+        Announcer { queue: Some(queue), writer: Some(writer), dropped: AtomicU64::new(0), verbosity, raw }
+    }
+
+    /// Shows it, if it is worth showing.
+    pub fn show(&self, notice: Notice) {
+        match (notice, self.verbosity) {
+            (Notice::Console(bytes), Verbosity::Verbose) => self.put(bytes.to_vec()),
+            (Notice::Kernel(_, text), Verbosity::Normal) => self.line(&format!("kernel: {text}")),
+            (Notice::Note(text), Verbosity::Normal | Verbosity::Verbose) => self.line(&format!("quiz: {text}")),
+            _ => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        let end = if self.raw { "\r\n" } else { "\n" };
+        self.put(format!("{text}{end}").into_bytes());
+    }
+
+    fn put(&self, bytes: Vec<u8>) {
+        if let Some(queue) = &self.queue
+            && queue.try_send(bytes).is_err()
+        {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until everything is written.
+    pub fn finish(mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has nothing more to say.
+            writer.join().ok();
+        }
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        if dropped > 0 {
+            say(&format!("{dropped} more kernel messages are only in console.log"));
+        }
+    }
+}
+
+/// One line of quiz's own.
+fn say(line: &str) {
+    std::io::stderr().write_all(format!("quiz: {line}\n").as_bytes()).ok();
+}
+
+/// Tells how the run ended, when it is not the program's own doing.
+pub fn verdict(outcome: &Outcome, record: &Record, verbosity: Verbosity) {
+    let dir = record.dir.display();
+    for refused in &outcome.artifacts.refused {
+        say(&format!("an artifact was refused: {refused}"));
+    }
+    if verbosity == Verbosity::Verbose {
+        for note in &outcome.notes {
+            say(note);
+        }
+        if outcome.artifacts.files > 0 {
+            say(&format!("{} artifacts are in {dir}/artifacts", outcome.artifacts.files));
+        }
+    }
+    let (what, oops) = match &outcome.verdict {
+        Verdict::Exited { .. } => return,
+        Verdict::Signalled { signal } => {
+            if verbosity == Verbosity::Verbose {
+                say(&format!("the program died of signal {signal}"));
+            }
+            return;
+        }
+        Verdict::NotFound => (format!("{}: not found in the guest", record.program()), false),
+        Verdict::NotExecutable { reason } => (format!("{}: cannot be executed: {reason}", record.program()), false),
+        Verdict::Panic { .. } => ("the guest's kernel panicked".to_owned(), true),
+        Verdict::Lost { message } => (format!("the guest is lost: {message}"), false),
+        Verdict::Timeout { message } => (format!("time is over: {message}"), false),
+        Verdict::Fault { message } => (format!("error: {message}"), false),
+        Verdict::Interrupted { signal } => (format!("interrupted by signal {signal}"), false),
+    };
+    let mut text = String::new();
+    if oops {
+        let lines: Vec<&str> = outcome.oops.lines().collect();
+        for line in lines.iter().take(OOPS_LINES) {
+            writeln!(text, "{line}").expect("a String grows");
+        }
+        if lines.len() > OOPS_LINES {
+            writeln!(text, "… {} more lines in oops.txt", lines.len() - OOPS_LINES).expect("a String grows");
+        }
+    } else if needs_console(&outcome.verdict) && !outcome.console_tail.is_empty() {
+        text.push_str("the console's last lines:\n");
+        text.push_str(&outcome.console_tail);
+    }
+    if verbosity != Verbosity::Quiet {
+        std::io::stderr().write_all(text.as_bytes()).ok();
+    }
+    say(&what);
+    if needs_console(&outcome.verdict) || oops {
+        say(&format!("the evidence is in {dir}"));
+    }
+}
+
+/// Whether the end of the console says more about this verdict than the verdict itself.
+fn needs_console(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Lost { .. } | Verdict::Timeout { .. } | Verdict::Fault { .. })
+}

@@ -1,0 +1,157 @@
+//! Which machine and which modules, from what is known of the kernel. Pure decisions; the facts come from outside.
+
+use quiz_arch::{Arch, Discovery, Machine, Transport};
+use quiz_image::Kernel;
+use quiz_vm::Accel;
+
+use crate::errors::Fault;
+
+/// The first release that can be told the TSC's rate (`tsc_early_khz=`, commit bd35c77e32e4 of Linux 5.6).
+const KNOWS_TSC_KHZ: (u32, u32) = (5, 6);
+
+/// What matters of a kernel.
+#[derive(Debug, Clone)]
+pub struct KernelFacts {
+    pub name: String,
+    pub mmio: bool,
+    /// Finds virtio-mmio devices that are named on its command line.
+    pub mmio_on_command_line: bool,
+    pub acpi: bool,
+    pub pci: bool,
+    pub ext4: bool,
+    /// Can be told the TSC's rate.
+    pub knows_tsc_khz: bool,
+}
+
+impl KernelFacts {
+    /// Reads them from the kernel's configuration.
+    pub fn of(kernel: &Kernel) -> Result<KernelFacts, Fault> {
+        let set = |option: &str| -> Result<bool, Fault> {
+            Ok(kernel.option(option)?.is_some_and(|value| value == "y" || value == "m"))
+        };
+        Ok(KernelFacts {
+            name: kernel.name().to_owned(),
+            mmio: set("CONFIG_VIRTIO_MMIO")?,
+            mmio_on_command_line: set("CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES")?,
+            acpi: set("CONFIG_ACPI")?,
+            pci: set("CONFIG_VIRTIO_PCI")?,
+            ext4: set("CONFIG_EXT4_FS")?,
+            // linux-next is newer than any of them.
+            knows_tsc_khz: kernel.manifest.version.series().is_none_or(|series| series >= KNOWS_TSC_KHZ),
+        })
+    }
+
+    /// The modules that the agent needs before it can reach the root and the host, as far as they are modules at all.
+    pub fn modules<'a>(&self, transport: Transport, root: &'a str) -> Vec<&'a str> {
+        let mut modules = match transport {
+            Transport::Mmio => vec!["virtio_mmio"],
+            Transport::Pci => vec!["virtio_pci"],
+            Transport::Ccw => Vec::new(),
+        };
+        modules.extend(["virtio_console", "virtio_blk", "9pnet_virtio", "9p", "overlay", root]);
+        if self.ext4 && root != "ext4" {
+            modules.push("ext4");
+        }
+        modules
+    }
+}
+
+/// The machine: the one that was asked for, else the first of the architecture's that this kernel runs on under this
+/// accelerator.
+pub fn choose(
+    arch: &'static Arch,
+    accel: Accel,
+    asked: Option<&str>,
+    kernel: &KernelFacts,
+    tsc_khz: Option<u64>,
+) -> Result<&'static Machine, Fault> {
+    let names = || arch.machines.iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
+    let named = |machine: &&&Machine| asked.is_none_or(|asked| machine.name == asked);
+    if let (Some(asked), None) = (asked, arch.machines.iter().find(|m| named(&m))) {
+        return Err(Fault::new(format!("{} has no machine `{asked}`", arch.name)).hint(format!("it has {}", names())));
+    }
+    let works = |machine: &&Machine| {
+        let driver = match machine.transport {
+            Transport::Mmio => kernel.mmio,
+            Transport::Pci => kernel.pci,
+            Transport::Ccw => true,
+        };
+        let found = match machine.discovery {
+            Discovery::Bus => true,
+            Discovery::CommandLine => kernel.mmio_on_command_line,
+            Discovery::Acpi => kernel.acpi,
+        };
+        let ticks = accel == Accel::Kvm || !machine.needs_tsc_khz || (kernel.knows_tsc_khz && tsc_khz.is_some());
+        driver && found && (ticks || asked.is_some())
+    };
+    arch.machines.iter().filter(|m| named(&m)).find(works).ok_or_else(|| {
+        let machines = asked.map_or_else(names, str::to_owned);
+        Fault::new(format!("the kernel {} has no virtio driver for QEMU's {machines}", kernel.name)).hint(
+            "it needs CONFIG_VIRTIO_PCI, or CONFIG_VIRTIO_MMIO with CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES or CONFIG_ACPI",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> KernelFacts {
+        KernelFacts {
+            name: "k".into(),
+            mmio: true,
+            mmio_on_command_line: true,
+            acpi: true,
+            pci: true,
+            ext4: true,
+            knows_tsc_khz: true,
+        }
+    }
+
+    fn chosen(accel: Accel, kernel: &KernelFacts, tsc: Option<u64>) -> &'static str {
+        choose(quiz_arch::find("x86_64").unwrap(), accel, None, kernel, tsc).unwrap().name
+    }
+
+    #[test]
+    fn microvm_is_chosen_where_it_works_only() {
+        assert_eq!(chosen(Accel::Tcg, &facts(), Some(1)), "microvm");
+        assert_eq!(chosen(Accel::Kvm, &facts(), None), "microvm");
+        assert_eq!(chosen(Accel::Tcg, &facts(), None), "q35");
+        assert_eq!(chosen(Accel::Tcg, &KernelFacts { knows_tsc_khz: false, ..facts() }, Some(1)), "q35");
+        assert_eq!(chosen(Accel::Kvm, &KernelFacts { knows_tsc_khz: false, ..facts() }, None), "microvm");
+        assert_eq!(chosen(Accel::Kvm, &KernelFacts { mmio: false, ..facts() }, None), "q35");
+    }
+
+    #[test]
+    fn devices_are_named_where_the_kernel_listens_and_listed_elsewhere() {
+        let x86_64 = quiz_arch::find("x86_64").unwrap();
+        let stock = KernelFacts { mmio_on_command_line: false, ..facts() };
+        let choice = |kernel: KernelFacts| choose(x86_64, Accel::Kvm, None, &kernel, None).unwrap().discovery;
+        assert_eq!(choice(facts()), Discovery::CommandLine);
+        assert_eq!(choice(stock.clone()), Discovery::Acpi);
+        assert_eq!(choice(KernelFacts { acpi: false, ..stock }), Discovery::Bus);
+    }
+
+    #[test]
+    fn a_machine_that_was_asked_for_is_taken_or_refused_by_name() {
+        let x86_64 = quiz_arch::find("x86_64").unwrap();
+        assert_eq!(choose(x86_64, Accel::Tcg, Some("q35"), &facts(), Some(1)).unwrap().name, "q35");
+        let refused = choose(x86_64, Accel::Tcg, Some("virt"), &facts(), Some(1)).unwrap_err();
+        assert!(refused.message().contains("no machine `virt`"));
+    }
+
+    #[test]
+    fn a_kernel_without_virtio_is_refused_with_the_options_it_lacks() {
+        let kernel = KernelFacts { mmio: false, pci: false, ..facts() };
+        let refused = choose(quiz_arch::find("x86_64").unwrap(), Accel::Kvm, None, &kernel, None).unwrap_err();
+        assert!(refused.message().contains("no virtio driver"));
+        assert!(choose(quiz_arch::find("s390x").unwrap(), Accel::Tcg, None, &kernel, None).is_ok());
+    }
+
+    #[test]
+    fn modules_follow_the_bus_and_the_root() {
+        assert!(facts().modules(Transport::Pci, "squashfs").contains(&"virtio_pci"));
+        let ext4 = facts().modules(Transport::Mmio, "ext4");
+        assert_eq!(ext4.iter().filter(|m| **m == "ext4").count(), 1);
+    }
+}

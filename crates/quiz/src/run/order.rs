@@ -1,0 +1,178 @@
+//! What the guest is told: from the `RunSpec` and what was found for it to the agent's order.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use quiz_config::{RunSpec, WorktreeMode};
+use quiz_image::Kernel;
+use quiz_image::root::Root;
+use quiz_vm::Share;
+use quiz_vm::proto::{self, Order, Program, Setup};
+
+use super::scratch::Scratch;
+use super::terminal::Terminal;
+use crate::context::Context;
+use crate::errors::Fault;
+
+/// The serial number of the disk with the root.
+pub const ROOT: &str = "quiz-root";
+
+/// The most bytes of arguments and environment, less than a frame holds; Linux itself allows less.
+const ARGUMENTS: usize = 6 * 1024 * 1024;
+
+/// Directories of the guest that a share would bury.
+const NEEDED: &[&str] =
+    &["/", "/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var"];
+
+/// A host directory, as QEMU offers it and as the guest mounts it.
+#[derive(Debug, Clone)]
+pub struct SharedDir {
+    /// QEMU's side.
+    pub offered: Share,
+    /// Where the guest sees it.
+    pub guest: PathBuf,
+}
+
+/// The worktree at its own path, the kernel's modules where modprobe looks for them, and what was asked for.
+pub fn shares(spec: &RunSpec, kernel: &Kernel) -> Result<Vec<SharedDir>, Fault> {
+    let mut wanted: Vec<(PathBuf, PathBuf, bool)> = Vec::new();
+    if let (Some(worktree), WorktreeMode::ReadOnly | WorktreeMode::ReadWrite) = (&spec.worktree, spec.worktree_mode) {
+        wanted.push((worktree.clone(), worktree.clone(), spec.worktree_mode == WorktreeMode::ReadWrite));
+    }
+    for share in &spec.shares {
+        wanted.retain(|(_, guest, _)| *guest != share.guest);
+        wanted.push((share.host.clone(), share.guest.clone(), share.writable));
+    }
+    // One that lies within another must be mounted after it.
+    wanted.sort_by_key(|(_, guest, _)| guest.components().count());
+    if let Some(modules) = kernel.modules_dir() {
+        let guest = Path::new("/lib/modules").join(&kernel.manifest.release);
+        wanted.push((modules, guest, false));
+    }
+    for (host, guest, _) in &wanted {
+        if NEEDED.iter().any(|needed| Path::new(needed) == guest) {
+            return Err(Fault::new(format!(
+                "sharing {} at {} would hide that part of the guest",
+                host.display(),
+                guest.display()
+            ))
+            .hint("give it another place: --share HOST:GUEST; or, for the worktree, --worktree off"));
+        }
+        if !host.is_dir() {
+            return Err(Fault::new(format!("cannot share {}: it is not a directory", host.display())));
+        }
+    }
+    let shared = |(i, (host, guest, writable)): (usize, (PathBuf, PathBuf, bool))| SharedDir {
+        offered: Share { tag: format!("share{i}"), host, writable },
+        guest,
+    };
+    Ok(wanted.into_iter().enumerate().map(shared).collect())
+}
+
+/// The agent's order.
+pub fn order(
+    spec: &RunSpec,
+    ctx: &Context,
+    root: &Root,
+    shares: &[SharedDir],
+    scratch: &Scratch,
+    terminal: &Terminal,
+) -> Result<Order, Fault> {
+    let random = |bytes: &mut [u8]| -> Result<(), Fault> {
+        rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())
+            .map(|_| ())
+            .map_err(|e| Fault::new(format!("the host gives no random numbers: {e}")))
+    };
+    let mut seed = vec![0; 64];
+    let mut machine_id = [0; 16];
+    random(&mut seed)?;
+    random(&mut machine_id)?;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let setup = Setup {
+        root_serial: ROOT.to_owned(),
+        root_types: vec![root.manifest.format.clone()],
+        out_serial: scratch.out.as_ref().map(|out| out.serial.clone()),
+        hostname: "quiz".to_owned(),
+        clock: (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)),
+        seed,
+        machine_id: machine_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        shares: shares
+            .iter()
+            .map(|share| proto::Share {
+                tag: share.offered.tag.clone(),
+                path: share.guest.as_os_str().as_bytes().to_vec(),
+                writable: share.offered.writable,
+            })
+            .collect(),
+        disks: scratch.links.clone(),
+    };
+    let program = program(spec, ctx, shares, terminal);
+    let size: usize = program.argv.iter().map(Vec::len).sum::<usize>()
+        + program.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    if size > ARGUMENTS {
+        return Err(Fault::new(format!(
+            "the arguments and the environment are {size} bytes long, too long for any program"
+        )));
+    }
+    Ok(Order { setup, program })
+}
+
+fn program(spec: &RunSpec, ctx: &Context, shares: &[SharedDir], terminal: &Terminal) -> Program {
+    let bytes = |word: &OsStr| word.as_bytes().to_vec();
+    let argv = match spec.command.as_slice() {
+        [] => vec![b"/bin/bash".to_vec(), b"-l".to_vec()],
+        command => command.iter().map(|word| bytes(word)).collect(),
+    };
+    let mut env: Vec<(OsString, OsString)> = [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/root"),
+        ("USER", "root"),
+        ("LOGNAME", "root"),
+        ("SHELL", "/bin/bash"),
+        ("LANG", "C.UTF-8"),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
+    .to_vec();
+    for (name, value) in &spec.env {
+        env.retain(|(known, _)| known != name);
+        env.push((name.clone(), value.clone()));
+    }
+    let cwd = visible(&ctx.cwd, shares).map(|dir| bytes(dir.as_os_str()));
+    Program {
+        argv,
+        env: env.iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+        cwd: cwd.into_iter().chain([b"/root".to_vec()]).collect(),
+        terminal: terminal.window_size(),
+        separate_stderr: terminal.separate_stderr(),
+        shell_after: spec.shell_after,
+    }
+}
+
+/// Where the guest sees the host's directory `dir`: by the innermost share that holds it.
+fn visible(dir: &Path, shares: &[SharedDir]) -> Option<PathBuf> {
+    let holds = |share: &&SharedDir| dir.starts_with(&share.offered.host);
+    let share = shares.iter().filter(holds).max_by_key(|share| share.offered.host.components().count())?;
+    let inside = dir.strip_prefix(&share.offered.host).ok()?;
+    Some(if inside.as_os_str().is_empty() { share.guest.clone() } else { share.guest.join(inside) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(host: &str, guest: &str) -> SharedDir {
+        SharedDir { offered: Share { tag: "t".into(), host: host.into(), writable: false }, guest: guest.into() }
+    }
+
+    #[test]
+    fn the_callers_directory_is_found_through_the_innermost_share() {
+        let shares = [share("/home/u/zfs", "/home/u/zfs"), share("/home/u/zfs/tests", "/t")];
+        let seen = |dir: &str| visible(Path::new(dir), &shares);
+        assert_eq!(seen("/home/u/zfs"), Some("/home/u/zfs".into()));
+        assert_eq!(seen("/home/u/zfs/module/zfs"), Some("/home/u/zfs/module/zfs".into()));
+        assert_eq!(seen("/home/u/zfs/tests/a"), Some("/t/a".into()));
+        assert_eq!(seen("/home/u"), None);
+        assert_eq!(seen("/home/u/zfs-2"), None);
+    }
+}

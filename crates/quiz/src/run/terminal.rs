@@ -1,0 +1,160 @@
+//! The user's terminal, if there is one: its size, its raw mode, and its restoration on every way out; and the signals.
+
+use std::io::{IsTerminal, Stdin};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+
+use quiz_config::RunSpec;
+use quiz_vm::Signals;
+use quiz_vm::proto::WinSize;
+use rustix::termios::{self, OptionalActions, Termios};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+use crate::errors::Fault;
+
+/// The terminal as we found it, for the panic hook.
+static FOUND: OnceLock<Termios> = OnceLock::new();
+
+/// How the program's streams are tied to the user's.
+#[derive(Debug, Clone, Copy)]
+pub struct Terminal {
+    /// The program gets a terminal, because the user is at one.
+    size: Option<WinSize>,
+    separate_stderr: bool,
+    /// Standard input may be read: it is no terminal, or one whose foreground we are in.
+    readable: bool,
+}
+
+impl Terminal {
+    /// Looks at the standard streams.
+    pub fn of(_spec: &RunSpec) -> Terminal {
+        let stdin = std::io::stdin();
+        let in_background = stdin.is_terminal()
+            && termios::tcgetpgrp(&stdin).is_ok_and(|foreground| foreground != rustix::process::getpgrp());
+        let at_terminal = stdin.is_terminal() && std::io::stdout().is_terminal() && !in_background;
+        Terminal {
+            size: at_terminal.then(|| size_of(&stdin)),
+            separate_stderr: at_terminal && !std::io::stderr().is_terminal(),
+            readable: !in_background,
+        }
+    }
+
+    /// The size of the terminal that the program is to have; none without one.
+    pub fn window_size(&self) -> Option<WinSize> {
+        self.size
+    }
+
+    /// The program's standard error does not go to the terminal.
+    pub fn separate_stderr(&self) -> bool {
+        self.separate_stderr
+    }
+
+    /// Lines on stderr meet a raw terminal.
+    pub fn is_raw(&self) -> bool {
+        self.size.is_some() && !self.separate_stderr
+    }
+
+    /// Standard input for the program. A job in the background has none: reading the terminal would stop it.
+    pub fn input(&self) -> Option<OwnedFd> {
+        if !self.readable {
+            return None;
+        }
+        // Without standard input there is nothing to read.
+        std::io::stdin().as_fd().try_clone_to_owned().ok()
+    }
+
+    /// Makes the terminal raw until the value is dropped; every key then goes to the guest.
+    pub fn raw(&self) -> Result<Option<Raw>, Fault> {
+        if self.size.is_none() {
+            return Ok(None);
+        }
+        let stdin = std::io::stdin();
+        let found =
+            termios::tcgetattr(&stdin).map_err(|e| Fault::new(format!("cannot read the terminal's modes: {e}")))?;
+        if FOUND.set(found.clone()).is_ok() {
+            let default = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                if let Some(found) = FOUND.get() {
+                    termios::tcsetattr(std::io::stdin(), OptionalActions::Now, found).ok();
+                }
+                default(info);
+            }));
+        }
+        make_raw(&stdin, &found).map_err(|e| Fault::new(format!("cannot set the terminal's modes: {e}")))?;
+        Ok(Some(Raw { found }))
+    }
+
+    /// The signals that end, stop, continue or resize a run, from now on.
+    pub fn signals(&self) -> Result<UserSignals, Fault> {
+        let make = || {
+            let (read, write) = UnixStream::pair()?;
+            read.set_nonblocking(true)?;
+            let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGCONT];
+            SignalDelivery::with_pipe(read, write, SignalOnly::default(), signals)
+        };
+        let delivery = make().map_err(|e| Fault::new(format!("cannot listen for signals: {e}")))?;
+        Ok(UserSignals { delivery, terminal: self.size.is_some() })
+    }
+}
+
+fn size_of(terminal: &Stdin) -> WinSize {
+    match termios::tcgetwinsize(terminal) {
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => WinSize { rows: size.ws_row, cols: size.ws_col },
+        // A terminal that does not know its size, such as a serial line.
+        _ => WinSize { rows: 24, cols: 80 },
+    }
+}
+
+fn make_raw(stdin: &Stdin, found: &Termios) -> rustix::io::Result<()> {
+    let mut raw = found.clone();
+    raw.make_raw();
+    termios::tcsetattr(stdin, OptionalActions::Drain, &raw)
+}
+
+/// A second descriptor of a standard stream, for a thread that closes it when it is done.
+pub fn duplicate(stream: &impl AsFd) -> Result<OwnedFd, Fault> {
+    stream.as_fd().try_clone_to_owned().map_err(|e| Fault::new(format!("cannot use the standard streams: {e}")))
+}
+
+/// A raw terminal; as it was found again when this is dropped.
+pub struct Raw {
+    found: Termios,
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no modes.
+        termios::tcsetattr(std::io::stdin(), OptionalActions::Drain, &self.found).ok();
+    }
+}
+
+/// The signals sent to quiz.
+pub struct UserSignals {
+    delivery: SignalDelivery<UnixStream, SignalOnly>,
+    terminal: bool,
+}
+
+impl Signals for UserSignals {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.delivery.get_read().as_fd()
+    }
+
+    fn pending(&mut self) -> Vec<i32> {
+        let came: Vec<i32> = self.delivery.pending().collect();
+        if self.terminal
+            && came.contains(&SIGCONT)
+            && let Some(found) = FOUND.get()
+        {
+            // The shell has set its own modes while we were stopped.
+            make_raw(&std::io::stdin(), found).ok();
+        }
+        came.into_iter().filter(|signal| *signal != SIGCONT).collect()
+    }
+
+    fn window_size(&self) -> Option<WinSize> {
+        self.terminal.then(|| size_of(&std::io::stdin()))
+    }
+}

@@ -1,0 +1,272 @@
+//! The program as it is called, in an environment with nothing in it. Not for runs of VMs.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+
+/// A home directory, a worktree and nothing else.
+struct Sealed {
+    top: tempfile::TempDir,
+}
+
+impl Sealed {
+    fn new() -> Sealed {
+        let top = tempfile::tempdir().unwrap();
+        for dir in ["home/.config/quiz", "tree/.git", "tree/sub", "bin"] {
+            fs_err::create_dir_all(top.path().join(dir)).unwrap();
+        }
+        Sealed { top }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        // quiz names directories without symbolic links.
+        fs_err::canonicalize(self.top.path()).unwrap().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs_err::write(&path, text).unwrap();
+        path
+    }
+
+    /// `quiz` in `tree/sub`.
+    fn quiz(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quiz"));
+        command.env_clear().env("HOME", self.path("home")).env("PATH", self.path("bin"));
+        command.current_dir(self.path("tree/sub")).timeout(std::time::Duration::from_secs(60));
+        command
+    }
+
+    fn fails(&self, args: &[&str]) -> String {
+        let output = self.quiz().args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{args:?}: {output:?}");
+        assert_eq!(output.stdout, b"", "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn prints(&self, args: &[&str]) -> String {
+        printed(self.quiz().args(args))
+    }
+}
+
+fn printed(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn line_of<'a>(text: &'a str, key: &str) -> &'a str {
+    let mut lines = text.lines();
+    lines.find(|line| line.split_whitespace().next() == Some(key)).unwrap_or_else(|| panic!("no `{key}` in:\n{text}"))
+}
+
+#[test]
+fn an_unknown_key_is_an_error_with_file_line_and_nearest_key() {
+    let sealed = Sealed::new();
+    let file = sealed.write("tree/quiz.toml", "cpus = 2\nmemroy = \"1G\"\n");
+    let message = sealed.fails(&["config"]);
+    assert!(message.starts_with(&format!("quiz: error: {}:2: unknown key `memroy`\n", file.display())), "{message}");
+    assert!(message.contains("memroy = \"1G\""), "{message}");
+    assert!(message.contains("did you mean `memory`?"), "{message}");
+    assert_eq!(sealed.fails(&["true"]), message);
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_told() {
+    let sealed = Sealed::new();
+    let file = sealed.write("home/.config/quiz/config.toml", "memory = 512\n\n[kernel_build]\nllvm = \"yes\"\n");
+    let message = sealed.fails(&["config"]);
+    assert!(message.contains(&format!("{}:1: bad value of `memory`", file.display())), "{message}");
+    assert!(message.contains(&format!("{}:4: bad value of `kernel_build.llvm`", file.display())), "{message}");
+    assert!(message.contains("for example: memory = \"1G\""), "{message}");
+}
+
+#[test]
+fn config_tells_each_value_and_where_it_comes_from() {
+    let sealed = Sealed::new();
+    let user = sealed.write("home/.config/quiz/config.toml", "cpus = 3\nrelease = \"trixie\"\n");
+    let tree = sealed.write("tree/quiz.toml", "\nmemory = \"3G\"\ncpus = 5\nprofiles = [\"zfs\"]\n");
+    let text = printed(sealed.quiz().env("QUIZ_ACCEL", "tcg").args(["-p", "memdev", "--timeout", "90s", "config"]));
+    let expected = [
+        ("cpus", format!("5 {}:3", tree.display())),
+        ("release", format!("\"trixie\" {}:2", user.display())),
+        ("memory", format!("\"3G\" {}:2", tree.display())),
+        ("accel", "\"tcg\" QUIZ_ACCEL".to_owned()),
+        ("timeout", "\"1m30s\" --timeout".to_owned()),
+        ("machine", "\"auto\" built in".to_owned()),
+        ("profiles", format!("[\"zfs\", \"memdev\"] {}:4 + --profile", tree.display())),
+        ("kernel", "(the best one that is installed)".to_owned()),
+    ];
+    for (key, rest) in expected {
+        let words: Vec<&str> = line_of(&text, key).split_whitespace().skip(1).collect();
+        assert_eq!(words.join(" "), rest, "{key}");
+    }
+}
+
+#[test]
+fn config_as_json_is_the_same_in_records() {
+    let sealed = Sealed::new();
+    let json = printed(sealed.quiz().env("QUIZ_MEMORY", "2G").args(["config", "memory", "kernel", "--json"]));
+    let records: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(records[1]["key"], "memory");
+    assert_eq!(records[1]["value"], "2G");
+    assert_eq!(records[1]["layers"], serde_json::json!(["environment"]));
+    assert_eq!(records[1]["origins"], serde_json::json!(["QUIZ_MEMORY"]));
+    assert_eq!(records[0]["value"], serde_json::Value::Null);
+}
+
+#[test]
+fn bad_values_name_the_variable_or_the_option() {
+    let sealed = Sealed::new();
+    let output = sealed.quiz().env("QUIZ_MEMORY", "lots").arg("true").output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("quiz: error: QUIZ_MEMORY: `lots` is not a size"));
+    assert!(sealed.fails(&["--timeout", "30", "true"]).starts_with("quiz: error: --timeout: `30` has no unit"));
+    assert!(sealed.fails(&["-a", "vax", "true"]).contains("--arch: `vax` is not an architecture"));
+    assert!(sealed.fails(&["-m", "1M", "true"]).contains("too little for a guest; the least is 64M (--memory)"));
+}
+
+#[test]
+fn unknown_variables_are_warned_of_and_quiet_is_quiet() {
+    let sealed = Sealed::new();
+    let output = sealed.quiz().env("QUIZ_MEMROY", "1G").arg("config").output().unwrap();
+    assert!(output.status.success());
+    let warning = "quiz: warning: the variable QUIZ_MEMROY means nothing to quiz; did you mean QUIZ_MEMORY?\n";
+    assert_eq!(String::from_utf8_lossy(&output.stderr), warning);
+    let output = sealed.quiz().env("QUIZ_MEMROY", "1G").args(["-q", "config"]).output().unwrap();
+    assert_eq!(output.stderr, b"");
+}
+
+#[test]
+fn verbs_of_later_versions_say_so_in_one_line() {
+    let sealed = Sealed::new();
+    for verb in ["zfs", "ps", "exec", "attach", "logs", "kill", "template", "profile"] {
+        let message = sealed.fails(&[verb, "x", "--y"]);
+        assert_eq!(
+            message,
+            format!(
+                "quiz: error: `quiz {verb}` is not in this version of quiz; a guest's program: quiz -- {verb} ...\n"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_bad_command_line_is_a_fault_and_says_what_is_wrong() {
+    let sealed = Sealed::new();
+    let message = sealed.fails(&["--nosuch", "true"]);
+    assert!(message.starts_with("quiz: error: unexpected argument '--nosuch'"), "{message}");
+    assert!(sealed.fails(&["kernel", "nosuch"]).contains("nosuch"));
+    assert!(sealed.fails(&["-k", "6.12", "kernel", "list"]).contains("--kernel in front of this verb"));
+    assert!(sealed.fails(&["config", "memroy"]).contains("did you mean `memory`?"));
+    assert!(sealed.fails(&["-C", "nowhere", "config"]).starts_with("quiz: error: --directory:"));
+}
+
+#[test]
+fn help_and_completions_read_no_settings() {
+    let sealed = Sealed::new();
+    sealed.write("home/.config/quiz/config.toml", "this is no TOML\n");
+    sealed.write("tree/quiz.toml", "neither = is = this\n");
+    let help = sealed.prints(&["--help"]);
+    for part in
+        ["quiz -- NAME", "/quiz/out", "121 ", "122 ", "124 ", "125 ", "126, 127", "129, 130, 143", "kernel", "-S"]
+    {
+        assert!(help.contains(part), "{part} in:\n{help}");
+    }
+    for verb in ["run", "kernel", "root", "config", "doctor", "completions"] {
+        assert!(sealed.prints(&[verb, "--help"]).contains("Usage: quiz"), "{verb}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = sealed.prints(&["completions", shell]);
+        assert!(script.contains("quiz") && script.contains("shell-after"), "{shell}");
+    }
+    assert!(sealed.prints(&["--version"]).starts_with("quiz "));
+}
+
+#[test]
+fn a_directory_option_moves_to_another_worktree() {
+    let sealed = Sealed::new();
+    fs_err::create_dir_all(sealed.path("other/.quiz")).unwrap();
+    sealed.write("other/quiz.toml", "cpus = 7\n");
+    assert!(line_of(&sealed.prints(&["-C", "../../other", "config"]), "cpus").contains("other/quiz.toml:1"));
+    assert!(line_of(&sealed.prints(&["config"]), "cpus").ends_with("built in"));
+}
+
+#[test]
+fn without_a_home_only_what_needs_one_fails() {
+    let sealed = Sealed::new();
+    let without_home = |args: &[&str]| sealed.quiz().env_remove("HOME").args(args).output().unwrap();
+    assert!(without_home(&["config"]).status.success());
+    let output = without_home(&["kernel", "list"]);
+    assert_eq!(output.status.code(), Some(125));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(message, "quiz: error: cannot tell where the cache should be: HOME is not set; set it, or QUIZ_CACHE\n");
+    let cache = sealed.path("cache");
+    assert!(
+        sealed
+            .quiz()
+            .env_remove("HOME")
+            .env("QUIZ_CACHE", cache)
+            .args(["kernel", "list"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+}
+
+#[test]
+fn git_in_the_home_directory_makes_no_worktree_of_it() {
+    let sealed = Sealed::new();
+    fs_err::create_dir_all(sealed.path("home/.git")).unwrap();
+    let doctor = |dir: &Path| {
+        let output = sealed.quiz().current_dir(dir).args(["doctor", "--json"]).output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["worktree"].clone()
+    };
+    assert_eq!(doctor(&sealed.path("home")), serde_json::Value::Null);
+    assert_eq!(doctor(&sealed.path("tree/sub")), sealed.path("tree").display().to_string());
+}
+
+#[test]
+fn an_empty_cache_lists_nothing_and_says_how_to_begin() {
+    let sealed = Sealed::new();
+    assert!(sealed.prints(&["kernel", "list"]).contains("quiz kernel add"));
+    assert_eq!(sealed.prints(&["kernel", "list", "--json"]), "[]\n");
+    assert!(sealed.prints(&["root", "list"]).contains("quiz root build"));
+    assert_eq!(sealed.prints(&["root", "list", "--json"]), "[]\n");
+    assert_eq!(sealed.prints(&["kernel", "prune"]), "nothing to remove\n");
+    assert!(sealed.fails(&["kernel", "rm", "6.12"]).contains("there is no kernel `6.12`"));
+    assert!(sealed.fails(&["root", "rm", "x"]).contains("there is no root `x`"));
+    let message = sealed.fails(&["kernel", "show", "5.15"]);
+    assert!(message.contains("no kernel `5.15`") && message.contains("quiz kernel build 5.15"), "{message}");
+    assert!(!sealed.path("home/.cache").exists(), "looking changes nothing");
+}
+
+#[test]
+fn doctor_works_without_any_tools_and_names_them_all() {
+    let sealed = Sealed::new();
+    let output = sealed.quiz().arg("doctor").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    // Programs are also looked for in the sbin directories, so only these are sure to be missing.
+    for program in ["qemu-system-x86_64", "mmdebstrap", "apt-get", "gcc"] {
+        assert!(line_of(&text, program).contains("missing"), "{text}");
+    }
+    assert_eq!(output.status.code(), Some(125), "{text}");
+    assert!(line_of(&text, "ready").contains("no"));
+    let json: serde_json::Value =
+        serde_json::from_slice(&sealed.quiz().args(["doctor", "--json"]).output().unwrap().stdout).unwrap();
+    assert_eq!(json["ready"], false);
+    assert!(
+        json["needs"].as_array().unwrap().iter().any(|need| need["name"] == "mmdebstrap" && need["found"] == false)
+    );
+}
+
+#[test]
+fn missing_programs_are_all_named_before_anything_is_begun() {
+    let sealed = Sealed::new();
+    let message = sealed.fails(&["kernel", "add"]);
+    assert!(message.starts_with("quiz: error: this host lacks apt-get"), "{message}");
+    assert!(message.contains("dpkg-deb") && message.contains("quiz: hint: "), "{message}");
+    let message = sealed.fails(&["root", "build"]);
+    assert!(message.contains("apt-get") && message.contains("mmdebstrap"), "{message}");
+}

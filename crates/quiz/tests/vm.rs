@@ -1,0 +1,20 @@
+//! quiz with real VMs: what users are promised, tried from outside.
+//!
+//! These tests need QEMU and the network for a first kernel and root (`cargo xtask setup` installs what is missing). They
+//! fail, and are not skipped, where something is not there.
+
+mod vm {
+    mod artifacts;
+    mod many;
+    mod promises;
+    mod shares;
+    mod streams;
+    mod terminal;
+    mod verdicts;
+}
+
+use quiz_testing::Sandbox;
+
+fn sandbox() -> Sandbox {
+    Sandbox::new(env!("CARGO_BIN_EXE_quiz"))
+}

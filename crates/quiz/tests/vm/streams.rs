@@ -1,0 +1,114 @@
+//! Arguments, streams and exit codes reach the user exactly.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::sandbox;
+
+/// Bytes that no text tool would leave alone, the same in every run.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    })
+    .take(length)
+    .collect()
+}
+
+#[test]
+fn the_streams_are_separate_and_the_code_is_the_programs() {
+    let ran = sandbox().quiz(["-q", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    assert_eq!((ran.out().as_str(), ran.stderr.as_str(), ran.code), ("out\n", "err\n", 7));
+}
+
+#[test]
+fn arguments_arrive_exactly() {
+    let words: [&[u8]; 9] =
+        [b"a b", b"", b"it's", b"\"quoted\" $HOME `x`", b"line\nbreak", b"--", b"-v", b"\xff\xfe", "é\u{1f980}".as_bytes()];
+    let mut arguments: Vec<&OsStr> = [b"printf".as_slice(), b"%s\\0"].map(OsStr::from_bytes).to_vec();
+    arguments.extend(words.iter().map(|word| OsStr::from_bytes(word)));
+    let expected: Vec<u8> = words.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
+    let sandbox = sandbox();
+    assert_eq!(sandbox.quiz(&arguments).stdout, expected);
+    let mut long = vec![OsStr::new("run"), OsStr::new("--")];
+    long.extend(&arguments);
+    assert_eq!(sandbox.quiz(&long).stdout, expected);
+}
+
+#[test]
+fn a_program_named_like_a_verb_runs_behind_two_dashes() {
+    let ran = sandbox().quiz(["--", "config"]);
+    assert_eq!(ran.code, 127, "{}", ran.stderr);
+    assert!(ran.stderr.contains("config: not found in the guest"), "{}", ran.stderr);
+}
+
+#[test]
+fn input_and_output_are_binary_and_end() {
+    let noise = noise(20 << 20);
+    let ran = sandbox().quiz_with_input(["cat"], &noise);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout == noise, "{} bytes came back of {}", ran.stdout.len(), noise.len());
+}
+
+#[test]
+fn a_program_that_reads_only_the_beginning_ends() {
+    let ran = sandbox().quiz_with_input(["head", "-c", "3"], &noise(8 << 20));
+    assert_eq!((ran.code, ran.stdout.len()), (0, 3), "{}", ran.stderr);
+}
+
+#[test]
+fn no_input_is_an_empty_one() {
+    let ran = sandbox().quiz(["wc", "-c"]);
+    assert_eq!((ran.out().trim(), ran.code), ("0", 0));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_program_as_in_any_pipe() {
+    let sandbox = sandbox();
+    let mut command = std::process::Command::new("bash");
+    let quiz = sandbox.command([""; 0]);
+    command.arg("-c").arg("\"$0\" yes | head -c 100000 | wc -c; echo ${PIPESTATUS[0]}").arg(quiz.get_program());
+    command.current_dir(sandbox.worktree()).env_clear();
+    command.envs(quiz.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let said = command.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "100000\n141\n", "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[test]
+fn a_full_disk_for_the_output_is_a_fault_and_no_success() {
+    let sandbox = sandbox();
+    let full = fs_err::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = sandbox.command(["echo", "lost"]);
+    let ran = command.stdout(full.into_parts().0).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let ran = ran.wait_with_output().unwrap();
+    assert_eq!(ran.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("standard output"));
+}
+
+#[test]
+fn death_by_signal_and_what_cannot_run_have_their_codes() {
+    let sandbox = sandbox();
+    assert_eq!(sandbox.quiz(["sh", "-c", "kill -9 $$"]).code, 137);
+    assert_eq!(sandbox.quiz(["sh", "-c", "kill -TERM $$"]).code, 143);
+    let missing = sandbox.quiz(["nosuch"]);
+    assert_eq!(missing.code, 127);
+    assert!(missing.stderr.contains("nosuch: not found"), "{}", missing.stderr);
+    let refused = sandbox.quiz(["/etc/passwd"]);
+    assert_eq!(refused.code, 126);
+    assert!(refused.stderr.contains("Permission denied"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_shell_reads_its_commands_from_a_pipe() {
+    let ran = sandbox().quiz_with_input([""; 0], b"echo from the shell\nexit 5\n");
+    assert_eq!((ran.out().as_str(), ran.code), ("from the shell\n", 5), "{}", ran.stderr);
+}
+
+#[test]
+fn what_a_program_leaves_behind_does_not_hold_the_run() {
+    let ran = sandbox().quiz(["sh", "-c", "sleep 1000 & setsid sleep 1000 & echo done"]);
+    assert_eq!((ran.out().as_str(), ran.code), ("done\n", 0), "{}", ran.stderr);
+}
