@@ -1,2 +1,55 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: what is done with quiz from its source: set up a machine, install, test, measure.
+
+mod bench;
+mod setup;
+mod steps;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set up, install, test and measure quiz")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the host programs that quiz and its tests need (with apt-get; elsewhere the command is printed)
+    Setup,
+    /// Set up, install quiz as cargo installs programs, and run it with these arguments
+    #[command(trailing_var_arg = true)]
+    Quiz {
+        /// quiz's own arguments
+        #[arg(allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Set up and run every check: format, lints, unit tests, tests with real VMs, a kernel built from source
+    Test,
+    /// Measure, side by side in one run
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup => setup::setup(),
+        Task::Quiz { arguments } => return exit(setup::setup().and_then(|()| steps::quiz(&arguments))),
+        Task::Test => setup::setup().and_then(|()| steps::test()),
+        Task::Bench(which) => bench::run(&which),
+    };
+    exit(done.map(|()| 0))
+}
+
+fn exit(done: Result<u8, String>) -> ExitCode {
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! `quiz --cold true` against the bare floor and virtme-ng.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::floor::Floor;
+use super::samples::{Samples, print};
+use super::vng::Vng;
+use crate::steps::released_quiz;
+
+/// Measures in `rounds` turns.
+pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool) -> Result<(), String> {
+    let program = released_quiz()?;
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let worktree = dir.path().join("worktree");
+    fs_err::create_dir_all(worktree.join(".quiz")).map_err(|e| e.to_string())?;
+    let quiz = || {
+        let mut command = Command::new(&program);
+        command.current_dir(&worktree).args(["--cold", "-q"]);
+        if let Some(kernel) = kernel {
+            command.args(["-k", kernel]);
+        }
+        command
+    };
+    // The first run prepares whatever is missing; its record says what the others are to be measured against.
+    let first = quiz().args(["--json", "true"]).output().map_err(|e| e.to_string())?;
+    let record: Value = serde_json::from_slice(&first.stdout)
+        .map_err(|e| format!("quiz gave no record ({e}): {}", String::from_utf8_lossy(&first.stderr)))?;
+    let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
+    let command_line = fs_err::read_to_string(PathBuf::from(text("dir")).join("command")).map_err(|e| e.to_string())?;
+    let words = words(&command_line)?;
+    println!("kernel {}, {} by {}, {} rounds", text("kernel"), text("machine"), text("accelerator"), rounds);
+    let floor = Floor::new(dir.path(), &words)?;
+    let vng = match with_vng {
+        true => Some(Vng::new(&cache_dir()?, &image_for_vng(&words)?)?),
+        false => None,
+    };
+    let mut floors = Samples::of("bare floor");
+    let mut ours = Samples::of("quiz --cold true");
+    let mut theirs = Samples::of("virtme-ng true");
+    for _ in 0..rounds {
+        floors.time(&mut floor.command())?;
+        ours.time(quiz().arg("true"))?;
+        if let Some(vng) = &vng {
+            theirs.time(vng.command(text("accelerator") == "tcg").current_dir(&worktree))?;
+        }
+    }
+    match vng {
+        Some(_) => {
+            print(&[&floors, &ours, &theirs]);
+            println!("virtme-ng / quiz: {:.1}", theirs.median() / ours.median());
+        }
+        None => print(&[&floors, &ours]),
+    }
+    Ok(())
+}
+
+/// virtme-ng takes the image that the distribution or the build has made, which lies beside ours.
+fn image_for_vng(words: &[String]) -> Result<PathBuf, String> {
+    let at = words.iter().position(|word| word == "-kernel").ok_or("quiz gave QEMU no kernel")?;
+    let kernel = PathBuf::from(&words[at + 1]);
+    let beside = |name: &str| kernel.with_file_name(name);
+    let images = [beside("bzImage"), beside("vmlinuz")];
+    Ok(images.into_iter().find(|image| image.exists()).unwrap_or(kernel))
+}
+
+fn cache_dir() -> Result<PathBuf, String> {
+    let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = of("QUIZ_CACHE").or_else(|| of("HOME").map(|home| home.join(".cache/quiz")));
+    let dir = cache.ok_or("HOME is not set")?.join("bench");
+    fs_err::create_dir_all(&dir).map_err(|e| e.to_string())?;
+    Ok(dir)
+}
+
+/// The words of a shell command line without expansions.
+fn words(line: &str) -> Result<Vec<String>, String> {
+    let output =
+        Command::new("sh").args(["-c", &format!("printf '%s\\0' {line}")]).output().map_err(|e| e.to_string())?;
+    Ok(String::from_utf8_lossy(&output.stdout).split('\0').map(str::to_owned).filter(|word| !word.is_empty()).collect())
+}

@@ -1,0 +1,63 @@
+//! The least that a cold start can cost: the same QEMU, machine and kernel, with a first process that ends the VM at once.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::steps::check;
+
+/// Resets the machine, which QEMU's `-no-reboot` turns into its end: `reboot(LINUX_REBOOT_MAGIC1, MAGIC2, CMD_RESTART, 0)`.
+const INIT: &str = r"
+.globl _start
+_start:
+    mov $169, %eax
+    mov $0xfee1dead, %edi
+    mov $672274793, %esi
+    mov $0x1234567, %edx
+    xor %r10d, %r10d
+    syscall
+    jmp .
+";
+
+/// The floor for the VM whose command line (a program and its arguments) is `quiz`.
+pub struct Floor {
+    arguments: Vec<String>,
+}
+
+impl Floor {
+    /// Makes the first process and its initramfs in `dir`, and takes machine, kernel and memory from quiz's own command line.
+    pub fn new(dir: &Path, quiz: &[String]) -> Result<Floor, String> {
+        let initrd = initramfs(dir)?;
+        let of = |option: &str| -> Result<String, String> {
+            let at = quiz.iter().position(|word| word == option).ok_or(format!("quiz gave QEMU no {option}"))?;
+            quiz.get(at + 1).cloned().ok_or(format!("quiz gave QEMU no {option}"))
+        };
+        let append = of("-append")?;
+        let tsc = append.split(' ').find(|word| word.starts_with("tsc_early_khz=")).unwrap_or_default();
+        let mut arguments = vec![quiz[0].clone()];
+        arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(str::to_owned));
+        for option in ["-machine", "-cpu", "-smp", "-m", "-kernel"] {
+            arguments.extend([option.to_owned(), of(option)?]);
+        }
+        arguments.extend(["-initrd".to_owned(), initrd.display().to_string()]);
+        arguments.extend(["-append".to_owned(), format!("quiet reboot=t panic=-1 mitigations=off {tsc}")]);
+        Ok(Floor { arguments })
+    }
+
+    /// One start.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.arguments[0]);
+        command.args(&self.arguments[1..]);
+        command
+    }
+}
+
+fn initramfs(dir: &Path) -> Result<PathBuf, String> {
+    let place = dir.join("floor");
+    fs_err::create_dir_all(&place).map_err(|e| e.to_string())?;
+    fs_err::write(dir.join("init.s"), INIT).map_err(|e| e.to_string())?;
+    check(Command::new("cc").args(["-static", "-nostdlib", "-o"]).arg(place.join("init")).arg(dir.join("init.s")))?;
+    let archive = dir.join("floor.cpio");
+    let script = "cd \"$0\" && echo init | cpio --quiet -o -H newc > \"$1\"";
+    check(Command::new("sh").args(["-c", script]).arg(&place).arg(&archive))?;
+    Ok(archive)
+}
