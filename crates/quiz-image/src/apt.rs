@@ -71,8 +71,8 @@ impl Source {
         line.split_whitespace().find(|w| w.contains(":/")).unwrap_or(line).to_owned()
     }
 
-    /// The lines of apt's `sources.list`.
-    pub fn lines(&self) -> Result<Vec<String>, AptError> {
+    /// The lines of apt's `sources.list`; without `updates` only what the release was when it was made.
+    pub fn lines(&self, updates: bool) -> Result<Vec<String>, AptError> {
         let plain = |text: &str| !text.is_empty() && !text.contains(['\n', '\r']);
         let word = |text: &str| plain(text) && !text.contains([' ', '\t', '[', ']']);
         if !word(&self.release) {
@@ -93,7 +93,7 @@ impl Source {
             if base == "experimental" || base == "rc-buggy" {
                 suites.insert(0, "sid".to_owned());
             }
-            if !rolling {
+            if !rolling && updates {
                 suites.push(format!("{base}-updates"));
                 lines.push(format!("deb {options}{DEBIAN_SECURITY} {base}-security main"));
             }
@@ -111,6 +111,19 @@ impl Source {
             }
         }
         Ok(lines)
+    }
+
+    /// Whether `error` is about the updates of the release alone, so that one can do without them: some mirrors have them only for some
+    /// architectures, or out of step with their index.
+    pub fn can_do_without_updates(&self, error: &CommandError) -> bool {
+        let CommandError::Failed { lines, .. } = error else { return false };
+        let errors: Vec<_> = lines.iter().filter(|l| l.starts_with("E: ") && l.contains(":/")).collect();
+        let base = self.base_release();
+        self.mirrors.is_empty()
+            && !errors.is_empty()
+            && errors
+                .iter()
+                .all(|l| [format!("{base}-security"), format!("{base}-updates")].iter().any(|s| l.contains(s)))
     }
 
     fn trusted_keyring(&self) -> Result<Option<PathBuf>, AptError> {
@@ -170,13 +183,23 @@ impl Apt {
             fs::create_dir_all(dir.path().join(sub)).map_err(preparing())?;
         }
         fs::write(dir.path().join("status"), "").map_err(preparing())?;
-        fs::write(dir.path().join("sources.list"), source.lines()?.join("\n") + "\n").map_err(preparing())?;
         fs::write(dir.path().join("apt.conf"), config(dir.path(), source, archs)).map_err(preparing())?;
         let _previous = fs::remove_file(&log);
         let apt = Apt { dir, log, release: source.release.clone(), arch: arch.to_owned() };
         let progress = report.start(&format!("fetching the package lists of {}", source.release), None, Unit::None);
         let doing = format!("fetch the package lists of {} for {arch}", source.release);
-        apt.tool("apt-get", &["update", "-o", "APT::Update::Error-Mode=any"], &doing).run(|_| {})?;
+        let fetch = |updates| -> Result<(), AptError> {
+            let lines = source.lines(updates)?.join("\n") + "\n";
+            fs::write(apt.dir.path().join("sources.list"), lines).map_err(preparing())?;
+            Ok(apt.tool("apt-get", &["update", "-o", "APT::Update::Error-Mode=any"], &doing).run(|_| {})?)
+        };
+        match fetch(true) {
+            Err(AptError::Command(error)) if source.can_do_without_updates(&error) => {
+                report.say(&without_updates(source, &error));
+                fetch(false)?;
+            }
+            other => other?,
+        }
         progress.done();
         Ok(apt)
     }
@@ -215,8 +238,10 @@ impl Apt {
         if let Some(found) = self.show(package)? {
             return Ok(found);
         }
-        let stem = package.split(|c: char| c.is_ascii_digit()).next().unwrap_or(package).trim_end_matches('-');
-        let mut alike = self.names(&format!("^{stem}-[a-z0-9-]*$")).unwrap_or_default();
+        // `linux-image` of `linux-image-fancy` and of `linux-image-6.1.0-1-amd64`.
+        let stem: Vec<&str> = package.splitn(3, '-').take(2).collect();
+        let mut alike = self.names(&format!("^{}-[a-z0-9-]*$", stem.join("-"))).unwrap_or_default();
+        alike.retain(|name| !name.ends_with("-dbg") && !name.ends_with("-template"));
         alike.truncate(12);
         let hint = match alike.is_empty() {
             true => String::new(),
@@ -280,6 +305,15 @@ impl Apt {
     }
 }
 
+/// What to tell the user before going on without updates.
+pub(crate) fn without_updates(source: &Source, error: &CommandError) -> String {
+    let why = match error {
+        CommandError::Failed { lines, .. } => lines.iter().find_map(|l| l.strip_prefix("E: ")).unwrap_or_default(),
+        _ => "",
+    };
+    format!("going on without the updates of {}, which the mirror does not offer properly: {why}", source.release)
+}
+
 /// The log file of the work called `name`.
 pub(crate) fn log_file(cache: &Cache, name: &str) -> PathBuf {
     cache.dir().join("logs").join(format!("{name}.log"))
@@ -313,11 +347,18 @@ fn config(dir: &Path, source: &Source, archs: &[&str]) -> String {
     )
 }
 
-/// What the host's apt configuration says about proxies and connections, as lines for another configuration. The rest of it (hooks,
+/// What the host's apt configuration says about proxies, connections and the freshness of mirrors, as lines for another configuration. The rest of it (hooks,
 /// extra indexes) must not have a part in this.
 pub(crate) fn host_connection_settings() -> String {
-    let kept =
-        ["Acquire::http::", "Acquire::https::", "Acquire::Retries ", "Acquire::ForceIPv4 ", "Acquire::ForceIPv6 "];
+    let kept = [
+        "Acquire::http::",
+        "Acquire::https::",
+        "Acquire::Retries ",
+        "Acquire::ForceIPv4 ",
+        "Acquire::ForceIPv6 ",
+        "Acquire::Check-Valid-Until ",
+        "Acquire::Check-Date ",
+    ];
     let Ok(output) = Command::new("apt-config").arg("dump").output() else { return String::new() };
     String::from_utf8_lossy(&output.stdout)
         .lines()
@@ -375,17 +416,17 @@ mod tests {
 
     #[test]
     fn a_release_becomes_sources() {
-        let lines = Source::debian("bookworm").lines().unwrap().join("\n");
+        let lines = Source::debian("bookworm").lines(true).unwrap().join("\n");
         assert!(lines.contains("/debian bookworm main"), "{lines}");
         assert!(lines.contains("/debian bookworm-updates main"), "{lines}");
         assert!(lines.contains("/debian-security bookworm-security main"), "{lines}");
-        let lines = Source::debian("bookworm-backports").lines().unwrap().join("\n");
+        let lines = Source::debian("bookworm-backports").lines(true).unwrap().join("\n");
         assert!(
             lines.contains("/debian bookworm main") && lines.contains("/debian bookworm-backports main"),
             "{lines}"
         );
         assert!(!lines.contains("backports-"), "{lines}");
-        let lines = Source::debian("sid").lines().unwrap();
+        let lines = Source::debian("sid").lines(true).unwrap();
         assert_eq!(lines.len(), 1);
         let own = Source {
             release: "noble".to_owned(),
@@ -393,25 +434,45 @@ mod tests {
             keyring: None,
         };
         assert_eq!(
-            own.lines().unwrap(),
+            own.lines(true).unwrap(),
             ["deb http://archive.ubuntu.com/ubuntu noble main", "deb http://x/ y main universe"]
         );
         assert_eq!(own.mirror(), "http://archive.ubuntu.com/ubuntu");
     }
 
     #[test]
+    fn only_updates_can_be_done_without() {
+        let source = Source::debian("trixie");
+        assert!(!source.lines(false).unwrap().iter().any(|l| l.contains("trixie-")));
+        let failed = |lines: &[&str]| CommandError::Failed {
+            doing: String::new(),
+            program: "apt-get".to_owned(),
+            status: std::os::unix::process::ExitStatusExt::from_raw(256),
+            lines: lines.iter().map(|&l| l.to_owned()).collect(),
+            log: "/log".into(),
+        };
+        let security = "E: Failed to fetch http://m/dists/trixie-security/main/binary-riscv64/Packages.xz  File has unexpected size";
+        let updates = "E: The repository 'http://m/debian trixie-updates Release' does not have a Release file.";
+        let base = "E: The repository 'http://m/debian trixie Release' does not have a Release file.";
+        assert!(source.can_do_without_updates(&failed(&["W: noise", security, updates, "E: Some index files failed"])));
+        assert!(!source.can_do_without_updates(&failed(&[security, base])));
+        assert!(!source.can_do_without_updates(&failed(&["E: out of memory"])));
+        assert!(!source.can_do_without_updates(&failed(&[])));
+    }
+
+    #[test]
     fn nothing_slips_into_the_sources() {
         for release in ["", "a b", "a\ndeb http://evil/ x main", "[trusted=yes]"] {
-            assert!(Source::debian(release).lines().is_err(), "{release}");
+            assert!(Source::debian(release).lines(true).is_err(), "{release}");
         }
         for mirror in
             ["bookworm", "http://x/ y", "deb http://x/ y main\ndeb http://z/ y main", "http://x/ [trusted=yes]"]
         {
             let source = Source { mirrors: vec![mirror.to_owned()], ..Source::debian("bookworm") };
-            assert!(source.lines().is_err(), "{mirror}");
+            assert!(source.lines(true).is_err(), "{mirror}");
         }
         let source = Source { keyring: Some("/nonexistent.gpg".into()), ..Source::debian("bookworm") };
-        assert!(source.lines().unwrap_err().to_string().contains("/nonexistent.gpg"));
+        assert!(source.lines(true).unwrap_err().to_string().contains("/nonexistent.gpg"));
     }
 
     #[test]

@@ -152,7 +152,9 @@ fn release_of(package: &str) -> Option<&str> {
     let rest = package.strip_prefix("linux-image-")?;
     let rest = rest.strip_prefix("unsigned-").unwrap_or(rest);
     let rest = rest.strip_suffix("-unsigned").unwrap_or(rest);
-    rest.starts_with(|c: char| c.is_ascii_digit()).then_some(rest)
+    // A flavour can start with a digit too (`5kc-malta`).
+    let numbers = rest.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
+    numbers.contains('.').then_some(rest)
 }
 
 /// `first` and what it depends on, as far as the names start with one of `prefixes`. The tools that a build runs (`linux-kbuild-…`)

@@ -218,7 +218,7 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
             return Err(RootError::PackageName(package.clone()));
         }
     }
-    let lines = wanted.source.lines()?;
+    wanted.source.lines(true)?;
     let name = wanted.name();
     let what = format!("making the root {name}");
     let entry = shelf(cache).build(&name, &what, replace, report, |dir| {
@@ -226,13 +226,27 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
         let _previous = fs::remove_file(&log);
         let tar = dir.join("root.tar");
         let progress = report.start(&what, None, Unit::None);
-        let run = Run { command: mmdebstrap(wanted, &lines, &tar), doing: &format!("make the root {name}"), log: &log };
-        run.run(|line| {
-            if let Some(step) = line.strip_prefix("I: ") {
-                progress.note(step.trim_end_matches('.'));
+        let make = |updates| -> Result<(), RootError> {
+            let command = mmdebstrap(wanted, &wanted.source.lines(updates)?, &tar);
+            let run = Run { command, doing: &format!("make the root {name}"), log: &log };
+            let mut last = String::new();
+            Ok(run.run(|line| {
+                if let Some(step) = line.strip_prefix("I: ")
+                    && step != last
+                {
+                    progress.note(step.trim_end_matches('.'));
+                    last = step.to_owned();
+                }
+            })?)
+        };
+        match make(true) {
+            Err(RootError::Command(error)) if wanted.source.can_do_without_updates(&error) => {
+                report.say(&apt::without_updates(&wanted.source, &error));
+                make(false)
             }
-        })
-        .map_err(|e| explain(e, wanted))?;
+            other => other,
+        }
+        .map_err(|error| explain(error, wanted))?;
         progress.note("making the image");
         let doing = || StoreError::io(format!("make the root {name}"));
         let packages = installed(&tar).map_err(doing())?;
@@ -277,7 +291,8 @@ fn mmdebstrap(wanted: &Wanted, lines: &[String], tar: &Path) -> Command {
 }
 
 /// Turns the two failures that the user can mend into advice.
-fn explain(error: CommandError, wanted: &Wanted) -> RootError {
+fn explain(error: RootError, wanted: &Wanted) -> RootError {
+    let RootError::Command(error) = error else { return error };
     let text = error.to_string();
     let says = |words: &[&str]| words.iter().any(|w| text.contains(w));
     if says(&["neither be executed natively", "binfmt"]) {
@@ -294,6 +309,8 @@ fn squash(tar: &Path, image: &Path, log: &Path, name: &str) -> Result<(), RootEr
     let input = fs::File::open(tar).map_err(StoreError::io(&doing))?.into_parts().0;
     let mut command = Command::new(host::in_sbin("mksquashfs"));
     command.arg("-").arg(image).args(["-tar", "-quiet", "-no-progress", "-comp", "lz4"]);
+    // The archive's entry for the top directory has no name and is not taken.
+    command.args(["-root-mode", "0755"]);
     command.env("SOURCE_DATE_EPOCH", NEWEST_TIME);
     Ok(Run { command, doing: &doing, log }.run_with_input(input, |_| {})?)
 }
@@ -369,12 +386,14 @@ mod tests {
 
     #[test]
     fn failures_that_the_user_can_mend_say_how() {
-        let failed = |line: &str| CommandError::Failed {
-            doing: "make the root x".to_owned(),
-            program: "mmdebstrap".to_owned(),
-            status: std::os::unix::process::ExitStatusExt::from_raw(256),
-            lines: vec![line.to_owned()],
-            log: "/log".into(),
+        let failed = |line: &str| {
+            RootError::Command(CommandError::Failed {
+                doing: "make the root x".to_owned(),
+                program: "mmdebstrap".to_owned(),
+                status: std::os::unix::process::ExitStatusExt::from_raw(256),
+                lines: vec![line.to_owned()],
+                log: "/log".into(),
+            })
         };
         let foreign = "E: s390x can neither be executed natively nor via qemu user emulation with binfmt_misc";
         assert!(explain(failed(foreign), &wanted(&[])).to_string().contains("qemu-user-static"));
