@@ -308,7 +308,9 @@ fn squash(tar: &Path, image: &Path, log: &Path, name: &str) -> Result<(), RootEr
     let doing = format!("make the image of the root {name}");
     let input = fs::File::open(tar).map_err(StoreError::io(&doing))?.into_parts().0;
     let mut command = Command::new(host::in_sbin("mksquashfs"));
-    command.arg("-").arg(image).args(["-tar", "-quiet", "-no-progress", "-comp", "lz4"]);
+    command.arg("-").arg(image).args(["-tar", "-quiet", "-no-progress"]);
+    // gzip is the one compressor that every kernel with squashfs has; nothing is compressed, but the image has to name one.
+    command.args(["-comp", "gzip", "-noI", "-noD", "-noF", "-noX"]);
     // The archive's entry for the top directory has no name and is not taken.
     command.args(["-root-mode", "0755"]);
     command.env("SOURCE_DATE_EPOCH", NEWEST_TIME);
