@@ -61,7 +61,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Run a program in a fresh VM: the long form
-    Run(Run),
+    Run(Box<Run>),
     /// Get, build, list and remove kernels
     #[command(subcommand)]
     Kernel(kernel::Verb),
@@ -87,6 +87,7 @@ pub struct Run {
 
 /// Options that every verb has.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every verb")]
 pub struct Global {
     /// Show every kernel message and what quiz does
     #[arg(short, long, global = true, conflicts_with = "quiet")]
@@ -252,7 +253,7 @@ pub enum Typed {
     /// A run.
     Run(Global, RunOptions, Vec<OsString>),
     /// A verb other than `run`, with the run's options that stood before it.
-    Verb(Global, RunOptions, Verb),
+    Verb(Global, RunOptions, Box<Verb>),
     /// A verb of a later version.
     Reserved(&'static str),
 }
@@ -275,10 +276,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::E
     let Cli { global, run, verb } = Cli::try_parse_from(words)?;
     Ok(match (verb, program) {
         (None, program) => Typed::Run(global, run, program.unwrap_or_default()),
-        (Some(Verb::Run(Run { options })), program) => {
-            Typed::Run(global, run.then(options), program.unwrap_or_default())
+        (Some(Verb::Run(long)), program) => {
+            Typed::Run(global, run.then(long.options), program.unwrap_or_default())
         }
-        (Some(verb), _) => Typed::Verb(global, run, verb),
+        (Some(verb), _) => Typed::Verb(global, run, Box::new(verb)),
     })
 }
 
@@ -497,7 +498,8 @@ mod tests {
     fn global_options_are_understood_on_both_sides_of_a_verb() {
         for line in [&["--json", "config"][..], &["config", "--json"], &["--json", "-p", "kernel", "config"]] {
             let typed = typed(line).unwrap();
-            assert!(matches!(typed, Typed::Verb(Global { json: true, .. }, _, Verb::Config(_))), "{typed:?}");
+            let Typed::Verb(global, _, verb) = typed else { panic!("{typed:?}") };
+            assert!(global.json && matches!(*verb, Verb::Config(_)), "{verb:?}");
         }
         for line in [&["-v", "run", "--", "true"][..], &["run", "-v", "--", "true"], &["-v", "true"]] {
             let Typed::Run(global, ..) = typed(line).unwrap() else { panic!("{line:?} is a run") };

@@ -270,3 +270,24 @@ fn missing_programs_are_all_named_before_anything_is_begun() {
     let message = sealed.fails(&["root", "build"]);
     assert!(message.contains("apt-get") && message.contains("mmdebstrap"), "{message}");
 }
+
+#[test]
+fn a_kernel_build_that_makes_no_sense_is_refused_before_anything_is_fetched() {
+    let sealed = Sealed::new();
+    for (args, message) in [
+        (&["kernel", "build"][..], "the following required arguments were not provided"),
+        (&["kernel", "build", "6.12", "--all"], "cannot be used with"),
+        (&["kernel", "build", "6.x"], "`6.x` is not a kernel version"),
+        (&["kernel", "build", "6.12", "-e", "KASAN", "-d", "CONFIG_KASAN"], "KASAN is given twice"),
+        (&["kernel", "build", "6.12", "-s", "NOVALUE"], "NOVALUE"),
+        (&["kernel", "build", "6.12", "-f", "nosuch"], "no configuration fragment `nosuch`"),
+        (&["kernel", "build", "--tree", "nowhere"], "nowhere"),
+        (&["kernel", "build", "6.12", "-a", "vax"], "quiz knows no architecture `vax`"),
+        // Only then are the host's programs looked for.
+        (&["kernel", "build", "6.12"], "this host lacks gcc"),
+    ] {
+        let told = sealed.fails(args);
+        assert!(told.contains(message), "{args:?}: {told}");
+    }
+    assert!(!sealed.path("home/.cache").exists());
+}

@@ -49,7 +49,7 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
             let spec = ctx.run_spec(&options, command)?;
             Ok(crate::run::run(spec, &ctx))
         }
-        Typed::Verb(global, options, verb) => other_verb(&global, &options, verb),
+        Typed::Verb(global, options, verb) => other_verb(&global, &options, *verb),
         Typed::Reserved(verb) => Err(Fault::new(format!(
             "`quiz {verb}` is not in this version of quiz; a guest's program: quiz -- {verb} ..."
         ))),
