@@ -2,13 +2,15 @@
 //! parsing never reads a file.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use quiz_config::{TypedOption, Verbosity};
 
 use crate::commands::{completions, config, doctor, kernel, root};
+use line::Line;
+
+mod line;
 
 const AFTER_HELP: &str = "\
 Programs:
@@ -244,9 +246,6 @@ impl RunOptions {
     }
 }
 
-/// Verbs of later versions. They are kept free, so that no one gets used to a guest program by these names.
-pub const RESERVED: [&str; 8] = ["zfs", "ps", "exec", "attach", "logs", "kill", "template", "profile"];
-
 /// What was typed.
 #[derive(Debug)]
 pub enum Typed {
@@ -264,7 +263,7 @@ pub enum Typed {
 /// Also the help and the version that were asked for.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::Error> {
     let mut words: Vec<OsString> = words.into_iter().collect();
-    let program = match split(&words, &Cli::command()) {
+    let program = match line::split(&words, &Cli::command()) {
         Line::Run { options, program } => {
             let program = words.split_off(program);
             words.truncate(options);
@@ -283,63 +282,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::E
     })
 }
 
-/// Where a command line has its parts.
-enum Line {
-    /// The words before `options` are quiz's own, those from `program` on are the program's.
-    Run { options: usize, program: usize },
-    /// All words are quiz's own.
-    Verb,
-    /// It begins with a verb of a later version.
-    Reserved(&'static str),
-}
-
-/// Finds where the program's words begin, which clap itself cannot do exactly: it has no external subcommand together
-/// with `--`, nor one whose name is not UTF-8.
-fn split(words: &[OsString], command: &Command) -> Line {
-    let mut behind_run = false;
-    let mut at = 1;
-    while let Some(word) = words.get(at) {
-        match word.as_bytes() {
-            b"--" => return Line::Run { options: at, program: at + 1 },
-            [b'-', b'-', name @ ..] => at += usize::from(long_takes_next(name, command)),
-            [b'-', letters @ ..] if !letters.is_empty() => at += usize::from(short_takes_next(letters, command)),
-            b"run" if !behind_run => behind_run = true,
-            _ if behind_run => return Line::Run { options: at, program: at },
-            name => {
-                if let Some(verb) = RESERVED.into_iter().find(|verb| verb.as_bytes() == name) {
-                    return Line::Reserved(verb);
-                }
-                let is_verb = command.get_subcommands().any(|verb| verb.get_name().as_bytes() == name);
-                return if is_verb || name == b"help" { Line::Verb } else { Line::Run { options: at, program: at } };
-            }
-        }
-        at += 1;
-    }
-    Line::Run { options: words.len(), program: words.len() }
-}
-
-/// Whether the long option `name` has its value in the next word. Of an unknown option clap says that it is one.
-fn long_takes_next(name: &[u8], command: &Command) -> bool {
-    !name.contains(&b'=') && command.get_arguments().any(|arg| long_is(arg, name) && arg.get_action().takes_values())
-}
-
-fn long_is(arg: &Arg, name: &[u8]) -> bool {
-    arg.get_long().is_some_and(|long| long.as_bytes() == name)
-}
-
-/// Whether the last of the short options `letters` has its value in the next word.
-fn short_takes_next(letters: &[u8], command: &Command) -> bool {
-    let takes = |letter: &u8| {
-        let short = Some(char::from(*letter));
-        command.get_arguments().any(|arg| arg.get_short() == short && arg.get_action().takes_values())
-    };
-    // The rest of the word is the value of the first one that takes any.
-    letters.iter().position(takes).is_some_and(|at| at + 1 == letters.len())
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
 
     use super::*;
 

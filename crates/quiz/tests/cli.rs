@@ -239,6 +239,7 @@ fn an_empty_cache_lists_nothing_and_says_how_to_begin() {
     assert!(sealed.fails(&["root", "rm", "x"]).contains("there is no root `x`"));
     let message = sealed.fails(&["kernel", "show", "5.15"]);
     assert!(message.contains("no kernel `5.15`") && message.contains("quiz kernel build 5.15"), "{message}");
+    assert_eq!(sealed.fails(&["-k", "5.15", "true"]), message, "a run says the same");
     assert!(!sealed.path("home/.cache").exists(), "looking changes nothing");
 }
 
