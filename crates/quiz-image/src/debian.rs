@@ -130,7 +130,12 @@ struct Packages {
 
 impl Packages {
     fn find(apt: &Apt, asked: &str, host: &str, report: &dyn Report) -> Result<Packages, DebianError> {
-        let image = closure(apt, apt.require(asked)?, &["linux-image-", "linux-modules-", "linux-binary-"], None)?;
+        let image = closure(
+            apt,
+            apt.require(asked)?,
+            &["linux-image-", "linux-modules-", "linux-binary-", "linux-base-"],
+            None,
+        )?;
         let main = image.iter().find(|p| release_of(&p.name).is_some()).cloned().ok_or_else(|| {
             DebianError::Package { package: asked.to_owned(), what: "it leads to no image".to_owned() }
         })?;
@@ -200,12 +205,12 @@ fn unpack_image(
     let doing = || StoreError::io(format!("take the kernel out of {package}"));
     let image = dir.join("image");
     let bytes = fs::read(&image).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => strange(format!("it has no /boot/vmlinuz-{release}")),
+        io::ErrorKind::NotFound => strange(format!("it has no image of {release}")),
         _ => doing()(e).into(),
     })?;
     let (boot, boot_file) = install_boot_file(dir, &image, &bytes, wanted.arch).map_err(doing())?;
     if !dir.join("config").exists() {
-        return Err(strange(format!("it has no /boot/config-{release}")));
+        return Err(strange(format!("it has no configuration of {release}")));
     }
     if !dir.join("lib/modules").join(release).is_dir() {
         return Err(strange(format!("it has no modules for {release}")));
@@ -293,6 +298,9 @@ fn image_path(path: &Path, release: &str) -> Option<PathBuf> {
     match within.to_str()? {
         // Links to headers at fixed places of a file system that is not this one.
         "build" | "source" | "vdso" => None,
+        // Debian 14 has them here instead of in /boot.
+        "vmlinuz" | "vmlinux" => Some("image".into()),
+        name @ ("config" | "System.map") => Some(name.into()),
         within if within.starts_with("vdso/") => None,
         _ => Some(path.to_owned()),
     }
@@ -435,4 +443,168 @@ fn plain(path: &Path) -> Option<PathBuf> {
         }
     }
     (out != Path::new("")).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_release_is_in_the_image_packages_name() {
+        for (package, release) in [
+            ("linux-image-6.1.0-50-amd64", Some("6.1.0-50-amd64")),
+            ("linux-image-6.1.0-50-amd64-unsigned", Some("6.1.0-50-amd64")),
+            ("linux-image-unsigned-6.8.0-31-generic", Some("6.8.0-31-generic")),
+            ("linux-image-6.12.107+deb13-riscv64", Some("6.12.107+deb13-riscv64")),
+            ("linux-image-6.19-rc3-amd64", Some("6.19-rc3-amd64")),
+            ("linux-image-amd64", None),
+            ("linux-image-5kc-malta", None),
+            ("linux-image-686-pae", None),
+            ("linux-modules-6.8.0-31-generic", None),
+        ] {
+            assert_eq!(release_of(package), release, "{package}");
+        }
+    }
+
+    #[test]
+    fn files_of_image_packages_find_their_places() {
+        let place = |path: &str| image_path(Path::new(path), "6.1.0-50-amd64").map(|p| p.to_str().unwrap().to_owned());
+        for (from, to) in [
+            ("boot/vmlinuz-6.1.0-50-amd64", Some("image")),
+            ("boot/vmlinux-6.1.0-50-amd64", Some("image")),
+            ("boot/config-6.1.0-50-amd64", Some("config")),
+            ("boot/System.map-6.1.0-50-amd64", Some("System.map")),
+            ("boot/vmlinuz-6.1.0-49-amd64", None),
+            ("lib/modules/6.1.0-50-amd64/kernel/fs/9p/9p.ko", Some("lib/modules/6.1.0-50-amd64/kernel/fs/9p/9p.ko")),
+            ("usr/lib/modules/6.1.0-50-amd64/modules.order", Some("lib/modules/6.1.0-50-amd64/modules.order")),
+            ("usr/lib/modules/6.1.0-50-amd64/vmlinuz", Some("image")),
+            ("usr/lib/modules/6.1.0-50-amd64/config", Some("config")),
+            ("lib/modules/6.1.0-50-amd64/build", None),
+            ("lib/modules/6.1.0-50-amd64/source", None),
+            ("lib/modules/other/kernel/x.ko", None),
+            ("usr/share/doc/linux-image-6.1.0-50-amd64/copyright", None),
+        ] {
+            assert_eq!(place(from).as_deref(), to, "{from}");
+        }
+    }
+
+    #[test]
+    fn header_packages_become_one_tree() {
+        let place = |path: &str, link: Option<&str>| {
+            header_path(Path::new(path), link.map(Path::new), "arm64").map(|p| p.to_str().unwrap().to_owned())
+        };
+        for (from, link, to) in [
+            ("usr/src/linux-headers-6.1.0-50-arm64/.config", None, Some("kbuild/.config")),
+            ("usr/src/linux-headers-6.1.0-50-common/Makefile", None, Some("kbuild/Makefile")),
+            ("usr/lib/linux-kbuild-6.1/scripts/basic/fixdep", None, Some("kbuild/scripts/basic/fixdep")),
+            ("usr/src/linux-headers-6.1.0-50-arm64/scripts", Some("../../lib/linux-kbuild-6.1/scripts"), None),
+            ("usr/src/linux-headers-6.8.0-31-generic/Kconfig", Some("../linux-headers-6.8.0-31/Kconfig"), None),
+            ("usr/src/linux-kbuild-6.1", Some("../lib/linux-kbuild-6.1"), None),
+            (
+                "usr/src/linux-headers-x-common/include/dt-bindings/a.h",
+                Some("b.h"),
+                Some("kbuild/include/dt-bindings/a.h"),
+            ),
+            ("usr/src/linux-headers-x-common/arch/arm64/include/a.h", None, Some("kbuild/arch/arm64/include/a.h")),
+            ("usr/src/linux-headers-x-common/arch/arm/include/a.h", None, Some("kbuild/arch/arm/include/a.h")),
+            ("usr/src/linux-headers-x-common/arch/x86/include/a.h", None, None),
+            ("usr/src/linux-headers-x-common", None, None),
+            ("lib/modules/x/build", Some("/usr/src/linux-headers-x"), None),
+            ("usr/share/doc/linux-headers-x/copyright", None, None),
+        ] {
+            assert_eq!(place(from, link).as_deref(), to, "{from}");
+        }
+        assert_eq!(source_arch(quiz_arch::find("x86_64").unwrap()), "x86");
+        assert_eq!(source_arch(quiz_arch::find("ppc64le").unwrap()), "powerpc");
+    }
+
+    #[test]
+    fn make_variables_work_on_other_hosts() {
+        let text = "override ARCH = x86\nCC = $(if $(CCACHE),ccache) $(CROSS_COMPILE)gcc-12\nX = y\n";
+        let here = adapt_variables(text, None);
+        assert!(
+            here.contains(
+                "ifeq ($(shell command -v $(CROSS_COMPILE)gcc-12),)\nCC = $(CROSS_COMPILE)gcc\nendif\nX = y\n"
+            )
+        );
+        assert!(!here.contains("CROSS_COMPILE ="));
+        let foreign = adapt_variables(text, Some("s390x-linux-gnu-"));
+        assert!(
+            foreign.starts_with("ifeq ($(CROSS_COMPILE),)\nCROSS_COMPILE = s390x-linux-gnu-\nendif\n"),
+            "{foreign}"
+        );
+    }
+
+    #[test]
+    fn a_package_is_unpacked_only_to_where_it_belongs() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        fs::write(
+            tree.join("DEBIAN/control"),
+            "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n",
+        )
+        .unwrap();
+        fs::create_dir_all(tree.join("boot")).unwrap();
+        fs::write(tree.join("boot/config-1.0-x"), "CONFIG_X=y\n").unwrap();
+        fs::write(tree.join("boot/other"), "no").unwrap();
+        let modules = tree.join("lib/modules/1.0-x");
+        fs::create_dir_all(&modules).unwrap();
+        fs::write(modules.join("a.ko"), "module").unwrap();
+        symlink("a.ko", modules.join("b.ko")).unwrap();
+        symlink("/usr/src/x", modules.join("build")).unwrap();
+        let deb = dir.path().join("x.deb");
+        let log = dir.path().join("log");
+        let mut command = Command::new("dpkg-deb");
+        command.args(["--root-owner-group", "-b"]).arg(&tree).arg(&deb);
+        Run { command, doing: "make a package", log: &log }.run(|_| {}).unwrap();
+
+        let out = dir.path().join("out");
+        unpack(&deb, &out, &log, &|path, _| image_path(path, "1.0-x")).unwrap();
+        let mut found: Vec<_> = walkdir::WalkDir::new(&out)
+            .into_iter()
+            .map(|i| i.unwrap())
+            .filter(|i| !i.file_type().is_dir())
+            .map(|i| i.path().strip_prefix(&out).unwrap().to_str().unwrap().to_owned())
+            .collect();
+        found.sort();
+        assert_eq!(found, ["config", "lib/modules/1.0-x/a.ko", "lib/modules/1.0-x/b.ko"]);
+
+        // Damaged, it must be an error.
+        let bytes = fs::read(&deb).unwrap();
+        fs::write(&deb, &bytes[..bytes.len() / 2]).unwrap();
+        assert!(unpack(&deb, &out, &log, &|path, _| image_path(path, "1.0-x")).is_err());
+    }
+
+    #[test]
+    fn paths_that_lead_outside_are_not_taken() {
+        assert_eq!(plain(Path::new("./boot/x")), Some("boot/x".into()));
+        assert_eq!(plain(Path::new("/boot/x")), Some("boot/x".into()));
+        assert_eq!(plain(Path::new("boot/../../x")), None);
+        assert_eq!(plain(Path::new("./")), None);
+    }
+
+    #[test]
+    fn the_form_that_starts_fastest_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let install = |arch: &str, bytes: &[u8]| {
+            let image = dir.path().join("image");
+            fs::write(&image, bytes).unwrap();
+            let made = install_boot_file(dir.path(), &image, bytes, quiz_arch::find(arch).unwrap()).unwrap();
+            assert!(!image.exists());
+            assert!(dir.path().join(&made.1).exists());
+            made
+        };
+        assert_eq!(install("s390x", b"anything"), (Boot::Image, "bzImage".to_owned()));
+        assert_eq!(install("ppc64le", b"\x7fELF"), (Boot::Image, "vmlinux".to_owned()));
+        let payload = zstd::encode_all(&b"not an ELF file"[..], 1).unwrap();
+        let mut zboot = b"MZ\0\0zimg".to_vec();
+        zboot.extend(64u32.to_le_bytes());
+        zboot.extend((payload.len() as u32 + 4).to_le_bytes());
+        zboot.resize(64, 0);
+        zboot.extend(&payload);
+        zboot.extend([0; 4]);
+        assert_eq!(install("aarch64", &zboot), (Boot::Image, "Image".to_owned()));
+        assert_eq!(fs::read(dir.path().join("Image")).unwrap(), b"not an ELF file");
+    }
 }
