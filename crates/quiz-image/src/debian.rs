@@ -1,18 +1,16 @@
 //! Stock kernels of Debian-like distributions, from their packages into the cache. Not for building kernels (`build`).
 
 use crate::apt::{Apt, AptError, Package, Source};
-use crate::command::{CommandError, Run};
+use crate::command::CommandError;
 use crate::kernel::{self, Boot, Kernel, KernelManifest, Origin, Version};
 use crate::report::{Report, Unit};
 use crate::store::{Cache, StoreError};
-use crate::{digest, elf, modules};
+use crate::{deb, digest, elf, modules};
 use fs_err as fs;
-use fs_err::os::unix::fs::symlink;
 use quiz_arch::Arch;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::process::Command;
 
 /// Why a stock kernel could not be added.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +24,9 @@ pub enum DebianError {
     /// A program of the host failed.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// A package could not be unpacked.
+    #[error(transparent)]
+    Deb(#[from] deb::DebError),
     /// The packages hold something that we did not expect.
     #[error(
         "cannot use the kernel package {package}: {what}; please report it, and meanwhile try another release or package"
@@ -200,7 +201,7 @@ fn unpack_image(
     let package = &packages.main.name;
     let strange = |what: String| DebianError::Package { package: package.clone(), what };
     for deb in debs {
-        unpack(deb, dir, apt.log(), &|path, _| image_path(path, release))?;
+        deb::unpack(deb, dir, apt.log(), &|path, _| image_path(path, release))?;
     }
     let doing = || StoreError::io(format!("take the kernel out of {package}"));
     let image = dir.join("image");
@@ -314,7 +315,7 @@ fn unpack_headers(dir: &Path, debs: &[PathBuf], arch: &'static Arch, apt: &Apt) 
     }
     let srcarch = source_arch(arch);
     for deb in debs {
-        unpack(deb, dir, apt.log(), &|path, link| header_path(path, link, srcarch))?;
+        deb::unpack(deb, dir, apt.log(), &|path, link| header_path(path, link, srcarch))?;
     }
     let variables = dir.join("kbuild/.kernelvariables");
     let doing = || StoreError::io("adapt the kernel's headers");
@@ -347,6 +348,10 @@ fn header_path(path: &Path, link: Option<&Path>, srcarch: &str) -> Option<PathBu
         return None;
     }
     let within = parts.as_path();
+    // With it a module's build wants pahole, to make type information that nobody here reads.
+    if within == Path::new("vmlinux") {
+        return None;
+    }
     let mut names = within.components().filter_map(|c| c.as_os_str().to_str());
     if names.next() == Some("arch")
         && let Some(name) = names.next()
@@ -380,69 +385,6 @@ fn adapt_variables(text: &str, cross: Option<&str>) -> String {
         }
     }
     out
-}
-
-/// Unpacks a `.deb`, each of its files to where `place` says (below `dir`), given the path in the package without a leading `./` and
-/// the target of a symbolic link.
-pub(crate) fn unpack(
-    deb: &Path,
-    dir: &Path,
-    log: &Path,
-    place: &dyn Fn(&Path, Option<&Path>) -> Option<PathBuf>,
-) -> Result<(), DebianError> {
-    let doing = format!("unpack {}", deb.file_name().unwrap_or_default().to_string_lossy());
-    let mut command = Command::new("dpkg-deb");
-    command.arg("--fsys-tarfile").arg(deb);
-    let failed = |cause: io::Error| DebianError::from(StoreError::Io { doing: doing.clone(), cause });
-    Run { command, doing: &doing, log }.stream(|stream| {
-        let mut archive = tar::Archive::new(io::BufReader::with_capacity(1 << 20, stream));
-        for item in archive.entries().map_err(failed)? {
-            let mut item = item.map_err(failed)?;
-            let path = plain(&item.path().map_err(failed)?);
-            let link = item.link_name().map_err(failed)?.map(|l| l.into_owned());
-            let kind = item.header().entry_type();
-            let Some(target) = path.and_then(|p| place(&p, link.as_deref().filter(|_| kind.is_symlink()))) else {
-                continue;
-            };
-            let target = dir.join(target);
-            if kind.is_dir() {
-                fs::create_dir_all(&target).map_err(failed)?;
-                continue;
-            }
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent).map_err(failed)?;
-            }
-            match (&link, kind) {
-                (Some(link), tar::EntryType::Symlink) => {
-                    let _previous = fs::remove_file(&target);
-                    symlink(link, &target).map_err(failed)?;
-                }
-                (Some(link), tar::EntryType::Link) => {
-                    if let Some(from) = plain(link).and_then(|p| place(&p, None)) {
-                        fs::hard_link(dir.join(from), &target).map_err(failed)?;
-                    }
-                }
-                _ if kind.is_file() => {
-                    item.unpack(&target).map_err(failed)?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    })
-}
-
-/// A path without `./` at its start; None if it would lead outside.
-fn plain(path: &Path) -> Option<PathBuf> {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => out.push(name),
-            Component::CurDir | Component::RootDir => {}
-            Component::ParentDir | Component::Prefix(_) => return None,
-        }
-    }
-    (out != Path::new("")).then_some(out)
 }
 
 #[cfg(test)]
@@ -509,6 +451,7 @@ mod tests {
             ("usr/src/linux-headers-x-common/arch/arm/include/a.h", None, Some("kbuild/arch/arm/include/a.h")),
             ("usr/src/linux-headers-x-common/arch/x86/include/a.h", None, None),
             ("usr/src/linux-headers-x-common", None, None),
+            ("usr/src/linux-headers-6.12.95-arm64/vmlinux", None, None),
             ("lib/modules/x/build", Some("/usr/src/linux-headers-x"), None),
             ("usr/share/doc/linux-headers-x/copyright", None, None),
         ] {
@@ -533,55 +476,6 @@ mod tests {
             foreign.starts_with("ifeq ($(CROSS_COMPILE),)\nCROSS_COMPILE = s390x-linux-gnu-\nendif\n"),
             "{foreign}"
         );
-    }
-
-    #[test]
-    fn a_package_is_unpacked_only_to_where_it_belongs() {
-        let dir = tempfile::tempdir().unwrap();
-        let tree = dir.path().join("tree");
-        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
-        fs::write(
-            tree.join("DEBIAN/control"),
-            "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n",
-        )
-        .unwrap();
-        fs::create_dir_all(tree.join("boot")).unwrap();
-        fs::write(tree.join("boot/config-1.0-x"), "CONFIG_X=y\n").unwrap();
-        fs::write(tree.join("boot/other"), "no").unwrap();
-        let modules = tree.join("lib/modules/1.0-x");
-        fs::create_dir_all(&modules).unwrap();
-        fs::write(modules.join("a.ko"), "module").unwrap();
-        symlink("a.ko", modules.join("b.ko")).unwrap();
-        symlink("/usr/src/x", modules.join("build")).unwrap();
-        let deb = dir.path().join("x.deb");
-        let log = dir.path().join("log");
-        let mut command = Command::new("dpkg-deb");
-        command.args(["--root-owner-group", "-b"]).arg(&tree).arg(&deb);
-        Run { command, doing: "make a package", log: &log }.run(|_| {}).unwrap();
-
-        let out = dir.path().join("out");
-        unpack(&deb, &out, &log, &|path, _| image_path(path, "1.0-x")).unwrap();
-        let mut found: Vec<_> = walkdir::WalkDir::new(&out)
-            .into_iter()
-            .map(|i| i.unwrap())
-            .filter(|i| !i.file_type().is_dir())
-            .map(|i| i.path().strip_prefix(&out).unwrap().to_str().unwrap().to_owned())
-            .collect();
-        found.sort();
-        assert_eq!(found, ["config", "lib/modules/1.0-x/a.ko", "lib/modules/1.0-x/b.ko"]);
-
-        // Damaged, it must be an error.
-        let bytes = fs::read(&deb).unwrap();
-        fs::write(&deb, &bytes[..bytes.len() / 2]).unwrap();
-        assert!(unpack(&deb, &out, &log, &|path, _| image_path(path, "1.0-x")).is_err());
-    }
-
-    #[test]
-    fn paths_that_lead_outside_are_not_taken() {
-        assert_eq!(plain(Path::new("./boot/x")), Some("boot/x".into()));
-        assert_eq!(plain(Path::new("/boot/x")), Some("boot/x".into()));
-        assert_eq!(plain(Path::new("boot/../../x")), None);
-        assert_eq!(plain(Path::new("./")), None);
     }
 
     #[test]

@@ -7,7 +7,9 @@
 
 pub mod apt;
 pub mod blank;
+pub mod build;
 pub mod command;
+pub mod deb;
 pub mod debian;
 pub mod digest;
 pub mod elf;
