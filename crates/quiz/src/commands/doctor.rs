@@ -101,6 +101,7 @@ fn examine(ctx: &Context) -> Result<Record, Fault> {
             });
         }
     }
+    needs.extend(owners_of_files(&search, ctx));
     let mut first_run = vec![Purpose::Run(own)];
     if cache.as_ref().is_none_or(|cache| cache.kernels.is_empty()) {
         first_run.push(Purpose::KernelAdd);
@@ -122,6 +123,28 @@ fn examine(ctx: &Context) -> Result<Record, Fault> {
         cache,
         worktree: ctx.worktree.as_ref().map(|worktree| worktree.dir.clone()),
         settings: settings.into_iter().flatten().filter(|file| file.exists()).collect(),
+    })
+}
+
+/// What ordinary users need to make roots, besides the programs: one of two ways for files to have several owners.
+/// The superuser needs nothing of it.
+fn owners_of_files(search: &Search, ctx: &Context) -> Option<Need> {
+    let uid = rustix::process::geteuid();
+    let names = [ctx.variable("USER"), ctx.variable("LOGNAME")].into_iter().flatten();
+    let names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).chain([uid.to_string()]).collect();
+    let listed = |file: &str| {
+        let text = fs_err::read_to_string(file).unwrap_or_default();
+        text.lines().any(|line| line.split(':').next().is_some_and(|owner| names.iter().any(|name| name == owner)))
+    };
+    let has = |program| search.program(program).is_some();
+    let unshares = has("newuidmap") && listed("/etc/subuid") && listed("/etc/subgid");
+    (!uid.is_root()).then(|| Need {
+        name: "subordinate ids, or fakechroot",
+        purpose: "let an ordinary user make file systems with several owners",
+        disables: "roots (usermod --add-subuids, --add-subgids)".to_owned(),
+        found: unshares || (has("fakechroot") && has("fakeroot")),
+        version: None,
+        own_arch: true,
     })
 }
 
