@@ -322,3 +322,173 @@ pub fn prune(cache: &Cache, report: &dyn Report) -> Result<(Vec<String>, Vec<Sto
     }
     Ok((removed, kept))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Silent;
+
+    fn kernel(name: &str, version: &str, origin: Origin) -> KernelManifest {
+        KernelManifest {
+            name: name.to_owned(),
+            release: name.split("-llvm").next().unwrap().to_owned(),
+            version: version.parse().unwrap(),
+            arch: "x86_64".to_owned(),
+            origin,
+            boot: Boot::Pvh,
+            boot_file: "kernel.pvh".to_owned(),
+            vmlinux_file: None,
+            compiler: None,
+            llvm: name.contains("llvm"),
+            built_at: "2026-11-22T20:00:00Z".parse().unwrap(),
+            quiz_version: "0".to_owned(),
+            sha256: BTreeMap::new(),
+        }
+    }
+
+    fn stock(name: &str, version: &str) -> KernelManifest {
+        let text = |t: &str| t.to_owned();
+        let origin = Origin::DebianPackage {
+            release: text("bookworm"),
+            package: format!("linux-image-{name}"),
+            version: format!("{version}-1"),
+            mirror: text("http://deb.debian.org/debian"),
+            asked: text("linux-image-amd64"),
+        };
+        kernel(name, version, origin)
+    }
+
+    fn built(name: &str, version: &str) -> KernelManifest {
+        let url = format!("https://cdn.kernel.org/linux-{version}.tar.xz");
+        kernel(name, version, Origin::Tarball { url, sha256: String::new(), signature_checked: false })
+    }
+
+    fn tree(name: &str, version: &str) -> KernelManifest {
+        kernel(name, version, Origin::Tree { path: "/src/linux".into() })
+    }
+
+    fn selected<'a>(kernels: &'a [KernelManifest], selector: Option<&str>) -> Option<&'a str> {
+        select(kernels, "x86_64", selector).map(|k| k.name.as_str())
+    }
+
+    #[test]
+    fn without_a_selector_it_is_the_newest_stable_built_one() {
+        let all = [
+            stock("6.12.107+deb13-amd64", "6.12.107"),
+            built("6.6.9", "6.6.9"),
+            built("6.12.30-llvm", "6.12.30"),
+            built("6.12.30", "6.12.30"),
+            built("6.19.0-rc3", "6.19-rc3"),
+            tree("mine", "6.18.2"),
+        ];
+        assert_eq!(selected(&all, None), Some("6.12.30"));
+        assert_eq!(selected(&all[..1], None), Some("6.12.107+deb13-amd64"));
+        assert_eq!(selected(&[all[0].clone(), all[4].clone(), all[5].clone()], None), Some("6.12.107+deb13-amd64"));
+        assert_eq!(selected(&all[4..], None), None, "neither a candidate nor the user's tree by accident");
+        assert_eq!(select(&all, "aarch64", None), None);
+    }
+
+    #[test]
+    fn a_selector_is_a_name_a_release_or_the_start_of_a_version() {
+        let mut odd = built("6.12", "6.1.5");
+        odd.release = "6.1.5-odd".to_owned();
+        let all = [
+            stock("6.12.31-amd64", "6.12.31"),
+            built("6.12.31", "6.12.31"),
+            built("6.12.4", "6.12.4"),
+            built("6.19.0-rc3", "6.19-rc3"),
+            tree("mine", "6.12.99"),
+            stock("6.1.0-50-amd64", "6.1.176"),
+        ];
+        assert_eq!(selected(&all, Some("6.12")), Some("6.12.31"));
+        assert_eq!(selected(&all, Some("6")), Some("6.12.31"));
+        assert_eq!(selected(&all, Some("6.12.4")), Some("6.12.4"));
+        assert_eq!(selected(&all, Some("6.12.31-amd64")), Some("6.12.31-amd64"));
+        assert_eq!(selected(&all, Some("6.1")), Some("6.1.0-50-amd64"));
+        assert_eq!(selected(&all, Some("6.19")), None);
+        assert_eq!(selected(&all, Some("6.19-rc3")), Some("6.19.0-rc3"));
+        assert_eq!(selected(&all, Some("mine")), Some("mine"));
+        assert_eq!(selected(&all, Some("6.12.99")), None);
+        assert_eq!(selected(&all, Some("5.10")), None);
+        let all = [all[1].clone(), odd];
+        assert_eq!(selected(&all, Some("6.12")), Some("6.12"), "an exact name goes first");
+        assert_eq!(selected(&all, Some("6.1.5-odd")), Some("6.12"));
+    }
+
+    #[test]
+    fn only_what_an_update_replaced_is_superseded() {
+        let all = [
+            stock("6.1.0-49-amd64", "6.1.170"),
+            stock("6.1.0-50-amd64", "6.1.176"),
+            stock("6.1.0-49-cloud-amd64", "6.1.170"),
+            built("6.12.4", "6.12.4"),
+            built("6.12.30", "6.12.30"),
+            built("6.12.5-llvm", "6.12.5"),
+            built("6.19.0-rc2", "6.19-rc2"),
+            built("6.19.0-rc3", "6.19-rc3"),
+            built("6.6.1", "6.6.1"),
+            built("next-20261119", "next-20261119"),
+            built("next-20261120", "next-20261120"),
+            tree("mine", "6.12.1"),
+        ];
+        let names: Vec<_> = superseded(&all).into_iter().map(|k| k.name.as_str()).collect();
+        assert_eq!(names, ["6.1.0-49-amd64", "6.12.4", "6.19.0-rc2", "next-20261119"]);
+    }
+
+    fn install(cache: &Cache, manifest: KernelManifest) -> Kernel {
+        let name = manifest.name.clone();
+        let entry = shelf(cache).build(&name, "testing", true, &Silent, |dir| {
+            fs::write(dir.join("config"), "CONFIG_VIRTIO=y\nCONFIG_9P_FS=m\n# CONFIG_X is not set\nCONFIG_S=\"a=b\"\n")
+                .unwrap();
+            Ok::<_, StoreError>(manifest)
+        });
+        Kernel::from_entry(entry.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn installed_kernels_are_listed_found_and_pruned() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        let arch = quiz_arch::find("x86_64").unwrap();
+        assert!(find(&cache, arch, None, &Silent).unwrap().is_none());
+        for version in ["6.12.4", "6.12.30", "6.12.5"] {
+            drop(install(&cache, built(version, version)));
+        }
+        // Of a quiz to come.
+        shelf(&cache).build("7.0", "testing", false, &Silent, |_| Ok::<_, StoreError>("another form")).unwrap();
+        let names: Vec<_> = list(&cache, &Silent).unwrap().iter().map(|k| k.name().to_owned()).collect();
+        assert_eq!(names, ["6.12.30", "6.12.5", "6.12.4"]);
+        let used = find(&cache, arch, Some("6.12.4"), &Silent).unwrap().unwrap();
+        let (removed, kept) = prune(&cache, &Silent).unwrap();
+        assert_eq!(removed, ["6.12.5"]);
+        assert!(matches!(kept[..], [StoreError::InUse { .. }]), "{kept:?}");
+        assert_eq!(used.manifest.version, "6.12.4".parse().unwrap());
+    }
+
+    #[test]
+    fn the_configuration_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = install(&Cache::at(dir.path().to_owned()), built("6.12.4", "6.12.4"));
+        assert!(kernel.has_builtin("VIRTIO") && kernel.has_builtin("CONFIG_VIRTIO"));
+        assert!(!kernel.has_builtin("9P_FS") && !kernel.has_builtin("X"));
+        assert_eq!(kernel.option("9P_FS").unwrap().as_deref(), Some("m"));
+        assert_eq!(kernel.option("S").unwrap().as_deref(), Some("\"a=b\""));
+        assert_eq!(
+            (kernel.modules_dir(), kernel.kbuild(), kernel.vmlinux(), kernel.system_map()),
+            (None, None, None, None)
+        );
+        fs::remove_file(kernel.config()).unwrap();
+        assert!(!kernel.has_builtin("VIRTIO"));
+        assert!(kernel.option("VIRTIO").unwrap_err().to_string().contains("6.12.4"));
+    }
+
+    #[test]
+    fn a_manifest_reads_back_and_its_form_is_stable() {
+        let manifest = stock("6.1.0-50-amd64", "6.1.176");
+        let text = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(serde_json::from_str::<KernelManifest>(&text).unwrap(), manifest);
+        for part in [r#""version":"6.1.176""#, r#""kind":"debian-package""#, r#""boot":"pvh""#] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
