@@ -130,14 +130,21 @@ mod tests {
     #[test]
     fn settings_of_someone_else_are_refused() {
         let top = tree(&["a/quiz.toml"]);
-        let owner = caller_of(top.path()).uid;
-        let stranger = Caller { uid: owner + 1, home: None };
-        let result = find(&top.path().join("a"), &stranger);
-        // Root's files are good for everyone, so the refusal can only be seen where the test is not root.
-        if owner == 0 {
-            assert!(result.unwrap().is_some());
-        } else {
-            assert!(matches!(result, Err(ConfigError::Foreign { .. })));
+        let (dir, file) = (top.path().join("a"), top.path().join("a/quiz.toml"));
+        let me = caller_of(top.path()).uid;
+        let found_by = |uid| find(&dir, &Caller { uid, home: None });
+        if me != 0 {
+            assert!(matches!(found_by(me + 1), Err(ConfigError::Foreign { owner, .. }) if owner == me));
+            return;
         }
+        let give = |path: &Path, uid| std::os::unix::fs::chown(path, Some(uid), None).unwrap();
+        assert!(found_by(1000).unwrap().is_some(), "root's files are good for everyone");
+        give(&file, 1001);
+        assert!(found_by(1001).unwrap().is_some());
+        assert!(matches!(found_by(1000), Err(ConfigError::Foreign { owner: 1001, .. })));
+        assert!(found_by(0).is_err(), "as in /tmp");
+        give(&dir, 1001);
+        assert!(found_by(0).unwrap().is_some(), "root in a user's own directory");
+        assert!(found_by(1000).is_err());
     }
 }
