@@ -34,6 +34,8 @@ pub struct Arch {
     pub console: &'static str,
     /// QEMU's device for that console, where it is not the machine's first serial port.
     pub console_device: Option<&'static str>,
+    /// It has a time-stamp counter whose rate the kernel can be told.
+    pub tsc: bool,
     /// Whether KVM on a host of this same architecture can run it.
     pub kvm: bool,
 }
@@ -122,6 +124,7 @@ static X86_64: Arch = Arch {
     cpu: "max",
     console: "ttyS0",
     console_device: None,
+    tsc: true,
     kvm: true,
 };
 
@@ -140,6 +143,7 @@ static AARCH64: Arch = Arch {
     cpu: "max",
     console: "ttyAMA0",
     console_device: None,
+    tsc: false,
     kvm: true,
 };
 
@@ -158,6 +162,7 @@ static S390X: Arch = Arch {
     cpu: "max",
     console: "ttysclp0",
     console_device: Some("sclpconsole"),
+    tsc: false,
     kvm: true,
 };
 
@@ -176,6 +181,7 @@ static PPC64LE: Arch = Arch {
     cpu: "power9",
     console: "hvc0",
     console_device: None,
+    tsc: false,
     kvm: true,
 };
 
@@ -194,6 +200,7 @@ static RISCV64: Arch = Arch {
     cpu: "rv64",
     console: "ttyS0",
     console_device: None,
+    tsc: false,
     kvm: true,
 };
 
@@ -212,6 +219,7 @@ static ARMV7: Arch = Arch {
     cpu: "cortex-a15",
     console: "ttyAMA0",
     console_device: None,
+    tsc: false,
     kvm: false,
 };
 
@@ -230,6 +238,7 @@ static I686: Arch = Arch {
     cpu: "max",
     console: "ttyS0",
     console_device: None,
+    tsc: true,
     kvm: false,
 };
 
@@ -248,6 +257,7 @@ static MIPS64EL: Arch = Arch {
     cpu: "5KEc",
     console: "ttyS0",
     console_device: None,
+    tsc: false,
     kvm: false,
 };
 

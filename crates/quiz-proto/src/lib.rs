@@ -22,7 +22,9 @@ pub const VERSION: u32 = 1;
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
 /// The most payload that one `Data` message carries, in bytes.
-pub const CHUNK: usize = 32 * 1024;
+///
+/// Linux moves 32 KiB through a virtio port at a time; a frame fits that with its length, its kind and its stream.
+pub const CHUNK: usize = 32 * 1024 - 64;
 
 /// How many bytes of one stream may be under way without the receiver's [`ToHost::Credit`] or [`ToGuest::Credit`].
 ///

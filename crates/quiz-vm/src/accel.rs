@@ -238,6 +238,7 @@ mod tests {
             machine: &arch.machines[0],
             accel: Accel::Tcg,
             tsc_khz: None,
+            hz: None,
             memory_mib: 256,
             cpus: 1,
             kernel: "/nonexistent".into(),

@@ -127,8 +127,15 @@ pub fn command_line(vm: &VmSpec) -> String {
         "mitigations=off".to_owned(),
         "random.trust_cpu=on".to_owned(),
     ];
-    if let (Accel::Tcg, true, Some(khz)) = (vm.accel, vm.machine.needs_tsc_khz, vm.tsc_khz) {
+    if let (Accel::Tcg, true, Some(khz)) = (vm.accel, vm.arch.tsc, vm.tsc_khz) {
+        // The emulated TSC is the host's. A guest that measures it may hang, and one with several CPUs does not trust it and
+        // falls back to counting timer interrupts, of which a busy host loses many.
         words.push(format!("tsc_early_khz={khz}"));
+        words.push("tsc=reliable".to_owned());
+        if let Some(hz) = vm.hz.filter(|hz| *hz > 0) {
+            // Loops per jiffy: each CPU would take several jiffies to count them.
+            words.push(format!("lpj={}", khz * 1000 / u64::from(hz)));
+        }
     }
     words.extend(vm.append.iter().cloned());
     words.join(" ")
@@ -175,6 +182,7 @@ mod tests {
             machine: &arch.machines[machine],
             accel,
             tsc_khz: Some(2_000_000),
+            hz: Some(250),
             memory_mib: 1024,
             cpus: 2,
             kernel: "/cache/kernels/6.12.1/vmlinux".into(),
@@ -234,11 +242,12 @@ mod tests {
     }
 
     #[test]
-    fn the_tsc_rate_is_given_only_where_it_cannot_be_found_out() {
-        assert!(command_line(&vm("x86_64", 0, Accel::Tcg)).contains("tsc_early_khz=2000000"));
+    fn the_tsc_rate_is_given_only_to_emulated_guests_that_have_one() {
+        let words = "tsc_early_khz=2000000 tsc=reliable lpj=8000000";
+        assert!(command_line(&vm("x86_64", 0, Accel::Tcg)).contains(words));
+        assert!(command_line(&vm("x86_64", 2, Accel::Tcg)).contains(words));
         assert!(!command_line(&vm("x86_64", 0, Accel::Kvm)).contains("tsc_early_khz"));
-        assert!(!command_line(&vm("x86_64", 2, Accel::Tcg)).contains("tsc_early_khz"));
-        assert!(!command_line(&vm("aarch64", 0, Accel::Tcg)).contains("tsc_early_khz"));
+        assert!(!command_line(&vm("aarch64", 0, Accel::Tcg)).contains("tsc"));
     }
 
     #[test]

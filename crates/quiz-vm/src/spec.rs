@@ -37,8 +37,10 @@ pub struct VmSpec {
     pub machine: &'static Machine,
     /// What executes it.
     pub accel: Accel,
-    /// The rate of the TSC under [`Accel::Tcg`] in kHz, for machines that cannot find it out.
+    /// The rate of the TSC under [`Accel::Tcg`] in kHz, for architectures that have one.
     pub tsc_khz: Option<u64>,
+    /// The kernel's timer interrupts per second (`CONFIG_HZ`), if known.
+    pub hz: Option<u32>,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// Number of vCPUs.

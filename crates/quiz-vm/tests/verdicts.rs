@@ -32,6 +32,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         machine: &arch.machines[0],
         accel: Accel::Tcg,
         tsc_khz: None,
+        hz: None,
         memory_mib: 64,
         cpus: 1,
         kernel: "/kernel".into(),

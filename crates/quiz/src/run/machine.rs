@@ -21,6 +21,8 @@ pub struct KernelFacts {
     pub ext4: bool,
     /// Can be told the TSC's rate.
     pub knows_tsc_khz: bool,
+    /// `CONFIG_HZ`.
+    pub hz: Option<u32>,
 }
 
 impl KernelFacts {
@@ -38,6 +40,7 @@ impl KernelFacts {
             ext4: set("CONFIG_EXT4_FS")?,
             // linux-next is newer than any of them.
             knows_tsc_khz: kernel.manifest.version.series().is_none_or(|series| series >= KNOWS_TSC_KHZ),
+            hz: kernel.option("CONFIG_HZ")?.and_then(|hz| hz.parse().ok()),
         })
     }
 
@@ -105,6 +108,7 @@ mod tests {
             pci: true,
             ext4: true,
             knows_tsc_khz: true,
+            hz: Some(250),
         }
     }
 

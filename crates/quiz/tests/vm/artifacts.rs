@@ -27,7 +27,12 @@ fn nothing_left_is_nothing_back() {
     let run = sandbox.last_run();
     assert!(!run.join("artifacts").exists());
     let names: Vec<_> = fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    assert!(names.iter().all(|name| ["command", "console.log", "qemu.log", "result.json", "kvm-trial.log"].contains(&&**name)), "{names:?}");
+    assert!(
+        names
+            .iter()
+            .all(|name| ["command", "console.log", "qemu.log", "result.json", "kvm-trial.log"].contains(&&**name)),
+        "{names:?}"
+    );
 }
 
 #[test]

@@ -26,8 +26,17 @@ fn the_streams_are_separate_and_the_code_is_the_programs() {
 
 #[test]
 fn arguments_arrive_exactly() {
-    let words: [&[u8]; 9] =
-        [b"a b", b"", b"it's", b"\"quoted\" $HOME `x`", b"line\nbreak", b"--", b"-v", b"\xff\xfe", "é\u{1f980}".as_bytes()];
+    let words: [&[u8]; 9] = [
+        b"a b",
+        b"",
+        b"it's",
+        b"\"quoted\" $HOME `x`",
+        b"line\nbreak",
+        b"--",
+        b"-v",
+        b"\xff\xfe",
+        "é\u{1f980}".as_bytes(),
+    ];
     let mut arguments: Vec<&OsStr> = [b"printf".as_slice(), b"%s\\0"].map(OsStr::from_bytes).to_vec();
     arguments.extend(words.iter().map(|word| OsStr::from_bytes(word)));
     let expected: Vec<u8> = words.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
