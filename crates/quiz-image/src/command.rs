@@ -2,6 +2,7 @@
 //! lines that matter. Not for programs that are spoken to while they run.
 
 use fs_err as fs;
+use std::ffi::OsStr;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,20 @@ fn quote(lines: &[String]) -> String {
     if lines.is_empty() { ", without a word".to_owned() } else { format!(":\n  {}", lines.join("\n  ")) }
 }
 
+/// Runs its arguments as a process group of their own, and ends the group when its standard input is closed.
+const GUARD: &str = r#"
+exec 3<&0
+setsid "$@" </dev/null 3<&- &
+program=$!
+{ cat <&3 >/dev/null; kill -TERM "-$program"; sleep 2; kill -KILL "-$program"; } 2>/dev/null &
+guard=$!
+exec 3<&-
+wait "$program"
+status=$?
+kill "$guard" 2>/dev/null
+exit "$status"
+"#;
+
 /// One program to run.
 pub(crate) struct Run<'a> {
     /// The program and its arguments.
@@ -71,12 +86,29 @@ impl Run<'_> {
         self.wait(input.into(), watch)
     }
 
+    /// Like [`Run::run`], for a program whose children would go on when it alone is told to stop: all of them end with this process,
+    /// whatever ended it.
+    pub fn run_group(mut self, watch: impl FnMut(&str)) -> Result<(), CommandError> {
+        let mut guarded = Command::new("sh");
+        guarded.args(["-c", GUARD, "sh"]).arg(self.command.get_program()).args(self.command.get_args());
+        guarded.envs(self.command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        if let Some(dir) = self.command.get_current_dir() {
+            guarded.current_dir(dir);
+        }
+        self.command = guarded;
+        // Nothing is ever written; that its other end is gone is the message.
+        self.wait(Stdio::piped(), watch)
+    }
+
     fn wait(mut self, input: Stdio, mut watch: impl FnMut(&str)) -> Result<(), CommandError> {
         let (mut running, from) = self.start(input, false)?;
         loop {
             // A short job must not wait for the tick of the clock.
             let ended = running.wait_for(Duration::from_millis(100)).map_err(|e| self.io(e))?;
             if let Some(status) = ended {
+                if status.code() == Some(127) && self.guarded().is_some() {
+                    return Err(CommandError::Missing { doing: self.doing.to_owned(), program: self.program() });
+                }
                 return self.check(status, from);
             }
             watch(last_lines(self.log, from, 1, &|_| true).first().map_or("", String::as_str));
@@ -134,7 +166,13 @@ impl Run<'_> {
     }
 
     fn program(&self) -> String {
-        self.command.get_program().to_string_lossy().into_owned()
+        self.guarded().unwrap_or(self.command.get_program()).to_string_lossy().into_owned()
+    }
+
+    /// The program that a guard runs, if this is one.
+    fn guarded(&self) -> Option<&OsStr> {
+        let mut args = self.command.get_args().skip(1);
+        (args.next() == Some(OsStr::new(GUARD))).then(|| args.nth(1)).flatten()
     }
 
     fn io(&self, cause: io::Error) -> CommandError {
@@ -251,6 +289,42 @@ mod tests {
         let command = Command::new("quiz-no-such-program");
         let error = Run { command, doing: "try", log: &dir.path().join("l") }.run(|_| {}).unwrap_err();
         assert!(error.to_string().contains("`quiz-no-such-program` is not installed"), "{error}");
+    }
+
+    #[test]
+    fn a_group_ends_with_whoever_started_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("l");
+        let group = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            Run { command, doing: "try", log: &log }
+        };
+        group("test ! -t 0 && echo fine").run_group(|_| {}).unwrap();
+        assert_eq!(fs::read_to_string(&log).unwrap(), "fine\n");
+        let error = group("echo 'E: broken'; exit 7").run_group(|_| {}).unwrap_err().to_string();
+        assert!(error.contains("`sh` ended with exit status: 7") && error.contains("E: broken"), "{error}");
+        let command = Command::new("quiz-no-such-program");
+        let error = Run { command, doing: "try", log: &log }.run_group(|_| {}).unwrap_err().to_string();
+        assert!(error.contains("`quiz-no-such-program` is not installed"), "{error}");
+
+        // A grandchild that pays no heed to its parent's death.
+        let pid = dir.path().join("pid");
+        let script = format!("sh -c 'echo $$ > {0}.new; mv {0}.new {0}; sleep 60; :' & wait", pid.display());
+        let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            group(&script).run_group(|_| {
+                if pid.exists() {
+                    panic!("stop");
+                }
+            })
+        }));
+        assert!(stopped.is_err());
+        let process = Path::new("/proc").join(fs::read_to_string(&pid).unwrap().trim());
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while process.exists() {
+            assert!(std::time::Instant::now() < end, "the grandchild is still there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     #[test]

@@ -230,7 +230,7 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
             let command = mmdebstrap(wanted, &wanted.source.lines(updates)?, &tar);
             let run = Run { command, doing: &format!("make the root {name}"), log: &log };
             let mut last = String::new();
-            Ok(run.run(|line| {
+            Ok(run.run_group(|line| {
                 if let Some(step) = line.strip_prefix("I: ")
                     && step != last
                 {
