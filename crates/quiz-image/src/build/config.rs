@@ -72,7 +72,7 @@ static ARCHES: &[Builtin] = &[
 ];
 
 /// What came with, or ended with, some version; the first belongs to it, the end does not.
-static VERSIONS: &[((u32, u32), (u32, u32), Builtin)] = &[
+static VERSIONS: &[(Series, Series, Builtin)] = &[
     ((5, 1), END, builtin!("since-5.1")),
     ((5, 4), END, builtin!("since-5.4")),
     ((5, 6), END, builtin!("since-5.6")),
@@ -86,7 +86,10 @@ static VERSIONS: &[((u32, u32), (u32, u32), Builtin)] = &[
     ((0, 0), (6, 16), builtin!("before-6.16")),
 ];
 
-const END: (u32, u32) = (u32::MAX, 0);
+const END: Series = (u32::MAX, 0);
+
+/// The first two numbers of a version.
+type Series = (u32, u32);
 
 /// Those that a user may ask for by name.
 static OPTIONAL: &[Builtin] = &[builtin!("debug"), builtin!("kasan"), builtin!("lockdep"), builtin!("trace")];
@@ -242,7 +245,9 @@ mod tests {
     fn what_openzfs_cannot_do_without_is_there() {
         for arch in quiz_arch::ALL {
             let text = own(arch, (6, 12)).unwrap().text();
-            for option in ["MODULES", "BLOCK", "KALLSYMS", "CRYPTO_DEFLATE", "EFI_PARTITION", "MISC_FILESYSTEMS", "FILE_LOCKING"] {
+            for option in
+                ["MODULES", "BLOCK", "KALLSYMS", "CRYPTO_DEFLATE", "EFI_PARTITION", "MISC_FILESYSTEMS", "FILE_LOCKING"]
+            {
                 assert!(text.contains(&format!("CONFIG_{option}=y\n")), "{}: {option}", arch.name);
             }
         }
@@ -281,7 +286,9 @@ mod tests {
             .text()
             .lines()
             .filter_map(|l| l.strip_prefix("CONFIG_")?.split('=').next())
-            .map(|key| format!("config {key}\n\tbool \"x\"\n{}", if key == "EXT4_FS" { "\tdepends on BLOCK\n" } else { "" }))
+            .map(|key| {
+                format!("config {key}\n\tbool \"x\"\n{}", if key == "EXT4_FS" { "\tdepends on BLOCK\n" } else { "" })
+            })
             .collect();
         fs::write(dir.join("Kconfig"), kconfig).unwrap();
         Tree::open(dir).unwrap()
@@ -316,7 +323,10 @@ mod tests {
         let (outcome, said) = configured(&[], false);
         assert_eq!(outcome.unwrap().value("LOCALVERSION").to_string(), "\"-quiz\"");
         assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].starts_with("kernel option EXT4_USE_FOR_EXT2=y (asked for by quiz's base fragment)"), "{said:?}");
+        assert!(
+            said[0].starts_with("kernel option EXT4_USE_FOR_EXT2=y (asked for by quiz's base fragment)"),
+            "{said:?}"
+        );
 
         let (outcome, said) = configured(&["BAD=y", "BLOCK=n", "LOCALVERSION=-mine"], false);
         assert_eq!(outcome.unwrap().value("LOCALVERSION").to_string(), "\"-mine\"");
@@ -325,7 +335,10 @@ mod tests {
             said[1],
             "kernel option BAD=y (asked for by the command line) came out as n, because this source has no such option"
         );
-        assert!(said[2].starts_with("your changes") && said[2].contains("EXT4_FS") && !said[2].contains("EXT2"), "{said:?}");
+        assert!(
+            said[2].starts_with("your changes") && said[2].contains("EXT4_FS") && !said[2].contains("EXT2"),
+            "{said:?}"
+        );
 
         let error = configured(&["BAD=y"], true).0.unwrap_err().to_string();
         assert!(error.contains("BAD=y"), "{error}");

@@ -75,7 +75,8 @@ impl Default for Fetch {
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(30)))
             .timeout_recv_response(Some(Duration::from_secs(60)))
-            .timeout_recv_body(Some(Duration::from_secs(3 * 3600)))
+            // Of one request, which the next one continues: so a connection that has gone silent does not hang quiz.
+            .timeout_recv_body(Some(Duration::from_secs(300)))
             .user_agent(concat!("quiz/", env!("CARGO_PKG_VERSION")))
             .build();
         Fetch { agent: config.into(), pause: Duration::from_secs(2) }
@@ -162,11 +163,15 @@ impl Fetch {
     fn fill(&self, url: &str, part: &Path, progress: &dyn Progress) -> Result<bool, FetchError> {
         let resumed = fs::metadata(part).is_ok_and(|m| m.len() > 0);
         let mut last = String::new();
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
+        let (mut attempt, mut had) = (0, None);
+        while attempt < ATTEMPTS {
+            if had.is_some() {
                 std::thread::sleep(self.pause);
             }
             let have = fs::metadata(part).map_or(0, |m| m.len());
+            // An attempt that brought something does not count as a failed one.
+            attempt = if had.is_some_and(|had| have > had) { 1 } else { attempt + 1 };
+            had = Some(have);
             let mut request = self.agent.get(url);
             if have > 0 {
                 request = request.header("Range", format!("bytes={have}-"));
@@ -245,67 +250,78 @@ pub(crate) mod tests {
     use super::*;
     use crate::report::Silent;
     use std::collections::HashMap;
+    use std::net::{TcpListener, TcpStream};
     use std::sync::{Arc, Mutex};
 
-    /// A server on the loopback interface that knows some files.
+    /// A server on the loopback interface that knows some files, answers ranges, and can be told to break off.
     pub(crate) struct Server {
         pub url: String,
-        server: Arc<tiny_http::Server>,
-        files: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+        state: Arc<Mutex<State>>,
+    }
+
+    #[derive(Default)]
+    struct State {
+        files: HashMap<String, Vec<u8>>,
         /// Path and range of each request.
-        pub asked: Arc<Mutex<Vec<(String, String)>>>,
+        asked: Vec<(String, String)>,
         /// How many answers to break off in the middle.
-        breaking: Arc<Mutex<u32>>,
-        thread: Option<std::thread::JoinHandle<()>>,
+        breaking: u32,
     }
 
     impl Server {
         pub(crate) fn start() -> Server {
-            let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").unwrap());
-            let url = format!("http://{}", server.server_addr());
-            let files: Arc<Mutex<HashMap<String, Vec<u8>>>> = Arc::default();
-            let asked: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
-            let breaking: Arc<Mutex<u32>> = Arc::default();
-            let (s, f, a, b) = (server.clone(), files.clone(), asked.clone(), breaking.clone());
-            let thread = std::thread::spawn(move || {
-                for request in s.incoming_requests() {
-                    answer(request, &f, &a, &b);
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let state: Arc<Mutex<State>> = Arc::default();
+            let shared = Arc::downgrade(&state);
+            std::thread::spawn(move || {
+                // Ends with the process; nothing connects any more once the test is over.
+                for stream in listener.incoming() {
+                    let (Ok(stream), Some(state)) = (stream, shared.upgrade()) else { break };
+                    let _gone = answer(stream, &mut state.lock().unwrap());
                 }
             });
-            Server { url, server, files, asked, breaking, thread: Some(thread) }
+            Server { url, state }
         }
 
         pub(crate) fn put(&self, path: &str, bytes: &[u8]) {
-            self.files.lock().unwrap().insert(path.to_owned(), bytes.to_owned());
+            self.state.lock().unwrap().files.insert(path.to_owned(), bytes.to_owned());
+        }
+
+        /// Path and range of each request so far.
+        pub(crate) fn asked(&self) -> Vec<(String, String)> {
+            self.state.lock().unwrap().asked.clone()
         }
 
         fn break_off(&self, times: u32) {
-            *self.breaking.lock().unwrap() = times;
+            self.state.lock().unwrap().breaking = times;
         }
     }
 
-    impl Drop for Server {
-        fn drop(&mut self) {
-            self.server.unblock();
-            self.thread.take().unwrap().join().unwrap();
+    fn answer(stream: TcpStream, state: &mut State) -> io::Result<()> {
+        let mut lines = io::BufRead::lines(io::BufReader::new(stream.try_clone()?));
+        let first = lines.next().transpose()?.unwrap_or_default();
+        let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut range = String::new();
+        for line in lines {
+            let line = line?;
+            if line.is_empty() {
+                break;
+            }
+            if let Some((name, value)) = line.split_once(": ")
+                && name.eq_ignore_ascii_case("range")
+            {
+                range = value.to_owned();
+            }
         }
-    }
-
-    fn answer(
-        request: tiny_http::Request,
-        files: &Mutex<HashMap<String, Vec<u8>>>,
-        asked: &Mutex<Vec<(String, String)>>,
-        breaking: &Mutex<u32>,
-    ) {
-        let range = request.headers().iter().find(|h| h.field.equiv("Range")).map(|h| h.value.to_string());
-        let range = range.unwrap_or_default();
-        asked.lock().unwrap().push((request.url().to_owned(), range.clone()));
-        let Some(bytes) = files.lock().unwrap().get(request.url()).cloned() else {
-            return request.respond(tiny_http::Response::empty(404)).unwrap();
+        state.asked.push((path.clone(), range.clone()));
+        let mut stream = stream;
+        let Some(bytes) = state.files.get(&path) else {
+            return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         };
         let from = range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')).map_or(0, |n| n.parse().unwrap());
         if from > 0 && from >= bytes.len() {
-            return request.respond(tiny_http::Response::empty(416)).unwrap();
+            return stream.write_all(b"HTTP/1.1 416 Bad\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         }
         let rest = &bytes[from..];
         let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
@@ -313,12 +329,10 @@ pub(crate) mod tests {
         if from > 0 {
             head += &format!("Content-Range: bytes {from}-{}/{}\r\n", bytes.len() - 1, bytes.len());
         }
-        let mut left = breaking.lock().unwrap();
-        let sent = if *left > 0 { &rest[..rest.len() / 2] } else { rest };
-        *left = left.saturating_sub(1);
-        // Written by hand, because the library would not send less than it announces.
-        let mut stream = request.into_writer();
-        let _gone = stream.write_all(format!("{head}\r\n").as_bytes()).and_then(|()| stream.write_all(sent));
+        let sent = if state.breaking > 0 { &rest[..rest.len() / 2] } else { rest };
+        state.breaking = state.breaking.saturating_sub(1);
+        stream.write_all(format!("{head}\r\n").as_bytes())?;
+        stream.write_all(sent)
     }
 
     pub(crate) fn quick() -> Fetch {
@@ -338,18 +352,18 @@ pub(crate) mod tests {
         let sum = digest::of_bytes(&data);
         let got = quick().file(&format!("{}/a.tar", server.url), &to, Some(&sum), &Silent).unwrap();
         assert_eq!((got, fs::read(&to).unwrap()), (sum.clone(), data));
-        let ranges: Vec<_> = server.asked.lock().unwrap().iter().map(|(_, range)| range.clone()).collect();
+        let ranges: Vec<_> = server.asked().into_iter().map(|(_, range)| range).collect();
         assert_eq!(ranges, ["", "bytes=400000-", "bytes=600000-"]);
         // The second time nothing is asked of the server at all.
         quick().file(&format!("{}/a.tar", server.url), &to, Some(&sum), &Silent).unwrap();
-        assert_eq!(server.asked.lock().unwrap().len(), 3);
+        assert_eq!(server.asked().len(), 3);
     }
 
     #[test]
     fn what_arrived_is_kept_for_the_next_try_but_never_given_out() {
         let (server, dir, data) = (Server::start(), tempfile::tempdir().unwrap(), data());
         server.put("/a.tar", &data);
-        server.break_off(99);
+        server.break_off(u32::MAX);
         let to = dir.path().join("a.tar");
         let url = format!("{}/a.tar", server.url);
         let error = quick().file(&url, &to, Some(&digest::of_bytes(&data)), &Silent).unwrap_err();
@@ -397,10 +411,9 @@ pub(crate) mod tests {
     fn a_missing_file_is_an_answer() {
         let (server, dir) = (Server::start(), tempfile::tempdir().unwrap());
         let url = format!("{}/nosuch", server.url);
-        for error in [
-            quick().text(&url).unwrap_err(),
-            quick().file(&url, &dir.path().join("x"), Some(""), &Silent).unwrap_err(),
-        ] {
+        for error in
+            [quick().text(&url).unwrap_err(), quick().file(&url, &dir.path().join("x"), Some(""), &Silent).unwrap_err()]
+        {
             assert!(matches!(error, FetchError::Refused { status: 404, .. }), "{error}");
         }
     }

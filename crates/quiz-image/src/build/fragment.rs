@@ -316,11 +316,8 @@ mod tests {
             "# CONFIG_A is not set\nCONFIG_B=y\n# CONFIG_C is not set\nCONFIG_D=\"a b\"\nCONFIG_M=m\nCONFIG_N=8\n"
         );
         let outcome = Outcome::read("# CONFIG_A is not set\nCONFIG_B=m\nCONFIG_C=y\nCONFIG_M=y\nCONFIG_N=8\n");
-        let lost: Vec<_> = asked
-            .lost(&outcome)
-            .into_iter()
-            .map(|l| format!("{} {} {} {}", l.key, l.asked, l.got, l.by))
-            .collect();
+        let lost: Vec<_> =
+            asked.lost(&outcome).into_iter().map(|l| format!("{} {} {} {}", l.key, l.asked, l.got, l.by)).collect();
         assert_eq!(lost, ["B y m the command line", "C n y test.config", "D \"a b\" n test.config"]);
     }
 
@@ -330,10 +327,7 @@ mod tests {
         asked.edit(&Edit::Disable("B".to_owned())).unwrap();
         asked.edit(&Edit::Module("C".to_owned())).unwrap();
         let config = "# a comment\nCONFIG_A=y\nCONFIG_B=y\n# CONFIG_C is not set\nCONFIG_BC=y\n";
-        assert_eq!(
-            asked.over(config),
-            "# a comment\nCONFIG_A=y\nCONFIG_BC=y\n# CONFIG_B is not set\nCONFIG_C=m\n"
-        );
+        assert_eq!(asked.over(config), "# a comment\nCONFIG_A=y\nCONFIG_BC=y\n# CONFIG_B is not set\nCONFIG_C=m\n");
     }
 
     #[test]

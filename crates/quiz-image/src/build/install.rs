@@ -9,9 +9,9 @@ use std::process::Command;
 use fs_err as fs;
 
 use super::fragment::Outcome;
+use super::kbuild;
 use super::make::{Make, MakeError};
 use super::tree::Tree;
-use super::kbuild;
 use crate::command::{CommandError, Run};
 use crate::kernel::{Boot, KernelManifest, Origin};
 use crate::report::{Report, Unit};

@@ -11,7 +11,8 @@ use walkdir::{DirEntry, WalkDir};
 /// Files of the source's architecture that its Makefile uses for modules in some versions, below `arch/<srcarch>/`.
 const ARCH_FILES: &[&str] = &["Kbuild.platforms", "Platform", "Kbuild", "kernel/macros.s", "kernel/module.lds"];
 /// The same in the build directory.
-const ARCH_BUILT: &[&str] = &["lib/crtsavres.o", "lib/expoline.o", "lib/expoline/expoline.o", "module.lds", "kernel/macros.s"];
+const ARCH_BUILT: &[&str] =
+    &["lib/crtsavres.o", "lib/expoline.o", "lib/expoline/expoline.o", "module.lds", "kernel/macros.s"];
 /// Parts of `scripts/` that no module needs.
 const NOT_SCRIPTS: &[&str] = &["atomic", "dtc", "kconfig", "package", "coccinelle", "ksymoops"];
 const BUILT: &[&str] = &[
@@ -52,7 +53,7 @@ pub(crate) fn make(source: &Path, build: &Path, srcarch: &str, to: &Path) -> io:
     let wanted = |entry: &DirEntry| {
         let name = entry.file_name().to_string_lossy();
         let object = name.ends_with(".o") || name.ends_with(".a") || name.ends_with(".cmd");
-        !(entry.file_type().is_dir() && NOT_SCRIPTS.contains(&&*name)) && !object
+        !(object || entry.file_type().is_dir() && NOT_SCRIPTS.contains(&&*name))
     };
     copy_tree(source, Path::new("scripts"), to, &wanted)?;
 
@@ -142,16 +143,36 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (source, build, to) = (dir.path().join("src"), dir.path().join("obj"), dir.path().join("entry/kbuild"));
         for path in [
-            "Makefile", "arch/x86/Makefile", "arch/x86/Makefile.um", "arch/x86/include/asm/a.h", "arch/arm/include/asm/no.h",
-            "arch/x86/mach-x/include/mach/m.h", "include/linux/fs.h", "scripts/Makefile.build", "scripts/kconfig/conf.c",
-            "scripts/mod/modpost.c", "fs/open.c", "include/config/stale",
+            "Makefile",
+            "arch/x86/Makefile",
+            "arch/x86/Makefile.um",
+            "arch/x86/include/asm/a.h",
+            "arch/arm/include/asm/no.h",
+            "arch/x86/mach-x/include/mach/m.h",
+            "include/linux/fs.h",
+            "scripts/Makefile.build",
+            "scripts/kconfig/conf.c",
+            "scripts/mod/modpost.c",
+            "fs/open.c",
+            "include/config/stale",
         ] {
             put(&source, path);
         }
         for path in [
-            ".config", "Module.symvers", "include/config/auto.conf", "include/config/auto.conf.cmd", "include/generated/autoconf.h",
-            "include/generated/utsrelease.h", "arch/x86/include/generated/asm/g.h", "scripts/mod/modpost", "scripts/mod/modpost.o",
-            "scripts/mod/.modpost.cmd", "scripts/module.lds", "tools/objtool/objtool", "tools/objtool/check.o", "vmlinux",
+            ".config",
+            "Module.symvers",
+            "include/config/auto.conf",
+            "include/config/auto.conf.cmd",
+            "include/generated/autoconf.h",
+            "include/generated/utsrelease.h",
+            "arch/x86/include/generated/asm/g.h",
+            "scripts/mod/modpost",
+            "scripts/mod/modpost.o",
+            "scripts/mod/.modpost.cmd",
+            "scripts/module.lds",
+            "tools/objtool/objtool",
+            "tools/objtool/check.o",
+            "vmlinux",
         ] {
             put(&build, path);
         }
@@ -165,10 +186,23 @@ mod tests {
             .collect();
         found.sort();
         let mut wanted = [
-            ".config", "Makefile", "Module.symvers", "arch/x86/Makefile", "arch/x86/Makefile.um", "arch/x86/include/asm/a.h",
-            "arch/x86/include/generated/asm/g.h", "arch/x86/mach-x/include/mach/m.h", "include/config/auto.conf",
-            "include/generated/autoconf.h", "include/generated/utsrelease.h", "include/linux/fs.h", "scripts/Makefile.build",
-            "scripts/mod/modpost", "scripts/mod/modpost.c", "scripts/module.lds", "tools/objtool/objtool",
+            ".config",
+            "Makefile",
+            "Module.symvers",
+            "arch/x86/Makefile",
+            "arch/x86/Makefile.um",
+            "arch/x86/include/asm/a.h",
+            "arch/x86/include/generated/asm/g.h",
+            "arch/x86/mach-x/include/mach/m.h",
+            "include/config/auto.conf",
+            "include/generated/autoconf.h",
+            "include/generated/utsrelease.h",
+            "include/linux/fs.h",
+            "scripts/Makefile.build",
+            "scripts/mod/modpost",
+            "scripts/mod/modpost.c",
+            "scripts/module.lds",
+            "tools/objtool/objtool",
         ];
         wanted.sort_unstable();
         assert_eq!(found, wanted);

@@ -172,7 +172,7 @@ impl Kconfig {
 }
 
 fn comment_free(expression: &str) -> &str {
-    expression.split(" #").next().unwrap_or(expression).trim()
+    expression.split('#').next().unwrap_or(expression).trim()
 }
 
 /// Splits at an operator that is not within parentheses, and takes off parentheses that enclose a part.
@@ -199,12 +199,20 @@ fn holds(expression: &str, outcome: &Outcome) -> Option<bool> {
     let alternatives = split(expression, "||");
     if alternatives.len() > 1 {
         let held: Vec<_> = alternatives.iter().map(|a| holds(a, outcome)).collect();
-        return if held.contains(&Some(true)) { Some(true) } else { held.into_iter().collect::<Option<Vec<_>>>().map(|_| false) };
+        return if held.contains(&Some(true)) {
+            Some(true)
+        } else {
+            held.into_iter().collect::<Option<Vec<_>>>().map(|_| false)
+        };
     }
     let parts = split(expression, "&&");
     if parts.len() > 1 {
         let held: Vec<_> = parts.iter().map(|p| holds(p, outcome)).collect();
-        return if held.contains(&Some(false)) { Some(false) } else { held.into_iter().collect::<Option<Vec<_>>>().map(|_| true) };
+        return if held.contains(&Some(false)) {
+            Some(false)
+        } else {
+            held.into_iter().collect::<Option<Vec<_>>>().map(|_| true)
+        };
     }
     if expression.contains('$') {
         return None;

@@ -216,7 +216,9 @@ pub(crate) fn first_error(said: &str) -> Vec<String> {
             || line.contains(": Error: ")
     };
     let shell = |line: &str| {
-        line.ends_with(": not found") || line.contains("command not found") || line.ends_with("No such file or directory")
+        line.ends_with(": not found")
+            || line.contains("command not found")
+            || line.ends_with("No such file or directory")
     };
     // make's own words tell least: the target that failed.
     let make = |line: &str| line.starts_with("make") && line.contains("***") || line.starts_with("***");
@@ -225,10 +227,13 @@ pub(crate) fn first_error(said: &str) -> Vec<String> {
         return Vec::new();
     };
     // How the compiler got there comes before: "In file included from …".
+    let leads_to = |line: &str| {
+        line.starts_with("In file included from")
+            || line.contains(": In function ")
+            || line.trim_start().starts_with("from ")
+    };
     let mut start = first;
-    while start > 0 && (lines[start - 1].starts_with("In file included from") || lines[start - 1].contains(": In function "))
-        || start > 0 && lines[start - 1].trim_start().starts_with("from ")
-    {
+    while start > 0 && leads_to(lines[start - 1]) {
         start -= 1;
     }
     lines[start..]
@@ -273,7 +278,10 @@ make: *** [Makefile:224: __sub-make] Error 2
     #[test]
     fn other_tools_errors_are_found_before_makes_own() {
         for (said, first) in [
-            ("make[1]: *** [x] Error 1\nld: a.o: in function `f':\na.c:(.text+0x1): undefined reference to `g'\n", "ld: a.o"),
+            (
+                "make[1]: *** [x] Error 1\nld: a.o: in function `f':\na.c:(.text+0x1): undefined reference to `g'\n",
+                "ld: a.o",
+            ),
             ("x\nERROR: modpost: \"zfs_f\" [fs/x.ko] undefined!\nmake: *** [y] Error 2\n", "ERROR: modpost: "),
             ("/bin/sh: 1: flex: not found\nmake[2]: *** [scripts/Makefile.host:9] Error 127\n", "/bin/sh: 1: flex"),
             ("  GEN     Makefile\n***\n*** The source tree is not clean, please run 'make mrproper'\n", "***"),
@@ -318,7 +326,10 @@ make: *** [Makefile:224: __sub-make] Error 2
         let said = fs::read_to_string(&log).unwrap();
         let wanted = format!("{} [arm64] [nice ccache aarch64-linux-gnu-gcc] [] []", output.display());
         assert!(said.contains(&wanted), "{said}");
-        assert_eq!((make.tool("strip").as_str(), make.compiler().as_str()), ("aarch64-linux-gnu-strip", "aarch64-linux-gnu-gcc"));
+        assert_eq!(
+            (make.tool("strip").as_str(), make.compiler().as_str()),
+            ("aarch64-linux-gnu-strip", "aarch64-linux-gnu-gcc")
+        );
         let error = make.run(&["bad"], "build the kernel", &Silent).unwrap_err().to_string();
         assert!(error.starts_with("cannot build the kernel:\n  b.c:1:2: error: broken"), "{error}");
         assert!(error.ends_with(&format!("the whole log is {}", log.display())), "{error}");

@@ -129,7 +129,9 @@ pub(crate) fn obtain(
         return Ok(known);
     }
     let archive = match series {
-        Some(series) => signed(&format!("{}/{series}", mirrors.releases.trim_end_matches('/')), &file, &path, trust, fetch, report)?,
+        Some(series) => {
+            signed(&format!("{}/{series}", mirrors.releases.trim_end_matches('/')), &file, &path, trust, fetch, report)?
+        }
         None => {
             let url = format!("{}/{file}", mirrors.candidates.trim_end_matches('/'));
             if trust.sha256.is_none() && !trust.unverified {
@@ -228,15 +230,14 @@ mod tests {
 
         fn get(&self, version: &str, trust: &Trust) -> Result<Archive, ReleaseError> {
             let url = &self.server.url;
-            let mirrors = Mirrors { releases: format!("{url}/k/"), candidates: format!("{url}/t"), next: String::new() };
+            let mirrors =
+                Mirrors { releases: format!("{url}/k/"), candidates: format!("{url}/t"), next: String::new() };
             obtain(&version.parse().unwrap(), &mirrors, trust, self.dir.path(), &quick(), &Silent)
         }
 
         fn left(&self) -> Vec<String> {
-            let mut names: Vec<_> = fs::read_dir(self.dir.path())
-                .unwrap()
-                .map(|f| f.unwrap().file_name().into_string().unwrap())
-                .collect();
+            let mut names: Vec<_> =
+                fs::read_dir(self.dir.path()).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();
             names
         }
@@ -257,9 +258,9 @@ mod tests {
         assert_eq!((got.sha256.as_str(), got.signature_checked), (sum.as_str(), false));
         assert!(got.url.ends_with("/k/v6.x/linux-6.12.tar.xz"));
         assert_eq!(fs::read(&got.path).unwrap(), archive);
-        let before = mirror.server.asked.lock().unwrap().len();
+        let before = mirror.server.asked().len();
         assert_eq!(mirror.get("6.12.0", &Trust::default()).unwrap(), got);
-        assert_eq!(mirror.server.asked.lock().unwrap().len(), before);
+        assert_eq!(mirror.server.asked().len(), before);
         // A version that the list lacks, although there might be such a file.
         let error = mirror.get("6.12.1", &Trust::default()).unwrap_err();
         assert!(matches!(&error, ReleaseError::NoSum { file, .. } if file == "linux-6.12.1.tar.xz"), "{error}");
@@ -293,7 +294,7 @@ mod tests {
         mirror.server.put("/t/linux-6.19-rc3.tar.gz", &archive);
         let error = mirror.get("6.19-rc3", &Trust::default()).unwrap_err();
         assert!(matches!(error, ReleaseError::Unverifiable { .. }), "{error}");
-        assert!(mirror.server.asked.lock().unwrap().is_empty());
+        assert!(mirror.server.asked().is_empty());
         let sum = digest::of_bytes(&archive);
         let wrong = Trust { sha256: Some("1".repeat(64)), ..Trust::default() };
         assert!(matches!(mirror.get("6.19-rc3", &wrong), Err(ReleaseError::Fetch(FetchError::Altered { .. }))));

@@ -12,7 +12,9 @@ use fs_err as fs;
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// gpgv cannot be run.
-    #[error("cannot check the signature of {what}: running `gpgv`: {cause}; install the package gpgv, or leave the keyring out")]
+    #[error(
+        "cannot check the signature of {what}: running `gpgv`: {cause}; install the package gpgv, or leave the keyring out"
+    )]
     Gpgv {
         /// The signed thing.
         what: String,
@@ -169,10 +171,17 @@ pub(crate) mod tests {
     impl Signer {
         pub(crate) fn new() -> Signer {
             // gpg-agent's socket must have a short path.
-            let home = tempfile::Builder::new().prefix("q").tempdir_in("/tmp").unwrap();
+            let home = tempfile::Builder::new()
+                .prefix("q")
+                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+                .tempdir_in("/tmp")
+                .unwrap();
             let keyring = home.path().join("keys.gpg");
             let signer = Signer { home, keyring };
-            signer.gpg(&["--passphrase", "", "--quick-gen-key", "Test <test@example.org>", "ed25519", "sign", "never"], b"");
+            signer.gpg(
+                &["--passphrase", "", "--quick-gen-key", "Test <test@example.org>", "ed25519", "sign", "never"],
+                b"",
+            );
             let exported = signer.gpg(&["--export"], b"");
             fs::write(&signer.keyring, exported).unwrap();
             signer

@@ -1,0 +1,295 @@
+//! Building kernels from source: get the source, configure, make, and put what comes out on the shelf of kernels. Not for a distribution's
+//! ready kernels (`debian`), and not for anything that runs them.
+//!
+//! ```text
+//! source ─ release, git, apt, tree ─► <cache>/work/<source>/source
+//! config ─ quiz's fragments, the user's ─► work/<source>/build…/.config, compared with what was asked
+//! make   ─► work/<source>/build…, log in <cache>/logs
+//! install ─► <cache>/kernels/<name>: image, vmlinux, modules, kbuild tree, manifest, build.json
+//! ```
+//!
+//! The work directory of a source is locked for as long as it is built from. It goes when a source that cannot change has been built, and
+//! stays for git and the user's own tree, whose next build then takes seconds. A user's tree is never written to.
+
+mod archive;
+pub mod config;
+pub mod fetch;
+pub mod fragment;
+pub mod git;
+mod install;
+mod kbuild;
+mod kconfig;
+mod make;
+pub mod release;
+pub mod request;
+pub mod source;
+mod tree;
+pub mod verify;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use fs_err as fs;
+
+pub use archive::ArchiveError;
+pub use config::ConfigError;
+pub use fragment::{Edit, Fragment, FragmentError};
+pub use install::InstallError;
+pub use make::MakeError;
+pub use release::{Mirrors, Trust};
+pub use request::{BuildRequest, Record};
+pub use source::{Source, SourceError};
+pub use tree::TreeError;
+
+use crate::kernel::{self, Kernel, KernelError, Origin};
+use crate::report::{Report, Unit};
+use crate::store::{Cache, StoreError};
+use config::Wishes;
+use install::Identity;
+use make::{Make, TYPICAL_OBJECTS};
+use source::{Means, Obtained};
+
+/// Why a kernel could not be built. Whatever the reason, a kernel of that name that was there before still is.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The source could not be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// It could not be configured as asked.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It does not compile.
+    #[error(transparent)]
+    Make(#[from] MakeError),
+    /// The result could not be put together.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// The cache failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Installed kernels could not be listed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A kernel that is to be built again does not say how it was built.
+    #[error("kernel {0} does not say how it was built: only kernels that quiz has built can be built again")]
+    NoRecord(String),
+    /// A file could not be read or written.
+    #[error("cannot build the kernel: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Builds a kernel and makes it an entry, replacing one of that name. Takes minutes; source and build directory of an earlier build
+/// are used where they were kept.
+pub fn build(cache: &Cache, request: &BuildRequest, report: &dyn Report) -> Result<Kernel, BuildError> {
+    build_with(cache, request, &fetch::Fetch::default(), report)
+}
+
+fn build_with(
+    cache: &Cache,
+    request: &BuildRequest,
+    fetch: &fetch::Fetch,
+    report: &dyn Report,
+) -> Result<Kernel, BuildError> {
+    let id = request.source.id();
+    let shelf = cache.shelf("work");
+    let _lock = shelf.lock(&id, &format!("building kernel {}", request.source.describe()), report)?;
+    let work = shelf.dir().join(&id);
+    fs::create_dir_all(&work)?;
+    let log = crate::apt::log_file(cache, &format!("kernel-{id}"));
+    if let Some(dir) = log.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    fs::write(&log, "")?;
+
+    let means = Means {
+        cache,
+        mirrors: &request.mirrors,
+        trust: &request.trust,
+        debian_arch: request.arch.debian,
+        log: &log,
+        fetch,
+        report,
+    };
+    let obtained = source::obtain(&request.source, &work, &means)?;
+    obtained.tree.check_clean(&obtained.tree.srcarch(request.arch.kernel_arch)).map_err(SourceError::from)?;
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => default_name(cache, request, &obtained, report)?,
+    };
+    let what = format!("building kernel {name}");
+    let entry = kernel::shelf(cache).build(&name, &what, true, report, |dir| {
+        make_entry(cache, request, &obtained, &name, &work, &log, dir, report)
+    })?;
+    if !request.keep.unwrap_or(request.source.moves()) {
+        archive::remove(&work)?;
+    }
+    Ok(Kernel::from_entry(entry)?)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of `build_with`, split off for the closure's sake")]
+fn make_entry(
+    cache: &Cache,
+    request: &BuildRequest,
+    obtained: &Obtained,
+    name: &str,
+    work: &Path,
+    log: &Path,
+    dir: &Path,
+    report: &dyn Report,
+) -> Result<kernel::KernelManifest, BuildError> {
+    let output = work.join(build_dir(request));
+    let fresh = !output.join("vmlinux").exists();
+    fs::create_dir_all(&output)?;
+    let jobs = request.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let make = Make {
+        source: &obtained.tree.path,
+        output: &output,
+        arch: request.arch,
+        cross: request.is_cross(),
+        llvm: request.llvm,
+        prefix: &request.prefix,
+        jobs,
+        log,
+    };
+    let localversion = local_version(request, obtained);
+    let wishes = Wishes {
+        fragments: &request.fragments,
+        edits: &request.edits,
+        strict: request.strict,
+        localversion: localversion.as_deref(),
+    };
+    let outcome = config::configure(&make, &obtained.tree, wishes, report)?;
+
+    report.say(&format!("building kernel {name}; everything that make says is in {}", log.display()));
+    let total = if fresh { Some(expected_objects(cache, request)) } else { None };
+    let progress = report.start(&format!("building kernel {name}"), total, Unit::Items("objects"));
+    let boot = install::boot(&make, &outcome);
+    let started = Instant::now();
+    let objects = make.run(&install::targets(&make, boot, &outcome), "build the kernel", progress.as_ref())?;
+    progress.total(objects);
+    progress.done();
+    let seconds = started.elapsed().as_secs();
+
+    let identity = Identity { name: name.to_owned(), origin: obtained.origin.clone() };
+    let manifest = install::fill(dir, &make, &obtained.tree, &outcome, identity, report)?;
+    Record { request: request.clone(), objects: fresh.then_some(objects), seconds }.write(dir)?;
+    Ok(manifest)
+}
+
+/// The build directory of a request within its source's work directory. A kernel with a name of its own has its own, because its
+/// configuration differs; otherwise architecture and compiler tell them apart.
+fn build_dir(request: &BuildRequest) -> String {
+    match (&request.name, &request.source) {
+        (Some(name), _) => format!("build-{name}"),
+        (None, _) => format!("build{}", request.variant()),
+    }
+}
+
+/// What follows the version in `uname -r`. It tells kernels of one version apart, also where modules are installed for them.
+/// A user's tree is called what its owner calls it.
+fn local_version(request: &BuildRequest, obtained: &Obtained) -> Option<String> {
+    let suffix = match (&request.source, &obtained.origin, &request.name) {
+        (Source::Tree { .. }, ..) => return None,
+        (Source::Git { .. }, Origin::Git { commit, .. }, None) => format!("-g{}", &commit[..12.min(commit.len())]),
+        (_, _, Some(name)) => {
+            let version = obtained.tree.version.to_string();
+            let rest = name.strip_prefix(&version).unwrap_or(name).trim_start_matches('-');
+            if rest.is_empty() { "-quiz".to_owned() } else { format!("-quiz-{rest}") }
+        }
+        (_, _, None) => format!("-quiz{}", request.variant()),
+    };
+    // The whole of `uname -r` may have 64 characters.
+    Some(suffix.chars().filter(|c| *c != '~').take(40).collect())
+}
+
+fn default_name(
+    cache: &Cache,
+    request: &BuildRequest,
+    obtained: &Obtained,
+    report: &dyn Report,
+) -> Result<String, BuildError> {
+    let variant = request.variant();
+    let version = obtained.tree.version;
+    Ok(match &obtained.origin {
+        Origin::Git { commit, .. } if !matches!(request.source, Source::Release { .. }) => {
+            format!("{version}-g{}{variant}", &commit[..12.min(commit.len())])
+        }
+        Origin::Tree { path } => {
+            let base = path.file_name().unwrap_or_default().to_string_lossy();
+            let plain: String =
+                base.chars().map(|c| if c.is_ascii_alphanumeric() || ".+-_".contains(c) { c } else { '_' }).collect();
+            let name = format!("tree-{}{variant}", plain.trim_start_matches('.'));
+            // Another tree may have the same name in another place.
+            let taken = kernel::list(cache, report)?.iter().any(|k| {
+                k.name() == name && !matches!(&k.manifest.origin, Origin::Tree { path: other } if other == path)
+            });
+            if taken {
+                format!("{name}-{}", &crate::digest::of_bytes(path.to_string_lossy().as_bytes())[..6])
+            } else {
+                name
+            }
+        }
+        _ => format!("{version}{variant}"),
+    })
+}
+
+/// How many objects a whole build will make: as many as an earlier one of this architecture, the same source if possible.
+fn expected_objects(cache: &Cache, request: &BuildRequest) -> u64 {
+    let records: Vec<Record> = kernel::list(cache, &crate::report::Silent)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|k| Record::read(k.dir()))
+        .filter(|r| r.objects.is_some() && r.request.arch == request.arch)
+        .collect();
+    let alike = |r: &&Record| {
+        r.request.fragments.len() == request.fragments.len() && r.request.edits.len() == request.edits.len()
+    };
+    let best = records.iter().find(|r| r.request.source == request.source).or_else(|| records.iter().find(alike));
+    best.and_then(|r| r.objects).unwrap_or(TYPICAL_OBJECTS)
+}
+
+/// Builds a kernel again as it was built before, from its source as it is now. The kernel stays usable meanwhile.
+pub fn rebuild(
+    cache: &Cache,
+    kernel: &Kernel,
+    jobs: Option<NonZeroUsize>,
+    report: &dyn Report,
+) -> Result<Kernel, BuildError> {
+    let record = Record::read(kernel.dir()).ok_or_else(|| BuildError::NoRecord(kernel.name().to_owned()))?;
+    let request = BuildRequest { jobs, ..record.again()? };
+    build(cache, &request, report)
+}
+
+/// Deletes work directories (sources and build directories) that no installed kernel is built again from, and that nobody is using.
+/// Returns how many bytes that freed.
+pub fn prune_work(cache: &Cache, report: &dyn Report) -> Result<u64, BuildError> {
+    let shelf = cache.shelf("work");
+    let wanted: Vec<String> = kernel::list(cache, report)?
+        .iter()
+        .filter_map(|k| Record::read(k.dir()))
+        .filter(|r| r.request.keep.unwrap_or(r.request.source.moves()))
+        .map(|r| r.request.source.id())
+        .collect();
+    let found = match fs::read_dir(shelf.dir()) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
+    let mut freed = 0;
+    for item in found {
+        let path: PathBuf = item?.path();
+        let Some(id) = path.file_name().and_then(|n| n.to_str()).filter(|n| !n.starts_with('.')) else { continue };
+        if wanted.iter().any(|w| w == id) {
+            continue;
+        }
+        let lock = shelf.dir().join(".locks").join(id);
+        if let Some(_lock) = crate::lock::Lock::attempt(&lock, &format!("cleaning up {id}"))? {
+            freed += tree::size(&path);
+            archive::remove(&path)?;
+        }
+    }
+    Ok(freed)
+}
+
+#[cfg(test)]
+mod tests;

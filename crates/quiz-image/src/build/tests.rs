@@ -1,0 +1,222 @@
+//! Whole builds, of a source whose build system is a few lines of make: everything but the compiling is as it is in real life.
+
+use super::archive::tests::{tar, xz};
+use super::fetch::tests::{Server, quick};
+use super::*;
+use crate::kernel::Boot;
+use crate::report::Silent;
+use crate::store::Cache;
+use quiz_arch::Arch;
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::SystemTime;
+use walkdir::WalkDir;
+
+/// Answers the targets that quiz asks for. It has neither PVH nor modules, so the image is a bzImage and depmod is not needed.
+const MAKEFILE: &str = r#"VERSION = 6
+PATCHLEVEL = 12
+SUBLEVEL = 0
+EXTRAVERSION =
+ifeq ($(ARCH),x86_64)
+        SRCARCH := x86
+endif
+allnoconfig:
+	@grep -v 'PVH\|MODULES' $(KCONFIG_ALLCONFIG) > $(O)/.config
+olddefconfig:
+	@true
+vmlinux: $(O)/main.o
+	@mkdir -p $(O)/include/config $(O)/include/generated $(O)/scripts $(O)/arch/x86/include/generated
+	@echo "6.12.0`sed -n 's/CONFIG_LOCALVERSION="\(.*\)"/\1/p' $(O)/.config`" > $(O)/include/config/kernel.release
+	@echo '  LD      vmlinux'; cp $(O)/main.o $(O)/vmlinux; echo map > $(O)/System.map
+	@echo x > $(O)/Module.symvers; echo x > $(O)/include/generated/autoconf.h; echo x > $(O)/scripts/fixdep
+bzImage: vmlinux
+	@mkdir -p $(O)/arch/x86/boot; cp $(O)/vmlinux $(O)/arch/x86/boot/bzImage
+$(O)/main.o: main.c
+	@echo '  CC      main.o'
+	@if grep -q broken main.c; then echo "main.c:1:1: error: it is broken" >&2; exit 1; fi; cp main.c $@
+"#;
+
+fn files(main: &str) -> Vec<(&'static str, String)> {
+    let mut files = vec![("Makefile", MAKEFILE.to_owned()), ("main.c", main.to_owned())];
+    for empty in
+        ["Kconfig", "scripts/kconfig/conf.c", "include/linux/fs.h", "arch/x86/Makefile", "arch/x86/include/asm/a.h"]
+    {
+        files.push((empty, String::new()));
+    }
+    files
+}
+
+fn write(dir: &Path, main: &str) {
+    for (path, text) in files(main) {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+fn x86() -> &'static Arch {
+    quiz_arch::find("x86_64").unwrap()
+}
+
+struct Here {
+    dir: tempfile::TempDir,
+    cache: Cache,
+}
+
+impl Here {
+    fn new() -> Here {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().join("cache"));
+        Here { dir, cache }
+    }
+
+    fn build(&self, request: &BuildRequest) -> Result<Kernel, BuildError> {
+        build_with(&self.cache, request, &quick(), &Silent)
+    }
+
+    fn work(&self) -> usize {
+        let found = fs::read_dir(self.cache.shelf("work").dir()).unwrap().flatten();
+        found.filter(|f| !f.file_name().to_string_lossy().starts_with('.')).count()
+    }
+
+    fn names(&self) -> Vec<String> {
+        kernel::shelf(&self.cache).names().unwrap()
+    }
+}
+
+/// The suffix that a kernel for x86_64 has on this host.
+fn variant() -> String {
+    BuildRequest::new(x86(), Source::Tree { path: PathBuf::new() }).variant()
+}
+
+#[test]
+fn a_release_is_fetched_built_and_cleaned_up_after() {
+    let (here, server) = (Here::new(), Server::start());
+    let named: Vec<(String, String)> = files("one").into_iter().map(|(p, t)| (format!("linux-6.12/{p}"), t)).collect();
+    let borrowed: Vec<(&str, &str)> = named.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect();
+    let archive = xz(&tar(&borrowed));
+    let sum = crate::digest::of_bytes(&archive);
+    server.put("/v6.x/linux-6.12.tar.xz", &archive);
+    server.put("/v6.x/sha256sums.asc", format!("{sum}  linux-6.12.tar.xz\n").as_bytes());
+    let mut request = BuildRequest::new(x86(), Source::parse("6.12", "bookworm").unwrap());
+    request.mirrors.releases = server.url.clone();
+    let kernel = here.build(&request).unwrap();
+    let manifest = &kernel.manifest;
+    assert_eq!(manifest.name, format!("6.12.0{}", variant()));
+    assert_eq!(manifest.release, format!("6.12.0-quiz{}", variant()));
+    assert_eq!((manifest.boot, manifest.boot_file.as_str()), (Boot::BzImage, "bzImage"));
+    let url = format!("{}/v6.x/linux-6.12.tar.xz", server.url);
+    assert_eq!(manifest.origin, Origin::Tarball { url, sha256: sum, signature_checked: false });
+    for file in
+        ["bzImage", "vmlinux", "System.map", "config", "build.json", "kbuild/Makefile", "kbuild/include/linux/fs.h"]
+    {
+        assert!(kernel.dir().join(file).is_file(), "{file}");
+    }
+    assert_eq!(kernel.kbuild(), Some(kernel.dir().join("kbuild")));
+    assert_eq!(here.work(), 0);
+    assert_eq!(Record::read(kernel.dir()).unwrap().objects, Some(2));
+
+    // A name of its own shows in `uname -r`, and what is kept stays until nobody builds from it any more.
+    let own = BuildRequest { name: Some("mine".to_owned()), keep: Some(true), ..request };
+    let kernel = here.build(&own).unwrap();
+    assert_eq!((kernel.name(), kernel.manifest.release.as_str()), ("mine", "6.12.0-quiz-mine"));
+    assert_eq!((here.work(), prune_work(&here.cache, &Silent).unwrap(), here.work()), (1, 0, 1));
+    drop(kernel);
+    kernel::remove(&here.cache, "mine").unwrap();
+    assert!(prune_work(&here.cache, &Silent).unwrap() > 0);
+    assert_eq!(here.work(), 0);
+}
+
+fn state(dir: &Path) -> BTreeMap<PathBuf, SystemTime> {
+    let entries = WalkDir::new(dir).into_iter().map(Result::unwrap);
+    entries.map(|e| (e.path().to_owned(), e.metadata().unwrap().modified().unwrap())).collect()
+}
+
+#[test]
+fn a_users_tree_stays_clean_and_a_failed_build_keeps_the_old_kernel() {
+    let here = Here::new();
+    let tree = here.dir.path().join("linux");
+    write(&tree, "one");
+    let before = state(&tree);
+    let request = BuildRequest::new(x86(), Source::Tree { path: tree.clone() });
+    let first = here.build(&request).unwrap();
+    assert_eq!(state(&tree), before, "the tree was written to");
+    let name = format!("tree-linux{}", variant());
+    assert_eq!((first.name(), first.manifest.release.as_str()), (name.as_str(), "6.12.0"));
+    assert_eq!(first.manifest.origin, Origin::Tree { path: fs::canonicalize(&tree).unwrap() });
+    assert_eq!(fs::read_to_string(first.boot()).unwrap(), "one");
+
+    fs::write(tree.join("main.c"), "broken").unwrap();
+    let error = here.build(&request).unwrap_err();
+    assert!(matches!(error, BuildError::Make(_)), "{error}");
+    let text = error.to_string();
+    assert!(text.starts_with("cannot build the kernel:\n  main.c:1:1: error: it is broken\n"), "{text}");
+    let log = Path::new(text.rsplit("the whole log is ").next().unwrap());
+    assert!(fs::read_to_string(log).unwrap().contains("CC      main.o"));
+    let still = Kernel::from_entry(kernel::shelf(&here.cache).open(&name).unwrap().unwrap()).unwrap();
+    assert_eq!(still.manifest, first.manifest);
+
+    fs::write(tree.join("main.c"), "two").unwrap();
+    let second = rebuild(&here.cache, &first, None, &Silent).unwrap();
+    assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
+    assert_eq!(here.names(), [name.clone()]);
+    // A second build in the same directory does not make everything again, and so does not say how much everything is.
+    assert_eq!(Record::read(second.dir()).unwrap().objects, None);
+
+    // A tree of the same name elsewhere is another kernel.
+    let other = here.dir.path().join("elsewhere/linux");
+    write(&other, "three");
+    let third = here.build(&BuildRequest::new(x86(), Source::Tree { path: other })).unwrap();
+    assert!(third.name().starts_with(&format!("{name}-")), "{}", third.name());
+    assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
+
+    fs::write(tree.join(".config"), "").unwrap();
+    let error = here.build(&request).unwrap_err();
+    assert!(matches!(error, BuildError::Source(SourceError::Tree(TreeError::BuiltInPlace { .. }))), "{error}");
+}
+
+#[test]
+fn a_branch_is_built_commit_by_commit() {
+    let here = Here::new();
+    let origin = here.dir.path().join("origin");
+    let git = |args: &[&str]| {
+        let identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"];
+        let output = Command::new("git").args(identity).args(args).current_dir(&origin).output().unwrap();
+        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let commit = |main: &str| {
+        write(&origin, main);
+        git(&["add", "-A"]);
+        git(&["commit", "-q", "-m", main]);
+        git(&["rev-parse", "HEAD"])
+    };
+    fs::create_dir_all(&origin).unwrap();
+    git(&["init", "-q", "--initial-branch=main"]);
+    let one = commit("one");
+    git(&["tag", "next-20261120"]);
+    let url = format!("file://{}", origin.display());
+    let request = BuildRequest::new(x86(), Source::Git { url: url.clone(), reference: "main".to_owned() });
+    let first = here.build(&request).unwrap();
+    assert_eq!(first.name(), format!("6.12.0-g{}{}", &one[..12], variant()));
+    assert_eq!(first.manifest.release, format!("6.12.0-g{}", &one[..12]));
+    let two = commit("two");
+    let second = here.build(&request).unwrap();
+    let wanted = Origin::Git { url: url.clone(), reference: "main".to_owned(), commit: two };
+    assert_eq!(second.manifest.origin, wanted);
+    assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
+    assert_eq!((here.names().len(), here.work()), (2, 1));
+
+    // What calls itself linux-next of a day must be that.
+    let mut next = BuildRequest::new(x86(), Source::parse("next-20261120", "bookworm").unwrap());
+    next.mirrors.next = url;
+    let error = here.build(&next).unwrap_err();
+    assert!(matches!(error, BuildError::Source(SourceError::Version { .. })), "{error}");
+    fs::write(origin.join("localversion-next"), "-next-20261121\n").unwrap();
+    commit("three");
+    git(&["tag", "next-20261121"]);
+    next.source = Source::parse("next-20261121", "bookworm").unwrap();
+    let kernel = here.build(&next).unwrap();
+    assert_eq!(kernel.name(), format!("next-20261121{}", variant()));
+    assert!(!kernel.manifest.version.is_stable());
+}
