@@ -16,6 +16,14 @@ use std::process::Command;
 pub const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
 const DEBIAN_SECURITY: &str = "http://deb.debian.org/debian-security";
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Keyrings of archives by the last part of their mirrors' paths.
+const KEYRINGS: &[(&str, &str)] = &[
+    ("debian", DEBIAN_KEYRING),
+    ("debian-security", DEBIAN_KEYRING),
+    ("debian-ports", "/usr/share/keyrings/debian-ports-archive-keyring.gpg"),
+    ("ubuntu", "/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
+    ("ubuntu-ports", "/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
+];
 
 /// Why packages could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +58,8 @@ pub struct Source {
     pub release: String,
     /// Mirrors: URLs, or whole `deb …` lines for what needs other suites or components. Empty means Debian's own.
     pub mirrors: Vec<String>,
-    /// The keys that may sign the release; None means those of Debian if they are installed, else those that the host's apt trusts.
+    /// The keys that may sign the release; None means those that the host has for the mirror's archive (`…/debian`, `…/ubuntu`), else
+    /// those that the host's apt trusts for everything.
     pub keyring: Option<PathBuf>,
 }
 
@@ -78,10 +87,7 @@ impl Source {
         if !word(&self.release) {
             return Err(AptError::Source(format!("`{}` is not the name of a release", self.release)));
         }
-        let options = match self.trusted_keyring()? {
-            Some(path) => format!("[signed-by={}] ", path.display()),
-            None => String::new(),
-        };
+        self.check_keyring()?;
         let base = self.base_release();
         let mut suites = vec![base.to_owned()];
         if base != self.release {
@@ -95,14 +101,16 @@ impl Source {
             }
             if !rolling && updates {
                 suites.push(format!("{base}-updates"));
-                lines.push(format!("deb {options}{DEBIAN_SECURITY} {base}-security main"));
+                lines.push(format!("deb {}{DEBIAN_SECURITY} {base}-security main", self.options(DEBIAN_SECURITY)));
             }
+            let options = self.options(DEBIAN_MIRROR);
             lines.extend(suites.iter().map(|suite| format!("deb {options}{DEBIAN_MIRROR} {suite} main")));
         }
         for mirror in &self.mirrors {
             if mirror.starts_with("deb ") && plain(mirror) {
                 lines.push(mirror.clone());
             } else if word(mirror) && mirror.contains(":/") {
+                let options = self.options(mirror);
                 lines.extend(suites.iter().map(|suite| format!("deb {options}{mirror} {suite} main")));
             } else {
                 return Err(AptError::Source(format!(
@@ -126,17 +134,26 @@ impl Source {
                 .all(|l| [format!("{base}-security"), format!("{base}-updates")].iter().any(|s| l.contains(s)))
     }
 
-    fn trusted_keyring(&self) -> Result<Option<PathBuf>, AptError> {
+    fn check_keyring(&self) -> Result<(), AptError> {
         match &self.keyring {
-            Some(path) if !path.is_file() => Err(AptError::Source(format!(
-                "there is no keyring {}: name the file with the keys that sign {}",
-                path.display(),
-                self.release
-            ))),
-            Some(path) => Ok(Some(path.clone())),
-            None if self.mirrors.is_empty() => Ok(Some(PathBuf::from(DEBIAN_KEYRING)).filter(|p| p.is_file())),
-            // Another mirror may carry another distribution: Debian's keys, or whatever the host trusts.
-            None => Ok(None),
+            Some(path) if !path.is_file() || path.to_string_lossy().contains([' ', '\t', '\n', '[', ']']) => {
+                Err(AptError::Source(format!(
+                    "`{}` cannot be used as a keyring: name a file (without spaces in its path) with the keys that sign {}",
+                    path.display(),
+                    self.release
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The options of a line for `mirror`, with a blank after them.
+    fn options(&self, mirror: &str) -> String {
+        let archive = mirror.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let known = KEYRINGS.iter().find(|(name, _)| *name == archive).map(|(_, path)| PathBuf::from(path));
+        match self.keyring.clone().or(known.filter(|path| path.is_file())) {
+            Some(path) => format!("[signed-by={}] ", path.display()),
+            None => String::new(),
         }
     }
 }
@@ -428,16 +445,22 @@ mod tests {
         assert!(!lines.contains("backports-"), "{lines}");
         let lines = Source::debian("sid").lines(true).unwrap();
         assert_eq!(lines.len(), 1);
+        let dir = tempfile::tempdir().unwrap();
+        let keyring = dir.path().join("keys.gpg");
+        fs::write(&keyring, "").unwrap();
         let own = Source {
             release: "noble".to_owned(),
-            mirrors: vec!["http://archive.ubuntu.com/ubuntu".to_owned(), "deb http://x/ y main universe".to_owned()],
+            mirrors: vec!["http://localhost/mirror".to_owned(), "deb http://x/ y main universe".to_owned()],
             keyring: None,
         };
         assert_eq!(
             own.lines(true).unwrap(),
-            ["deb http://archive.ubuntu.com/ubuntu noble main", "deb http://x/ y main universe"]
+            ["deb http://localhost/mirror noble main", "deb http://x/ y main universe"]
         );
-        assert_eq!(own.mirror(), "http://archive.ubuntu.com/ubuntu");
+        assert_eq!(own.mirror(), "http://localhost/mirror");
+        let own = Source { keyring: Some(keyring.clone()), ..own };
+        let signed = format!("deb [signed-by={}] http://localhost/mirror noble main", keyring.display());
+        assert_eq!(own.lines(true).unwrap()[0], signed);
     }
 
     #[test]
