@@ -52,7 +52,7 @@ pub(crate) fn make(source: &Path, build: &Path, srcarch: &str, to: &Path) -> io:
     copy_tree(source, Path::new("include"), to, &|entry| !made(entry))?;
     let wanted = |entry: &DirEntry| {
         let name = entry.file_name().to_string_lossy();
-        let object = name.ends_with(".o") || name.ends_with(".a") || name.ends_with(".cmd");
+        let object = [".o", ".a", ".s", ".cmd"].iter().any(|end| name.ends_with(end));
         !(object || entry.file_type().is_dir() && NOT_SCRIPTS.contains(&&*name))
     };
     copy_tree(source, Path::new("scripts"), to, &wanted)?;
@@ -169,6 +169,7 @@ mod tests {
             "scripts/mod/modpost",
             "scripts/mod/modpost.o",
             "scripts/mod/.modpost.cmd",
+            "scripts/mod/devicetable-offsets.s",
             "scripts/module.lds",
             "tools/objtool/objtool",
             "tools/objtool/check.o",

@@ -166,7 +166,8 @@ fn make_entry(
     let progress = report.start(&format!("building kernel {name}"), total, Unit::Items("objects"));
     let boot = install::boot(&make, &outcome);
     let started = Instant::now();
-    let objects = make.run(&install::targets(&make, boot, &outcome), "build the kernel", progress.as_ref())?;
+    let objects =
+        make.run_expecting(total, &install::targets(&make, boot, &outcome), "build the kernel", progress.as_ref())?;
     progress.total(objects);
     progress.done();
     let seconds = started.elapsed().as_secs();

@@ -159,7 +159,7 @@ fn a_users_tree_stays_clean_and_a_failed_build_keeps_the_old_kernel() {
     fs::write(tree.join("main.c"), "two").unwrap();
     let second = rebuild(&here.cache, &first, None, &Silent).unwrap();
     assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
-    assert_eq!(here.names(), [name.clone()]);
+    assert_eq!(here.names(), std::slice::from_ref(&name));
     // A second build in the same directory does not make everything again, and so does not say how much everything is.
     assert_eq!(Record::read(second.dir()).unwrap().objects, None);
 
