@@ -132,7 +132,10 @@ impl Run<'_> {
         }
         drop(stdout);
         let status = running.child.wait().map_err(|e| self.io(e))?;
-        let cut_off = result.is_err() && std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGPIPE);
+        // Then it is we who stopped, and our own error that counts.
+        let cut_off = result.is_err()
+            && (std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGPIPE)
+                || !last_lines(self.log, from, 1, &|line| line.contains("roken pipe")).is_empty());
         if !cut_off {
             self.check(status, from)?;
         }

@@ -341,13 +341,11 @@ fn header_path(path: &Path, link: Option<&Path>, srcarch: &str) -> Option<PathBu
     if !top.starts_with("linux-headers-") && !top.starts_with("linux-kbuild-") {
         return None;
     }
-    // Between the packages' trees; here these are one.
-    if link.is_some_and(|l| {
-        l.is_absolute() || l.components().any(|c| matches!(c, Component::Normal(n) if is_package_tree(n.to_str())))
-    }) {
+    let within = parts.as_path();
+    // Between the packages' trees, which here are one.
+    if link.is_some_and(|link| leads_out(within, link)) {
         return None;
     }
-    let within = parts.as_path();
     // With it a module's build wants pahole, to make type information that nobody here reads.
     if within == Path::new("vmlinux") {
         return None;
@@ -364,8 +362,18 @@ fn header_path(path: &Path, link: Option<&Path>, srcarch: &str) -> Option<PathBu
     (within != Path::new("")).then(|| Path::new("kbuild").join(within))
 }
 
-fn is_package_tree(name: Option<&str>) -> bool {
-    name.is_some_and(|n| n.starts_with("linux-headers-") || n.starts_with("linux-kbuild-"))
+/// Whether a link at `path` to `target` leads out of the directory that `path` is relative to.
+fn leads_out(path: &Path, target: &Path) -> bool {
+    let mut depth = path.components().count() as isize - 1;
+    target.components().any(|part| {
+        depth += match part {
+            Component::Normal(_) => 1,
+            Component::ParentDir => -1,
+            Component::CurDir => 0,
+            Component::RootDir | Component::Prefix(_) => return true,
+        };
+        depth < 0
+    })
 }
 
 /// Debian's make variables name the exact compiler that built the kernel, which another host may not have, and leave the cross
@@ -441,6 +449,9 @@ mod tests {
             ("usr/lib/linux-kbuild-6.1/scripts/basic/fixdep", None, Some("kbuild/scripts/basic/fixdep")),
             ("usr/src/linux-headers-6.1.0-50-arm64/scripts", Some("../../lib/linux-kbuild-6.1/scripts"), None),
             ("usr/src/linux-headers-6.8.0-31-generic/Kconfig", Some("../linux-headers-6.8.0-31/Kconfig"), None),
+            ("usr/src/linux-headers-6.8.0-31-generic/rust", Some("../linux-lib-rust-6.8.0-31-generic"), None),
+            ("usr/src/linux-headers-x/a/b/c.h", Some("../../d.h"), Some("kbuild/a/b/c.h")),
+            ("usr/src/linux-headers-x/a/b/c.h", Some("../../../d.h"), None),
             ("usr/src/linux-kbuild-6.1", Some("../lib/linux-kbuild-6.1"), None),
             (
                 "usr/src/linux-headers-x-common/include/dt-bindings/a.h",
