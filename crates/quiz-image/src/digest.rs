@@ -28,3 +28,19 @@ pub fn of_bytes(bytes: &[u8]) -> String {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_those_of_sha256sum() {
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(of_bytes(b"abc"), abc);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x");
+        fs::write(&file, "abc").unwrap();
+        assert_eq!(of_file(&file).unwrap(), abc);
+        assert!(of_file(&dir.path().join("nosuch")).unwrap_err().to_string().contains("nosuch"));
+    }
+}
