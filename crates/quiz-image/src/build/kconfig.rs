@@ -13,6 +13,8 @@ use super::fragment::{Lost, Outcome, Value};
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Definition {
     prompt: bool,
+    /// It can be a module.
+    tristate: bool,
     /// Expressions that must all hold.
     depends: Vec<String>,
 }
@@ -74,7 +76,10 @@ impl Kconfig {
             match word {
                 "config" | "menuconfig" => {
                     let depends = blocks.iter().flatten().cloned().collect();
-                    self.defined.entry(rest.to_owned()).or_default().push(Definition { prompt: false, depends });
+                    self.defined
+                        .entry(rest.to_owned())
+                        .or_default()
+                        .push(Definition { depends, ..Definition::default() });
                     option = Some(rest.to_owned());
                 }
                 "if" | "menu" | "choice" => {
@@ -97,6 +102,11 @@ impl Kconfig {
                     }
                 }
                 "bool" | "tristate" | "string" | "int" | "hex" | "prompt" => {
+                    if word == "tristate"
+                        && let Some(definition) = option.as_ref().and_then(|key| self.definition(key))
+                    {
+                        definition.tristate = true;
+                    }
                     if rest.starts_with(['"', '\''])
                         && let Some(definition) = option.as_ref().and_then(|key| self.definition(key))
                     {
@@ -143,6 +153,9 @@ impl Kconfig {
             selecting.dedup();
             selecting.truncate(6);
             return (!selecting.is_empty()).then(|| format!("it is selected by {}", selecting.join(", ")));
+        }
+        if lost.asked == Value::Module && definitions.iter().all(|d| !d.tristate) {
+            return Some("it cannot be a module, only y or n".to_owned());
         }
         if definitions.iter().all(|d| !d.prompt) {
             let mut selecting: Vec<&str> =
@@ -312,6 +325,7 @@ config CLANGY
         );
         assert_eq!(reason("MEDIA", Value::Yes, "CONFIG_HAS_IOMEM=y\nCONFIG_USB=m\n"), "");
         assert_eq!(reason("CLANGY", Value::Yes, ""), "it needs CC_IS_CLANG (now CC_IS_CLANG=n)");
+        assert_eq!(reason("CAMERA", Value::Module, ""), "it cannot be a module, only y or n");
         assert_eq!(reason("NOT_AN_OPTION", Value::Yes, ""), "this source has no such option");
     }
 

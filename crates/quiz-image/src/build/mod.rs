@@ -91,6 +91,7 @@ fn build_with(
     fetch: &fetch::Fetch,
     report: &dyn Report,
 ) -> Result<Kernel, BuildError> {
+    let request = &request.absolute();
     let id = request.source.id();
     let shelf = cache.shelf("work");
     let _lock = shelf.lock(&id, &format!("building kernel {}", request.source.describe()), report)?;

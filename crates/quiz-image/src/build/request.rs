@@ -68,6 +68,24 @@ impl BuildRequest {
         self.arch != quiz_arch::host()
     }
 
+    /// The same with paths that mean the same from anywhere and at any later time.
+    pub(crate) fn absolute(&self) -> BuildRequest {
+        let whole = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let mut request = self.clone();
+        match &mut request.source {
+            Source::Tree { path } | Source::DebianSource { keyring: Some(path), .. } => *path = whole(path),
+            Source::Release { .. } | Source::Git { .. } | Source::DebianSource { keyring: None, .. } => {}
+        }
+        request.trust.keyring = request.trust.keyring.as_deref().map(whole);
+        for fragment in &mut request.fragments {
+            let is_own = config::optional().iter().any(|(name, _)| *name == fragment.name);
+            if !is_own {
+                fragment.name = whole(Path::new(&fragment.name)).display().to_string();
+            }
+        }
+        request
+    }
+
     /// What follows the version in names of kernels that differ from the plain one: `-aarch64`, `-llvm`.
     pub(crate) fn variant(&self) -> String {
         let arch = if self.is_cross() { format!("-{}", self.arch.name) } else { String::new() };

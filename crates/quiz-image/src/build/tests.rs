@@ -163,6 +163,12 @@ fn a_users_tree_stays_clean_and_a_failed_build_keeps_the_old_kernel() {
     // A second build in the same directory does not make everything again, and so does not say how much everything is.
     assert_eq!(Record::read(second.dir()).unwrap().objects, None);
 
+    // Another way to the same tree leads to the same kernel.
+    let detour = here.dir.path().join("detour");
+    fs_err::os::unix::fs::symlink(&tree, &detour).unwrap();
+    let again = here.build(&BuildRequest::new(x86(), Source::Tree { path: detour })).unwrap();
+    assert_eq!((again.name(), here.work()), (name.as_str(), 1));
+
     // A tree of the same name elsewhere is another kernel.
     let other = here.dir.path().join("elsewhere/linux");
     write(&other, "three");
