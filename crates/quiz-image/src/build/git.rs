@@ -86,6 +86,7 @@ impl Repository {
         let doing = format!("fetch {reference} of {}", self.url);
         let name = self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let _lock = cache.shelf("downloads").lock(&name, &format!("fetching from {}", self.url), report)?;
+        self.break_locks(&self.dir);
         if !self.dir.join("HEAD").exists() {
             let mut init = self.git();
             init.args(["init", "--quiet", "--bare"]).arg(&self.dir);
@@ -104,6 +105,15 @@ impl Repository {
         self.run(keep, &doing, |_| {})?;
         progress.done();
         Ok(commit)
+    }
+
+    /// Removes lock files that a killed git has left in `dir`, which nobody else uses now: quiz holds its own lock on it.
+    fn break_locks(&self, dir: &Path) {
+        for item in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if item.file_name().to_string_lossy().ends_with(".lock") {
+                let _removed = fs::remove_file(item.path());
+            }
+        }
     }
 
     fn commit(&self, name: &str, doing: &str) -> Result<String, GitError> {
@@ -125,6 +135,9 @@ impl Repository {
         let doing = format!("check out {commit}");
         fs::create_dir_all(to).map_err(StoreError::io(&doing))?;
         let index = PathBuf::from(format!("{}.index", to.display()));
+        if let Some(dir) = index.parent() {
+            self.break_locks(dir);
+        }
         let progress = report.start(&format!("checking out {}", &commit[..12.min(commit.len())]), None, Unit::None);
         let mut command = self.git();
         command.env("GIT_WORK_TREE", to).env("GIT_INDEX_FILE", &index).current_dir(to);
@@ -193,6 +206,10 @@ mod tests {
 
         fs::remove_file(origin.dir.path().join("gone")).unwrap();
         let second = origin.commit(&[("Makefile", "two")]);
+        // A git that was killed leaves its lock files.
+        for lock in [repository.dir.join("shallow.lock"), dir.path().join("source.index.lock")] {
+            fs::write(lock, "").unwrap();
+        }
         assert_eq!(repository.fetch(&cache, "main", &Silent).unwrap(), second);
         repository.checkout(&second, &to, &Silent).unwrap();
         assert_eq!(fs::read_to_string(to.join("Makefile")).unwrap(), "two");

@@ -85,7 +85,8 @@ impl Default for Mirrors {
 pub struct Trust {
     /// The archive's SHA-256, if the user knows it.
     pub sha256: Option<String>,
-    /// Keys that may sign kernels, as `gpg --export` writes them. With it, a signature by one of them is demanded.
+    /// Keys that may sign kernels, as `gpg --export` writes them. With it, a signature by one of them is demanded of releases; candidates are
+    /// published without.
     pub keyring: Option<PathBuf>,
     /// Where nothing is published to hold an archive against, take it as the server sends it.
     pub unverified: bool,
@@ -136,6 +137,9 @@ pub(crate) fn obtain(
             let url = format!("{}/{file}", mirrors.candidates.trim_end_matches('/'));
             if trust.sha256.is_none() && !trust.unverified {
                 return Err(ReleaseError::Unverifiable { file, url });
+            }
+            if trust.keyring.is_some() {
+                report.say(&format!("kernel.org publishes no signature for {file}: the keyring is of no use here"));
             }
             let sha256 = fetch.file(&url, &path, trust.sha256.as_deref(), report)?;
             if trust.sha256.is_none() {
