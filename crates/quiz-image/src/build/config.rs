@@ -10,12 +10,14 @@ use std::path::Path;
 
 use fs_err as fs;
 use quiz_arch::Arch;
+use serde::{Deserialize, Serialize};
 
 use super::fragment::{Asked, Edit, Fragment, FragmentError, Lost, Outcome, Value};
-use super::kconfig::Kconfig;
+use super::kconfig::{self, Kconfig};
 use super::make::{Make, MakeError};
 use super::tree::Tree;
-use crate::report::{Report, Unit};
+use crate::digest;
+use crate::report::{Progress, Report, Unit};
 
 /// Why a kernel could not be configured.
 #[derive(Debug, thiserror::Error)]
@@ -165,45 +167,112 @@ pub(crate) fn configure(
     for edit in wishes.edits {
         user.edit(edit)?;
     }
+    let srcarch = tree.srcarch(make.arch.kernel_arch);
+    let stamp = Stamp::of(make, &own, &user, wishes.strict, &kconfig::state(&tree.path, &srcarch));
+    if let Some(lines) = stamp.known(make.output) {
+        lines.iter().for_each(|line| report.say(line));
+        progress.done();
+        return Ok(Outcome::read(&fs::read_to_string(make.output.join(".config"))?));
+    }
+    let (before, after) = run(make, &own, &user, progress.as_ref())?;
+    progress.done();
+    let lines = compare(own, &user, &before, &after, wishes.strict, || Kconfig::scan(&tree.path, &srcarch))?;
+    lines.iter().for_each(|line| report.say(line));
+    stamp.write(make.output, lines)?;
+    Ok(after)
+}
+
+/// Runs both steps. Returns the configuration before and after the user's wishes.
+fn run(make: &Make<'_>, own: &Asked, user: &Asked, progress: &dyn Progress) -> Result<(Outcome, Outcome), ConfigError> {
     let doing = "configure the kernel";
+    Stamp::remove(make.output);
     let all = make.output.join("quiz.config");
     fs::write(&all, own.text())?;
-    make.run(&[&format!("KCONFIG_ALLCONFIG={}", all.display()), "allnoconfig"], doing, progress.as_ref())?;
+    make.run(&[&format!("KCONFIG_ALLCONFIG={}", all.display()), "allnoconfig"], doing, progress)?;
     let config = make.output.join(".config");
-    let before = Outcome::read(&fs::read_to_string(&config)?);
-    let mut after = before.clone();
-    if !user.is_empty() {
-        let text = fs::read_to_string(&config)?;
-        fs::write(&config, user.over(&text))?;
-        make.run(&["olddefconfig"], doing, progress.as_ref())?;
-        after = Outcome::read(&fs::read_to_string(&config)?);
+    let text = fs::read_to_string(&config)?;
+    let before = Outcome::read(&text);
+    if user.is_empty() {
+        return Ok((before.clone(), before));
     }
-    progress.done();
+    fs::write(&config, user.over(&text))?;
+    make.run(&["olddefconfig"], doing, progress)?;
+    Ok((before, Outcome::read(&fs::read_to_string(&config)?)))
+}
 
-    let (lost, ours) = (user.lost(&after), own.lost(&before));
+/// What the user should read about options that came out otherwise.
+fn compare(
+    own: Asked,
+    user: &Asked,
+    before: &Outcome,
+    after: &Outcome,
+    strict: bool,
+    scan: impl FnOnce() -> Kconfig,
+) -> Result<Vec<String>, ConfigError> {
+    let (lost, ours) = (user.lost(after), own.lost(before));
     if lost.is_empty() && ours.is_empty() && user.is_empty() {
-        return Ok(after);
+        return Ok(Vec::new());
     }
-    let kconfig = Kconfig::scan(&tree.path, &tree.srcarch(make.arch.kernel_arch));
+    let kconfig = scan();
+    let theirs: Vec<String> = lost.iter().map(|l| line(l, &kconfig, after)).collect();
+    if strict && !theirs.is_empty() {
+        return Err(ConfigError::Lost { lines: theirs });
+    }
     // Vendors' trees have options of other versions than their number says; what a source does not have, it cannot miss.
-    for lost in ours.iter().filter(|l| kconfig.knows(&l.key)) {
-        report.say(&line(lost, &kconfig, &before));
-    }
-    let lines: Vec<String> = lost.iter().map(|l| line(l, &kconfig, &after)).collect();
-    if wishes.strict && !lines.is_empty() {
-        return Err(ConfigError::Lost { lines });
-    }
-    for line in lines {
-        report.say(&line);
-    }
+    let mut lines: Vec<String> =
+        ours.iter().filter(|l| kconfig.knows(&l.key)).map(|l| line(l, &kconfig, before)).collect();
+    lines.extend(theirs);
     let already: Vec<&str> = ours.iter().map(|l| l.key.as_str()).collect();
-    let own = own.without(&user);
-    let gone: Vec<String> =
-        own.lost(&after).into_iter().map(|l| l.key).filter(|key| !already.contains(&key.as_str())).collect();
+    let gone: Vec<String> = own
+        .without(user)
+        .lost(after)
+        .into_iter()
+        .map(|l| l.key)
+        .filter(|key| !already.contains(&key.as_str()) && kconfig.knows(key))
+        .collect();
     if !gone.is_empty() {
-        report.say(&format!("your changes to the configuration also undo these of quiz's own: {}", gone.join(", ")));
+        lines.push(format!("your changes to the configuration also undo these of quiz's own: {}", gone.join(", ")));
     }
-    Ok(after)
+    Ok(lines)
+}
+
+/// What a build directory's configuration was made from. Where that has not changed, an edit of the source is compiled some
+/// seconds sooner.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stamp {
+    /// Of everything that goes in.
+    asked: String,
+    /// Of the `.config` that came out.
+    config: String,
+    /// What there was to say about it.
+    lines: Vec<String>,
+}
+
+const STAMP: &str = "quiz.stamp";
+
+impl Stamp {
+    fn of(make: &Make<'_>, own: &Asked, user: &Asked, strict: bool, kconfig: &str) -> Stamp {
+        let (own, user) = (own.text(), user.text());
+        let tools = (make.source, make.arch.name, make.cross, make.llvm, make.prefix);
+        let asked = digest::of_bytes(format!("{tools:?} {strict} {kconfig}\n{own}\n{user}").as_bytes());
+        Stamp { asked, config: String::new(), lines: Vec::new() }
+    }
+
+    /// What there was to say when the same was asked before, if what came out is still there.
+    fn known(&self, output: &Path) -> Option<Vec<String>> {
+        let old: Stamp = serde_json::from_slice(&fs::read(output.join(STAMP)).ok()?).ok()?;
+        let same = old.asked == self.asked && digest::of_file(&output.join(".config")).ok()? == old.config;
+        same.then_some(old.lines)
+    }
+
+    fn remove(output: &Path) {
+        let _absent = fs::remove_file(output.join(STAMP));
+    }
+
+    fn write(self, output: &Path, lines: Vec<String>) -> io::Result<()> {
+        let stamp = Stamp { config: digest::of_file(&output.join(".config"))?, lines, ..self };
+        fs::write(output.join(STAMP), serde_json::to_vec(&stamp)?)
+    }
 }
 
 fn line(lost: &Lost, kconfig: &Kconfig, outcome: &Outcome) -> String {
@@ -214,7 +283,7 @@ fn line(lost: &Lost, kconfig: &Kconfig, outcome: &Outcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Progress, Silent};
+    use crate::report::Silent;
     use crate::version::Version;
     use std::num::NonZeroUsize;
     use std::sync::Mutex;
@@ -295,10 +364,13 @@ mod tests {
     }
 
     fn configured(edits: &[&str], strict: bool) -> (Result<Outcome, ConfigError>, Vec<String>) {
-        let dir = tempfile::tempdir().unwrap();
-        let (source_dir, output) = (dir.path().join("src"), dir.path().join("out"));
+        configured_in(tempfile::tempdir().unwrap().path(), edits, strict)
+    }
+
+    fn configured_in(dir: &Path, edits: &[&str], strict: bool) -> (Result<Outcome, ConfigError>, Vec<String>) {
+        let (source_dir, output) = (dir.join("src"), dir.join("out"));
         fs::create_dir_all(&output).unwrap();
-        let tree = source(&source_dir);
+        let tree = if source_dir.exists() { Tree::open(&source_dir).unwrap() } else { source(&source_dir) };
         assert_eq!(tree.version, "6.12.1".parse::<Version>().unwrap());
         let make = Make {
             source: &tree.path,
@@ -308,7 +380,7 @@ mod tests {
             llvm: false,
             prefix: &[],
             jobs: NonZeroUsize::MIN,
-            log: &dir.path().join("log"),
+            log: &dir.join("log"),
         };
         let edits: Vec<Edit> = edits.iter().map(|e| Edit::set(e).unwrap()).collect();
         let said = Said::default();
@@ -343,5 +415,29 @@ mod tests {
         let error = configured(&["BAD=y"], true).0.unwrap_err().to_string();
         assert!(error.contains("BAD=y"), "{error}");
         assert!(configured(&["BLOCK=y"], true).0.is_ok());
+    }
+
+    #[test]
+    fn nothing_is_configured_again_until_something_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = || fs::metadata(dir.path().join("out/in")).unwrap().modified().unwrap();
+        let (first, said) = configured_in(dir.path(), &["BAD=y"], false);
+        let time = made();
+        let (second, again) = configured_in(dir.path(), &["BAD=y"], false);
+        assert_eq!((first.unwrap(), said), (second.unwrap(), again));
+        assert_eq!(made(), time);
+        for (edit, strict) in [("BLOCK=n", false), ("BLOCK=y", true)] {
+            let time = made();
+            configured_in(dir.path(), &[edit], strict).0.unwrap();
+            assert!(made() > time, "{edit}");
+        }
+        let time = made();
+        fs::write(dir.path().join("out/.config"), "").unwrap();
+        configured_in(dir.path(), &["BLOCK=y"], true).0.unwrap();
+        assert!(made() > time);
+        let time = made();
+        fs::write(dir.path().join("src/Kconfig"), "config OTHER\n\tbool \"x\"\n").unwrap();
+        configured_in(dir.path(), &["BLOCK=y"], true).0.unwrap();
+        assert!(made() > time);
     }
 }

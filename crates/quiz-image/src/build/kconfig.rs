@@ -2,12 +2,13 @@
 //! full reading of the Kconfig language: the kernel's own tools decide; this only explains afterwards.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::fragment::{Lost, Outcome, Value};
+use crate::digest;
 
 /// Where an option is defined.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -32,20 +33,8 @@ impl Kconfig {
     /// explanation is better than none.
     pub fn scan(source: &Path, srcarch: &str) -> Kconfig {
         let mut kconfig = Kconfig::default();
-        let arch = source.join("arch");
-        let wanted = |path: &Path, name: &str| {
-            path.parent() != Some(&arch) || name == srcarch || !path.is_dir() || name == "Kconfig"
-        };
-        let skipped = ["Documentation", "samples", ".git"];
-        let files = WalkDir::new(source).into_iter().filter_entry(|entry| {
-            let name = entry.file_name().to_string_lossy();
-            !(entry.depth() == 1 && skipped.contains(&&*name)) && wanted(entry.path(), &name)
-        });
-        for entry in files.flatten() {
-            if entry.file_name().to_string_lossy().starts_with("Kconfig")
-                && entry.file_type().is_file()
-                && let Ok(text) = fs::read(entry.path())
-            {
+        for path in files(source, srcarch) {
+            if let Ok(text) = fs::read(path) {
                 kconfig.read(&String::from_utf8_lossy(&text));
             }
         }
@@ -182,6 +171,33 @@ impl Kconfig {
         let values: Vec<String> = nearest.iter().map(|term| with_values(term, outcome)).collect();
         Some(format!("it needs {}", values.join(" and ")))
     }
+}
+
+/// The Kconfig files of a source tree, of the architectures only those of `srcarch`.
+fn files(source: &Path, srcarch: &str) -> Vec<PathBuf> {
+    let arch = source.join("arch");
+    let wanted = |path: &Path, name: &str| path.parent() != Some(&arch) || name == srcarch || name == "Kconfig";
+    let skipped = ["Documentation", "samples", ".git"];
+    let entries = WalkDir::new(source).sort_by_file_name().into_iter().filter_entry(|entry| {
+        let name = entry.file_name().to_string_lossy();
+        !(entry.depth() == 1 && skipped.contains(&&*name)) && wanted(entry.path(), &name)
+    });
+    entries
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with("Kconfig") && e.file_type().is_file())
+        .map(DirEntry::into_path)
+        .collect()
+}
+
+/// A text that changes when somebody edits a Kconfig file of the source.
+pub(crate) fn state(source: &Path, srcarch: &str) -> String {
+    let mut all = String::new();
+    for path in files(source, srcarch) {
+        if let Ok(meta) = fs::metadata(&path) {
+            all += &format!("{} {} {:?}\n", path.display(), meta.len(), meta.modified().ok());
+        }
+    }
+    digest::of_bytes(all.as_bytes())
 }
 
 fn comment_free(expression: &str) -> &str {

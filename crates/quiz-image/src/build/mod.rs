@@ -140,7 +140,7 @@ fn make_entry(
     report: &dyn Report,
 ) -> Result<kernel::KernelManifest, BuildError> {
     let output = work.join(build_dir(request));
-    let fresh = !output.join("vmlinux").exists();
+    let fresh = !output.join(".config").exists();
     fs::create_dir_all(&output)?;
     let jobs = request.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let make = Make {
