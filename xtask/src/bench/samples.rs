@@ -1,6 +1,6 @@
 //! Times of one contender, and their summary.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The times of one contender.
@@ -16,10 +16,15 @@ impl Samples {
 
     /// Runs the command once and keeps its time; a failure ends the benchmark, since it would measure something else.
     pub fn time(&mut self, command: &mut Command) -> Result<(), String> {
+        self.time_if(command, |output| output.status.success())
+    }
+
+    /// The same, with another way to tell a failure.
+    pub fn time_if(&mut self, command: &mut Command, good: impl Fn(&Output) -> bool) -> Result<(), String> {
         let begin = Instant::now();
         let output = command.stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
         self.times.push(begin.elapsed());
-        if output.status.success() {
+        if good(&output) {
             return Ok(());
         }
         Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
