@@ -112,8 +112,14 @@ fn build_with(
         fetch,
         report,
     };
-    let obtained = source::obtain(&request.source, &work, &means)?;
-    obtained.tree.check_clean(&obtained.tree.srcarch(request.arch.kernel_arch)).map_err(SourceError::from)?;
+    let obtained = source::obtain(&request.source, &work, &means).and_then(|obtained| {
+        obtained.tree.check_clean(&obtained.tree.srcarch(request.arch.kernel_arch))?;
+        Ok(obtained)
+    });
+    let obtained = obtained.inspect_err(|_| {
+        // Goes only if it is empty; what has been downloaded or built stays.
+        let _kept = fs::remove_dir(&work);
+    })?;
     let name = match &request.name {
         Some(name) => name.clone(),
         None => default_name(cache, request, &obtained, report)?,

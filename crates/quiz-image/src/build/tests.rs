@@ -176,6 +176,10 @@ fn a_users_tree_stays_clean_and_a_failed_build_keeps_the_old_kernel() {
     assert!(third.name().starts_with(&format!("{name}-")), "{}", third.name());
     assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
 
+    let works = here.work();
+    let nothing = BuildRequest::new(x86(), Source::Tree { path: here.dir.path().to_owned() });
+    assert!(matches!(here.build(&nothing), Err(BuildError::Source(SourceError::Tree(TreeError::NotKernel { .. })))));
+    assert_eq!(here.work(), works);
     fs::write(tree.join(".config"), "").unwrap();
     let error = here.build(&request).unwrap_err();
     assert!(matches!(error, BuildError::Source(SourceError::Tree(TreeError::BuiltInPlace { .. }))), "{error}");
