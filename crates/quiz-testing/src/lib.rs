@@ -6,4 +6,4 @@ mod sandbox;
 
 pub use processes::{descendants, is_alive};
 pub use pty::Pty;
-pub use sandbox::{Sandbox, Ran};
+pub use sandbox::{Ran, Sandbox, runs_of};

@@ -26,7 +26,8 @@ impl Pty {
     /// # Panics
     /// If the host gives no terminal.
     pub fn new(rows: u16, cols: u16) -> Pty {
-        let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a pty");
+        let master =
+            rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a pty");
         rustix::pty::grantpt(&master).expect("a pty");
         rustix::pty::unlockpt(&master).expect("a pty");
         let name = rustix::pty::ptsname(&master, Vec::new()).expect("a pty");

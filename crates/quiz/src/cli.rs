@@ -275,9 +275,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::E
     let Cli { global, run, verb } = Cli::try_parse_from(words)?;
     Ok(match (verb, program) {
         (None, program) => Typed::Run(global, run, program.unwrap_or_default()),
-        (Some(Verb::Run(long)), program) => {
-            Typed::Run(global, run.then(long.options), program.unwrap_or_default())
-        }
+        (Some(Verb::Run(long)), program) => Typed::Run(global, run.then(long.options), program.unwrap_or_default()),
         (Some(verb), _) => Typed::Verb(global, run, Box::new(verb)),
     })
 }

@@ -93,7 +93,7 @@ impl Terminal {
             let (read, write) = UnixStream::pair()?;
             read.set_nonblocking(true)?;
             let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGCONT];
-            SignalDelivery::with_pipe(read, write, SignalOnly::default(), signals)
+            SignalDelivery::with_pipe(read, write, SignalOnly, signals)
         };
         let delivery = make().map_err(|e| Fault::new(format!("cannot listen for signals: {e}")))?;
         Ok(UserSignals { delivery, terminal: self.size.is_some() })

@@ -44,7 +44,7 @@ fn runs_are_pruned_by_number_and_never_one_that_goes_on() {
     let sandbox = sandbox();
     fs::write(sandbox.worktree().join("quiz.toml"), "keep_runs = 2\n").unwrap();
     let mut long = sandbox
-        .start(&mut sandbox.command(["sh", "-c", "echo ready; read x; echo end"]).stdin(std::process::Stdio::piped()));
+        .start(sandbox.command(["sh", "-c", "echo ready; read x; echo end"]).stdin(std::process::Stdio::piped()));
     let mut ready = [0; 6];
     std::io::Read::read_exact(long.stdout.as_mut().unwrap(), &mut ready).unwrap();
     for _ in 0..3 {
