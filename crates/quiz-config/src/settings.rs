@@ -178,6 +178,8 @@ settings! {
     append: Vec<KernelWords> = "append", "[\"slub_debug=FZ\"]", unset "";
     /// Whether an oops ends the run.
     panic_on_oops: bool = "panic_on_oops", "true", unset "";
+    /// Timers finer than the kernel's tick, without KVM.
+    fine_timers: bool = "fine_timers", "true", unset "";
     /// Profiles that every run includes.
     profiles: Vec<Name> = "profiles", "[\"zfs\"]", unset "";
     /// How the guest sees the worktree: ro, rw or off.

@@ -46,6 +46,8 @@ pub struct RunSpec {
     pub append: Vec<String>,
     /// An oops is a panic, and so ends the run with the verdict "panic".
     pub panic_on_oops: bool,
+    /// An emulated guest calibrates a timer that is finer than its tick, which costs each boot a quarter of a second.
+    pub fine_timers: bool,
 
     /// Profiles, in the order in which they apply, each once.
     pub profiles: Vec<String>,

@@ -136,6 +136,12 @@ pub fn command_line(vm: &VmSpec) -> String {
             // Loops per jiffy: each CPU would take several jiffies to count them.
             words.push(format!("lpj={}", khz * 1000 / u64::from(hz)));
         }
+        // QEMU's interrupt controller is wired as it says.
+        words.push("no_timer_check".to_owned());
+        if !vm.fine_timers {
+            // Its calibration against the PIT takes 200 ms, and fails on a busy host.
+            words.push("nolapic_timer".to_owned());
+        }
     }
     words.extend(vm.append.iter().cloned());
     words.join(" ")
@@ -183,6 +189,7 @@ mod tests {
             accel,
             tsc_khz: Some(2_000_000),
             hz: Some(250),
+            fine_timers: false,
             memory_mib: 1024,
             cpus: 2,
             kernel: "/cache/kernels/6.12.1/vmlinux".into(),
@@ -243,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_tsc_rate_is_given_only_to_emulated_guests_that_have_one() {
-        let words = "tsc_early_khz=2000000 tsc=reliable lpj=8000000";
+        let words = "tsc_early_khz=2000000 tsc=reliable lpj=8000000 no_timer_check nolapic_timer";
         assert!(command_line(&vm("x86_64", 0, Accel::Tcg)).contains(words));
         assert!(command_line(&vm("x86_64", 2, Accel::Tcg)).contains(words));
         assert!(!command_line(&vm("x86_64", 0, Accel::Kvm)).contains("tsc_early_khz"));

@@ -41,6 +41,8 @@ pub struct VmSpec {
     pub tsc_khz: Option<u64>,
     /// The kernel's timer interrupts per second (`CONFIG_HZ`), if known.
     pub hz: Option<u32>,
+    /// Under [`Accel::Tcg`]: let the guest calibrate its local APIC timer, for timers finer than its tick.
+    pub fine_timers: bool,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// Number of vCPUs.

@@ -33,6 +33,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         accel: Accel::Tcg,
         tsc_khz: None,
         hz: None,
+        fine_timers: false,
         memory_mib: 64,
         cpus: 1,
         kernel: "/kernel".into(),

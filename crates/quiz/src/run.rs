@@ -84,6 +84,7 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
             accel,
             tsc_khz: tsc_khz.filter(|_| facts.knows_tsc_khz),
             hz: facts.hz,
+            fine_timers: spec.fine_timers,
             memory_mib: spec.memory_mib,
             cpus: spec.cpus,
             kernel: kernel.boot(),

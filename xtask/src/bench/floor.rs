@@ -32,14 +32,17 @@ impl Floor {
             quiz.get(at + 1).cloned().ok_or(format!("quiz gave QEMU no {option}"))
         };
         let append = of("-append")?;
-        let tsc = append.split(' ').find(|word| word.starts_with("tsc_early_khz=")).unwrap_or_default();
+        // What the kernel is told of the machine; without it a boot may hang.
+        let about_time = ["tsc_early_khz=", "tsc=", "lpj=", "no_timer_check", "nolapic_timer"];
+        let told = append.split(' ').filter(|word| about_time.iter().any(|start| word.starts_with(start)));
+        let told = told.collect::<Vec<_>>().join(" ");
         let mut arguments = vec![quiz[0].clone()];
         arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(str::to_owned));
         for option in ["-machine", "-cpu", "-smp", "-m", "-kernel"] {
             arguments.extend([option.to_owned(), of(option)?]);
         }
         arguments.extend(["-initrd".to_owned(), initrd.display().to_string()]);
-        arguments.extend(["-append".to_owned(), format!("quiet reboot=t panic=-1 mitigations=off {tsc}")]);
+        arguments.extend(["-append".to_owned(), format!("quiet reboot=t panic=-1 mitigations=off {told}")]);
         Ok(Floor { arguments })
     }
 
