@@ -238,7 +238,6 @@ mod tests {
             machine: &arch.machines[0],
             accel: Accel::Tcg,
             tsc_khz: None,
-            fine_timers: false,
             hz: None,
             fine_timers: false,
             memory_mib: 256,
