@@ -1,0 +1,36 @@
+//! A kernel built from source, for real. The first time takes minutes; then it is in the user's cache.
+
+use quiz_testing::Sandbox;
+
+/// Debian's source package, since Debian's mirror is what these tests need anyway.
+const PACKAGE: &str = "linux-source-6.12";
+const SUITE: &str = "bookworm-backports";
+
+#[test]
+fn a_kernel_from_debians_source_is_built_once_and_boots() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    if sandbox.quiz(["-k", "6.12", "true"]).code != 0 {
+        let built = sandbox.quiz(["kernel", "build", PACKAGE, "--release", SUITE]);
+        assert_eq!(built.code, 0, "{}", built.stderr);
+    }
+    let ran = sandbox.quiz(["-k", "6.12", "uname", "-r"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.out().starts_with("6.12."), "{}", ran.out());
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs_err::read(sandbox.last_run().join("result.json")).unwrap()).unwrap();
+    let kernel = record["kernel"].as_str().unwrap();
+    let shown = sandbox.quiz(["--json", "kernel", "show", kernel]);
+    assert_eq!(shown.code, 0, "{}", shown.stderr);
+    assert!(shown.out().contains("CONFIG_") || shown.out().contains(kernel), "{}", shown.out());
+}
+
+#[test]
+fn a_build_that_cannot_be_done_leaves_no_kernel_behind() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let tree = sandbox.beside("no-kernel-tree");
+    fs_err::create_dir(&tree).unwrap();
+    let refused = sandbox.quiz(["kernel", "build", "--tree", &tree.display().to_string()]);
+    assert_eq!(refused.code, 125, "{}", refused.stderr);
+    assert!(refused.stderr.contains("no-kernel-tree"), "{}", refused.stderr);
+    assert!(!sandbox.quiz(["kernel", "list"]).out().contains("no-kernel-tree"));
+}
