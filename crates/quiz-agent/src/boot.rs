@@ -111,10 +111,14 @@ pub fn give_up(why: &str) -> ! {
     }
 }
 
-/// Whether the running kernel knows this file system.
-pub fn knows_filesystem(name: &str) -> bool {
-    fs::read_to_string("/proc/filesystems")
-        .is_ok_and(|known| known.lines().any(|line| line.split_whitespace().next_back() == Some(name)))
+/// The running kernel's list of file systems, to ask [`is_known`] of.
+pub fn known_filesystems() -> String {
+    fs::read_to_string("/proc/filesystems").unwrap_or_default()
+}
+
+/// Whether this file system is in the kernel's list.
+pub fn is_known(name: &str, list: &str) -> bool {
+    list.lines().any(|line| line.split_whitespace().next_back() == Some(name))
 }
 
 #[cfg(test)]

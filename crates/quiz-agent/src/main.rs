@@ -40,7 +40,7 @@ fn main() {
                 }
                 Err(e) => link.send(&ToHost::Failed(e.to_string().into())),
             }
-            mounts::write_back();
+            mounts::write_back(!order.setup.disks.is_empty());
             link.send(&ToHost::Down { nonce });
         }
         Ok(First::Salvage(nonce, out_serial)) => {
@@ -50,7 +50,6 @@ fn main() {
                 Ok(()) => artifacts::send_all(&link),
                 Err(e) => link.send(&ToHost::Failed(e.to_string().into())),
             }
-            mounts::write_back();
             link.send(&ToHost::Down { nonce });
         }
         Err(e) => link.send(&ToHost::Failed(e.into())),

@@ -43,9 +43,9 @@ pub fn mount(m: &Mount) -> io::Result<()> {
         .map_err(|e| io::Error::other(format!("mounting {} ({}) on {}: {e}", m.source, m.kind, m.target.display())))
 }
 
-/// Mounts what a guest can live without: an absent file system is no fault of the run.
-pub fn mount_if_known(m: &Mount) {
-    if crate::boot::knows_filesystem(m.kind)
+/// Mounts what a guest can live without: a file system that is not in the kernel's list is no fault of the run.
+pub fn mount_if_known(m: &Mount, known: &str) {
+    if crate::boot::is_known(m.kind, known)
         && m.target.is_dir()
         && let Err(e) = mount(m)
     {
@@ -58,20 +58,24 @@ pub fn move_to(from: &str, to: &str) -> io::Result<()> {
     rustix::mount::mount_move(from, to).map_err(|e| io::Error::other(format!("moving {from} to {to}: {e}")))
 }
 
-/// Everything written in the guest reaches the host's files before the VM ends.
+/// Everything that outlives the VM is written back: shares that can be written, and disks of the user's (`disks`).
 ///
-/// File systems that are still in use are left mounted: they are synced, and the VM is about to disappear.
-pub fn write_back() {
+/// What is thrown away with the VM is not worth the time. A share that is still in use is left mounted: it is synced.
+pub fn write_back(disks: bool) {
     let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut shares = false;
     for line in mounted.lines().rev() {
-        let mut fields = line.split(' ');
-        let (Some(_), Some(target), Some(kind)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        if matches!(kind, "9p") || target == crate::setup::OUT {
-            // Busy ones are covered by the sync below.
+        let fields: Vec<&str> = line.split(' ').collect();
+        if let [_, target, "9p", options, ..] = fields[..]
+            && options.split(',').any(|option| option == "rw")
+        {
+            shares = true;
             rustix::mount::unmount(unescape(target).as_str(), UnmountFlags::empty()).ok();
         }
     }
-    rustix::fs::sync();
+    if shares || disks {
+        rustix::fs::sync();
+    }
 }
 
 /// `/proc/self/mounts` writes blanks, tabs, newlines and backslashes as three octal digits.

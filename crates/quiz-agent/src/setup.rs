@@ -26,15 +26,23 @@ pub fn prepare(setup: &Setup, link: &Link) -> io::Result<()> {
     seed_random_pool(&setup.seed)?;
     switch_to_root(setup)?;
     kernel_file_systems();
-    identity(setup)?;
-    loopback_up()?;
-    for share in &setup.shares {
-        mount_share(share)?;
-    }
-    match &setup.out_serial {
-        Some(serial) => mount_out(serial)?,
-        None => fs::create_dir_all(OUT)?,
-    }
+    // Mounting waits for the host and for disks most of the time; what does not depend on each other need not wait twice.
+    std::thread::scope(|scope| {
+        let out = scope.spawn(|| match &setup.out_serial {
+            Some(serial) => mount_out(serial),
+            None => fs::create_dir_all(OUT),
+        });
+        let modules = scope.spawn(|| setup.modules.as_ref().map_or(Ok(()), mount_share));
+        identity(setup)?;
+        loopback_up()?;
+        // One may lie within another: in order.
+        setup.shares.iter().try_for_each(mount_share)?;
+        let done = |thread: std::thread::ScopedJoinHandle<'_, io::Result<()>>| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("mounting failed")))
+        };
+        done(out)?;
+        done(modules)
+    })?;
     for disk in &setup.disks {
         let device = boot::disk(&disk.serial)?;
         for path in &disk.links {
@@ -87,8 +95,8 @@ fn seed_random_pool(seed: &[u8]) -> io::Result<()> {
 fn switch_to_root(setup: &Setup) -> io::Result<()> {
     let device = boot::disk(&setup.root_serial)?;
     let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;
-    let known: Vec<&String> = setup.root_types.iter().filter(|t| boot::knows_filesystem(t)).collect();
-    let Some(kind) = known.first() else {
+    let known = boot::known_filesystems();
+    let Some(kind) = setup.root_types.iter().find(|kind| boot::is_known(kind, &known)) else {
         return Err(io::Error::other(format!(
             "this kernel cannot mount the root image: it needs one of {}",
             setup.root_types.join(", ")
@@ -122,6 +130,7 @@ fn kernel_file_systems() {
         // Whatever cannot be made is missed by the mount below, which says so on the console.
         fs::create_dir_all(dir).ok();
     }
+    let known = boot::known_filesystems();
     for m in [
         Mount::new("devpts", "/dev/pts", "devpts").flags(MountFlags::NOSUID).options("mode=620,gid=5,ptmxmode=666"),
         Mount::new("tmpfs", "/dev/shm", "tmpfs").flags(plain).options("mode=1777"),
@@ -135,7 +144,7 @@ fn kernel_file_systems() {
         Mount::new("configfs", "/sys/kernel/config", "configfs").flags(none),
         Mount::new("bpf", "/sys/fs/bpf", "bpf").flags(none),
     ] {
-        mounts::mount_if_known(&m);
+        mounts::mount_if_known(&m, &known);
     }
     for (to, at) in [
         ("/proc/self/fd", "/dev/fd"),

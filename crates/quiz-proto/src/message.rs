@@ -68,8 +68,10 @@ pub struct Setup {
     pub seed: Vec<u8>,
     /// Machine id: 32 hexadecimal digits.
     pub machine_id: String,
-    /// Host directories.
+    /// Host directories, those that hold others first.
     pub shares: Vec<Share>,
+    /// The kernel's modules, for its own directory below `/lib/modules`.
+    pub modules: Option<Share>,
     /// Links to further disks.
     pub disks: Vec<DiskLink>,
 }

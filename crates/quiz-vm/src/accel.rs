@@ -46,6 +46,8 @@ pub struct Choice {
 struct Facts {
     boot_id: String,
     tsc_khz: Option<u64>,
+    /// The QEMU program whose version is known: path, time of its last change in seconds, and version.
+    qemu: Option<(PathBuf, i64, (u32, u32))>,
     /// `Some("")` means that KVM ran a kernel; any other text says why it did not.
     kvm: Option<String>,
 }
@@ -75,6 +77,23 @@ impl Host {
             self.remember();
         }
         self.facts.tsc_khz
+    }
+
+    /// The version of the QEMU at `program`; `None` when it does not tell.
+    pub fn qemu_version(&mut self, program: &Path) -> Option<(u32, u32)> {
+        use std::os::unix::fs::MetadataExt;
+        let changed = fs::metadata(program).ok()?.mtime();
+        if let Some((known, at, version)) = &self.facts.qemu
+            && (known.as_path(), *at) == (program, changed)
+        {
+            return Some(*version);
+        }
+        let output =
+            std::process::Command::new(program).arg("--version").stdin(std::process::Stdio::null()).output().ok()?;
+        let version = parse_version(&String::from_utf8_lossy(&output.stdout))?;
+        self.facts.qemu = Some((program.to_owned(), changed, version));
+        self.remember();
+        Some(version)
     }
 
     /// What is known without trying; `None` when it has to be tried.
@@ -136,6 +155,13 @@ impl Host {
         };
         write().ok();
     }
+}
+
+/// `QEMU emulator version 7.2.22 (Debian …)`
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let (_, rest) = text.split_once("version ")?;
+    let mut numbers = rest.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Boots until the agent says hello; the error says why it did not.
@@ -240,6 +266,7 @@ mod tests {
             tsc_khz: None,
             hz: None,
             fine_timers: false,
+            one_thread: false,
             memory_mib: 256,
             cpus: 1,
             kernel: "/nonexistent".into(),
@@ -275,6 +302,13 @@ mod tests {
         assert_eq!(host(dir.path(), "boot 2").known(Wish::Auto, true), None);
         assert_eq!(host(dir.path(), "boot 1").known(Wish::Kvm, true).unwrap().accel, Accel::Kvm);
         assert_eq!(host(dir.path(), "boot 1").known(Wish::Auto, false).unwrap().accel, Accel::Tcg);
+    }
+
+    #[test]
+    fn qemus_version_is_read_and_remembered() {
+        assert_eq!(parse_version("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright"), Some((7, 2)));
+        assert_eq!(parse_version("QEMU emulator version 10.0.2"), Some((10, 0)));
+        assert_eq!(parse_version("something else"), None);
     }
 
     #[cfg(target_arch = "x86_64")]

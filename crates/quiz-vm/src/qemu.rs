@@ -34,6 +34,7 @@ pub fn argv(vm: &VmSpec) -> Result<Vec<OsString>, ArgumentError> {
     args.plain("-no-reboot");
     args.option("-display", "none");
     args.option("-machine", machine(vm));
+    args.option("-accel", accelerator(vm));
     args.option("-cpu", cpu(vm));
     args.option("-smp", vm.cpus.to_string());
     args.option("-m", format!("{}M", vm.memory_mib));
@@ -79,13 +80,23 @@ impl Arguments {
 }
 
 fn machine(vm: &VmSpec) -> String {
-    let mut text = format!("{},accel={}", vm.machine.name, vm.accel.name());
+    let mut text = vm.machine.name.to_owned();
     let kvm_options = if vm.accel == Accel::Kvm { vm.machine.kvm_options } else { &[] };
     for option in vm.machine.options.iter().chain(kvm_options) {
         text.push(',');
         text.push_str(option);
     }
     text
+}
+
+fn accelerator(vm: &VmSpec) -> &'static str {
+    match vm.accel {
+        Accel::Kvm => "kvm",
+        // With a thread for each vCPU, QEMU before 8.1 can keep a translation of code that another vCPU has just changed: a
+        // kernel that patches itself then meets its own breakpoints and oopses, in about one boot of a few hundred.
+        Accel::Tcg if vm.cpus > 1 && vm.one_thread => "tcg,thread=single",
+        Accel::Tcg => "tcg",
+    }
 }
 
 fn cpu(vm: &VmSpec) -> &'static str {
@@ -190,6 +201,7 @@ mod tests {
             tsc_khz: Some(2_000_000),
             hz: Some(250),
             fine_timers: false,
+            one_thread: true,
             memory_mib: 1024,
             cpus: 2,
             kernel: "/cache/kernels/6.12.1/vmlinux".into(),

@@ -43,6 +43,8 @@ pub struct VmSpec {
     pub hz: Option<u32>,
     /// Under [`Accel::Tcg`]: let the guest calibrate its local APIC timer, for timers finer than its tick.
     pub fine_timers: bool,
+    /// Under [`Accel::Tcg`]: all vCPUs share one thread, because this QEMU gets more than one wrong.
+    pub one_thread: bool,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// Number of vCPUs.

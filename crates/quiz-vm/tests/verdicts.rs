@@ -34,6 +34,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         tsc_khz: None,
         hz: None,
         fine_timers: false,
+        one_thread: false,
         memory_mib: 64,
         cpus: 1,
         kernel: "/kernel".into(),

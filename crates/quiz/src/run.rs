@@ -35,6 +35,10 @@ static AGENT: &[u8] = include_bytes!(env!("QUIZ_AGENT"));
 /// A bound where the user has set none: longer than any run, short enough for arithmetic.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+/// The first QEMU whose vCPUs may each have a thread under TCG: it locks a page of code before it translates it (commit
+/// cb62bd15e14e of QEMU).
+const SEVERAL_THREADS: (u32, u32) = (8, 1);
+
 /// How much may come back from a run: what fits on its disk for artifacts.
 const ARTIFACTS: Bounds = Bounds { bytes: scratch::OUT_BYTES, entries: 1_000_000 };
 
@@ -68,6 +72,9 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
         vec![Disk { serial: order::ROOT.to_owned(), file: root.image(), format: DiskFormat::Raw, read_only: true }];
     disks.append(&mut scratch.disks);
     let shares = order::shares(spec, &kernel)?;
+    let qemu = spec.qemu.clone().unwrap_or_else(|| arch.qemu.into());
+    let qemu_path = qemu.to_str().and_then(|name| prepare::search(ctx).program(name)).unwrap_or_else(|| qemu.clone());
+    let qemu_version = host.qemu_version(&qemu_path);
     let known = host.known(wish(spec.accel), arch == quiz_arch::host());
     let vm_for = |accel: Accel, host: &mut Host| -> Result<(VmSpec, initramfs::Initramfs), Fault> {
         let (machine, tsc_khz) = machine_for(accel, host)?;
@@ -78,13 +85,14 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
             append.insert(0, "oops=continue".to_owned());
         }
         let vm = VmSpec {
-            qemu: spec.qemu.clone().unwrap_or_else(|| arch.qemu.into()),
+            qemu: qemu.clone(),
             arch,
             machine,
             accel,
             tsc_khz: tsc_khz.filter(|_| facts.knows_tsc_khz),
             hz: facts.hz,
             fine_timers: spec.fine_timers,
+            one_thread: qemu_version.is_none_or(|version| version < SEVERAL_THREADS),
             memory_mib: spec.memory_mib,
             cpus: spec.cpus,
             kernel: kernel.boot(),

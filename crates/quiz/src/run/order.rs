@@ -32,6 +32,19 @@ pub struct SharedDir {
     pub offered: Share,
     /// Where the guest sees it.
     pub guest: PathBuf,
+    /// It holds the kernel's modules.
+    pub modules: bool,
+}
+
+impl SharedDir {
+    /// The guest's side.
+    fn mounted(&self) -> proto::Share {
+        proto::Share {
+            tag: self.offered.tag.clone(),
+            path: self.guest.as_os_str().as_bytes().to_vec(),
+            writable: self.offered.writable,
+        }
+    }
 }
 
 /// The worktree at its own path, the kernel's modules where modprobe looks for them, and what was asked for.
@@ -63,7 +76,9 @@ pub fn shares(spec: &RunSpec, kernel: &Kernel) -> Result<Vec<SharedDir>, Fault> 
             return Err(Fault::new(format!("cannot share {}: it is not a directory", host.display())));
         }
     }
+    let modules = kernel.modules_dir();
     let shared = |(i, (host, guest, writable)): (usize, (PathBuf, PathBuf, bool))| SharedDir {
+        modules: modules.as_ref() == Some(&host),
         offered: Share { tag: format!("share{i}"), host, writable },
         guest,
     };
@@ -97,14 +112,8 @@ pub fn order(
         clock: (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)),
         seed,
         machine_id: machine_id.iter().map(|byte| format!("{byte:02x}")).collect(),
-        shares: shares
-            .iter()
-            .map(|share| proto::Share {
-                tag: share.offered.tag.clone(),
-                path: share.guest.as_os_str().as_bytes().to_vec(),
-                writable: share.offered.writable,
-            })
-            .collect(),
+        shares: shares.iter().filter(|share| !share.modules).map(SharedDir::mounted).collect(),
+        modules: shares.iter().find(|share| share.modules).map(SharedDir::mounted),
         disks: scratch.links.clone(),
     };
     let program = program(spec, ctx, shares, terminal);
@@ -162,7 +171,11 @@ mod tests {
     use super::*;
 
     fn share(host: &str, guest: &str) -> SharedDir {
-        SharedDir { offered: Share { tag: "t".into(), host: host.into(), writable: false }, guest: guest.into() }
+        SharedDir {
+            offered: Share { tag: "t".into(), host: host.into(), writable: false },
+            guest: guest.into(),
+            modules: false,
+        }
     }
 
     #[test]
