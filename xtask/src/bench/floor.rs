@@ -24,21 +24,20 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Makes the first process and its initramfs in `dir`, and takes machine, kernel and memory from quiz's own command line.
-    pub fn new(dir: &Path, quiz: &[String]) -> Result<Floor, String> {
+    /// Makes the first process and its initramfs in `dir`, and takes machine, kernel and memory from quiz's own command line;
+    /// of its kernel command line only the words in `told`, or those that they begin.
+    pub fn new(dir: &Path, quiz: &[String], told: &[&str]) -> Result<Floor, String> {
         let initrd = initramfs(dir)?;
         let of = |option: &str| -> Result<String, String> {
             let at = quiz.iter().position(|word| word == option).ok_or(format!("quiz gave QEMU no {option}"))?;
             quiz.get(at + 1).cloned().ok_or(format!("quiz gave QEMU no {option}"))
         };
         let append = of("-append")?;
-        // What the kernel is told of the machine; without it a boot may hang.
-        let about_time = ["tsc_early_khz=", "tsc=", "lpj=", "no_timer_check", "nolapic_timer"];
-        let told = append.split(' ').filter(|word| about_time.iter().any(|start| word.starts_with(start)));
-        let told = told.collect::<Vec<_>>().join(" ");
+        let words = append.split(' ').filter(|word| told.iter().any(|start| word.starts_with(start)));
+        let told = words.collect::<Vec<_>>().join(" ");
         let mut arguments = vec![quiz[0].clone()];
         arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(str::to_owned));
-        for option in ["-machine", "-cpu", "-smp", "-m", "-kernel"] {
+        for option in ["-machine", "-accel", "-cpu", "-smp", "-m", "-kernel"] {
             arguments.extend([option.to_owned(), of(option)?]);
         }
         arguments.extend(["-initrd".to_owned(), initrd.display().to_string()]);
