@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place { dir: "/work".into(), home: Some("/home/me".into()) }
+        Place { dir: "/src".into(), home: Some("/home/me".into()) }
     }
 
     fn share(text: &str) -> Result<ShareSpec, ValueError> {
@@ -313,13 +313,13 @@ mod tests {
     fn shares_have_three_parts() {
         let spec =
             |host: &str, guest: &str, writable| Ok(ShareSpec { host: host.into(), guest: guest.into(), writable });
-        assert_eq!(share("data"), spec("/work/data", "/work/data", false));
+        assert_eq!(share("data"), spec("/src/data", "/src/data", false));
         assert_eq!(share("/a/:/b/:rw"), spec("/a", "/b", true));
         assert_eq!(share("/a:rw"), spec("/a", "/a", true));
         assert_eq!(share("/a:ro"), spec("/a", "/a", false));
         assert_eq!(share("~/x:/x"), spec("/home/me/x", "/x", false));
-        assert_eq!(share("../up"), spec("/work/../up", "/up", false));
-        assert_eq!(share("rw"), spec("/work/rw", "/work/rw", false));
+        assert_eq!(share("../up"), spec("/src/../up", "/up", false));
+        assert_eq!(share("rw"), spec("/src/rw", "/src/rw", false));
     }
 
     #[test]
@@ -342,8 +342,8 @@ mod tests {
     fn a_disk_is_a_size_or_a_file() {
         let disk = |text: &str| DiskSpec::read(OsStr::new(text), &place());
         assert_eq!(disk("1G"), Ok(DiskSpec::Blank { bytes: 1 << 30 }));
-        assert_eq!(disk("./1G"), Ok(DiskSpec::File("/work/1G".into())));
-        assert_eq!(disk("pool.img"), Ok(DiskSpec::File("/work/pool.img".into())));
+        assert_eq!(disk("./1G"), Ok(DiskSpec::File("/src/1G".into())));
+        assert_eq!(disk("pool.img"), Ok(DiskSpec::File("/src/pool.img".into())));
         for bad in ["10GB", "10", "0", "100B", "9.img"] {
             let message = disk(bad).unwrap_err().to_string();
             assert!(message.contains(&format!("./{bad}")), "{message}");
@@ -354,7 +354,7 @@ mod tests {
     fn a_fragment_is_a_name_or_a_file() {
         let fragment = |text: &str| Fragment::read(OsStr::new(text), &place());
         assert_eq!(fragment("debug"), Ok(Fragment("debug".to_owned())));
-        assert_eq!(fragment("debug.config"), Ok(Fragment("/work/debug.config".to_owned())));
+        assert_eq!(fragment("debug.config"), Ok(Fragment("/src/debug.config".to_owned())));
         assert_eq!(fragment("~/k/debug"), Ok(Fragment("/home/me/k/debug".to_owned())));
         assert!(fragment("").is_err());
     }

@@ -200,12 +200,12 @@ mod tests {
 
     fn run(options: &[(&'static str, &str)]) -> Result<RunSpec, ConfigError> {
         let options = options.iter().map(|(key, value)| TypedOption { key, option: "--option", value: value.into() });
-        let sources = Sources { options: options.collect(), cwd: "/work/tree/sub".into(), ..Sources::default() };
+        let sources = Sources { options: options.collect(), cwd: "/src/tree/sub".into(), ..Sources::default() };
         let variables = [("TERM", "xterm"), ("SECRET", "s")].map(|(n, v)| (n.into(), v.into())).to_vec();
         let invocation = Invocation {
             command: vec!["uname".into(), "-a".into()],
-            cwd: "/work/tree/sub".into(),
-            worktree: Some("/work/tree".into()),
+            cwd: "/src/tree/sub".into(),
+            worktree: Some("/src/tree".into()),
             variables,
             ..Invocation::default()
         };
@@ -218,7 +218,7 @@ mod tests {
         let expected = RunSpec {
             command: vec!["uname".into(), "-a".into()],
             shell_after: false,
-            cwd: "/work/tree/sub".into(),
+            cwd: "/src/tree/sub".into(),
             kernel: None,
             arch: "x86_64".to_owned(),
             release: "bookworm".to_owned(),
@@ -235,7 +235,7 @@ mod tests {
             panic_on_oops: true,
             fine_timers: false,
             profiles: vec![],
-            worktree: Some("/work/tree".into()),
+            worktree: Some("/src/tree".into()),
             worktree_mode: WorktreeMode::ReadOnly,
             shares: vec![],
             disks: vec![],
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(spec.profiles, ["zfs", "memdev"]);
         assert_eq!(spec.packages, ["fio", "strace"]);
         assert_eq!(spec.shares, [ShareSpec { host: "/b".into(), guest: "/x".into(), writable: true }]);
-        let pool = DiskSpec::File("/work/tree/sub/pool".into());
+        let pool = DiskSpec::File("/src/tree/sub/pool".into());
         assert_eq!(spec.disks, [DiskSpec::Blank { bytes: 1 << 30 }, pool]);
         assert_eq!(spec.env, [("SECRET", "s"), ("TERM", "dumb")].map(|(n, v)| (n.into(), v.into())));
         assert_eq!(spec.timeout, Some(Duration::from_secs(90)));

@@ -359,7 +359,7 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place { dir: "/work".into(), home: Some("/home/me".into()) }
+        Place { dir: "/src".into(), home: Some("/home/me".into()) }
     }
 
     fn read<V: Value>(text: &str) -> Result<V, ValueError> {
@@ -368,11 +368,11 @@ mod tests {
 
     #[test]
     fn paths_are_anchored_where_they_were_written() {
-        for (text, path) in [("a", "/work/a"), ("/a/", "/a"), ("~/k", "/home/me/k"), ("./a/../b", "/work/a/../b")] {
+        for (text, path) in [("a", "/src/a"), ("/a/", "/a"), ("~/k", "/home/me/k"), ("./a/../b", "/src/a/../b")] {
             assert_eq!(read::<PathBuf>(text), Ok(PathBuf::from(path)), "{text}");
         }
         assert_eq!(read::<PathBuf>(""), Err(ValueError::Empty));
-        let homeless = Place { dir: "/work".into(), home: None };
+        let homeless = Place { dir: "/src".into(), home: None };
         assert_eq!(
             PathBuf::from_text(OsStr::new("~/k"), &homeless).unwrap_err().to_string(),
             "`~/k` is below the home directory, and HOME is not set"
@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn a_program_is_a_bare_name_or_a_path() {
         assert_eq!(read("qemu-system-x86_64"), Ok(Program("qemu-system-x86_64".into())));
-        assert_eq!(read("./qemu"), Ok(Program("/work/qemu".into())));
+        assert_eq!(read("./qemu"), Ok(Program("/src/qemu".into())));
         assert_eq!(read("~/bin/qemu"), Ok(Program("/home/me/bin/qemu".into())));
     }
 
