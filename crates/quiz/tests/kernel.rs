@@ -1,4 +1,4 @@
-//! A kernel built from source, for real. The first time takes minutes; then it is in the user's cache.
+//! Kernels for real: a stock one, and one built from source. The first time takes minutes; then they are in the user's cache.
 
 use quiz_testing::Sandbox;
 
@@ -22,6 +22,18 @@ fn a_kernel_from_debians_source_is_built_once_and_boots() {
     let shown = sandbox.quiz(["--json", "kernel", "show", kernel]);
     assert_eq!(shown.code, 0, "{}", shown.stderr);
     assert!(shown.out().contains("CONFIG_") || shown.out().contains(kernel), "{}", shown.out());
+}
+
+#[test]
+fn a_stock_kernel_is_added_and_boots_with_its_modules() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    if sandbox.quiz(["-k", "6.1", "true"]).code != 0 {
+        let added = sandbox.quiz(["kernel", "add", "--release", "bookworm"]);
+        assert_eq!(added.code, 0, "{}", added.stderr);
+    }
+    let ran = sandbox.quiz(["-k", "6.1", "sh", "-c", "uname -r && modprobe loop && test -d /sys/module/loop"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.out().starts_with("6.1.0-"), "{}", ran.out());
 }
 
 #[test]
