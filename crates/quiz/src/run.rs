@@ -58,7 +58,7 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
     let arch = crate::commands::arch(Some(&spec.arch))?;
     let Prepared { kernel, root } = prepare::kernel_and_root(spec, ctx)?;
     let dir = RunDir::create(&ctx.runs_dir()?, ctx.worktree.as_ref())?;
-    let terminal = Terminal::of(spec);
+    let terminal = Terminal::of_this_process();
 
     let cache = ctx.cache()?;
     let mut host = host(ctx)?;

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
-use quiz_config::RunSpec;
 use quiz_vm::Signals;
 use quiz_vm::proto::WinSize;
 use rustix::termios::{self, OptionalActions, Termios};
@@ -30,7 +29,7 @@ pub struct Terminal {
 
 impl Terminal {
     /// Looks at the standard streams.
-    pub fn of(_spec: &RunSpec) -> Terminal {
+    pub fn of_this_process() -> Terminal {
         let stdin = std::io::stdin();
         let in_background = stdin.is_terminal()
             && termios::tcgetpgrp(&stdin).is_ok_and(|foreground| foreground != rustix::process::getpgrp());
