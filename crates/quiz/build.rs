@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
+    // What include_dir! embeds; it does not say so itself.
+    println!("cargo::rerun-if-changed=profiles");
     let manifest = PathBuf::from(env("CARGO_MANIFEST_DIR"));
     let crates = manifest.parent().expect("crates/quiz has a parent");
     for input in ["quiz-agent", "quiz-proto"] {

@@ -5,8 +5,11 @@
 
 mod artifacts;
 mod boot;
+mod devices;
+mod inits;
 mod kmsg;
 mod link;
+mod modules;
 mod mounts;
 mod program;
 mod setup;
@@ -40,7 +43,7 @@ fn main() {
                 }
                 Err(e) => link.send(&ToHost::Failed(e.to_string().into())),
             }
-            mounts::write_back(!order.setup.disks.is_empty());
+            mounts::write_back(order.setup.write_back);
             link.send(&ToHost::Down { nonce });
         }
         Ok(First::Salvage(nonce, out_serial)) => {

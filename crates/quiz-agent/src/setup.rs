@@ -10,12 +10,12 @@ use std::path::Path;
 
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
-use quiz_proto::{Setup, Share, ToHost};
+use quiz_proto::{Setup, Share};
 use rustix::mount::MountFlags;
 
-use crate::boot;
 use crate::link::Link;
 use crate::mounts::{self, Mount};
+use crate::{boot, devices, inits, modules};
 
 /// Where the program leaves what goes back to the host.
 pub const OUT: &str = "/quiz/out";
@@ -32,7 +32,6 @@ pub fn prepare(setup: &Setup, link: &Link) -> io::Result<()> {
             Some(serial) => mount_out(serial),
             None => fs::create_dir_all(OUT),
         });
-        let modules = scope.spawn(|| setup.modules.as_ref().map_or(Ok(()), mount_share));
         identity(setup)?;
         loopback_up()?;
         // One may lie within another: in order.
@@ -40,21 +39,11 @@ pub fn prepare(setup: &Setup, link: &Link) -> io::Result<()> {
         let done = |thread: std::thread::ScopedJoinHandle<'_, io::Result<()>>| {
             thread.join().unwrap_or_else(|_| Err(io::Error::other("mounting failed")))
         };
-        done(out)?;
-        done(modules)
+        done(out)
     })?;
-    for disk in &setup.disks {
-        let device = boot::disk(&disk.serial)?;
-        for path in &disk.links {
-            if let Some(parent) = Path::new(path).parent() {
-                fs::create_dir_all(parent)?;
-            }
-            if let Err(e) = symlink(&device, path) {
-                link.send(&ToHost::Note(format!("no link to the disk {}: {e}", disk.serial).into()));
-            }
-        }
-    }
-    Ok(())
+    setup.modules.iter().try_for_each(modules::load)?;
+    setup.links.iter().try_for_each(devices::link)?;
+    setup.inits.iter().try_for_each(|init| inits::run(init, &setup.init_env, link))
 }
 
 fn set_clock((tv_sec, nanoseconds): (i64, u32)) -> io::Result<()> {
@@ -103,12 +92,19 @@ fn switch_to_root(setup: &Setup) -> io::Result<()> {
         )));
     };
     mounts::mount(&Mount::new(device, "/lower", kind).flags(MountFlags::RDONLY | MountFlags::NOATIME))?;
+    let mut lower = String::new();
+    for (i, serial) in setup.layers.iter().enumerate() {
+        let device = boot::disk(serial)?;
+        let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;
+        let place = format!("/layer{i}");
+        mounts::mount(&Mount::new(device, &place, kind).flags(MountFlags::RDONLY | MountFlags::NOATIME))?;
+        lower = lower + &place + ":";
+    }
     mounts::mount(&Mount::new("tmpfs", "/rw", "tmpfs").options("mode=755"))?;
     fs::create_dir("/rw/upper")?;
     fs::create_dir("/rw/work")?;
-    mounts::mount(
-        &Mount::new("root", "/merged", "overlay").options("lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work"),
-    )?;
+    let options = format!("lowerdir={lower}/lower,upperdir=/rw/upper,workdir=/rw/work");
+    mounts::mount(&Mount::new("root", "/merged", "overlay").options(&options))?;
     for place in ["/dev", "/proc", "/sys"] {
         let target = format!("/merged{place}");
         if !Path::new(&target).is_dir() {
@@ -183,7 +179,10 @@ fn identity(setup: &Setup) -> io::Result<()> {
         "/etc/hosts",
         format!("127.0.0.1\tlocalhost\n127.0.1.1\t{}\n::1\tlocalhost ip6-localhost ip6-loopback\n", setup.hostname),
     )?;
-    fs::write("/etc/machine-id", format!("{}\n", setup.machine_id))
+    fs::write("/etc/machine-id", format!("{}\n", setup.machine_id))?;
+    // What `hostid` and OpenZFS call this machine: four bytes, of which zero would mean none.
+    let id = u32::from_str_radix(setup.machine_id.get(..8).unwrap_or_default(), 16).unwrap_or(1).max(1);
+    fs::write("/etc/hostid", id.to_ne_bytes())
 }
 
 /// `ip link set lo up`, without needing iproute2 in the root. A kernel without networking is fine.

@@ -57,6 +57,8 @@ pub struct Machine {
     pub pvh: bool,
     /// The guest cannot find out its TSC frequency under TCG and must be told (`tsc_early_khz=`).
     pub needs_tsc_khz: bool,
+    /// How many virtio devices it has room for.
+    pub slots: usize,
 }
 
 /// How virtio devices are attached to a machine; decides QEMU's device names and the kernel's drivers.
@@ -90,6 +92,8 @@ const fn pci(name: &'static str) -> Machine {
         kvm_options: &[],
         pvh: false,
         needs_tsc_khz: false,
+        // A PCI bus has 32, of which machines take the first and the last for themselves.
+        slots: 30,
     }
 }
 
@@ -102,6 +106,7 @@ const MICROVM: Machine = Machine {
     kvm_options: &["pit=off", "pic=off", "rtc=on"],
     pvh: true,
     needs_tsc_khz: true,
+    slots: 24,
 };
 
 static X86_64: Arch = Arch {
@@ -117,7 +122,7 @@ static X86_64: Arch = Arch {
     qemu_package: "qemu-system-x86",
     machines: &[
         // Without ACPI tables to read it boots sooner, but the kernel must take its devices from the command line.
-        Machine { discovery: Discovery::CommandLine, options: &["acpi=off", "isa-serial=on"], ..MICROVM },
+        Machine { discovery: Discovery::CommandLine, options: &["acpi=off", "isa-serial=on"], slots: 8, ..MICROVM },
         MICROVM,
         Machine { pvh: true, ..pci("q35") },
     ],
@@ -158,7 +163,7 @@ static S390X: Arch = Arch {
     cross: "s390x-linux-gnu-",
     qemu: "qemu-system-s390x",
     qemu_package: "qemu-system-misc",
-    machines: &[Machine { transport: Transport::Ccw, ..pci("s390-ccw-virtio") }],
+    machines: &[Machine { transport: Transport::Ccw, slots: 256, ..pci("s390-ccw-virtio") }],
     cpu: "max",
     console: "ttysclp0",
     console_device: Some("sclpconsole"),

@@ -92,6 +92,45 @@ impl Item for Name {
     }
 }
 
+/// A profile to include, and perhaps the value of one of its options: `memdev`, `memdev:count=2`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileUse {
+    /// The profile.
+    pub name: String,
+    /// An option and its value.
+    pub option: Option<(String, String)>,
+    /// Where it was written.
+    pub place: Place,
+}
+
+impl Item for ProfileUse {
+    const WANTED: &'static str = "a list of names";
+    const VARIABLE: Separator = Separator::Comma;
+    const OPTION: Separator = Separator::Comma;
+
+    fn read(text: &OsStr, place: &Place) -> Result<Self, ValueError> {
+        let text = plain(text)?;
+        let (name, option) = match text.split_once(':') {
+            Some((name, option)) => (name, Some(option)),
+            None => (text, None),
+        };
+        let Ok(Name(name)) = Name::read(OsStr::new(name)) else { return Err(ValueError::Profile(text.to_owned())) };
+        let option = match option.map(|option| option.split_once('=')) {
+            None => None,
+            Some(Some((option, value))) if !option.is_empty() => Some((option.to_owned(), value.to_owned())),
+            Some(_) => return Err(ValueError::Profile(text.to_owned())),
+        };
+        Ok(ProfileUse { name, option, place: place.clone() })
+    }
+
+    fn show(&self) -> String {
+        match &self.option {
+            None => self.name.clone(),
+            Some((option, value)) => format!("{}:{option}={value}", self.name),
+        }
+    }
+}
+
 /// A word for a program that takes options too, and so does not begin with a dash: a package, a mirror.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Word(pub String);

@@ -12,6 +12,8 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::{ConfigError, FileProblem};
 use crate::origin::Origin;
+use crate::profile::option::Written;
+use crate::profile::{Catalog, Given};
 use crate::settings::{KEYS, Key, Raw, Settings, key, nearest};
 use crate::value::{Place, describe};
 
@@ -66,13 +68,15 @@ pub struct Sources {
     pub home: Option<PathBuf>,
 }
 
-/// The settings, and what the user should hear about them.
+/// The settings, and what only the profiles can tell the meaning of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// The values.
     pub settings: Settings,
-    /// One line each.
-    pub warnings: Vec<String>,
+    /// Options of profiles that files set, the strongest last.
+    pub profile_options: Vec<Given>,
+    /// Variables that begin with `QUIZ_` and are no settings, with their values: options of profiles, or mistakes.
+    pub unknown_variables: Vec<(String, String)>,
 }
 
 /// Reads all layers.
@@ -81,9 +85,8 @@ pub struct Loaded {
 /// A file that cannot be read, and any value or key that is not right. All mistakes of one file are reported together.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded::default();
-    let settings = &mut loaded.settings;
     let place = |dir: &Path| Place { dir: dir.to_owned(), home: sources.home.clone() };
-    read_text(settings, DEFAULTS, FileLayer::BuiltIn, Path::new("defaults.toml"), &place(Path::new("/")))?;
+    read_text(&mut loaded, DEFAULTS, FileLayer::BuiltIn, Path::new("defaults.toml"), &place(Path::new("/")))?;
     let files = [(&sources.user_file, FileLayer::User), (&sources.worktree_file, FileLayer::Worktree)];
     for (file, layer) in files {
         let Some(file) = file else { continue };
@@ -93,7 +96,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
             Err(error) => return Err(ConfigError::Read(error)),
         };
         let dir = file.parent().unwrap_or(Path::new("/"));
-        read_text(settings, &text, layer, file, &place(dir))?;
+        read_text(&mut loaded, &text, layer, file, &place(dir))?;
     }
     read_variables(&mut loaded, &sources.variables, &place(&sources.cwd))?;
     for typed in &sources.options {
@@ -110,7 +113,7 @@ fn read_variables(loaded: &mut Loaded, variables: &[(OsString, OsString)], place
         let Some(name) = name.to_str().filter(|name| name.starts_with("QUIZ_")) else { continue };
         let Some(key) = KEYS.iter().find(|key| key.variable() == name) else {
             if !OTHER_VARIABLES.contains(&name) {
-                loaded.warnings.push(unknown_variable(name));
+                loaded.unknown_variables.push((name.to_owned(), value.to_string_lossy().into_owned()));
             }
             continue;
         };
@@ -125,10 +128,12 @@ fn read_variables(loaded: &mut Loaded, variables: &[(OsString, OsString)], place
     Ok(())
 }
 
-/// A warning and no error: the environment is shared with programs and versions of quiz that know other variables.
-fn unknown_variable(name: &str) -> String {
+/// What to say about a variable that neither a setting nor a profile of `catalog` has. A warning and no error: the environment is shared with programs and versions of quiz that know other variables.
+pub fn unknown_variable(name: &str, catalog: &Catalog) -> String {
+    let usable = catalog.all().filter_map(|(_, profile)| profile.as_ref().ok());
+    let options = usable.flat_map(|profile| profile.options.keys().map(|option| profile.variable(option)));
     let known: Vec<String> =
-        KEYS.iter().map(Key::variable).chain(OTHER_VARIABLES.iter().map(|v| (*v).to_owned())).collect();
+        KEYS.iter().map(Key::variable).chain(OTHER_VARIABLES.iter().map(|v| (*v).to_owned())).chain(options).collect();
     match nearest(name, known.iter().map(String::as_str)) {
         Some(near) => format!("the variable {name} means nothing to quiz; did you mean {near}?"),
         None => format!("the variable {name} means nothing to quiz; `quiz config` lists the ones that do"),
@@ -144,20 +149,14 @@ struct Reader<'a> {
     problems: Vec<FileProblem>,
 }
 
-fn read_text(
-    settings: &mut Settings,
-    text: &str,
-    layer: FileLayer,
-    path: &Path,
-    place: &Place,
-) -> Result<(), ConfigError> {
+fn read_text(loaded: &mut Loaded, text: &str, layer: FileLayer, path: &Path, place: &Place) -> Result<(), ConfigError> {
     let mut reader = Reader { text: text.into(), path, layer, place, problems: Vec::new() };
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         reader.problem(error.span().unwrap_or(0..0), error.message().to_owned(), None);
     }
     if errors.is_empty() {
-        reader.table(settings, "", table.get_ref());
+        reader.table(loaded, "", table.get_ref());
     }
     if reader.problems.is_empty() { Ok(()) } else { Err(ConfigError::File(reader.problems)) }
 }
@@ -179,15 +178,17 @@ impl Reader<'_> {
     }
 
     /// Reads the table `prefix`, which is empty for the whole file and ends in a dot otherwise.
-    fn table(&mut self, settings: &mut Settings, prefix: &str, table: &DeTable<'_>) {
+    fn table(&mut self, loaded: &mut Loaded, prefix: &str, table: &DeTable<'_>) {
         for (name, value) in table {
             let full = format!("{prefix}{}", name.get_ref());
             let inner = format!("{full}.");
             if let Some(key) = key(&full) {
-                self.value(settings, key, name.span(), value);
+                self.value(&mut loaded.settings, key, name.span(), value);
+            } else if full == "profile" {
+                self.profiles(loaded, value);
             } else if KEYS.iter().any(|key| key.name.starts_with(&inner)) {
                 match value.get_ref() {
-                    DeValue::Table(table) => self.table(settings, &inner, table),
+                    DeValue::Table(table) => self.table(loaded, &inner, table),
                     other => {
                         let message = format!("`{full}` is a table: found {} in its place", describe(other));
                         self.problem(value.span(), message, Some(format!("write a line [{full}], and its keys below")));
@@ -195,6 +196,36 @@ impl Reader<'_> {
                 }
             } else {
                 self.unknown(&full, prefix, name.span());
+            }
+        }
+    }
+
+    /// Reads `[profile.NAME]`: which options there are is not known here.
+    fn profiles(&mut self, loaded: &mut Loaded, profiles: &Spanned<DeValue<'_>>) {
+        let help = "write a line [profile.NAME], and its options below";
+        let DeValue::Table(profiles) = profiles.get_ref() else {
+            return self.problem(profiles.span(), "`profile` is a table of profiles".to_owned(), Some(help.to_owned()));
+        };
+        for (profile, options) in profiles {
+            let DeValue::Table(table) = options.get_ref() else {
+                let message = format!("`profile.{}` is a table of options", profile.get_ref());
+                self.problem(options.span(), message, Some(help.to_owned()));
+                continue;
+            };
+            for (option, value) in table {
+                let Some(written) = written(value.get_ref()) else {
+                    let message = format!("an option of a profile cannot be {}", describe(value.get_ref()));
+                    self.problem(value.span(), message, None);
+                    continue;
+                };
+                loaded.profile_options.push(Given {
+                    profile: profile.get_ref().to_string(),
+                    option: option.get_ref().to_string(),
+                    value: written,
+                    origin: self.layer.origin(self.path, self.line(&option.span())).to_string(),
+                    place: self.place.clone(),
+                    adds: false,
+                });
             }
         }
     }
@@ -223,6 +254,20 @@ impl Reader<'_> {
     }
 }
 
+/// A value that an option of a profile could have.
+fn written(value: &DeValue<'_>) -> Option<Written> {
+    let one = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+        DeValue::Boolean(value) => Some(value.to_string()),
+        _ => None,
+    };
+    match value {
+        DeValue::Array(items) => items.iter().map(|item| one(item.get_ref())).collect::<Option<_>>().map(Written::Many),
+        value => one(value).map(Written::One),
+    }
+}
+
 /// The part of a key's name up to its last word: empty, or a table and a dot.
 fn table_of(name: &str) -> &str {
     &name[..name.len() - last(name).len()]
@@ -240,10 +285,10 @@ mod tests {
     use crate::value::Count;
 
     fn check(text: &str) -> Result<Settings, ConfigError> {
-        let mut settings = Settings::default();
+        let mut loaded = Loaded::default();
         let place = Place { dir: "/p".into(), home: None };
-        read_text(&mut settings, text, FileLayer::User, Path::new("/p/config.toml"), &place)?;
-        Ok(settings)
+        read_text(&mut loaded, text, FileLayer::User, Path::new("/p/config.toml"), &place)?;
+        Ok(loaded.settings)
     }
 
     fn problems(text: &str) -> Vec<(usize, String, String)> {
@@ -345,7 +390,7 @@ mod tests {
         assert_eq!(worktree.value, WorktreeMode::ReadWrite);
         assert_eq!(worktree.origins, [Origin::User { file: user_file, line: 3 }]);
         let profiles = settings.profiles.unwrap();
-        assert_eq!(profiles.value.iter().map(|p| p.0.as_str()).collect::<Vec<_>>(), ["zfs", "memdev", "ztest"]);
+        assert_eq!(profiles.value.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["zfs", "memdev", "ztest"]);
         assert_eq!(profiles.from_where(), format!("{}:3 + --profile", worktree_file.display()));
         assert_eq!(settings.shares.unwrap().value[0].host, dir.path().join("data"));
         assert_eq!(settings.kernel, None);
@@ -361,7 +406,7 @@ mod tests {
             ..Sources::default()
         };
         let profiles = load(&sources).unwrap().settings.profiles.unwrap();
-        assert_eq!(profiles.value.iter().map(|p| p.0.as_str()).collect::<Vec<_>>(), ["memdev"]);
+        assert_eq!(profiles.value.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["memdev"]);
         assert_eq!(profiles.from_where(), "--profile");
     }
 
@@ -378,10 +423,37 @@ mod tests {
     #[test]
     fn unknown_variables_are_warned_of() {
         let variables = pairs(&[("QUIZ_MEMROY", "1G"), ("QUIZ_CACHE", "/c"), ("QUIZ_ZZZ", "1"), ("OTHER", "1")]);
-        let warnings = load(&Sources { variables, ..Sources::default() }).unwrap().warnings;
+        let unknown = load(&Sources { variables, ..Sources::default() }).unwrap().unknown_variables;
+        let warnings: Vec<String> =
+            unknown.iter().map(|(name, _)| unknown_variable(name, &Catalog::default())).collect();
         assert_eq!(warnings.len(), 2);
         assert!(warnings[0].contains("QUIZ_MEMROY means nothing to quiz; did you mean QUIZ_MEMORY?"));
         assert!(warnings[1].contains("QUIZ_ZZZ"));
+    }
+
+    #[test]
+    fn options_of_profiles_are_kept_with_their_place() {
+        let mut loaded = Loaded::default();
+        let place = Place { dir: "/p".into(), home: None };
+        let text = "[profile.disk]\nsize = \"1G\"\ncount = 2\nfast = true\nwords = [\"a\", 1]\n";
+        read_text(&mut loaded, text, FileLayer::Worktree, Path::new("/p/quiz.toml"), &place).unwrap();
+        let told: Vec<String> = loaded
+            .profile_options
+            .iter()
+            .map(|g| format!("{} {} {} {}", g.origin, g.profile, g.option, g.value))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "/p/quiz.toml:2 disk size `1G`",
+                "/p/quiz.toml:3 disk count `2`",
+                "/p/quiz.toml:4 disk fast `true`",
+                "/p/quiz.toml:5 disk words [a, 1]",
+            ]
+        );
+        for (text, line) in [("profile = 1", 1), ("[profile]\nx = 1", 2), ("[profile.x]\ny = 1.5", 2)] {
+            assert_eq!(problems(text)[0].0, line, "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::ConfigError;
-use crate::item::EnvItem;
+use crate::item::{EnvItem, ProfileUse};
+use crate::profile::Given;
+use crate::profile::option::Written;
 use crate::settings::{Settings, Sourced};
 use crate::spec::{RunSpec, ShareSpec, Verbosity};
 use crate::time::Limit;
@@ -30,6 +32,8 @@ pub struct Invocation {
     pub worktree: Option<PathBuf>,
     /// The caller's environment.
     pub variables: Vec<(OsString, OsString)>,
+    /// Options of profiles that files and variables set, the strongest last.
+    pub profile_options: Vec<Given>,
 }
 
 /// What `quiz kernel build` does where its command line does not say.
@@ -64,14 +68,21 @@ fn list<T: Clone>(slot: &Option<Sourced<Vec<T>>>) -> Vec<T> {
     value(slot).unwrap_or_default()
 }
 
-fn names(slot: &Option<Sourced<Vec<Name>>>) -> Vec<String> {
+/// The names of the profiles, each once, and the options that stand behind them.
+fn profiles(slot: &Option<Sourced<Vec<ProfileUse>>>) -> (Vec<String>, Vec<Given>) {
     let mut names = Vec::new();
-    for Name(name) in list(slot) {
+    let mut options = Vec::new();
+    let origin = slot.as_ref().map(Sourced::from_where).unwrap_or_default();
+    for ProfileUse { name, option, place } in list(slot) {
+        if let Some((option, value)) = option {
+            let (profile, value, origin) = (name.clone(), Written::One(value), origin.clone());
+            options.push(Given { profile, option, value, origin, place, adds: true });
+        }
         if !names.contains(&name) {
             names.push(name);
         }
     }
-    names
+    (names, options)
 }
 
 fn limit(slot: &Option<Sourced<Limit>>) -> Option<Duration> {
@@ -93,6 +104,9 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
     let mut packages: Vec<String> = list(&settings.packages).into_iter().map(|word| word.0).collect();
     packages.sort();
     packages.dedup();
+    let (names, options) = profiles(&settings.profiles);
+    let mut profile_options = invocation.profile_options;
+    profile_options.extend(options);
     Ok(RunSpec {
         kernel: value(&settings.kernel).map(|name| name.0),
         arch: arch.name.to_owned(),
@@ -109,7 +123,8 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         append: list(&settings.append).into_iter().map(|words| words.0).collect(),
         panic_on_oops: value(&settings.panic_on_oops).unwrap_or(true),
         fine_timers: value(&settings.fine_timers).unwrap_or(false),
-        profiles: names(&settings.profiles),
+        profiles: names,
+        profile_options,
         worktree_mode: value(&settings.worktree).unwrap_or_default(),
         shares: shares(list(&settings.shares)),
         disks: list(&settings.disks),
@@ -235,6 +250,7 @@ mod tests {
             panic_on_oops: true,
             fine_timers: false,
             profiles: vec![],
+            profile_options: vec![],
             worktree: Some("/src/tree".into()),
             worktree_mode: WorktreeMode::ReadOnly,
             shares: vec![],
@@ -259,6 +275,7 @@ mod tests {
             ("memory", "512M"),
             ("profiles", "zfs,memdev"),
             ("profiles", "zfs"),
+            ("profiles", "memdev:count=2"),
             ("packages", "strace,fio,strace"),
             ("shares", "/a:/x"),
             ("shares", "/b:/x:rw"),
@@ -275,6 +292,9 @@ mod tests {
         .unwrap();
         assert_eq!(spec.memory_mib, 512);
         assert_eq!(spec.profiles, ["zfs", "memdev"]);
+        let options: Vec<_> =
+            spec.profile_options.iter().map(|g| format!("{} {} {}", g.profile, g.option, g.value)).collect();
+        assert_eq!(options, ["memdev count `2`"]);
         assert_eq!(spec.packages, ["fio", "strace"]);
         assert_eq!(spec.shares, [ShareSpec { host: "/b".into(), guest: "/x".into(), writable: true }]);
         let pool = DiskSpec::File("/src/tree/sub/pool".into());

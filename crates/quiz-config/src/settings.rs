@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-use crate::item::{EnvItem, Fragment, KernelWords, Word};
+use crate::item::{EnvItem, Fragment, KernelWords, ProfileUse, Word};
 use crate::origin::Origin;
 use crate::size::Size;
 use crate::spec::{AccelChoice, DiskSpec, ShareSpec, WorktreeMode};
@@ -181,7 +181,7 @@ settings! {
     /// Timers finer than the kernel's tick, without KVM.
     fine_timers: bool = "fine_timers", "true", unset "";
     /// Profiles that every run includes.
-    profiles: Vec<Name> = "profiles", "[\"zfs\"]", unset "";
+    profiles: Vec<ProfileUse> = "profiles", "[\"zfs\"]", unset "";
     /// How the guest sees the worktree: ro, rw or off.
     worktree: WorktreeMode = "worktree", "\"ro\"", unset "";
     /// Further directories that the guest sees.

@@ -7,6 +7,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::profile::Given;
+
 /// One run, as it was asked for. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunSpec {
@@ -49,8 +51,10 @@ pub struct RunSpec {
     /// An emulated guest calibrates a timer that is finer than its tick, which costs each boot a quarter of a second.
     pub fine_timers: bool,
 
-    /// Profiles, in the order in which they apply, each once.
+    /// Profiles, in the order in which they were named, each once; without those that they need.
     pub profiles: Vec<String>,
+    /// Options of profiles that some layer sets, the strongest last; also of profiles that this run does not include.
+    pub profile_options: Vec<Given>,
     /// The worktree that the caller is in, if any.
     pub worktree: Option<PathBuf>,
     /// How the guest sees that worktree, at its own path.

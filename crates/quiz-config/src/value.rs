@@ -113,6 +113,9 @@ pub enum ValueError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A profile that is none.
+    #[error("`{0}` is not a profile; write NAME or NAME:OPTION=VALUE, with a comma between several")]
+    Profile(String),
     /// A variable that has no name.
     #[error("`{0}` is not a variable; write NAME to pass on the caller's, or NAME=VALUE")]
     Variable(String),

@@ -72,6 +72,7 @@ pub fn make(
     let agent_sha256 = crate::digest::of_bytes(agent);
     let name = format!("{}-{}", kernel.name(), &key(kernel, &agent_sha256, modules)[..16]);
     if let Some(entry) = shelf.open(&name)? {
+        entry.touch();
         return Ok(Initramfs { path: entry.dir().join(FILE), entry });
     }
     let files = modules::files(kernel, modules)?;
@@ -89,7 +90,7 @@ pub fn make(
             quiz_version: env!("CARGO_PKG_VERSION").to_owned(),
         })
     })?;
-    prune(&shelf, KEPT)?;
+    shelf.keep_newest(KEPT)?;
     Ok(Initramfs { path: entry.dir().join(FILE), entry })
 }
 
@@ -144,32 +145,6 @@ impl Archive {
         file.finish()?;
         Ok(())
     }
-}
-
-/// Keeps the newest `kept` entries and those in use.
-fn prune(shelf: &Shelf, kept: usize) -> Result<(), StoreError> {
-    let names = shelf.names()?;
-    if names.len() <= kept {
-        return Ok(());
-    }
-    let mut dated = Vec::new();
-    for name in names {
-        // An unreadable manifest is of another version of quiz; it counts as oldest.
-        let built = match shelf.open(&name)? {
-            Some(entry) => entry.manifest::<Manifest>().map(|m| m.built_at).unwrap_or_default(),
-            None => continue,
-        };
-        dated.push((built, name));
-    }
-    dated.sort();
-    let excess = dated.len().saturating_sub(kept);
-    for (_, name) in &dated[..excess] {
-        match shelf.remove(name) {
-            Ok(()) | Err(StoreError::InUse { .. } | StoreError::Absent { .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -284,7 +259,7 @@ mod tests {
         for n in 1..6 {
             make(&cache, &kernel, &[n], &[], &Silent).unwrap();
         }
-        prune(&shelf(&cache), 3).unwrap();
+        shelf(&cache).keep_newest(3).unwrap();
         let names = shelf(&cache).names().unwrap();
         assert_eq!(names.len(), 4);
         assert!(names.iter().any(|n| n == oldest.entry.name()));

@@ -16,11 +16,12 @@ pub mod elf;
 pub mod host;
 pub mod initramfs;
 pub mod kernel;
+pub mod layer;
 pub mod lock;
 pub mod modules;
 pub mod report;
 pub mod root;
-
+pub mod squashfs;
 pub mod store;
 mod version;
 

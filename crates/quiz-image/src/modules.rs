@@ -38,7 +38,7 @@ pub enum ModuleError {
 }
 
 /// Writes `modules.dep` and its companions for the modules of `release` in `base`/lib/modules.
-pub(crate) fn index(base: &Path, release: &str, doing: &str, log: &Path) -> Result<(), CommandError> {
+pub fn index(base: &Path, release: &str, doing: &str, log: &Path) -> Result<(), CommandError> {
     let depmod = || {
         let mut command = Command::new(host::in_sbin("depmod"));
         command.arg("-b").arg(base).arg(release);
@@ -90,6 +90,11 @@ pub fn files(kernel: &Kernel, names: &[&str]) -> Result<Vec<PathBuf>, ModuleErro
             Err(ModuleError::Missing { kernel: name.to_owned(), names: missing, any: !dependencies.is_empty() })
         }
     }
+}
+
+/// Whether `file` holds the module called `name`.
+pub fn is_called(file: &Path, name: &str) -> bool {
+    file.to_str().is_some_and(|file| stem(file) == fold(name))
 }
 
 /// What depmod and the kernel's build wrote down about the modules of one kernel.

@@ -5,9 +5,10 @@
 
 use crate::apt::{self, AptError, Source};
 use crate::command::{CommandError, Run};
+use crate::digest;
 use crate::report::{Report, Unit};
+use crate::squashfs::{self, FORMAT, NEWEST_TIME};
 use crate::store::{Cache, Entry, Shelf, StoreError};
-use crate::{digest, host};
 use fs_err as fs;
 use quiz_arch::Arch;
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,6 @@ use std::process::Command;
 
 /// What every root has beside the distribution's essential packages: what a shell session and the agent's helpers need.
 pub const PACKAGES: &[&str] = &["mount", "kmod", "procps", "iproute2", "less", "udev"];
-/// The image's file system type, as `mount -t` wants it.
-pub const FORMAT: &str = "squashfs";
 const IMAGE: &str = "root.squashfs";
 /// Files that no run needs, or that are large and only describe devices which no VM has.
 const LEFT_OUT: &[&str] = &[
@@ -32,8 +31,6 @@ const LEFT_OUT: &[&str] = &[
     "/usr/lib/udev/hwdb.d/*",
     "/lib/udev/hwdb.d/*",
 ];
-/// Newer files get this time (2020-01-01), so that the same packages make the same image.
-const NEWEST_TIME: &str = "1577836800";
 /// Uses the merged /usr layout without `usrmerge`, which would bring all of perl.
 const MERGED_USR_HOOK: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
 /// Runs outside the new root, whose path is `$1`.
@@ -136,6 +133,9 @@ pub struct RootManifest {
     pub packages: BTreeMap<String, String>,
     /// The mirrors that were asked for; empty means Debian's own.
     pub mirrors: Vec<String>,
+    /// The keyring that was asked for; none means the distribution's own.
+    #[serde(default)]
+    pub keyring: Option<PathBuf>,
     /// Bytes of the image.
     pub size: u64,
     /// SHA-256 of the image, in hexadecimal.
@@ -144,6 +144,18 @@ pub struct RootManifest {
     pub built_at: jiff::Timestamp,
     /// Which quiz made it.
     pub quiz_version: String,
+}
+
+impl RootManifest {
+    /// Whether it is of the wanted release, architecture and origin, and has every package.
+    fn serves(&self, wanted: &Wanted) -> bool {
+        let plain = |package: &str| package.split(':').next().unwrap_or(package).to_owned();
+        self.release == wanted.source.release
+            && self.arch == wanted.arch.name
+            && self.mirrors == wanted.source.mirrors
+            && self.keyring == wanted.source.keyring
+            && PACKAGES.iter().copied().chain(wanted.extra_packages()).all(|p| self.packages.contains_key(&plain(p)))
+    }
 }
 
 /// A root in the cache, in use until this value is dropped.
@@ -199,9 +211,24 @@ pub fn list(cache: &Cache, report: &dyn Report) -> Result<Vec<Root>, RootError> 
     Ok(roots)
 }
 
-/// The root that is `wanted`, if it was made.
+/// The root that is `wanted`, if it was made; else the smallest one that has all that is wanted and more.
 pub fn find(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
-    Ok(shelf(cache).open(&wanted.name())?.map(Root::from_entry).transpose()?)
+    let shelf = shelf(cache);
+    if let Some(entry) = shelf.open(&wanted.name())? {
+        return Ok(Some(Root::from_entry(entry)?));
+    }
+    let mut holding: Option<Root> = None;
+    for name in shelf.names()? {
+        // One that cannot be read, or is from another version of quiz, does not serve; whoever lists them will say so.
+        let Ok(Some(root)) = shelf.open(&name).and_then(|entry| entry.map(Root::from_entry).transpose()) else {
+            continue;
+        };
+        let smaller = holding.as_ref().is_none_or(|best| root.manifest.size < best.manifest.size);
+        if smaller && root.manifest.serves(wanted) {
+            holding = Some(root);
+        }
+    }
+    Ok(holding)
 }
 
 /// Removes a root by its exact name.
@@ -251,7 +278,8 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
         let doing = || StoreError::io(format!("make the root {name}"));
         let packages = installed(&tar).map_err(doing())?;
         let image = dir.join(IMAGE);
-        squash(&tar, &image, &log, &name)?;
+        let input = fs::File::open(&tar).map_err(doing())?.into_parts().0;
+        squashfs::from_tar(input, &image, &format!("make the image of the root {name}"), &log)?;
         fs::remove_file(&tar).map_err(doing())?;
         let manifest = RootManifest {
             name: name.clone(),
@@ -262,6 +290,7 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
             extra_packages: wanted.extra_packages().into_iter().map(str::to_owned).collect(),
             packages,
             mirrors: wanted.source.mirrors.clone(),
+            keyring: wanted.source.keyring.clone(),
             size: fs::metadata(&image).map_err(doing())?.len(),
             sha256: digest::of_file(&image).map_err(doing())?,
             built_at: jiff::Timestamp::now(),
@@ -302,19 +331,6 @@ fn explain(error: RootError, wanted: &Wanted) -> RootError {
     } else {
         RootError::Command(error)
     }
-}
-
-fn squash(tar: &Path, image: &Path, log: &Path, name: &str) -> Result<(), RootError> {
-    let doing = format!("make the image of the root {name}");
-    let input = fs::File::open(tar).map_err(StoreError::io(&doing))?.into_parts().0;
-    let mut command = Command::new(host::in_sbin("mksquashfs"));
-    command.arg("-").arg(image).args(["-tar", "-quiet", "-no-progress"]);
-    // gzip is the one compressor that every kernel with squashfs has; nothing is compressed, but the image has to name one.
-    command.args(["-comp", "gzip", "-noI", "-noD", "-noF", "-noX"]);
-    // The archive's entry for the top directory has no name and is not taken.
-    command.args(["-root-mode", "0755"]);
-    command.env("SOURCE_DATE_EPOCH", NEWEST_TIME);
-    Ok(Run { command, doing: &doing, log }.run_with_input(input, |_| {})?)
 }
 
 /// The installed packages and their versions, from dpkg's own list in the archive.
@@ -365,6 +381,34 @@ mod tests {
         let mut mirror = wanted(&[]);
         mirror.source.mirrors = vec!["http://localhost/debian".to_owned()];
         assert_ne!(mirror.name(), "bookworm-x86_64");
+    }
+
+    #[test]
+    fn a_root_with_more_serves_those_who_want_less() {
+        let manifest = |packages: &[&str]| RootManifest {
+            name: "x".to_owned(),
+            release: "bookworm".to_owned(),
+            arch: "x86_64".to_owned(),
+            format: FORMAT.to_owned(),
+            image: IMAGE.to_owned(),
+            extra_packages: vec![],
+            packages: PACKAGES.iter().chain(packages).map(|&p| (p.to_owned(), "1".to_owned())).collect(),
+            mirrors: vec![],
+            keyring: None,
+            size: 1,
+            sha256: String::new(),
+            built_at: jiff::Timestamp::UNIX_EPOCH,
+            quiz_version: String::new(),
+        };
+        assert!(manifest(&["gdb", "fio"]).serves(&wanted(&["gdb"])));
+        assert!(manifest(&["gdb"]).serves(&wanted(&["gdb:amd64"])));
+        assert!(!manifest(&["gdb"]).serves(&wanted(&["gdb", "fio"])));
+        let mut other = wanted(&[]);
+        other.source.release = "trixie".to_owned();
+        assert!(!manifest(&[]).serves(&other));
+        let mut mirror = wanted(&[]);
+        mirror.source.mirrors = vec!["http://localhost/debian".to_owned()];
+        assert!(!manifest(&[]).serves(&mirror));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::fs::TryLockError;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 const DATA: &str = ".data";
 const LOCKS: &str = ".locks";
@@ -275,6 +276,29 @@ impl Shelf {
         Err(StoreError::InUse { path, pids: lock::flock_pids(&dir.join(IN_USE)) })
     }
 
+    /// Deletes all but the `kept` entries that were used last ([`Entry::touch`]); those in use stay too.
+    pub fn keep_newest(&self, kept: usize) -> Result<(), StoreError> {
+        let names = self.names()?;
+        if names.len() <= kept {
+            return Ok(());
+        }
+        let mut dated = Vec::new();
+        for name in names {
+            let Some(entry) = self.open(&name)? else { continue };
+            let used = fs::metadata(entry.dir()).and_then(|m| m.modified());
+            dated.push((used.unwrap_or(SystemTime::UNIX_EPOCH), name));
+        }
+        dated.sort();
+        let excess = dated.len().saturating_sub(kept);
+        for (_, name) in &dated[..excess] {
+            match self.remove(name) {
+                Ok(()) | Err(StoreError::InUse { .. } | StoreError::Absent { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Holds the right to build or remove `name`, waiting for another holder and saying so. For work on a shelf that is
     /// not the building of one entry; [`Shelf::build`] does this by itself.
     pub fn lock(&self, name: &str, what: &str, report: &dyn Report) -> Result<Lock, StoreError> {
@@ -418,6 +442,14 @@ impl Entry {
     /// Its directory. The path stays valid while this value lives, also when another process replaces the entry.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Notes that it was used now, for [`Shelf::keep_newest`].
+    pub fn touch(&self) {
+        // Whoever may read a cache but not write it must not fail here: the entry only seems older than it is.
+        if let Ok(dir) = fs::File::open(&self.dir) {
+            dir.file().set_modified(SystemTime::now()).ok();
+        }
     }
 
     /// Where the entry of this name is found, whichever it is at the time: for those who want a path that stays the same

@@ -44,11 +44,40 @@ pub struct Share {
 
 /// A link in `/dev` that udev would have made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskLink {
-    /// The serial number that the host gave the virtio disk.
-    pub serial: String,
-    /// Absolute paths of the links to make to it.
-    pub links: Vec<String>,
+pub struct Link {
+    /// Absolute path of the link.
+    pub path: String,
+    /// What it leads to.
+    pub target: Device,
+    /// Make links to the device's partitions too, whether or not they are there yet: `quizb0p1` beside `quizb0`.
+    pub partitions: bool,
+}
+
+/// A block device of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Device {
+    /// The virtio disk that the host gave this serial number.
+    Serial(String),
+    /// By its absolute path.
+    Path(String),
+}
+
+/// A kernel module to load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Absolute path of its file in the guest.
+    pub path: String,
+    /// Its parameters, as the kernel takes them.
+    pub parameters: String,
+}
+
+/// A program that completes the guest before the run's own program starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Init {
+    /// Whose it is, for messages.
+    pub name: String,
+    /// Absolute path of the program.
+    pub path: String,
 }
 
 /// What the guest has to look like before the program starts.
@@ -58,6 +87,8 @@ pub struct Setup {
     pub root_serial: String,
     /// File system types to try for the root image, in order.
     pub root_types: Vec<String>,
+    /// Serial numbers of the disks with what lies over the root, the uppermost first; of the same types.
+    pub layers: Vec<String>,
     /// Serial number of the disk for `/quiz/out`, an ext4 file system; without one it is on the guest's memory.
     pub out_serial: Option<String>,
     /// Host name.
@@ -70,10 +101,16 @@ pub struct Setup {
     pub machine_id: String,
     /// Host directories, those that hold others first.
     pub shares: Vec<Share>,
-    /// The kernel's modules, for its own directory below `/lib/modules`.
-    pub modules: Option<Share>,
-    /// Links to further disks.
-    pub disks: Vec<DiskLink>,
+    /// Modules to load, in order; one that is loaded already is passed over.
+    pub modules: Vec<Module>,
+    /// Links to devices.
+    pub links: Vec<Link>,
+    /// Programs to run when all else is done, in order. One that fails ends the run.
+    pub inits: Vec<Init>,
+    /// Their environment, whole: name and value.
+    pub init_env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Some disk is the user's own: it is written back at the end.
+    pub write_back: bool,
 }
 
 /// The program of a run.

@@ -129,6 +129,7 @@ impl Host {
             memory_mib: vm.memory_mib.min(512),
             disks: Vec::new(),
             shares: Vec::new(),
+            net: None,
             extra: Vec::new(),
             ..vm.clone()
         };
@@ -274,6 +275,7 @@ mod tests {
             append: Vec::new(),
             disks: Vec::new(),
             shares: Vec::new(),
+            net: None,
             extra: Vec::new(),
         }
     }

@@ -50,7 +50,11 @@ pub fn argv(vm: &VmSpec) -> Result<Vec<OsString>, ArgumentError> {
     args.option("-device", format!("virtserialport,nr=1,chardev=agent,id=agent,name={}", quiz_proto::PORT));
     for (i, disk) in vm.disks.iter().enumerate() {
         args.option("-blockdev", blockdev(i, disk)?);
-        args.option("-device", format!("{},drive=disk{i},serial={}", device(vm, "virtio-blk"), disk.serial));
+        let mut device = format!("{},drive=disk{i},serial={}", device(vm, "virtio-blk"), disk.serial);
+        if let Some(sector) = disk.sector {
+            device.push_str(&format!(",logical_block_size={sector},physical_block_size={sector}"));
+        }
+        args.option("-device", device);
     }
     for (i, share) in vm.shares.iter().enumerate() {
         let mut fsdev = OsString::from(format!("local,id=share{i},security_model=none,multidevs=remap"));
@@ -61,6 +65,10 @@ pub fn argv(vm: &VmSpec) -> Result<Vec<OsString>, ArgumentError> {
         fsdev.push(escaped(&share.host));
         args.option("-fsdev", fsdev);
         args.option("-device", format!("{},fsdev=share{i},mount_tag={}", device(vm, "virtio-9p"), share.tag));
+    }
+    if let Some(user) = &vm.net {
+        args.option("-netdev", format!("user,id=net{user}"));
+        args.option("-device", format!("{},netdev=net", device(vm, "virtio-net")));
     }
     args.0.extend(vm.extra.iter().cloned());
     Ok(args.0)
@@ -213,10 +221,18 @@ mod tests {
                     file: "/cache/a, b/root.img".into(),
                     format: DiskFormat::Raw,
                     read_only: true,
+                    sector: None,
                 },
-                Disk { serial: "disk1".into(), file: "/d.qcow2".into(), format: DiskFormat::Qcow2, read_only: false },
+                Disk {
+                    serial: "disk1".into(),
+                    file: "/d.qcow2".into(),
+                    format: DiskFormat::Qcow2,
+                    read_only: false,
+                    sector: Some(4096),
+                },
             ],
             shares: vec![Share { tag: "share0".into(), host: "/home/u/a,b".into(), writable: false }],
+            net: None,
             extra: vec!["-s".into()],
         }
     }
@@ -253,6 +269,14 @@ mod tests {
     #[test]
     fn arm64_with_kvm() {
         insta::assert_snapshot!(text(&vm("aarch64", 0, Accel::Kvm)));
+    }
+
+    #[test]
+    fn a_network_is_on_the_machines_bus() {
+        let mut vm = vm("x86_64", 0, Accel::Tcg);
+        assert!(!text(&vm).contains("net"));
+        vm.net = Some(",hostfwd=tcp::2222-:22".into());
+        assert!(text(&vm).contains("-netdev user,id=net,hostfwd=tcp::2222-:22\n-device virtio-net-device,netdev=net"));
     }
 
     #[test]

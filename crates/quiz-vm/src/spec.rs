@@ -59,8 +59,17 @@ pub struct VmSpec {
     pub disks: Vec<Disk>,
     /// Host directories that the guest can mount.
     pub shares: Vec<Share>,
+    /// A network device in user mode; what follows `user` in QEMU's `-netdev`.
+    pub net: Option<String>,
     /// Further arguments for QEMU, as they are.
     pub extra: Vec<OsString>,
+}
+
+impl VmSpec {
+    /// How many virtio devices `disks` disks, `shares` shares and perhaps a network make, with the one for the agent.
+    pub fn devices(disks: usize, shares: usize, net: bool) -> usize {
+        1 + disks + shares + usize::from(net)
+    }
 }
 
 /// A virtio disk.
@@ -74,6 +83,8 @@ pub struct Disk {
     pub format: DiskFormat,
     /// The guest cannot write to it.
     pub read_only: bool,
+    /// The size of its sectors in bytes; none leaves it to QEMU.
+    pub sector: Option<u32>,
 }
 
 /// The format of a disk image, as QEMU calls it. Never guessed by QEMU: a guest could make a raw disk look like another.

@@ -42,6 +42,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         append: vec![format!("fake={behaviour}")],
         disks: Vec::new(),
         shares: Vec::new(),
+        net: None,
         extra: Vec::new(),
     };
     let program = Program {

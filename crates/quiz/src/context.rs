@@ -3,13 +3,19 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
-use quiz_config::{Caller, Invocation, Loaded, RunSpec, Settings, Sources, TypedOption, Verbosity, Worktree, worktree};
+use quiz_config::layer::unknown_variable;
+use quiz_config::value::Place;
+use quiz_config::{
+    Caller, Catalog, Given, Invocation, Loaded, RunSpec, Settings, Sources, TypedOption, Verbosity, Worktree, worktree,
+};
 use quiz_image::Cache;
 
 use crate::cli::{Global, RunOptions};
 use crate::errors::Fault;
 use crate::paths::{Paths, PathsError};
+use crate::profiles::{self, Profiles};
 use crate::report::Terminal;
 
 /// What every verb and every run has at hand.
@@ -29,6 +35,7 @@ pub struct Context {
     pub verbosity: Verbosity,
     /// Print one machine-readable record.
     pub json: bool,
+    profiles: OnceLock<Profiles>,
 }
 
 impl Context {
@@ -54,7 +61,16 @@ impl Context {
         };
         let worktree = worktree::find(&cwd, &caller)?;
         let verbosity = global.verbosity();
-        Ok(Context { cwd, worktree, variables, paths, report: Terminal::new(verbosity), verbosity, json: global.json })
+        Ok(Context {
+            cwd,
+            worktree,
+            variables,
+            paths,
+            report: Terminal::new(verbosity),
+            verbosity,
+            json: global.json,
+            profiles: OnceLock::new(),
+        })
     }
 
     /// The cache. It need not exist yet.
@@ -90,16 +106,38 @@ impl Context {
         }
     }
 
+    /// All profiles that there are, found once.
+    pub fn profiles(&self) -> Result<&Profiles, Fault> {
+        if let Some(profiles) = self.profiles.get() {
+            return Ok(profiles);
+        }
+        let found = profiles::find(self)?;
+        Ok(self.profiles.get_or_init(|| found))
+    }
+
     /// Reads the layers of settings, with `options` as the uppermost.
     pub fn settings(&self, options: Vec<TypedOption>) -> Result<Settings, Fault> {
-        let Loaded { settings, warnings } = quiz_config::load(&self.sources(options))?;
-        warnings.iter().for_each(|warning| self.report.warn(warning));
-        Ok(settings)
+        Ok(self.load(options)?.0)
+    }
+
+    /// The settings, and the options of profiles that files and variables set.
+    fn load(&self, options: Vec<TypedOption>) -> Result<(Settings, Vec<Given>), Fault> {
+        let Loaded { settings, mut profile_options, unknown_variables } = quiz_config::load(&self.sources(options))?;
+        if !unknown_variables.is_empty() {
+            let place = Place { dir: self.cwd.clone(), home: self.paths.home.clone() };
+            // A cache that cannot be written is the fault of those who need it; here it only costs the meaning of a variable.
+            let none = Catalog::default();
+            let catalog = self.profiles().map_or(&none, |profiles| &profiles.catalog);
+            let (given, unknown) = catalog.variables(unknown_variables, &place);
+            profile_options.extend(given);
+            unknown.iter().for_each(|name| self.report.warn(&unknown_variable(name, catalog)));
+        }
+        Ok((settings, profile_options))
     }
 
     /// The run of `command` that the settings and `options` ask for.
     pub fn run_spec(&self, options: &RunOptions, command: Vec<OsString>) -> Result<RunSpec, Fault> {
-        let settings = self.settings(options.typed())?;
+        let (settings, profile_options) = self.load(options.typed())?;
         let invocation = Invocation {
             command,
             shell_after: options.shell_after,
@@ -109,6 +147,7 @@ impl Context {
             cwd: self.cwd.clone(),
             worktree: self.worktree.as_ref().map(|worktree| worktree.dir.clone()),
             variables: self.variables.clone(),
+            profile_options,
         };
         Ok(quiz_config::lower(&settings, invocation)?)
     }

@@ -7,6 +7,7 @@ mod errors;
 mod output;
 mod paths;
 mod prepare;
+mod profiles;
 mod report;
 mod run;
 

@@ -60,6 +60,11 @@ impl Paths {
         self.config.as_ref().map(|dir| dir.join("config.toml"))
     }
 
+    /// The user's profiles, whether or not there are any.
+    pub fn profiles_dir(&self) -> Option<PathBuf> {
+        self.config.as_ref().map(|dir| dir.join("profiles"))
+    }
+
     /// Where the evidence of runs is kept that belong to no worktree.
     pub fn state(&self) -> Result<PathBuf, PathsError> {
         self.state.clone().ok_or(PathsError::NoHome { what: "the evidence of this run", instead: "XDG_STATE_HOME" })

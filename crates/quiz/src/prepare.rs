@@ -2,7 +2,7 @@
 //! Not for making them (`quiz_image`).
 
 use quiz_arch::Arch;
-use quiz_config::RunSpec;
+use quiz_config::{Chosen, RunSpec};
 use quiz_image::apt::Source;
 use quiz_image::host::{self, Distribution, Purpose, Search, Sign};
 use quiz_image::kernel::{self, Kernel};
@@ -11,6 +11,7 @@ use quiz_image::{Cache, Report, debian};
 
 use crate::context::Context;
 use crate::errors::Fault;
+use crate::profiles;
 
 /// The kernel and the root of a run, in use until they are dropped.
 #[derive(Debug)]
@@ -21,17 +22,20 @@ pub struct Prepared {
     pub root: Root,
 }
 
-/// Finds the kernel and the root that `spec` asks for. What is missing is made, both at once if both are.
+/// Finds the kernel and the root that `spec` and the profiles `chosen` ask for. What is missing is made, both at once if both are.
 ///
 /// Another quiz that is making the same is waited for.
-pub fn kernel_and_root(spec: &RunSpec, ctx: &Context) -> Result<Prepared, Fault> {
+pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Result<Prepared, Fault> {
     let arch = crate::commands::arch(Some(&spec.arch))?;
     let cache = ctx.cache()?;
     let kernel = kernel::find(&cache, arch, spec.kernel.as_deref(), &ctx.report)?;
     if kernel.is_none() && spec.kernel.is_some() {
         return Err(no_such_kernel(spec.kernel.as_deref(), arch, &cache, ctx)?);
     }
-    let wanted_root = wanted_root(spec, arch);
+    if let Some(kernel) = &kernel {
+        profiles::require_kernel(kernel, chosen, &spec.profiles, ctx)?;
+    }
+    let wanted_root = wanted_root(spec, chosen, arch);
     let root = root::find(&cache, &wanted_root)?;
     let mut purposes = Vec::new();
     if spec.qemu.is_none() {
@@ -44,7 +48,7 @@ pub fn kernel_and_root(spec: &RunSpec, ctx: &Context) -> Result<Prepared, Fault>
         purposes.push(Purpose::RootBuild(arch));
     }
     require(&purposes, ctx)?;
-    say_what_is_prepared(kernel.is_none(), root.is_none(), spec, ctx);
+    say_what_is_prepared(kernel.is_none(), root.is_none().then_some(&wanted_root), spec, ctx);
     let add_kernel = || match kernel {
         Some(kernel) => Ok(kernel),
         None => debian::add_kernel(&cache, &wanted_kernel(spec, arch), false, &ctx.report).map_err(Fault::from),
@@ -58,7 +62,9 @@ pub fn kernel_and_root(spec: &RunSpec, ctx: &Context) -> Result<Prepared, Fault>
         let root = build_root();
         (kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), root)
     });
-    Ok(Prepared { kernel: kernel?, root: root? })
+    let prepared = Prepared { kernel: kernel?, root: root? };
+    profiles::require_kernel(&prepared.kernel, chosen, &spec.profiles, ctx)?;
+    Ok(prepared)
 }
 
 fn source(spec: &RunSpec) -> Source {
@@ -69,12 +75,19 @@ fn wanted_kernel(spec: &RunSpec, arch: &'static Arch) -> debian::Wanted {
     debian::Wanted { source: source(spec), arch, package: None }
 }
 
-fn wanted_root(spec: &RunSpec, arch: &'static Arch) -> root::Wanted {
-    root::Wanted { source: source(spec), arch, packages: spec.packages.clone() }
+fn wanted_root(spec: &RunSpec, chosen: &[Chosen], arch: &'static Arch) -> root::Wanted {
+    root::Wanted { source: source(spec), arch, packages: profiles::packages(spec, chosen) }
 }
 
-fn say_what_is_prepared(kernel: bool, root: bool, spec: &RunSpec, ctx: &Context) {
+fn say_what_is_prepared(kernel: bool, wanted: Option<&root::Wanted>, spec: &RunSpec, ctx: &Context) {
     let release = &spec.release;
+    let root = wanted.is_some();
+    if let (false, Some(wanted), false) = (kernel, wanted, spec.profiles.is_empty()) {
+        let packages = wanted.packages.join(" ");
+        ctx.report.say(&format!("no root of {release} has what the profiles need: {packages}"));
+        ctx.report.say(&format!("making one now; `quiz root build -p {}` does it ahead", spec.profiles.join(",")));
+        return;
+    }
     let (what, how) = match (kernel, root) {
         (false, false) => return,
         (true, false) => (format!("the stock kernel of {release}"), "`quiz kernel --help`".to_owned()),

@@ -3,10 +3,12 @@
 
 mod announce;
 mod evidence;
+mod layers;
 mod machine;
 mod order;
 mod record;
 mod scratch;
+mod setup;
 mod terminal;
 
 use std::process::ExitCode;
@@ -23,6 +25,7 @@ use quiz_vm::{Accel, Disk, DiskFormat, Limits, Outcome, Run, Streams, Verdict, V
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::prepare::{self, Prepared};
+use crate::profiles;
 use announce::Announcer;
 use evidence::RunDir;
 use record::Record;
@@ -54,24 +57,44 @@ pub fn run(spec: RunSpec, ctx: &Context) -> ExitCode {
 }
 
 fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
-    refuse_what_is_not_there(spec)?;
     let arch = crate::commands::arch(Some(&spec.arch))?;
-    let Prepared { kernel, root } = prepare::kernel_and_root(spec, ctx)?;
+    let chosen = profiles::choose(&spec.profiles, &spec.profile_options, ctx)?;
+    let Prepared { kernel, root } = prepare::kernel_and_root(spec, &chosen, ctx)?;
     let dir = RunDir::create(&ctx.runs_dir()?, ctx.worktree.as_ref())?;
+    let own = tempfile::Builder::new()
+        .prefix("setup-")
+        .tempdir_in(dir.path())
+        .map_err(|e| Fault::new(format!("cannot make a directory for the profiles: {e}")))?;
+    let asked = match setup::run(&chosen, &kernel, own.path(), ctx) {
+        Ok(asked) => asked,
+        Err(fault) => {
+            dir.discard();
+            return Err(fault);
+        }
+    };
     let terminal = Terminal::of_this_process();
 
     let cache = ctx.cache()?;
     let mut host = host(ctx)?;
     let facts = machine::KernelFacts::of(&kernel)?;
+    let mut scratch = Scratch::create(spec, &asked.disks, dir.path(), &cache, facts.ext4, ctx)?;
+    let layers = layers::make(&chosen, &asked, &kernel, &cache, &ctx.report)?;
+    let (modules, module_words) = layers::modules(&asked, &kernel)?;
+    let mut disks = vec![Disk {
+        serial: order::ROOT.to_owned(),
+        file: root.image(),
+        format: DiskFormat::Raw,
+        read_only: true,
+        sector: None,
+    }];
+    disks.extend(layers.iter().enumerate().map(|(i, layer)| layers::disk(i, layer)));
+    disks.append(&mut scratch.disks);
+    let shares = order::shares(spec, &asked.shares)?;
+    let devices = VmSpec::devices(disks.len(), shares.len(), asked.net.is_some());
     let machine_for = |accel, host: &mut Host| {
         let tsc = if accel == Accel::Tcg { host.tsc_khz() } else { None };
-        machine::choose(arch, accel, spec.machine.as_deref(), &facts, tsc).map(|machine| (machine, tsc))
+        machine::choose(arch, accel, spec.machine.as_deref(), &facts, tsc, devices).map(|machine| (machine, tsc))
     };
-    let mut scratch = Scratch::create(spec, dir.path(), &cache, facts.ext4, ctx)?;
-    let mut disks =
-        vec![Disk { serial: order::ROOT.to_owned(), file: root.image(), format: DiskFormat::Raw, read_only: true }];
-    disks.append(&mut scratch.disks);
-    let shares = order::shares(spec, &kernel)?;
     let qemu = spec.qemu.clone().unwrap_or_else(|| arch.qemu.into());
     let qemu_path = qemu.to_str().and_then(|name| prepare::search(ctx).program(name)).unwrap_or_else(|| qemu.clone());
     let qemu_version = host.qemu_version(&qemu_path);
@@ -80,7 +103,7 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
         let (machine, tsc_khz) = machine_for(accel, host)?;
         let modules = facts.modules(machine.transport, &root.manifest.format);
         let initramfs = initramfs::make(&cache, &kernel, AGENT, &modules, &ctx.report)?;
-        let mut append = spec.append.clone();
+        let mut append = [&module_words[..], &asked.append, &spec.append].concat();
         if !spec.panic_on_oops {
             append.insert(0, "oops=continue".to_owned());
         }
@@ -100,7 +123,8 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
             append,
             disks: disks.clone(),
             shares: shares.iter().map(|share| share.offered.clone()).collect(),
-            extra: spec.qemu_args.clone(),
+            net: asked.net.clone(),
+            extra: [&asked.qemu_args[..], &spec.qemu_args].concat(),
         };
         Ok((vm, initramfs))
     };
@@ -115,7 +139,10 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
     let (vm, _initramfs) = vm_for(choice.accel, &mut host)?;
     dir.write_command_line(&vm)?;
 
-    let order = order::order(spec, ctx, &root, &shares, &scratch, &terminal)?;
+    let serials = (0..layers.len()).map(|i| layers::disk(i, &layers[i]).serial).collect();
+    let parts =
+        order::Parts { root: &root, layers: serials, modules, scratch: &scratch, chosen: &chosen, asked: &asked };
+    let order = order::order(spec, ctx, parts, &shares, &terminal)?;
     let started_at = SystemTime::now();
     let mut signals = terminal.signals()?;
     let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
@@ -137,7 +164,7 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
     };
     announcer.finish();
     salvage(&mut outcome, started_at, &vm, &scratch, &dir, &mut signals);
-    let record = Record::new(&dir, spec, &vm, &kernel, &root, &choice, started_at, &outcome);
+    let record = Record::new(&dir, spec, &chosen, &vm, &kernel, &root, &choice, started_at, &outcome);
     dir.finish(&record)?;
     announce::verdict(&outcome, &record, spec.verbosity);
     if spec.json {
@@ -146,15 +173,6 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
     drop(dir);
     evidence::prune(&ctx.runs_dir()?, spec.keep_runs, spec.keep_days);
     Ok(record.exit_code)
-}
-
-/// What is asked for and cannot be given is said, not passed over.
-fn refuse_what_is_not_there(spec: &RunSpec) -> Result<(), Fault> {
-    if let Some(profile) = spec.profiles.first() {
-        return Err(Fault::new(format!("there is no profile `{profile}`"))
-            .hint("this version of quiz has no profiles yet; run without -p"));
-    }
-    Ok(())
 }
 
 /// What is known of this host.
@@ -208,7 +226,8 @@ fn salvage(
     let died = matches!(outcome.verdict, Verdict::Panic { .. } | Verdict::Lost { .. } | Verdict::Timeout { .. });
     let Some(ready) = outcome.ready.filter(|_| died && outcome.artifacts.files == 0) else { return };
     let Some(out) = scratch.written_since(started_at + ready) else { return };
-    let mut second = VmSpec { disks: vec![out.clone()], shares: Vec::new(), extra: Vec::new(), ..vm.clone() };
+    let mut second =
+        VmSpec { disks: vec![out.clone()], shares: Vec::new(), net: None, extra: Vec::new(), ..vm.clone() };
     second.memory_mib = second.memory_mib.min(512);
     let place = dir.path().join("salvage");
     let result = fs_err::create_dir(&place).map(|()| {

@@ -59,6 +59,12 @@ impl RunDir {
         &self.path
     }
 
+    /// Removes it: there was no run.
+    pub fn discard(self) {
+        // Whatever stays is pruned with old runs.
+        fs::remove_dir_all(&self.path).ok();
+    }
+
     /// Keeps QEMU's command line as a shell would take it.
     pub fn write_command_line(&self, vm: &VmSpec) -> Result<(), Fault> {
         let mut text = quoted(vm.qemu.as_os_str().as_bytes());

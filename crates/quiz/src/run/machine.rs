@@ -60,17 +60,18 @@ impl KernelFacts {
 }
 
 /// The machine: the one that was asked for, else the first of the architecture's that this kernel runs on under this
-/// accelerator.
+/// accelerator and that has room for so many virtio devices.
 pub fn choose(
     arch: &'static Arch,
     accel: Accel,
     asked: Option<&str>,
     kernel: &KernelFacts,
     tsc_khz: Option<u64>,
+    devices: usize,
 ) -> Result<&'static Machine, Fault> {
     let names = || arch.machines.iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
-    let named = |machine: &&&Machine| asked.is_none_or(|asked| machine.name == asked);
-    if let (Some(asked), None) = (asked, arch.machines.iter().find(|m| named(&m))) {
+    let named = |machine: &&Machine| asked.is_none_or(|asked| machine.name == asked);
+    if let (Some(asked), None) = (asked, arch.machines.iter().find(|m| named(m))) {
         return Err(Fault::new(format!("{} has no machine `{asked}`", arch.name)).hint(format!("it has {}", names())));
     }
     let works = |machine: &&Machine| {
@@ -87,7 +88,15 @@ pub fn choose(
         let ticks = accel == Accel::Kvm || !machine.needs_tsc_khz || (kernel.knows_tsc_khz && tsc_khz.is_some());
         driver && found && (ticks || asked.is_some())
     };
-    arch.machines.iter().filter(|m| named(&m)).find(works).ok_or_else(|| {
+    let fits = |machine: &&Machine| machine.slots >= devices;
+    if let Some(most) = arch.machines.iter().filter(named).filter(works).map(|m| m.slots).max()
+        && most < devices
+    {
+        let fault =
+            Fault::new(format!("{devices} devices are more than the {most} that a {} machine has room for", arch.name));
+        return Err(fault.hint("each disk, share, profile layer and network is one; use fewer disks"));
+    }
+    arch.machines.iter().filter(named).filter(fits).find(works).ok_or_else(|| {
         let machines = asked.map_or_else(names, str::to_owned);
         Fault::new(format!("the kernel {} has no virtio driver for QEMU's {machines}", kernel.name)).hint(
             "it needs CONFIG_VIRTIO_PCI, or CONFIG_VIRTIO_MMIO with CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES or CONFIG_ACPI",
@@ -113,7 +122,7 @@ mod tests {
     }
 
     fn chosen(accel: Accel, kernel: &KernelFacts, tsc: Option<u64>) -> &'static str {
-        choose(quiz_arch::find("x86_64").unwrap(), accel, None, kernel, tsc).unwrap().name
+        choose(quiz_arch::find("x86_64").unwrap(), accel, None, kernel, tsc, 5).unwrap().name
     }
 
     #[test]
@@ -130,26 +139,38 @@ mod tests {
     fn devices_are_named_where_the_kernel_listens_and_listed_elsewhere() {
         let x86_64 = quiz_arch::find("x86_64").unwrap();
         let stock = KernelFacts { mmio_on_command_line: false, ..facts() };
-        let choice = |kernel: KernelFacts| choose(x86_64, Accel::Kvm, None, &kernel, None).unwrap().discovery;
+        let choice = |kernel: KernelFacts| choose(x86_64, Accel::Kvm, None, &kernel, None, 5).unwrap().discovery;
         assert_eq!(choice(facts()), Discovery::CommandLine);
         assert_eq!(choice(stock.clone()), Discovery::Acpi);
         assert_eq!(choice(KernelFacts { acpi: false, ..stock }), Discovery::Bus);
     }
 
     #[test]
+    fn many_devices_get_a_machine_with_room_for_them() {
+        let x86_64 = quiz_arch::find("x86_64").unwrap();
+        let choice = |devices| choose(x86_64, Accel::Kvm, None, &facts(), None, devices);
+        assert_eq!(choice(8).unwrap().discovery, Discovery::CommandLine);
+        assert_eq!(choice(9).unwrap().discovery, Discovery::Acpi);
+        assert_eq!(choice(25).unwrap().name, "q35");
+        assert!(choice(31).unwrap_err().message().contains("31 devices are more than the 30"));
+        let simple = KernelFacts { acpi: false, ..facts() };
+        assert_eq!(choose(x86_64, Accel::Kvm, None, &simple, None, 9).unwrap().name, "q35");
+    }
+
+    #[test]
     fn a_machine_that_was_asked_for_is_taken_or_refused_by_name() {
         let x86_64 = quiz_arch::find("x86_64").unwrap();
-        assert_eq!(choose(x86_64, Accel::Tcg, Some("q35"), &facts(), Some(1)).unwrap().name, "q35");
-        let refused = choose(x86_64, Accel::Tcg, Some("virt"), &facts(), Some(1)).unwrap_err();
+        assert_eq!(choose(x86_64, Accel::Tcg, Some("q35"), &facts(), Some(1), 5).unwrap().name, "q35");
+        let refused = choose(x86_64, Accel::Tcg, Some("virt"), &facts(), Some(1), 5).unwrap_err();
         assert!(refused.message().contains("no machine `virt`"));
     }
 
     #[test]
     fn a_kernel_without_virtio_is_refused_with_the_options_it_lacks() {
         let kernel = KernelFacts { mmio: false, pci: false, ..facts() };
-        let refused = choose(quiz_arch::find("x86_64").unwrap(), Accel::Kvm, None, &kernel, None).unwrap_err();
+        let refused = choose(quiz_arch::find("x86_64").unwrap(), Accel::Kvm, None, &kernel, None, 5).unwrap_err();
         assert!(refused.message().contains("no virtio driver"));
-        assert!(choose(quiz_arch::find("s390x").unwrap(), Accel::Tcg, None, &kernel, None).is_ok());
+        assert!(choose(quiz_arch::find("s390x").unwrap(), Accel::Tcg, None, &kernel, None, 5).is_ok());
     }
 
     #[test]

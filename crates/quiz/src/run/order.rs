@@ -4,13 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use quiz_config::{RunSpec, WorktreeMode};
-use quiz_image::Kernel;
+use quiz_config::{Chosen, RunSpec, ShareSpec, WorktreeMode};
 use quiz_image::root::Root;
 use quiz_vm::Share;
 use quiz_vm::proto::{self, Order, Program, Setup};
 
+use super::layers;
 use super::scratch::Scratch;
+use super::setup::{self, Asked};
 use super::terminal::Terminal;
 use crate::context::Context;
 use crate::errors::Fault;
@@ -32,8 +33,6 @@ pub struct SharedDir {
     pub offered: Share,
     /// Where the guest sees it.
     pub guest: PathBuf,
-    /// It holds the kernel's modules.
-    pub modules: bool,
 }
 
 impl SharedDir {
@@ -47,22 +46,18 @@ impl SharedDir {
     }
 }
 
-/// The worktree at its own path, the kernel's modules where modprobe looks for them, and what was asked for.
-pub fn shares(spec: &RunSpec, kernel: &Kernel) -> Result<Vec<SharedDir>, Fault> {
+/// The worktree at its own path, and what the user and the profiles asked for; the user's word counts.
+pub fn shares(spec: &RunSpec, of_profiles: &[ShareSpec]) -> Result<Vec<SharedDir>, Fault> {
     let mut wanted: Vec<(PathBuf, PathBuf, bool)> = Vec::new();
     if let (Some(worktree), WorktreeMode::ReadOnly | WorktreeMode::ReadWrite) = (&spec.worktree, spec.worktree_mode) {
         wanted.push((worktree.clone(), worktree.clone(), spec.worktree_mode == WorktreeMode::ReadWrite));
     }
-    for share in &spec.shares {
+    for share in of_profiles.iter().chain(&spec.shares) {
         wanted.retain(|(_, guest, _)| *guest != share.guest);
         wanted.push((share.host.clone(), share.guest.clone(), share.writable));
     }
     // One that lies within another must be mounted after it.
     wanted.sort_by_key(|(_, guest, _)| guest.components().count());
-    if let Some(modules) = kernel.modules_dir() {
-        let guest = Path::new("/lib/modules").join(&kernel.manifest.release);
-        wanted.push((modules, guest, false));
-    }
     for (host, guest, _) in &wanted {
         if NEEDED.iter().any(|needed| Path::new(needed) == guest) {
             return Err(Fault::new(format!(
@@ -76,24 +71,33 @@ pub fn shares(spec: &RunSpec, kernel: &Kernel) -> Result<Vec<SharedDir>, Fault> 
             return Err(Fault::new(format!("cannot share {}: it is not a directory", host.display())));
         }
     }
-    let modules = kernel.modules_dir();
     let shared = |(i, (host, guest, writable)): (usize, (PathBuf, PathBuf, bool))| SharedDir {
-        modules: modules.as_ref() == Some(&host),
         offered: Share { tag: format!("share{i}"), host, writable },
         guest,
     };
     Ok(wanted.into_iter().enumerate().map(shared).collect())
 }
 
+/// What the guest gets beside its shares.
+pub struct Parts<'a> {
+    pub root: &'a Root,
+    /// Serial numbers, the uppermost first.
+    pub layers: Vec<String>,
+    pub modules: Vec<proto::Module>,
+    pub scratch: &'a Scratch,
+    pub chosen: &'a [Chosen],
+    pub asked: &'a Asked,
+}
+
 /// The agent's order.
 pub fn order(
     spec: &RunSpec,
     ctx: &Context,
-    root: &Root,
+    parts: Parts<'_>,
     shares: &[SharedDir],
-    scratch: &Scratch,
     terminal: &Terminal,
 ) -> Result<Order, Fault> {
+    let Parts { root, layers, modules, scratch, chosen, asked } = parts;
     let random = |bytes: &mut [u8]| -> Result<(), Fault> {
         rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())
             .map(|_| ())
@@ -112,11 +116,15 @@ pub fn order(
         clock: (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)),
         seed,
         machine_id: machine_id.iter().map(|byte| format!("{byte:02x}")).collect(),
-        shares: shares.iter().filter(|share| !share.modules).map(SharedDir::mounted).collect(),
-        modules: shares.iter().find(|share| share.modules).map(SharedDir::mounted),
-        disks: scratch.links.clone(),
+        shares: shares.iter().map(SharedDir::mounted).collect(),
+        layers,
+        modules,
+        links: scratch.links.iter().cloned().chain(asked.links.iter().map(link)).collect(),
+        inits: chosen.iter().filter_map(init).collect(),
+        init_env: init_env(chosen, asked),
+        write_back: scratch.kept,
     };
-    let program = program(spec, ctx, shares, terminal);
+    let program = program(spec, ctx, &asked.env, shares, terminal);
     let size: usize = program.argv.iter().map(Vec::len).sum::<usize>()
         + program.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     if size > ARGUMENTS {
@@ -127,13 +135,18 @@ pub fn order(
     Ok(Order { setup, program })
 }
 
-fn program(spec: &RunSpec, ctx: &Context, shares: &[SharedDir], terminal: &Terminal) -> Program {
-    let bytes = |word: &OsStr| word.as_bytes().to_vec();
-    let argv = match spec.command.as_slice() {
-        [] => vec![b"/bin/bash".to_vec(), b"-l".to_vec()],
-        command => command.iter().map(|word| bytes(word)).collect(),
-    };
-    let mut env: Vec<(OsString, OsString)> = [
+fn link((path, target): &(String, String)) -> proto::Link {
+    proto::Link { path: path.clone(), target: proto::Device::Path(target.clone()), partitions: true }
+}
+
+fn init(one: &Chosen) -> Option<proto::Init> {
+    one.profile.init()?;
+    Some(proto::Init { name: one.profile.name.clone(), path: layers::init_path(&one.profile.name) })
+}
+
+/// The environment of every program in the guest, before anyone adds to it.
+fn base_env() -> Vec<(OsString, OsString)> {
+    [
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
         ("USER", "root"),
@@ -142,15 +155,51 @@ fn program(spec: &RunSpec, ctx: &Context, shares: &[SharedDir], terminal: &Termi
         ("LANG", "C.UTF-8"),
     ]
     .map(|(name, value)| (name.into(), value.into()))
-    .to_vec();
+    .to_vec()
+}
+
+fn set(env: &mut Vec<(OsString, OsString)>, name: &OsStr, value: &OsStr) {
+    env.retain(|(known, _)| known != name);
+    env.push((name.to_owned(), value.to_owned()));
+}
+
+fn in_bytes(env: &[(OsString, OsString)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    env.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect()
+}
+
+fn init_env(chosen: &[Chosen], asked: &Asked) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut env = base_env();
+    for (name, value) in setup::options(chosen).iter().chain(&asked.env) {
+        set(&mut env, name.as_ref(), value.as_ref());
+    }
+    let names: Vec<&str> = chosen.iter().map(|one| one.profile.name.as_str()).collect();
+    set(&mut env, "PROFILE_PROFILES".as_ref(), names.join(" ").as_ref());
+    in_bytes(&env)
+}
+
+fn program(
+    spec: &RunSpec,
+    ctx: &Context,
+    of_profiles: &[(String, String)],
+    shares: &[SharedDir],
+    terminal: &Terminal,
+) -> Program {
+    let bytes = |word: &OsStr| word.as_bytes().to_vec();
+    let argv = match spec.command.as_slice() {
+        [] => vec![b"/bin/bash".to_vec(), b"-l".to_vec()],
+        command => command.iter().map(|word| bytes(word)).collect(),
+    };
+    let mut env = base_env();
+    for (name, value) in of_profiles {
+        set(&mut env, name.as_ref(), value.as_ref());
+    }
     for (name, value) in &spec.env {
-        env.retain(|(known, _)| known != name);
-        env.push((name.clone(), value.clone()));
+        set(&mut env, name, value);
     }
     let cwd = visible(&ctx.cwd, shares).map(|dir| bytes(dir.as_os_str()));
     Program {
         argv,
-        env: env.iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+        env: in_bytes(&env),
         cwd: cwd.into_iter().chain([b"/root".to_vec()]).collect(),
         terminal: terminal.window_size(),
         separate_stderr: terminal.separate_stderr(),
@@ -171,11 +220,7 @@ mod tests {
     use super::*;
 
     fn share(host: &str, guest: &str) -> SharedDir {
-        SharedDir {
-            offered: Share { tag: "t".into(), host: host.into(), writable: false },
-            guest: guest.into(),
-            modules: false,
-        }
+        SharedDir { offered: Share { tag: "t".into(), host: host.into(), writable: false }, guest: guest.into() }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The record of a run: `result.json`, and what `--json` prints.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use quiz_config::RunSpec;
+use quiz_config::{Chosen, RunSpec};
 use quiz_image::Kernel;
 use quiz_image::root::Root;
 use quiz_vm::accel::Choice;
@@ -23,6 +24,8 @@ pub struct Record {
     pub command: Vec<String>,
     pub kernel: String,
     pub root: String,
+    /// Profiles in the order in which they applied, with their options as their programs got them.
+    pub profiles: Vec<ProfileRecord>,
     pub arch: &'static str,
     pub machine: &'static str,
     pub accelerator: &'static str,
@@ -37,12 +40,20 @@ pub struct Record {
     pub quiz_version: &'static str,
 }
 
+/// A profile of a run.
+#[derive(Debug, Serialize)]
+pub struct ProfileRecord {
+    pub name: String,
+    pub options: BTreeMap<String, String>,
+}
+
 impl Record {
     /// The record of a run that is over.
     #[allow(clippy::too_many_arguments, reason = "a record is made of all parts of a run, once")]
     pub fn new(
         dir: &RunDir,
         spec: &RunSpec,
+        chosen: &[Chosen],
         vm: &VmSpec,
         kernel: &Kernel,
         root: &Root,
@@ -59,6 +70,10 @@ impl Record {
             command: spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
             kernel: kernel.name().to_owned(),
             root: root.name().to_owned(),
+            profiles: chosen
+                .iter()
+                .map(|one| ProfileRecord { name: one.profile.name.clone(), options: one.values.clone() })
+                .collect(),
             arch: vm.arch.name,
             machine: vm.machine.name,
             accelerator: vm.accel.name(),

@@ -1,4 +1,4 @@
-//! The run's own disks: the one for artifacts, and those asked for with `--disk`.
+//! The run's own disks: the one for artifacts, those asked for with `--disk`, and those of profiles.
 //!
 //! Throw-away disks are files without a name, which QEMU opens through `/proc`: whatever happens to quiz, they are gone
 //! with the last process that has them open.
@@ -10,9 +10,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use quiz_config::profile::DiskDirective;
 use quiz_config::{DiskSpec, RunSpec};
-use quiz_image::{Cache, blank};
-use quiz_vm::proto::DiskLink;
+use quiz_image::{Cache, Report, blank, lock};
+use quiz_vm::proto::{Device, Link};
 use quiz_vm::{Disk, DiskFormat};
 
 use crate::context::Context;
@@ -34,17 +35,26 @@ pub struct Scratch {
     /// The one for artifacts, if the kernel can use it.
     pub out: Option<Disk>,
     /// For the guest's `/dev`.
-    pub links: Vec<DiskLink>,
+    pub links: Vec<Link>,
     out_file: Option<File>,
-    /// Keeps the others in existence.
-    _unnamed: Vec<File>,
+    /// Some disk is kept after the run.
+    pub kept: bool,
+    /// Keeps those without a name in existence, and the others locked.
+    _open: Vec<File>,
 }
 
 impl Scratch {
     /// Makes them, in `dir`.
-    pub fn create(spec: &RunSpec, dir: &Path, cache: &Cache, ext4: bool, ctx: &Context) -> Result<Scratch, Fault> {
+    pub fn create(
+        spec: &RunSpec,
+        asked: &[DiskDirective],
+        dir: &Path,
+        cache: &Cache,
+        ext4: bool,
+        ctx: &Context,
+    ) -> Result<Scratch, Fault> {
         let mut scratch =
-            Scratch { disks: Vec::new(), out: None, links: Vec::new(), out_file: None, _unnamed: Vec::new() };
+            Scratch { disks: Vec::new(), out: None, links: Vec::new(), out_file: None, kept: false, _open: Vec::new() };
         if ext4 {
             let file = unnamed(dir)?;
             let image = blank::ext4(cache, OUT_BYTES, &ctx.report)?;
@@ -57,22 +67,75 @@ impl Scratch {
         for (i, wanted) in spec.disks.iter().enumerate() {
             let serial = format!("disk{}", i + 1);
             let (file, format) = match wanted {
-                DiskSpec::Blank { bytes } => {
-                    let file = unnamed(dir)?;
-                    file.set_len(*bytes)
-                        .map_err(|e| Fault::new(format!("cannot make a disk of {bytes} bytes: {e}")))?;
-                    let path = path_of(&file);
-                    scratch._unnamed.push(file);
-                    (path, DiskFormat::Raw)
+                DiskSpec::Blank { bytes } => (scratch.blank(*bytes, dir)?, DiskFormat::Raw),
+                DiskSpec::File(path) => {
+                    let format = format_of(path)?;
+                    let file = fs_err::OpenOptions::new().read(true).write(true).open(path)?;
+                    scratch.keep(file.into_parts().0, path)?;
+                    (path.clone(), format)
                 }
-                DiskSpec::File(path) => (path.clone(), format_of(path)?),
             };
-            scratch
-                .links
-                .push(DiskLink { serial: serial.clone(), links: vec![format!("/dev/disk/by-id/virtio-{serial}")] });
+            scratch.links.push(link(&serial, format!("/dev/disk/by-id/virtio-{serial}")));
             scratch.disks.push(disk(&serial, file, format));
         }
+        for wanted in asked {
+            let file = match &wanted.file {
+                None => scratch.blank(wanted.bytes.unwrap_or(0), dir)?,
+                Some(path) => scratch.kept(path, wanted.bytes, ctx)?,
+            };
+            for path in [format!("/dev/{}", wanted.name), format!("/dev/disk/by-id/virtio-{}", wanted.name)] {
+                scratch.links.push(link(&wanted.name, path));
+            }
+            scratch.disks.push(Disk { sector: wanted.sector, ..disk(&wanted.name, file, DiskFormat::Raw) });
+        }
         Ok(scratch)
+    }
+
+    /// An empty disk that is thrown away.
+    fn blank(&mut self, bytes: u64, dir: &Path) -> Result<PathBuf, Fault> {
+        let file = unnamed(dir)?;
+        file.set_len(bytes).map_err(|e| Fault::new(format!("cannot make a disk of {bytes} bytes: {e}")))?;
+        let path = path_of(&file);
+        self._open.push(file);
+        Ok(path)
+    }
+
+    /// A disk that a profile keeps at `path`; made there, sparse, if it is not there yet.
+    fn kept(&mut self, path: &Path, bytes: Option<u64>, ctx: &Context) -> Result<PathBuf, Fault> {
+        let refused = |e: io::Error| Fault::new(format!("cannot keep a disk: {e}"));
+        if bytes.is_some() {
+            fs_err::create_dir_all(path.parent().unwrap_or(Path::new("/"))).map_err(refused)?;
+        }
+        let mut options = fs_err::OpenOptions::new();
+        let file = options.read(true).write(true).create(bytes.is_some()).open(path).map_err(refused)?;
+        let (file, _) = file.into_parts();
+        let there = file.metadata().map_err(refused)?.len();
+        // The lock comes first: whoever holds it may be about to give it its size.
+        let file = self.keep(file, path)?;
+        match bytes {
+            Some(bytes) if there == 0 => file.set_len(bytes).map_err(refused)?,
+            Some(bytes) if there != bytes => ctx.report.say(&format!(
+                "the disk {} keeps its size of {there} bytes, not {bytes}; remove it for a new one",
+                path.display()
+            )),
+            _ => {}
+        }
+        Ok(path.to_owned())
+    }
+
+    /// Locks a disk that outlives the run as long as it lasts, against other runs.
+    fn keep(&mut self, file: File, path: &Path) -> Result<&File, Fault> {
+        self.kept = true;
+        if file.try_lock().is_err() {
+            let pids: Vec<String> = lock::flock_pids(path).iter().map(u32::to_string).collect();
+            let by = if pids.is_empty() { String::new() } else { format!(" by quiz (pid {})", pids.join(", ")) };
+            let fault = Fault::new(format!("the disk {} is in use{by}", path.display()));
+            return Err(
+                fault.hint("two VMs on one disk would destroy what is on it; end the other run, or take another disk")
+            );
+        }
+        self._open.push(file);
+        Ok(self._open.last().expect("one was just added"))
     }
 
     /// The disk for artifacts, if the guest has written to it since `at`.
@@ -82,8 +145,12 @@ impl Scratch {
     }
 }
 
+fn link(serial: &str, path: String) -> Link {
+    Link { path, target: Device::Serial(serial.to_owned()), partitions: true }
+}
+
 fn disk(serial: &str, file: PathBuf, format: DiskFormat) -> Disk {
-    Disk { serial: serial.to_owned(), file, format, read_only: false }
+    Disk { serial: serial.to_owned(), file, format, read_only: false, sector: None }
 }
 
 fn unnamed(dir: &Path) -> Result<File, Fault> {

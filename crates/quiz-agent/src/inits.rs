@@ -1,0 +1,46 @@
+//! The programs of profiles that complete the guest before the run's own program. Not for that program (see `program`).
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
+
+use fs_err as fs;
+use quiz_proto::{Init, ToHost};
+
+use crate::link::Link;
+
+/// How much of what one says is told to the host, from its end, in bytes.
+const TOLD: u64 = 16 * 1024;
+
+/// Runs one to its end.
+pub fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)], link: &Link) -> io::Result<()> {
+    // A file and no pipe: what it leaves running may keep its output open.
+    fs::create_dir_all("/run/quiz")?;
+    let log = format!("/run/quiz/{}.log", init.name);
+    let output = fs::File::create(&log)?.into_parts().0;
+    let mut command = Command::new(&init.path);
+    command.env_clear().envs(env.iter().map(|(name, value)| (OsStr::from_bytes(name), OsStr::from_bytes(value))));
+    command.current_dir("/").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    let status = command
+        .status()
+        .map_err(|e| io::Error::other(format!("the profile {}'s init cannot be run: {e}", init.name)))?;
+    let said = tail(&log)?;
+    if !status.success() {
+        let said = if said.is_empty() { "it said nothing".to_owned() } else { said };
+        return Err(io::Error::other(format!("the profile {}'s init failed ({status}):\n{said}", init.name)));
+    }
+    for line in said.lines() {
+        link.send(&ToHost::Note(format!("{}: {line}", init.name).into()));
+    }
+    Ok(())
+}
+
+fn tail(log: &str) -> io::Result<String> {
+    let mut file = fs::File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TOLD)))?;
+    let mut bytes = Vec::new();
+    file.take(TOLD).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}

@@ -1,0 +1,104 @@
+//! The layers of a run's root, and the modules to load from them. Not for how an image is made (`quiz_image::layer`).
+
+use std::path::{Path, PathBuf};
+
+use quiz_config::Chosen;
+use quiz_image::layer::{self, Layer, Source};
+use quiz_image::{Cache, Kernel, Report, digest, modules};
+use quiz_vm::proto;
+use quiz_vm::{Disk, DiskFormat};
+
+use super::setup::Asked;
+use crate::errors::Fault;
+
+/// Where the guest finds a profile's `init`.
+pub fn init_path(profile: &str) -> String {
+    format!("/quiz/profiles/{profile}/init")
+}
+
+/// The layers over the root, the uppermost first.
+pub fn make(
+    chosen: &[Chosen],
+    asked: &Asked,
+    kernel: &Kernel,
+    cache: &Cache,
+    report: &dyn Report,
+) -> Result<Vec<Layer>, Fault> {
+    let mut layers = Vec::new();
+    let own = of_profiles(chosen);
+    if !own.is_empty() {
+        let key = layer::fingerprint(&own)?;
+        layers.push(layer::make(cache, "profiles", "the profiles' files", &key, &own, report)?);
+    }
+    for dir in asked.layers.iter().rev() {
+        if !dir.is_dir() {
+            return Err(Fault::new(format!(
+                "{} cannot be laid over the guest's root: it is not a directory",
+                dir.display()
+            )));
+        }
+        let sources = [Source { host: dir.clone(), guest: "/".into() }];
+        let key = layer::fingerprint(&sources)?;
+        // Of different directories in different names, so that a user of the cache sees what is whose.
+        let label = format!("dir-{}", &digest::of_bytes(dir.as_os_str().as_encoded_bytes())[..8]);
+        layers.push(layer::make(cache, &label, &dir.display().to_string(), &key, &sources, report)?);
+    }
+    layers.extend(layer::of_modules(cache, kernel, report)?);
+    Ok(layers)
+}
+
+/// The profiles' files and programs for the guest; of two files at one place the later profile's.
+fn of_profiles(chosen: &[Chosen]) -> Vec<Source> {
+    let mut sources = Vec::new();
+    for one in chosen {
+        sources.extend(one.profile.files().map(|host| Source { host, guest: "/".into() }));
+        let guest = PathBuf::from(init_path(&one.profile.name));
+        sources.extend(one.profile.init().map(|host| Source { host, guest }));
+    }
+    sources
+}
+
+/// The disk with a layer, as the `i`th one.
+pub fn disk(i: usize, layer: &Layer) -> Disk {
+    Disk {
+        serial: format!("quiz-layer{i}"),
+        file: layer.image.clone(),
+        format: DiskFormat::Raw,
+        read_only: true,
+        sector: None,
+    }
+}
+
+/// The modules to load in order with all that they need, and words for the kernel's command line for those that are built
+/// in.
+pub fn modules(asked: &Asked, kernel: &Kernel) -> Result<(Vec<proto::Module>, Vec<String>), Fault> {
+    let mut load: Vec<proto::Module> = Vec::new();
+    let mut append = Vec::new();
+    let guest_dir = Path::new("/lib/modules").join(&kernel.manifest.release);
+    for module in &asked.modules {
+        let parameters = module.parameters.join(" ");
+        if module.name.starts_with('/') {
+            load.push(proto::Module { path: module.name.clone(), parameters });
+            continue;
+        }
+        let wrong = |e: modules::ModuleError| Fault::new(format!("the profile `{}`: {e}", module.profile));
+        let files = modules::files(kernel, &[&module.name]).map_err(wrong)?;
+        let mut loadable = false;
+        for file in &files {
+            let below = kernel.modules_dir().and_then(|dir| file.strip_prefix(dir).ok().map(Path::to_owned));
+            let path = guest_dir.join(below.unwrap_or_default()).display().to_string();
+            let is_it = modules::is_called(file, &module.name);
+            loadable |= is_it;
+            let parameters = if is_it { parameters.clone() } else { String::new() };
+            match load.iter_mut().find(|other| other.path == path) {
+                Some(other) if is_it && other.parameters.is_empty() => other.parameters = parameters,
+                Some(_) => {}
+                None => load.push(proto::Module { path, parameters }),
+            }
+        }
+        if !loadable {
+            append.extend(module.parameters.iter().map(|parameter| format!("{}.{parameter}", module.name)));
+        }
+    }
+    Ok((load, append))
+}
