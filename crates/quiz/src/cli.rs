@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use quiz_config::{TypedOption, Verbosity};
 
-use crate::commands::{completions, config, doctor, kernel, root};
+use crate::commands::{completions, config, doctor, kernel, profile, root};
 use line::Line;
 
 mod line;
@@ -70,6 +70,9 @@ pub enum Verb {
     /// Make, list and remove root images
     #[command(subcommand)]
     Root(root::Verb),
+    /// Show what profiles there are
+    #[command(subcommand)]
+    Profile(profile::Verb),
     /// Show every setting and where it comes from
     Config(config::Config),
     /// Show what this host has and lacks, and what is in the cache
@@ -120,8 +123,8 @@ impl Global {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Run options")]
 pub struct RunOptions {
-    /// Include profiles
-    #[arg(short, long, value_name = "NAME,...")]
+    /// Include profiles, perhaps with the value of an option
+    #[arg(short, long, value_name = "NAME[:OPTION=VALUE],...")]
     pub profile: Vec<OsString>,
     /// Which kernel: a name, a release, or the beginning of a version (6.12)
     #[arg(short, long, value_name = "KERNEL")]

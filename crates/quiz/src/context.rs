@@ -117,11 +117,11 @@ impl Context {
 
     /// Reads the layers of settings, with `options` as the uppermost.
     pub fn settings(&self, options: Vec<TypedOption>) -> Result<Settings, Fault> {
-        Ok(self.load(options)?.0)
+        Ok(self.settings_and_options(options)?.0)
     }
 
     /// The settings, and the options of profiles that files and variables set.
-    fn load(&self, options: Vec<TypedOption>) -> Result<(Settings, Vec<Given>), Fault> {
+    pub fn settings_and_options(&self, options: Vec<TypedOption>) -> Result<(Settings, Vec<Given>), Fault> {
         let Loaded { settings, mut profile_options, unknown_variables } = quiz_config::load(&self.sources(options))?;
         if !unknown_variables.is_empty() {
             let place = Place { dir: self.cwd.clone(), home: self.paths.home.clone() };
@@ -137,7 +137,7 @@ impl Context {
 
     /// The run of `command` that the settings and `options` ask for.
     pub fn run_spec(&self, options: &RunOptions, command: Vec<OsString>) -> Result<RunSpec, Fault> {
-        let (settings, profile_options) = self.load(options.typed())?;
+        let (settings, profile_options) = self.settings_and_options(options.typed())?;
         let invocation = Invocation {
             command,
             shell_after: options.shell_after,

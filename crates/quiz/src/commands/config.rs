@@ -1,7 +1,9 @@
 //! `quiz config`: every setting with its value and where that comes from. Not for changing them.
 
 use clap::Args;
-use quiz_config::{Effective, KEYS, Key};
+use quiz_config::profile::definition::variable;
+use quiz_config::profile::option::Written;
+use quiz_config::{Effective, Given, KEYS, Key};
 use serde::Serialize;
 
 use crate::cli::RunOptions;
@@ -19,14 +21,14 @@ pub struct Config {
 
 #[derive(Serialize)]
 struct Record {
-    key: &'static str,
+    key: String,
     value: Option<toml::Value>,
     /// The layers' names, the weakest first.
     layers: Vec<&'static str>,
     /// The files with lines, variables and options.
     origins: Vec<String>,
     variable: String,
-    about: &'static str,
+    about: String,
 }
 
 /// Prints the settings.
@@ -43,7 +45,7 @@ pub fn run(args: &Config, options: &RunOptions, ctx: &Context) -> Result<(), Fau
             ));
         }
     }
-    let settings = ctx.settings(options.typed())?;
+    let (settings, of_profiles) = ctx.settings_and_options(options.typed())?;
     let shown: Vec<(Effective, &Key)> = settings
         .effective()
         .into_iter()
@@ -52,13 +54,14 @@ pub fn run(args: &Config, options: &RunOptions, ctx: &Context) -> Result<(), Fau
         .collect();
     if ctx.json {
         let records = shown.into_iter().map(|(effective, key)| Record {
-            key: key.name,
+            key: key.name.to_owned(),
             layers: effective.origins.iter().map(|origin| origin.layer()).collect(),
             origins: effective.origins.iter().map(ToString::to_string).collect(),
             value: effective.value,
             variable: key.variable(),
-            about: key.about.trim(),
+            about: key.about.trim().to_owned(),
         });
+        let records = records.chain(of_profiles.iter().filter(|_| args.keys.is_empty()).map(of_profile));
         return output::json(&records.collect::<Vec<_>>());
     }
     let rows = shown.into_iter().map(|(effective, key)| {
@@ -71,5 +74,30 @@ pub fn run(args: &Config, options: &RunOptions, ctx: &Context) -> Result<(), Fau
         };
         vec![key.name.to_owned(), value, origin]
     });
-    output::table(&["KEY", "VALUE", "FROM"], rows.collect())
+    let of_profiles = of_profiles.iter().filter(|_| args.keys.is_empty());
+    let of_profiles = of_profiles.map(|given| vec![name(given), value(given).to_string(), given.origin.clone()]);
+    output::table(&["KEY", "VALUE", "FROM"], rows.chain(of_profiles).collect())
+}
+
+/// An option of a profile, as a key of a file would be called.
+fn name(given: &Given) -> String {
+    format!("profile.{}.{}", given.profile, given.option)
+}
+
+fn value(given: &Given) -> toml::Value {
+    match &given.value {
+        Written::One(text) => toml::Value::String(text.clone()),
+        Written::Many(texts) => toml::Value::Array(texts.iter().cloned().map(toml::Value::String).collect()),
+    }
+}
+
+fn of_profile(given: &Given) -> Record {
+    Record {
+        key: name(given),
+        value: Some(value(given)),
+        layers: Vec::new(),
+        origins: vec![given.origin.clone()],
+        variable: variable(&given.profile, &given.option),
+        about: format!("an option of the profile {}", given.profile),
+    }
 }

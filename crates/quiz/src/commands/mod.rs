@@ -13,6 +13,7 @@ pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod kernel;
+pub mod profile;
 pub mod root;
 
 /// Does what the command line `words` says.
@@ -69,6 +70,7 @@ fn other_verb(global: &Global, options: &RunOptions, verb: Verb) -> Result<ExitC
         Verb::Completions(args) => completions::run(&args)?,
         Verb::Doctor(args) => return doctor::run(&args, &Context::new(global)?),
         Verb::Kernel(verb) => kernel::run(verb, &Context::new(global)?)?,
+        Verb::Profile(verb) => profile::run(verb, &Context::new(global)?)?,
         Verb::Root(verb) => root::run(verb, &Context::new(global)?)?,
         Verb::Config(_) | Verb::Run(_) => unreachable!("these were handled before"),
     }

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use quiz_config::BuildDefaults;
-use quiz_image::build::{self, BuildRequest, Edit, Mirrors, Record, Source, Trust, config};
+use quiz_image::build::{self, BuildRequest, Edit, Fragment, Mirrors, Record, Source, Trust, config};
 use quiz_image::host::Purpose;
 use quiz_image::{Cache, Kernel, Report, kernel};
 
 use crate::commands;
 use crate::context::Context;
 use crate::errors::Fault;
-use crate::prepare;
+use crate::{prepare, profiles};
 
 /// What is built, and how. What is not said here comes from the settings `kernel_build.*`.
 ///
@@ -49,6 +49,9 @@ pub struct Build {
     /// A piece of configuration: debug, kasan, lockdep, trace, or a file; can be repeated
     #[arg(short, long, value_name = "NAME|FILE")]
     pub fragment: Vec<String>,
+    /// What profiles need of a kernel, beside those of the setting `profiles`
+    #[arg(short, long, value_name = "NAME,...", value_delimiter = ',')]
+    pub profile: Vec<String>,
     /// Build an option in; can be repeated, as the next three
     #[arg(short, long, value_name = "OPTION")]
     pub enable: Vec<String>,
@@ -143,9 +146,13 @@ fn request(
     };
     let fragments = defaults.fragments.iter().cloned().map(Ok).chain(args.fragment.iter().map(|f| fragment(f, ctx)));
     let fragments: Vec<String> = fragments.collect::<Result<_, Fault>>()?;
+    // The user's own come last: they win.
+    let chosen = profiles::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
+    let of_profiles = profiles::kernel_fragments(&chosen).into_iter().map(|(name, text)| Ok(Fragment { name, text }));
+    let named = fragments.iter().map(|fragment| config::named(fragment));
     Ok(BuildRequest {
         name: args.name.clone(),
-        fragments: fragments.iter().map(|fragment| config::named(fragment)).collect::<Result<_, _>>()?,
+        fragments: of_profiles.chain(named).collect::<Result<_, config::ConfigError>>()?,
         edits: edits(&args)?,
         strict: args.strict,
         llvm: args.llvm || defaults.llvm,

@@ -9,7 +9,7 @@ use quiz_image::{Report, apt, root};
 use crate::commands;
 use crate::context::Context;
 use crate::errors::Fault;
-use crate::{output, prepare};
+use crate::{output, prepare, profiles};
 
 /// Which root. A run takes the one that its settings name: to make another one its default, set `release`, `packages`,
 /// `mirrors` and `keyring` in config.toml or quiz.toml.
@@ -24,6 +24,9 @@ pub struct Build {
     /// A package besides those of the setting `packages`; can be repeated
     #[arg(long, value_name = "NAME")]
     pub package: Vec<String>,
+    /// The packages that profiles need, beside those of the setting `profiles`
+    #[arg(short, long, value_name = "NAME,...", value_delimiter = ',')]
+    pub profile: Vec<String>,
     /// Where packages come from: a URL or a whole `deb ...` line; can be repeated [default: the setting `mirrors`]
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
@@ -40,7 +43,8 @@ pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
     let arch = commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?;
     prepare::require(&[Purpose::RootBuild(arch)], ctx)?;
-    let mut packages = spec.packages;
+    let chosen = profiles::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
+    let mut packages = profiles::packages(&spec, &chosen);
     packages.extend(args.package);
     let wanted = root::Wanted {
         source: apt::Source {
@@ -52,7 +56,8 @@ pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
         packages,
     };
     let cache = ctx.cache()?;
-    if !args.replace && root::find(&cache, &wanted)?.is_some() {
+    let there = root::find(&cache, &wanted)?.is_some_and(|root| root.name() == wanted.name());
+    if !args.replace && there {
         ctx.report.say(&format!("the root {} is there already; --replace makes it again", wanted.name()));
     }
     let root = root::build(&cache, &wanted, args.replace, &ctx.report)?;
