@@ -83,8 +83,13 @@ impl Sandbox {
     /// Quiz, to be called with `args` in the worktree, with an environment of just what it needs. Kernels and roots come from
     /// the user's cache, so that they are made once and not for every test.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        self.command_in(&self.worktree(), args)
+    }
+
+    /// The same, called in another directory.
+    pub fn command_in<S: AsRef<OsStr>>(&self, dir: &Path, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(args).current_dir(self.worktree()).env_clear().env("HOME", self.home());
+        command.args(args).current_dir(dir).env_clear().env("HOME", self.home());
         for kept in ["PATH", "TMPDIR"] {
             if let Some(value) = std::env::var_os(kept) {
                 command.env(kept, value);
@@ -100,6 +105,14 @@ impl Sandbox {
     /// If it cannot be started.
     pub fn quiz<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
         self.command(args).output().expect("quiz can be started").into()
+    }
+
+    /// Calls quiz in another directory and waits for its end.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn quiz_in<S: AsRef<OsStr>>(&self, dir: &Path, args: impl IntoIterator<Item = S>) -> Ran {
+        self.command_in(dir, args).output().expect("quiz can be started").into()
     }
 
     /// Calls quiz with this on its standard input.
@@ -148,8 +161,11 @@ pub fn runs_of(worktree: &Path) -> Vec<PathBuf> {
     runs
 }
 
-/// The cache that holds kernels and roots between tests: the user's.
-fn cache() -> PathBuf {
+/// The cache that holds kernels, roots and checkouts between tests: the user's.
+///
+/// # Panics
+/// Without HOME.
+pub fn cache() -> PathBuf {
     let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     of("QUIZ_CACHE")
         .or_else(|| of("XDG_CACHE_HOME").map(|dir| dir.join("quiz")))

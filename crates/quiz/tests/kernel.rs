@@ -1,18 +1,11 @@
 //! Kernels for real: a stock one, and one built from source. The first time takes minutes; then they are in the user's cache.
 
-use quiz_testing::Sandbox;
-
-/// Debian's source package, since Debian's mirror is what these tests need anyway.
-const PACKAGE: &str = "linux-source-6.12";
-const SUITE: &str = "bookworm-backports";
+use quiz_testing::{Sandbox, kernels};
 
 #[test]
 fn a_kernel_from_debians_source_is_built_once_and_boots() {
     let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
-    if sandbox.quiz(["-k", "6.12", "true"]).code != 0 {
-        let built = sandbox.quiz(["kernel", "build", PACKAGE, "--release", SUITE]);
-        assert_eq!(built.code, 0, "{}", built.stderr);
-    }
+    kernels::built(&sandbox, "memdev");
     let ran = sandbox.quiz(["-k", "6.12", "uname", "-r"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.out().starts_with("6.12."), "{}", ran.out());
@@ -27,10 +20,7 @@ fn a_kernel_from_debians_source_is_built_once_and_boots() {
 #[test]
 fn a_stock_kernel_is_added_and_boots_with_its_modules() {
     let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
-    if sandbox.quiz(["-k", "6.1", "true"]).code != 0 {
-        let added = sandbox.quiz(["kernel", "add", "--release", "bookworm"]);
-        assert_eq!(added.code, 0, "{}", added.stderr);
-    }
+    kernels::stock(&sandbox);
     let ran = sandbox.quiz(["-k", "6.1", "sh", "-c", "uname -r && modprobe loop && test -d /sys/module/loop"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.out().starts_with("6.1.0-"), "{}", ran.out());

@@ -1,0 +1,38 @@
+//! The kernels that tests run on. The first time takes minutes; then they are in the user's cache.
+
+use crate::Sandbox;
+
+/// Debian's source package, since Debian's mirror is what tests need anyway.
+const PACKAGE: &str = "linux-source-6.12";
+const SUITE: &str = "bookworm-backports";
+
+/// A kernel that quiz has built, with what `profiles` need: built now if there is none, or if the one that there is was built
+/// before quiz gave kernels all of that. What `-k` takes.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn built(sandbox: &Sandbox, profiles: &str) -> &'static str {
+    let try_it = || sandbox.quiz(["-p", profiles, "-k", "6.12", "--timeout", "1m", "true"]);
+    let first = try_it();
+    if first.code == 125 && (first.stderr.contains(" lacks ") || first.stderr.contains("no kernel")) {
+        let built = sandbox.quiz(["kernel", "build", PACKAGE, "--release", SUITE]);
+        assert_eq!(built.code, 0, "{}", built.stderr);
+        let second = try_it();
+        assert_eq!(second.code, 0, "{}", second.stderr);
+    } else {
+        assert_eq!(first.code, 0, "{}", first.stderr);
+    }
+    "6.12"
+}
+
+/// The distribution's own kernel, added now if it is not there. What `-k` takes.
+///
+/// # Panics
+/// If it cannot be had.
+pub fn stock(sandbox: &Sandbox) -> &'static str {
+    if sandbox.quiz(["-k", "6.1", "--timeout", "1m", "true"]).code != 0 {
+        let added = sandbox.quiz(["kernel", "add", "--release", "bookworm"]);
+        assert_eq!(added.code, 0, "{}", added.stderr);
+    }
+    "6.1"
+}

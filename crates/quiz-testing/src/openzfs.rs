@@ -1,0 +1,94 @@
+//! Checkouts of OpenZFS for tests and benchmarks: the releases that Debian has, unpacked once into the user's cache. What is
+//! built in them stays there. Not for building them, which is quiz's own work.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fs_err as fs;
+
+use crate::sandbox::cache;
+
+/// A release, by the suite of Debian that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// 2.1.11, for kernels up to 6.2.
+    Bookworm,
+    /// 2.3, for kernels up to 6.14.
+    BookwormBackports,
+}
+
+impl Release {
+    fn suite(self) -> &'static str {
+        match self {
+            Release::Bookworm => "bookworm",
+            Release::BookwormBackports => "bookworm-backports",
+        }
+    }
+}
+
+/// The checkout of a release.
+///
+/// # Errors
+/// What could not be done to get it.
+pub fn checkout(release: Release) -> Result<PathBuf, String> {
+    let suite = release.suite();
+    let place = cache().join("checkouts").join(format!("zfs-linux-{suite}"));
+    let io = |e: std::io::Error| e.to_string();
+    fs::create_dir_all(place.parent().unwrap_or(Path::new("/"))).map_err(io)?;
+    let (lock, _) = fs::File::create(place.with_extension("lock")).map_err(io)?.into_parts();
+    lock.lock().map_err(io)?;
+    if !place.is_dir() {
+        let making = place.with_extension("new");
+        if making.exists() {
+            fs::remove_dir_all(&making).map_err(io)?;
+        }
+        fs::create_dir_all(&making).map_err(io)?;
+        fetch(suite, &making)?;
+        fs::rename(&making, &place).map_err(io)?;
+    }
+    let checkouts = fs::read_dir(place.join("source")).map_err(io)?.flatten().map(|entry| entry.path());
+    checkouts.into_iter().find(|dir| dir.join("META").is_file()).ok_or(format!("no checkout in {}", place.display()))
+}
+
+/// Debian's archive of the upstream release, through apt, which checks its signature; with lists of its own, so that the host's
+/// apt stays as it is.
+fn fetch(suite: &str, dir: &Path) -> Result<(), String> {
+    let sources = "Types: deb-src\nURIs: http://deb.debian.org/debian\nSuites: SUITE\nComponents: main contrib\n\
+                   Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n";
+    let io = |e: std::io::Error| e.to_string();
+    fs::write(dir.join("debian.sources"), sources.replace("SUITE", suite)).map_err(io)?;
+    fs::create_dir_all(dir.join("lists/partial")).map_err(io)?;
+    fs::create_dir_all(dir.join("source")).map_err(io)?;
+    let apt = |arguments: &[&str]| -> Result<(), String> {
+        let mut command = Command::new("apt-get");
+        command.current_dir(dir).args([
+            "-qq",
+            "-o",
+            "APT::Sandbox::User=root",
+            "-o",
+            "Dir::Etc::sourceparts=/dev/null",
+        ]);
+        command.arg("-o").arg(format!("Dir::Etc::sourcelist={}", dir.join("debian.sources").display()));
+        command.arg("-o").arg(format!("Dir::State::lists={}", dir.join("lists").display()));
+        run(command.args(arguments))
+    };
+    apt(&["update"])?;
+    apt(&["source", "--tar-only", "zfs-linux"])?;
+    let archive = fs::read_dir(dir)
+        .map_err(io)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().contains(".orig.tar."))
+        .ok_or("apt fetched no archive")?;
+    run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(dir.join("source")).arg("--no-same-owner"))?;
+    fs::remove_file(archive).map_err(io)?;
+    fs::remove_dir_all(dir.join("lists")).map_err(io)
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
+}
