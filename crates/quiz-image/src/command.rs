@@ -65,7 +65,7 @@ exit "$status"
 "#;
 
 /// One program to run.
-pub(crate) struct Run<'a> {
+pub struct Run<'a> {
     /// The program and its arguments.
     pub command: Command,
     /// What it is for, to follow "cannot".

@@ -33,6 +33,8 @@ pub enum Purpose {
     Llvm,
     /// Make a root of an architecture.
     RootBuild(&'static Arch),
+    /// Build OpenZFS for the host's architecture.
+    ZfsBuild,
 }
 
 /// What shows that something is installed.
@@ -177,6 +179,28 @@ static BUILD: &[Tool] = &[
     ),
 ];
 
+const ZFS: &str = "builds OpenZFS";
+static ZFS_BUILD: &[Tool] = &[
+    program("make", ZFS, same("make")),
+    program("ld", ZFS, same("binutils")),
+    program("autoconf", ZFS, same("autoconf")),
+    program("automake", ZFS, same("automake")),
+    program("libtoolize", ZFS, same("libtool")),
+    header("uuid/uuid.h", ZFS, ["uuid-dev", "libuuid-devel", "util-linux-libs", "libuuid-devel", "util-linux-dev"]),
+    header(
+        "blkid/blkid.h",
+        ZFS,
+        ["libblkid-dev", "libblkid-devel", "util-linux-libs", "libblkid-devel", "util-linux-dev"],
+    ),
+    header("tirpc/rpc/xdr.h", ZFS, ["libtirpc-dev", "libtirpc-devel", "libtirpc", "libtirpc-devel", "libtirpc-dev"]),
+    header("openssl/evp.h", ZFS, ["libssl-dev", "openssl-devel", "openssl", "libopenssl-devel", "openssl-dev"]),
+    header("zlib.h", ZFS, ["zlib1g-dev", "zlib-devel", "zlib", "zlib-devel", "zlib-dev"]),
+    header("libudev.h", ZFS, ["libudev-dev", "systemd-devel", "systemd-libs", "systemd-devel", "eudev-dev"]),
+    header("libaio.h", ZFS, ["libaio-dev", "libaio-devel", "libaio", "libaio-devel", "libaio-dev"]),
+    // For the kernel's own objtool and modpost, where they are built again.
+    header("libelf.h", ZFS, ["libelf-dev", "elfutils-libelf-devel", "libelf", "libelf-devel", "elfutils-dev"]),
+];
+
 const CLANG: &str = "builds kernels with --llvm";
 static LLVM: &[Tool] = &[
     program("clang", CLANG, same("clang")),
@@ -230,6 +254,7 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
             .chain(named(CROSS_COMPILERS, format!("{}gcc", arch.cross)))
             .collect(),
         Purpose::Llvm => LLVM.iter().collect(),
+        Purpose::ZfsBuild => [&GCC, &DEPMOD].into_iter().chain(ZFS_BUILD).collect(),
         Purpose::RootBuild(arch) => {
             let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &MKSQUASHFS];
             if arch.name != host.name {
@@ -290,7 +315,7 @@ impl Search {
 const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// A program to start that may be in an `sbin` directory, which ordinary users do not have on their path. Falls back on the plain name.
-pub(crate) fn in_sbin(name: &str) -> PathBuf {
+pub fn in_sbin(name: &str) -> PathBuf {
     SBIN.iter().map(|dir| Path::new(dir).join(name)).find(|p| is_executable(p)).unwrap_or_else(|| name.into())
 }
 
@@ -369,7 +394,7 @@ pub fn install_hint(distribution: &Distribution, tools: &[&Tool]) -> String {
 /// For an error about a program that is not there: which packages have it, ready to follow the sentence.
 pub(crate) fn advice(name: &str) -> String {
     let single = [&APT_GET, &DPKG_DEB, &DEPMOD, &MMDEBSTRAP, &MKSQUASHFS, &GCC];
-    let all = single.into_iter().chain(QEMUS).chain(BUILD).chain(LLVM).chain(CROSS_COMPILERS);
+    let all = single.into_iter().chain(QEMUS).chain(BUILD).chain(LLVM).chain(ZFS_BUILD).chain(CROSS_COMPILERS);
     match all.into_iter().find(|t| t.name() == name) {
         Some(tool) => format!("; install the package that has it (Debian and Ubuntu: {})", tool.packages[0]),
         None if name == "apt-cache" || name == "apt-config" => advice("apt-get"),

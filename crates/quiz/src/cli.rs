@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use quiz_config::{TypedOption, Verbosity};
 
-use crate::commands::{completions, config, doctor, kernel, profile, root};
+use crate::commands::{completions, config, doctor, kernel, profile, root, zfs};
 use line::Line;
 
 mod line;
@@ -73,6 +73,8 @@ pub enum Verb {
     /// Show what profiles there are
     #[command(subcommand)]
     Profile(profile::Verb),
+    /// Build OpenZFS for kernels, and bring it up to date in the VM
+    Zfs(zfs::Zfs),
     /// Show every setting and where it comes from
     Config(config::Config),
     /// Show what this host has and lacks, and what is in the cache
@@ -460,9 +462,9 @@ mod tests {
             Typed::Reserved(verb) => Some(verb),
             _ => None,
         };
-        assert_eq!(reserved(&["zfs", "list"]), Some("zfs"));
+        assert_eq!(reserved(&["attach", "x"]), Some("attach"));
         assert_eq!(reserved(&["-p", "x", "ps"]), Some("ps"));
-        assert_eq!(reserved(&["--", "zfs", "list"]), None);
+        assert_eq!(reserved(&["--", "ps", "list"]), None);
         assert_eq!(reserved(&["run", "ps"]), None);
         assert_eq!(reserved(&["zpool", "zfs"]), None);
     }

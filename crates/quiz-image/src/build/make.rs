@@ -198,7 +198,7 @@ impl Make<'_> {
 }
 
 /// The object that a line of make's output says is being made.
-pub(crate) fn object(line: &str) -> Option<&str> {
+pub fn object(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("  ")?;
     let (what, rest) = rest.split_once(' ')?;
     if !matches!(what, "CC" | "AS" | "AR" | "LD" | "HOSTCC") {
@@ -213,7 +213,7 @@ pub(crate) const TYPICAL_OBJECTS: u64 = 1810;
 
 /// The first error in make's output, with the lines that explain it: what the compiler says, else the linker, modpost or
 /// objtool, else make itself. Empty if there is none.
-pub(crate) fn first_error(said: &str) -> Vec<String> {
+pub fn first_error(said: &str) -> Vec<String> {
     let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
     let compiler = |line: &str| {
         let Some(at) = line.find(": error: ").or_else(|| line.find(": fatal error: ")) else { return false };

@@ -36,7 +36,7 @@ pub use archive::ArchiveError;
 pub use config::ConfigError;
 pub use fragment::{Edit, Fragment, FragmentError};
 pub use install::InstallError;
-pub use make::MakeError;
+pub use make::{MakeError, first_error, object};
 pub use release::{Mirrors, Trust};
 pub use request::{BuildRequest, Record};
 pub use source::{Source, SourceError};

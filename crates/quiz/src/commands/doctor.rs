@@ -157,6 +157,7 @@ fn purposes(own: &'static Arch) -> Vec<(Purpose, String, bool)> {
         (Purpose::RootBuild(own), "roots (quiz root build)".to_owned(), true),
         (Purpose::KernelBuild(own), "building kernels (quiz kernel build)".to_owned(), true),
         (Purpose::Llvm, "building kernels with Clang (--llvm)".to_owned(), false),
+        (Purpose::ZfsBuild, "building OpenZFS (quiz zfs)".to_owned(), false),
     ];
     for arch in quiz_arch::ALL.iter().filter(|arch| **arch != own) {
         purposes.push((Purpose::Run(arch), format!("runs of {} guests", arch.name), false));

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod kernel;
 pub mod profile;
 pub mod root;
+pub mod zfs;
 
 /// Does what the command line `words` says.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -72,6 +73,7 @@ fn other_verb(global: &Global, options: &RunOptions, verb: Verb) -> Result<ExitC
         Verb::Kernel(verb) => kernel::run(verb, &Context::new(global)?)?,
         Verb::Profile(verb) => profile::run(verb, &Context::new(global)?)?,
         Verb::Root(verb) => root::run(verb, &Context::new(global)?)?,
+        Verb::Zfs(args) => zfs::run(args, &Context::new(global)?)?,
         Verb::Config(_) | Verb::Run(_) => unreachable!("these were handled before"),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,333 @@
+//! Building a checkout for a kernel: shadow, autogen, configure, make. Not for installing what comes out.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use quiz_image::command::{CommandError, Run};
+use quiz_image::kernel::{self, Kernel};
+use quiz_image::lock::Lock;
+use quiz_image::{Cache, Report, Unit};
+use walkdir::WalkDir;
+
+use crate::checkout::{Checkout, CheckoutError};
+use crate::configure::{self, Answers};
+use crate::generation;
+use crate::record::{self, Record};
+use crate::{shadow, sources};
+
+/// Why OpenZFS was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// This checkout cannot be built for this kernel.
+    #[error(transparent)]
+    Checkout(#[from] CheckoutError),
+    /// A program could not be run, or said no.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// A step found something wrong.
+    #[error("cannot {doing}:\n  {}\nthe whole log is {}", lines.join("\n  "), log.display())]
+    Failed {
+        /// What was being done, to follow "cannot".
+        doing: String,
+        /// The lines that tell most.
+        lines: Vec<String>,
+        /// Everything that was said.
+        log: PathBuf,
+    },
+    /// Neither a `configure` nor the means to make one.
+    #[error("cannot configure OpenZFS in {}: it has neither `configure` nor `autogen.sh`; is the checkout complete?", dir.display())]
+    NoConfigure {
+        /// The checkout.
+        dir: PathBuf,
+    },
+    /// The file system said no.
+    #[error("cannot build OpenZFS: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Builds one checkout for one kernel.
+#[derive(Clone, Copy)]
+pub struct Builder<'a> {
+    /// The checkout.
+    pub checkout: &'a Checkout,
+    /// The kernel. It must stay in use for as long as the build goes on.
+    pub kernel: &'a Kernel,
+    /// The cache that the kernel is in, where what `configure` finds out is kept too.
+    pub cache: &'a Cache,
+    /// How many compilers run at once.
+    pub jobs: NonZeroUsize,
+    /// Hears what goes on.
+    pub report: &'a dyn Report,
+}
+
+impl Builder<'_> {
+    /// Brings the shadow up to date and configures it, after autogen where needed. Without `args` with those of the last time.
+    pub fn configure(&self, args: Option<Vec<String>>) -> Result<(), BuildError> {
+        let (_lock, record) = self.begin(args.as_deref())?;
+        self.do_configure(record, args)
+    }
+
+    /// Brings the shadow up to date, configures it if that is missing or the kernel was built again since, and runs make with the
+    /// additional words `args`.
+    pub fn make(&self, args: &[String]) -> Result<(), BuildError> {
+        let (_lock, record) = self.begin(None)?;
+        let why = self.why_configure(&record);
+        if let Some(why) = why {
+            if !why.is_empty() {
+                self.report.say(why);
+            }
+            self.do_configure(record, None)?;
+        }
+        self.do_make(args)
+    }
+
+    /// Removes what was built for and installed for this kernel, and the arguments of `configure`.
+    /// Says whether there was anything.
+    pub fn clean(&self) -> Result<bool, BuildError> {
+        let _lock = self.lock("cleaning up")?;
+        let release = &self.kernel.manifest.release;
+        let build = self.checkout.build_dir(release);
+        let was_built = build.exists();
+        if was_built {
+            fs::remove_dir_all(&build)?;
+        }
+        Ok(generation::remove_all(&self.checkout.install_dir(release), self.report)? || was_built)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.checkout.build_dir(&self.kernel.manifest.release)
+    }
+
+    fn log(&self, name: &str) -> io::Result<PathBuf> {
+        let log = self.dir().join(record::DIR).join(format!("{name}.log"));
+        match fs::remove_file(&log) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(log),
+        }
+    }
+
+    fn what(&self) -> String {
+        format!("OpenZFS {} for {}", self.checkout.meta.version, self.kernel.manifest.release)
+    }
+
+    fn lock(&self, doing: &str) -> io::Result<Lock> {
+        let locks = self.checkout.make_state_dir("build")?.join(".locks");
+        let path = locks.join(&self.kernel.manifest.release);
+        Ok(Lock::wait(&path, &format!("{doing} {}", self.what()), self.report)?.0)
+    }
+
+    fn begin(&self, args: Option<&[String]>) -> Result<(Lock, Record), BuildError> {
+        let dir = self.dir();
+        let recorded = Record::read(&dir)?;
+        self.checkout.fits(self.kernel, args.unwrap_or(&recorded.args))?;
+        let lock = self.lock("building")?;
+        fs::create_dir_all(dir.join(record::DIR))?;
+        let files = sources::list(&self.checkout.dir, self.report)?;
+        let synced = shadow::sync(&self.checkout.dir, &files, &dir, &dir.join(record::DIR).join("sources"))?;
+        if synced.removed > 0 && dir.join("config.status").exists() {
+            self.report.say(&format!("{} source files are gone since the last build", synced.removed));
+        }
+        Ok((lock, Record::read(&dir)?))
+    }
+
+    /// Why `configure` has to run before make can; empty if there is nothing to tell.
+    fn why_configure(&self, record: &Record) -> Option<&'static str> {
+        let dir = self.dir();
+        if !dir.join("config.status").exists() {
+            return Some("");
+        }
+        match &record.identity {
+            None => Some(""),
+            Some(identity) if *identity != self.kernel.identity() => {
+                Some("the kernel was built again since OpenZFS was configured for it; configuring and compiling again")
+            }
+            Some(_) if record.dir != dir => Some("the checkout was moved since it was configured; configuring again"),
+            Some(_) => None,
+        }
+    }
+
+    fn do_configure(&self, mut record: Record, args: Option<Vec<String>>) -> Result<(), BuildError> {
+        let dir = self.dir();
+        let is_other_kernel = record.identity.as_ref().is_some_and(|identity| *identity != self.kernel.identity());
+        record.args = args.unwrap_or(record.args);
+        record.identity = None;
+        record.dir.clone_from(&dir);
+        record.write(&dir)?;
+        if self.needs_autogen(&dir)? {
+            self.autogen(&dir)?;
+        }
+        let script = String::from_utf8_lossy(&fs::read(dir.join("configure"))?).into_owned();
+        let kbuild = kernel::shelf(self.cache).dir().join(self.kernel.name()).join("kbuild");
+        let mut words = configure::defaults(self.kernel, &kbuild, &configure::knows(&script));
+        words.extend(record.args.iter().cloned());
+        let store = self.cache.dir().join("zfs-configure");
+        let answers = Answers::new(&store, self.kernel, &dir, &words)?;
+        let log = self.log("configure")?;
+        let mut command = configure::command("./configure", &dir);
+        command.args(&words);
+        if let Some(site) = answers.give(&dir)? {
+            command.env("CONFIG_SITE", site);
+        }
+        let doing = format!("configure {}", self.what());
+        let progress = self.report.start(&format!("configuring {}", self.what()), None, Unit::None);
+        let ran = Run { command, doing: &doing, log: &log }.run_group(|line| progress.note(line));
+        ran.map_err(|error| match error {
+            CommandError::Failed { lines, .. } => {
+                let said = fs::read(&log).unwrap_or_default();
+                let told = configure_error(&String::from_utf8_lossy(&said));
+                BuildError::Failed { doing, lines: if told.is_empty() { lines } else { told }, log }
+            }
+            other => other.into(),
+        })?;
+        progress.done();
+        answers.keep(&dir)?;
+        if is_other_kernel {
+            // The new kernel's headers may be older than the objects, which make alone would then keep.
+            forget_objects(&dir.join("module"))?;
+        }
+        record.identity = Some(self.kernel.identity());
+        record.write(&dir)?;
+        Ok(())
+    }
+
+    /// Whether `configure` is missing, or was made by autogen from something older. What is in the checkout itself is left to make's rules.
+    fn needs_autogen(&self, dir: &Path) -> Result<bool, BuildError> {
+        let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+        let Some(made) = modified(&dir.join("configure")) else {
+            return match dir.join("autogen.sh").exists() {
+                true => Ok(true),
+                false => Err(BuildError::NoConfigure { dir: self.checkout.dir.clone() }),
+            };
+        };
+        if self.checkout.dir.join("configure").exists() {
+            return Ok(false);
+        }
+        let mut inputs = vec![dir.join("configure.ac"), dir.join("META"), dir.join("autogen.sh")];
+        if let Ok(entries) = fs::read_dir(dir.join("config")) {
+            let macros = entries.flatten().map(|entry| entry.path());
+            // Those of libtool are made by autogen itself.
+            inputs.extend(macros.filter(|path| path.extension().is_some_and(|e| e == "m4") && path.is_symlink()));
+        }
+        Ok(inputs.iter().filter_map(|path| modified(path)).any(|time| time > made))
+    }
+
+    fn autogen(&self, dir: &Path) -> Result<(), BuildError> {
+        let log = self.log("autogen")?;
+        let mut command = configure::command("sh", dir);
+        command.arg("./autogen.sh");
+        let progress = self.report.start("making configure", None, Unit::None);
+        Run { command, doing: "make OpenZFS's configure", log: &log }.run_group(|line| progress.note(line))?;
+        progress.done();
+        Ok(())
+    }
+
+    fn do_make(&self, args: &[String]) -> Result<(), BuildError> {
+        let dir = self.dir();
+        let mut record = Record::read(&dir)?;
+        let log = self.log("make")?;
+        let mut command = configure::command("make", &dir);
+        command.arg(format!("-j{}", self.jobs)).arg("--no-print-directory").args(args);
+        let is_first = record.objects.is_none() && args.is_empty();
+        let total = is_first.then(|| self.expected_objects());
+        self.report.say(&format!("building {}; everything that make says is in {}", self.what(), log.display()));
+        let progress = self.report.start(&format!("building {}", self.what()), total, Unit::Items("objects"));
+        let doing = format!("build {}", self.what());
+        let io = |cause| CommandError::Io { doing: doing.clone(), program: "make".to_owned(), cause };
+        let built = Run { command, doing: &doing, log: &log }.stream(|out| {
+            let mut copy = fs::OpenOptions::new().append(true).create(true).open(&log).map_err(io)?;
+            let mut lines = BufReader::new(out);
+            let (mut line, mut made) = (Vec::new(), 0);
+            while {
+                line.clear();
+                lines.read_until(b'\n', &mut line).map_err(io)? > 0
+            } {
+                copy.write_all(&line).map_err(io)?;
+                let text = String::from_utf8_lossy(&line);
+                if let Some(object) = quiz_image::build::object(text.trim_end()) {
+                    made += 1;
+                    if total.is_some_and(|total| made > total) {
+                        progress.total(made);
+                    }
+                    progress.note(&short(object, &dir));
+                    progress.at(made);
+                }
+            }
+            Ok(made)
+        });
+        let made = built.map_err(|error| match error {
+            CommandError::Failed { lines, .. } => {
+                let said = fs::read(&log).unwrap_or_default();
+                let first = quiz_image::build::first_error(&String::from_utf8_lossy(&said));
+                BuildError::Failed {
+                    doing: doing.clone(),
+                    lines: if first.is_empty() { lines } else { first },
+                    log: log.clone(),
+                }
+            }
+            other => other.into(),
+        })?;
+        progress.done();
+        if is_first {
+            record.objects = Some(made);
+            record.write(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// How many objects a whole build will make: as many as one for another kernel did.
+    fn expected_objects(&self) -> u64 {
+        let others = fs::read_dir(self.checkout.dir.join(".quiz/build")).into_iter().flatten().flatten();
+        let known = others.filter_map(|other| Record::read(&other.path()).ok()?.objects);
+        known.max().unwrap_or(TYPICAL_OBJECTS)
+    }
+}
+
+/// How many objects OpenZFS 2.3 is made of, for a first build that has no other to be measured by.
+const TYPICAL_OBJECTS: u64 = 940;
+
+/// An object's name below the build directory.
+fn short(object: &str, dir: &Path) -> String {
+    object.strip_prefix(&format!("{}/", dir.display())).unwrap_or(object).to_owned()
+}
+
+/// What `configure` gave up for.
+fn configure_error(said: &str) -> Vec<String> {
+    let lines: Vec<&str> = said.lines().collect();
+    let Some(at) = lines.iter().rposition(|line| line.starts_with("configure: error:")) else { return Vec::new() };
+    lines[at..].iter().filter(|line| !line.trim().is_empty()).take(8).map(|line| (*line).to_owned()).collect()
+}
+
+/// Makes kbuild compile all modules again: an object without its command line is made anew.
+fn forget_objects(module: &Path) -> io::Result<()> {
+    for entry in WalkDir::new(module) {
+        let entry = entry.map_err(io::Error::from)?;
+        let name = entry.file_name().to_string_lossy();
+        if entry.file_type().is_file() && name.starts_with('.') && name.ends_with(".cmd") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_configure_gave_up_for_is_found() {
+        let said = "checking x... no\nconfigure: error: \n\t*** Cannot build against kernel version 7.0.\n\n\t*** The maximum is 6.14.\n";
+        assert_eq!(
+            configure_error(said),
+            ["configure: error: ", "\t*** Cannot build against kernel version 7.0.", "\t*** The maximum is 6.14."]
+        );
+        assert!(configure_error("all is well").is_empty());
+    }
+
+    #[test]
+    fn objects_are_told_below_the_build_directory() {
+        assert_eq!(short("/w/.quiz/build/6.1/module/zfs/arc.o", Path::new("/w/.quiz/build/6.1")), "module/zfs/arc.o");
+        assert_eq!(short("lib/x.lo", Path::new("/w")), "lib/x.lo");
+    }
+}

@@ -1,0 +1,217 @@
+//! The arguments that OpenZFS's `configure` gets, and what it found out about a kernel, kept for the next time. Not for running it.
+//!
+//! Half of the time `configure` takes goes into compiling a few hundred little modules that tell what a kernel is like. OpenZFS from 2.2
+//! on keeps the answers in variables of autoconf's cache. quiz takes those, and no others, from `config.log`, and gives them to the next
+//! `configure` as a site file, if all that they depend on is the same: the kernel as it was built, the compiler, the tests themselves and
+//! the arguments. A cache file of autoconf's own would also be used when make runs `configure` again because a test was edited; and answers about
+//! the host's libraries would outlive their installation.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use fs_err as fs;
+use quiz_image::kernel::Kernel;
+use sha2::{Digest, Sha256};
+
+use crate::record;
+
+/// The arguments of `configure` in front of the user's own, which therefore win. `knows` tells which options this checkout's `configure` has.
+pub(crate) fn defaults(kernel: &Kernel, kbuild: &Path, knows: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let mut args = vec![
+        format!("--with-linux={}", kbuild.display()),
+        format!("--with-linux-obj={}", kbuild.display()),
+        // Where Debian's own packages have it, and where the guest looks for it.
+        "--prefix=/usr".to_owned(),
+        "--sysconfdir=/etc".to_owned(),
+        "--localstatedir=/var".to_owned(),
+    ];
+    // The guest boots without any of these.
+    for (name, arg) in [
+        ("with-udevdir", "--with-udevdir=/usr/lib/udev"),
+        ("enable-systemd", "--disable-systemd"),
+        ("enable-sysvinit", "--disable-sysvinit"),
+        ("enable-pam", "--disable-pam"),
+        ("enable-pyzfs", "--disable-pyzfs"),
+        // Compiling every library twice takes time and gives nothing.
+        ("enable-static", "--disable-static"),
+    ] {
+        if knows(name) {
+            args.push(arg.to_owned());
+        }
+    }
+    if kernel.manifest.llvm {
+        args.push("KERNEL_LLVM=1".to_owned());
+    }
+    args
+}
+
+/// Which options the text of a `configure` script has.
+pub(crate) fn knows(script: &str) -> impl Fn(&str) -> bool + '_ {
+    move |name| {
+        let (kind, option) = name.split_once('-').unwrap_or((name, ""));
+        script.contains(&format!("${{{kind}_{option}+")) || script.contains(&format!("--{kind}-{option}"))
+    }
+}
+
+/// Variables of the caller's environment that would change what is built, or for whom.
+const MEANINGFUL: &[&str] = &[
+    "ARCH",
+    "SRCARCH",
+    "CROSS_COMPILE",
+    "LLVM",
+    "KBUILD_OUTPUT",
+    "KBUILD_EXTMOD",
+    "KBUILD_VERBOSE",
+    "KERNELRELEASE",
+    "KERNELVERSION",
+    "LOCALVERSION",
+    "INSTALL_PATH",
+    "INSTALL_MOD_PATH",
+    "INSTALL_MOD_DIR",
+    "INSTALL_MOD_STRIP",
+    "DESTDIR",
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKELEVEL",
+    "GNUMAKEFLAGS",
+    "MAKEFILES",
+    "M",
+    "O",
+    "V",
+    "C",
+    "W",
+    "CONFIG_SITE",
+    "CDPATH",
+];
+
+/// A program of the build, with nothing in its environment that would change what it makes.
+pub(crate) fn command(program: &str, dir: &Path) -> Command {
+    let mut command = Command::new(program);
+    for name in MEANINGFUL {
+        command.env_remove(name);
+    }
+    command.current_dir(dir);
+    command
+}
+
+/// The answers about one kernel.
+pub(crate) struct Answers {
+    store: PathBuf,
+}
+
+/// Reads the site files that `configure` reads by itself.
+const SITES: &str = "for site in \"$prefix/share/config.site\" \"$prefix/etc/config.site\"; do if test -r \"$site\"; then . \"$site\"; fi; done\n";
+
+/// The answers of so many different builds are kept.
+const KEPT: usize = 60;
+
+impl Answers {
+    /// Where the answers are kept, below `store`, that hold for this kernel, this compiler, these tests and these arguments.
+    pub fn new(store: &Path, kernel: &Kernel, shadow: &Path, args: &[String]) -> io::Result<Answers> {
+        let mut sum = Sha256::new();
+        let mut add = |bytes: &[u8]| {
+            sum.update(bytes.len().to_le_bytes());
+            sum.update(bytes);
+        };
+        add(kernel.identity().as_bytes());
+        args.iter().for_each(|arg| add(arg.as_bytes()));
+        let compilers =
+            ["KERNEL_CC=", "CC="].iter().filter_map(|name| args.iter().rev().find_map(|a| a.strip_prefix(name)));
+        let compilers = compilers.chain([if kernel.manifest.llvm { "clang" } else { "gcc" }, "cc"]);
+        compilers.for_each(|compiler| add(&version(compiler)));
+        for file in tests(shadow)? {
+            add(&fs::read(file)?);
+        }
+        let name: String = sum.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Answers { store: store.join(name) })
+    }
+
+    /// Puts them where `configure` in `shadow` finds them as a site file. Returns its name, relative to there, if there are any.
+    pub fn give(&self, shadow: &Path) -> io::Result<Option<String>> {
+        let name = format!("{}/config.site", record::DIR);
+        match fs::read(&self.store) {
+            Ok(mut answers) => {
+                // Named in CONFIG_SITE, ours is read instead of the host's.
+                answers.extend_from_slice(SITES.as_bytes());
+                fs::write(shadow.join(&name), answers).map(|()| Some(name))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Keeps what the `config.log` in `shadow` says that `configure` found.
+    pub fn keep(&self, shadow: &Path) -> io::Result<()> {
+        let log = fs::read(shadow.join("config.log"))?;
+        let answers = answers(&String::from_utf8_lossy(&log));
+        if answers.is_empty() {
+            return Ok(());
+        }
+        record::write_whole(&self.store, answers.as_bytes())?;
+        let store = self.store.parent().unwrap_or(Path::new("."));
+        let mut kept: Vec<_> = fs::read_dir(store)?
+            .flatten()
+            .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
+            .collect();
+        kept.sort();
+        for (_, old) in kept.iter().rev().skip(KEPT) {
+            fs::remove_file(old)?;
+        }
+        Ok(())
+    }
+}
+
+/// The files that say what `configure` tests.
+fn tests(shadow: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = vec![shadow.join("configure.ac")];
+    for entry in fs::read_dir(shadow.join("config"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "m4") {
+            files.push(path);
+        }
+    }
+    files.retain(|file| file.exists());
+    files.sort();
+    Ok(files)
+}
+
+/// What a compiler says that it is; nothing if it is not there.
+fn version(compiler: &str) -> Vec<u8> {
+    let mut words = compiler.split_whitespace();
+    let Some(program) = words.next() else { return Vec::new() };
+    let output = Command::new(program).args(words).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    output.map(|output| output.stdout).unwrap_or_default()
+}
+
+/// The lines of a `config.log` with answers about the kernel, as assignments of a shell.
+fn answers(log: &str) -> String {
+    let is_answer = |line: &&str| {
+        line.split_once('=').is_some_and(|(name, value)| {
+            name.starts_with("zfs_cv_kernel_")
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                && matches!(value, "yes" | "no")
+        })
+    };
+    log.lines().filter(is_answer).map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_answers_about_the_kernel_are_taken() {
+        let log = "ac_cv_header_zlib_h=no\nzfs_cv_kernel_bdev_12345=yes\nzfs_cv_kernel_x_1=no\nzfs_cv_kernel_y=$(reboot)\n\
+                   zfs_cv_kernel_z;x=yes\n  zfs_cv_kernel_w_1=yes\nzfs_cv_KERNEL_CC_ipa=yes\n";
+        assert_eq!(super::answers(log), "zfs_cv_kernel_bdev_12345=yes\nzfs_cv_kernel_x_1=no\n");
+    }
+
+    #[test]
+    fn options_are_known_by_the_script() {
+        let script = "  --disable-nls  x\n  --with-udevdir=DIR  y\nif test ${enable_static+y}\nthen\n";
+        let knows = knows(script);
+        assert!(knows("with-udevdir") && knows("enable-static"));
+        assert!(!knows("enable-systemd"));
+    }
+}

@@ -1,0 +1,40 @@
+//! Builds an OpenZFS checkout for quiz's kernels, each in a directory of its own, and keeps an install tree of what was
+//! compiled last for each kernel.
+//!
+//! ```text
+//! checkout ─ sources, shadow ─► .quiz/build/<release>/          autogen, configure and make run here
+//!    │                              │
+//!    └─ a build of the user's own ──┤ builds: which one is for this kernel
+//!                                   ▼
+//!                 learn ─► what is installed, and which product it is made of
+//!                 stage ─► .quiz/install/<release>/{modules,tools}: what changed, stripped
+//! ```
+//!
+//! Not for running VMs, and not for talking to the user: long work speaks through a [`quiz_image::Report`], and nothing here reads the
+//! environment, `$HOME` or a terminal.
+//!
+//! The text of an error is the whole story, its cause included.
+
+pub mod build;
+pub mod builds;
+pub mod checkout;
+mod configure;
+mod elf;
+mod fingerprint;
+mod generation;
+mod index;
+mod learn;
+pub mod load;
+pub mod meta;
+mod pathtext;
+mod record;
+mod shadow;
+mod sources;
+pub mod stage;
+
+pub use build::{BuildError, Builder};
+pub use builds::BuildsError;
+pub use checkout::{Checkout, CheckoutError};
+pub use load::{LoadError, Loading};
+pub use meta::Meta;
+pub use stage::{StageError, Staged, stage};

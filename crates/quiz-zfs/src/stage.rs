@@ -1,0 +1,422 @@
+//! Brings the install tree of a kernel up to date with what was compiled last for it. Not for compiling.
+//!
+//! What is installed, and of which product each file is made, is learned once (see `learn`). After that, the products' sizes, times and inode numbers
+//! tell what has changed, and only that is copied and stripped.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fs_err as fs;
+use fs_err::os::unix::fs::symlink;
+use quiz_image::Report;
+use quiz_image::command::{CommandError, Run};
+use quiz_image::kernel::Kernel;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::builds::{self, Build, BuildsError};
+use crate::checkout::Checkout;
+use crate::elf::{self, ModuleInfo};
+use crate::fingerprint::Fingerprint;
+use crate::generation::{Generations, TREE};
+use crate::index;
+use crate::learn::{self, Item, LearnError, Manifest, Module, What};
+use crate::record;
+
+/// Why the install tree is not up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// There is no build for the kernel.
+    #[error(transparent)]
+    Builds(#[from] BuildsError),
+    /// It cannot be told what the build installs.
+    #[error(transparent)]
+    Learn(#[from] LearnError),
+    /// A program could not be run, or said no.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// A product is not there, or is being made right now.
+    #[error("cannot install {}: {why}; if make is still running, let it finish, else run it again", path.display())]
+    Product {
+        /// The product.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file system said no.
+    #[error("cannot bring the install tree up to date: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// An install tree that is up to date.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staged {
+    /// The build that it was made of.
+    pub build: PathBuf,
+    /// A tree with `lib/modules/<release>`: the modules, and the index of theirs and the kernel's. It never changes; a later one has another path.
+    pub modules: PathBuf,
+    /// A tree with everything else, of the same kind.
+    pub tools: PathBuf,
+    /// The files of modules, in no order.
+    pub files: Vec<PathBuf>,
+    /// How many modules were new or changed.
+    pub modules_changed: usize,
+    /// How many other files were new or changed.
+    pub tools_changed: usize,
+}
+
+/// What a generation of tools was made of.
+#[derive(Debug, Serialize, Deserialize)]
+struct ToolsStamp {
+    /// Which list of items it was.
+    manifest: String,
+    /// The items' products as they were, in the same order; none for links.
+    sources: Vec<Option<Fingerprint>>,
+}
+
+/// What a generation of modules was made of.
+#[derive(Debug, Serialize, Deserialize)]
+struct ModulesStamp {
+    kernel: String,
+    modules: Vec<(Module, Fingerprint)>,
+    index: String,
+}
+
+const STAMP: &str = "stamp.json";
+const MANIFEST: &str = "manifest.json";
+
+/// Brings the install tree for `kernel` up to date with the build that is for it: of quiz's own and one in the checkout, the one compiled last.
+///
+/// Two quiz at once do no harm: one waits. One that is killed leaves the tree as it was.
+pub fn stage(checkout: &Checkout, kernel: &Kernel, report: &dyn Report) -> Result<Staged, StageError> {
+    let release = &kernel.manifest.release;
+    let build = builds::choose(checkout, release)?;
+    checkout.make_state_dir("install")?;
+    let dir = checkout.install_dir(release);
+    let generations = Generations::lock(&dir, report)?;
+    let mut stage = Stage { kernel, dir: &dir, generations: &generations, report };
+    let (mut manifest, mut id) = stage.manifest(&build, false)?;
+    let tools = match stage.tools(&manifest, &id) {
+        // A test may have been deleted without a word to the makefiles; then it is no longer installed.
+        Err(StageError::Product { path, .. }) if !path.exists() => {
+            (manifest, id) = stage.manifest(&build, true)?;
+            stage.tools(&manifest, &id)
+        }
+        other => other,
+    }?;
+    let modules = stage.modules(&manifest)?;
+    for (kind, current) in [("tools", &tools), ("modules", &modules)] {
+        if current.changed > 0 {
+            generations.sweep(kind)?;
+        }
+    }
+    for generation in [&tools.dir, &modules.dir] {
+        generations.hand_out(generation)?;
+    }
+    let extra = modules.dir.join(TREE).join("lib/modules").join(release).join("extra");
+    Ok(Staged {
+        build: build.dir,
+        modules: modules.dir.join(TREE),
+        tools: tools.dir.join(TREE),
+        files: manifest.modules.iter().map(|module| extra.join(&module.file)).collect(),
+        modules_changed: modules.changed,
+        tools_changed: tools.changed,
+    })
+}
+
+/// A generation that is up to date.
+struct Current {
+    dir: PathBuf,
+    changed: usize,
+}
+
+struct Stage<'a> {
+    kernel: &'a Kernel,
+    dir: &'a Path,
+    generations: &'a Generations,
+    report: &'a dyn Report,
+}
+
+impl Stage<'_> {
+    fn log(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.log"))
+    }
+
+    /// What `build` installs, and a name for its list of tools. Learned anew if it must be, or `anew`.
+    fn manifest(&mut self, build: &Build, anew: bool) -> Result<(Manifest, String), StageError> {
+        let path = self.dir.join(MANIFEST);
+        let known: Option<(String, Manifest)> =
+            fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if let Some((id, mut manifest)) = known.filter(|(_, known)| !anew && known.build == build.dir) {
+            let (is_current, refreshed) = manifest.check()?;
+            if is_current {
+                if refreshed {
+                    record::write_whole(&path, &serde_json::to_vec(&(&id, &manifest)).map_err(io::Error::from)?)?;
+                }
+                return Ok((manifest, id));
+            }
+        }
+        let scratch = self.generations.begin()?;
+        let log = self.log("install");
+        match fs::remove_file(&log) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        let manifest = learn::learn(&build.dir, scratch.path(), &self.dir.join("kept"), &log, self.report)?;
+        let list = serde_json::to_vec(&manifest.tools).map_err(io::Error::from)?;
+        let id: String = Sha256::digest(&list).iter().map(|byte| format!("{byte:02x}")).collect();
+        record::write_whole(&path, &serde_json::to_vec(&(&id, &manifest)).map_err(io::Error::from)?)?;
+        Ok((manifest, id))
+    }
+
+    fn tools(&self, manifest: &Manifest, id: &str) -> Result<Current, StageError> {
+        let sources = |items: &[Item]| -> Result<Vec<Option<Fingerprint>>, StageError> {
+            let one = |item: &Item| match &item.what {
+                What::File { source, .. } => fingerprint(source).map(Some),
+                What::Link { .. } => Ok(None),
+            };
+            items.iter().map(one).collect()
+        };
+        let now = sources(&manifest.tools)?;
+        let old = self.generations.current("tools").and_then(|dir| {
+            let stamp: ToolsStamp = read_json(&dir.join(STAMP))?;
+            Some((dir, stamp))
+        });
+        if let Some((dir, stamp)) = &old
+            && stamp.manifest == id
+            && stamp.sources == now
+        {
+            return Ok(Current { dir: dir.clone(), changed: 0 });
+        }
+        let before: std::collections::HashMap<Item, Fingerprint> = old
+            .as_ref()
+            .and_then(|(dir, stamp)| Some((read_json::<Vec<Item>>(&dir.join(MANIFEST))?, stamp)))
+            .map(|(items, stamp)| {
+                items.into_iter().zip(&stamp.sources).filter_map(|(item, source)| Some((item, (*source)?))).collect()
+            })
+            .unwrap_or_default();
+        let new = self.generations.begin()?;
+        let tree = new.path().join(TREE);
+        fs::create_dir(&tree)?;
+        let (scratch, log) = (new.path().join("scratch"), self.log("strip"));
+        fs::create_dir(&scratch)?;
+        let mut changed: Vec<usize> = Vec::new();
+        for (number, item) in manifest.tools.iter().enumerate() {
+            let place = tree.join(&item.path);
+            fs::create_dir_all(place.parent().unwrap_or(&tree))?;
+            if let What::Link { target } = &item.what {
+                symlink(target, place)?;
+                continue;
+            }
+            let same = old.as_ref().filter(|_| before.get(item).copied() == now[number]);
+            let linked = same.is_some_and(|(dir, _)| fs::hard_link(dir.join(TREE).join(&item.path), &place).is_ok());
+            if !linked {
+                changed.push(number);
+            }
+        }
+        let made = in_parallel(&changed, |&number| {
+            let item = &manifest.tools[number];
+            let What::File { source, mode, elf } = &item.what else { return fingerprint(&item.path) };
+            let product = Product { source, elf: *elf, build: &manifest.build, scratch: &scratch, number, log: &log };
+            product.put(&tree.join(&item.path), *mode)
+        })?;
+        let mut sources = now;
+        for (number, fingerprint) in changed.iter().zip(made) {
+            sources[*number] = Some(fingerprint);
+        }
+        fs::remove_dir_all(&scratch)?;
+        write_json(&new.path().join(MANIFEST), &manifest.tools)?;
+        write_json(&new.path().join(STAMP), &ToolsStamp { manifest: id.to_owned(), sources })?;
+        // A list that only lost something is a change too.
+        let count = changed.len().max(1);
+        Ok(Current { dir: self.generations.publish("tools", new)?, changed: count })
+    }
+
+    fn modules(&self, manifest: &Manifest) -> Result<Current, StageError> {
+        let release = &self.kernel.manifest.release;
+        let identity = self.kernel.identity();
+        let old = self.generations.current("modules").and_then(|dir| {
+            let stamp: ModulesStamp = read_json(&dir.join(STAMP))?;
+            Some((dir, stamp))
+        });
+        let mut now = Vec::new();
+        for module in &manifest.modules {
+            now.push((module.clone(), fingerprint(&module.source)?));
+        }
+        if let Some((dir, stamp)) = &old
+            && stamp.kernel == identity
+            && stamp.modules == now
+        {
+            return Ok(Current { dir: dir.clone(), changed: 0 });
+        }
+        let new = self.generations.begin()?;
+        let inner = Path::new("lib/modules").join(release);
+        let place = new.path().join(TREE).join(&inner);
+        let extra = place.join("extra");
+        fs::create_dir_all(&extra)?;
+        let scratch = new.path().join("scratch");
+        fs::create_dir(&scratch)?;
+        let log = self.log("strip");
+        let mut changed = Vec::new();
+        for (number, (module, source)) in now.iter().enumerate() {
+            let same = old.as_ref().filter(|(_, stamp)| stamp.modules.contains(&(module.clone(), *source)));
+            let linked = same.is_some_and(|(dir, _)| {
+                fs::hard_link(dir.join(TREE).join(&inner).join("extra").join(&module.file), extra.join(&module.file))
+                    .is_ok()
+            });
+            if !linked {
+                changed.push(number);
+            }
+        }
+        let made = in_parallel(&changed, |&number| {
+            let module = &now[number].0;
+            let product = Product {
+                source: &module.source,
+                elf: true,
+                build: &manifest.build,
+                scratch: &scratch,
+                number,
+                log: &log,
+            };
+            product.put(&extra.join(&module.file), 0o644)
+        })?;
+        for (number, fingerprint) in changed.iter().zip(made) {
+            now[*number].1 = fingerprint;
+        }
+        let infos = self.infos(manifest, &extra, release)?;
+        let key = index::key(self.kernel, &infos);
+        let same_index = old.as_ref().filter(|(_, stamp)| stamp.index == key);
+        let linked = same_index.is_some_and(|(dir, _)| link_index(&dir.join(TREE).join(&inner), &place).is_ok());
+        if !linked {
+            index::write(self.kernel, &place, &scratch, &self.log("depmod"))?;
+        }
+        fs::remove_dir_all(&scratch)?;
+        write_json(&new.path().join(STAMP), &ModulesStamp { kernel: identity, modules: now, index: key })?;
+        let count = changed.len().max(1);
+        Ok(Current { dir: self.generations.publish("modules", new)?, changed: count })
+    }
+
+    /// What the staged modules say about themselves. None may be for another kernel.
+    fn infos(&self, manifest: &Manifest, extra: &Path, release: &str) -> Result<Vec<(String, ModuleInfo)>, StageError> {
+        let mut infos = Vec::new();
+        for module in &manifest.modules {
+            let info = ModuleInfo::read(&extra.join(&module.file))?;
+            if info.release() != Some(release) {
+                let why = format!("it is for kernel {}, not {release}", info.release().unwrap_or("?"));
+                return Err(StageError::Product { path: module.source.clone(), why });
+            }
+            infos.push((module.file.clone(), info));
+        }
+        Ok(infos)
+    }
+}
+
+/// Takes over the index files of an older tree.
+fn link_index(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::hard_link(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+fn fingerprint(source: &Path) -> Result<Fingerprint, StageError> {
+    Fingerprint::of(source)?.ok_or_else(|| StageError::Product {
+        path: source.to_owned(),
+        why: "the build has no such file (any more)".to_owned(),
+    })
+}
+
+/// One product on its way into a tree.
+struct Product<'a> {
+    source: &'a Path,
+    elf: bool,
+    build: &'a Path,
+    scratch: &'a Path,
+    number: usize,
+    log: &'a Path,
+}
+
+impl Product<'_> {
+    /// Puts it at `place`, without debug information, and returns what it was like. One that is written to meanwhile is taken again.
+    fn put(&self, place: &Path, mode: u32) -> Result<Fingerprint, StageError> {
+        let mut last = None;
+        for _ in 0..5 {
+            let before = fingerprint(self.source)?;
+            let put = if self.elf {
+                self.put_elf(place)
+            } else {
+                fs::copy(self.source, place).map(drop).map_err(StageError::from)
+            };
+            if fingerprint(self.source)? == before {
+                put?;
+                fs::set_permissions(place, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+                return Ok(before);
+            }
+            last = put.err();
+        }
+        let why = last.map_or_else(|| "it changes all the time".to_owned(), |error| error.to_string());
+        Err(StageError::Product { path: self.source.to_owned(), why })
+    }
+
+    fn put_elf(&self, place: &Path) -> Result<(), StageError> {
+        let stripped = self.scratch.join(self.number.to_string());
+        let mut command = Command::new("strip");
+        command.args(["--strip-debug", "-o"]).arg(&stripped).arg(self.source);
+        Run { command, doing: "strip OpenZFS's debug information", log: self.log }.run(|_| {})?;
+        let mut bytes = fs::read(&stripped)?;
+        fs::remove_file(&stripped)?;
+        let build = self.build.to_string_lossy();
+        let leads_home = |linkage: elf::Linkage| linkage.paths.iter().any(|path| path.contains(&*build));
+        if elf::linkage(&bytes).is_some_and(leads_home) {
+            elf::remove_paths(&mut bytes);
+        }
+        match fs::remove_file(place) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        fs::write(place, bytes)?;
+        Ok(())
+    }
+}
+
+/// Does `work` with each of `items` in as many threads as there are processors; the results are in order.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, StageError> + Sync,
+) -> Result<Vec<R>, StageError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<(usize, Result<R, StageError>)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let number = next.fetch_add(1, Ordering::Relaxed)
+                    && let Some(item) = items.get(number)
+                {
+                    let result = work(item);
+                    if result.is_err() {
+                        next.store(items.len(), Ordering::Relaxed);
+                    }
+                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((number, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    results.sort_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    fs::write(path, serde_json::to_vec(value)?)
+}

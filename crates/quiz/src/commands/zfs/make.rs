@@ -1,0 +1,25 @@
+//! `quiz zfs make`: compiles OpenZFS for a kernel.
+
+use clap::Args;
+
+use super::Target;
+use crate::context::Context;
+use crate::errors::Fault;
+
+/// What to make.
+#[derive(Debug, Args)]
+pub struct Make {
+    /// For which kernel; stands before the arguments
+    #[arg(short, long, value_name = "KERNEL")]
+    pub kernel: Option<String>,
+    /// Arguments of `make`: targets, variables, options
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    pub args: Vec<String>,
+}
+
+/// Makes it.
+pub fn run(args: Make, outer: Option<String>, ctx: &Context) -> Result<(), Fault> {
+    let target = Target::find(args.kernel.or(outer).as_deref(), ctx)?;
+    target.require_tools(ctx)?;
+    target.build(ctx, |builder| builder.make(&args.args))
+}

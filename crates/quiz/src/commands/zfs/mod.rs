@@ -1,0 +1,164 @@
+//! `quiz zfs`: builds of an OpenZFS checkout and what is installed of them. Not for how they are made (`quiz_zfs`).
+
+use std::num::NonZeroUsize;
+
+use clap::{Args, Subcommand};
+use quiz_image::host::Purpose;
+use quiz_image::kernel::{self, Kernel};
+use quiz_image::Cache;
+use quiz_zfs::meta::Support;
+use quiz_zfs::{BuildError, Builder, Checkout, CheckoutError};
+
+use crate::cli::RunOptions;
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::prepare;
+
+mod clean;
+mod configure;
+mod install;
+mod make;
+
+const AFTER_HELP: &str = "\
+Without a verb, everything is done that is missing: autogen, configure, make and
+install. Each kernel has a build directory of its own, .quiz/build/RELEASE/ in the
+checkout, which itself stays clean.
+
+`quiz -p zfs` runs what was compiled last for its kernel: by `quiz zfs make`, or by a
+plain make in a build directory or in the checkout. Nothing has to be installed for it.
+
+The guest's own program `zfs` is run as `quiz -p zfs -- zfs list`.";
+
+/// Build the OpenZFS checkout that this directory is in
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Zfs {
+    /// For which kernel: a name, a release, or the beginning of a version (6.12)
+    #[arg(short, long, value_name = "KERNEL")]
+    pub kernel: Option<String>,
+    /// A verb.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// What to do with it.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Configure it for a kernel
+    Configure(configure::Configure),
+    /// Compile it, configuring it first where that is missing
+    Make(make::Make),
+    /// Bring the install tree up to date with what was compiled
+    Install(install::Install),
+    /// Remove what was built and installed for a kernel
+    Clean(clean::Clean),
+}
+
+/// Does it.
+pub fn run(args: Zfs, ctx: &Context) -> Result<(), Fault> {
+    let outer = args.kernel;
+    match args.verb {
+        None => all(outer.as_deref(), ctx),
+        Some(Verb::Configure(args)) => configure::run(args, outer, ctx),
+        Some(Verb::Make(args)) => make::run(args, outer, ctx),
+        Some(Verb::Install(args)) => install::run(&args, outer.as_deref(), ctx),
+        Some(Verb::Clean(args)) => clean::run(&args, outer.as_deref(), ctx),
+    }
+}
+
+fn all(selector: Option<&str>, ctx: &Context) -> Result<(), Fault> {
+    let target = Target::find(selector, ctx)?;
+    target.require_tools(ctx)?;
+    target.build(ctx, |builder| builder.make(&[]))?;
+    install::install(&target, ctx)
+}
+
+/// A checkout and a kernel to build it for.
+struct Target {
+    checkout: Checkout,
+    kernel: Kernel,
+    cache: Cache,
+}
+
+impl Target {
+    /// The checkout that the caller is in, and the kernel that `selector` or the settings choose.
+    fn find(selector: Option<&str>, ctx: &Context) -> Result<Target, Fault> {
+        let checkout = checkout(ctx)?;
+        let options = RunOptions { kernel: selector.map(Into::into), ..RunOptions::default() };
+        let spec = ctx.run_spec(&options, Vec::new())?;
+        let arch = super::arch(Some(&spec.arch))?;
+        let cache = ctx.cache()?;
+        match kernel::find(&cache, arch, spec.kernel.as_deref(), &ctx.report)? {
+            Some(kernel) => Ok(Target { checkout, kernel, cache }),
+            None => Err(prepare::no_such_kernel(spec.kernel.as_deref(), arch, &cache, ctx)?),
+        }
+    }
+
+    /// Makes sure that this host has what building needs.
+    fn require_tools(&self, ctx: &Context) -> Result<(), Fault> {
+        let mut purposes = vec![Purpose::ZfsBuild];
+        if self.kernel.manifest.llvm {
+            purposes.push(Purpose::Llvm);
+        }
+        prepare::require(&purposes, ctx)
+    }
+
+    fn build<T>(&self, ctx: &Context, work: impl FnOnce(&Builder<'_>) -> Result<T, BuildError>) -> Result<T, Fault> {
+        let builder = Builder {
+            checkout: &self.checkout,
+            kernel: &self.kernel,
+            cache: &self.cache,
+            jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            report: &ctx.report,
+        };
+        work(&builder).map_err(|error| self.explain(error, ctx))
+    }
+
+    /// Says which other kernels would do, where this one does not.
+    fn explain(&self, error: BuildError, ctx: &Context) -> Fault {
+        let is_about_kernel = matches!(
+            error,
+            BuildError::Checkout(
+                CheckoutError::Unsupported { .. } | CheckoutError::NoKbuild { .. } | CheckoutError::Foreign { .. }
+            )
+        );
+        let fault = Fault::from(error);
+        if !is_about_kernel {
+            return fault;
+        }
+        let fitting: Vec<String> = kernel::list(&self.cache, &ctx.report)
+            .unwrap_or_default()
+            .iter()
+            .filter(|kernel| kernel.manifest.arch == quiz_arch::host().name && kernel.kbuild().is_some())
+            .filter(|kernel| self.checkout.meta.supports(kernel.manifest.version) == Support::Yes)
+            .map(|kernel| kernel.name().to_owned())
+            .collect();
+        fault.hint(match (fitting.as_slice(), self.checkout.meta.maximum) {
+            ([], Some(series)) => format!(
+                "no installed kernel fits; quiz kernel build {} makes one, quiz kernel add gets a stock one",
+                series.source_name()
+            ),
+            ([], None) => {
+                "no installed kernel fits; quiz kernel build makes one, quiz kernel add gets a stock one".to_owned()
+            }
+            (names, _) => format!("of the installed kernels these fit: {}", names.join(", ")),
+        })
+    }
+}
+
+/// The checkout that the caller is in.
+fn checkout(ctx: &Context) -> Result<Checkout, Fault> {
+    let nearest = Checkout::find(&ctx.cwd);
+    let Some(worktree) = &ctx.worktree else {
+        let none = || Fault::new(format!("{} is not in an OpenZFS checkout", ctx.cwd.display()));
+        return nearest.ok_or_else(|| none().hint("change to one, or name it with -C DIR"));
+    };
+    Checkout::open(&worktree.dir).map_err(|error| match nearest {
+        Some(inner) if inner.dir.starts_with(&worktree.dir) => {
+            let hint =
+                format!("mkdir {} makes the checkout there a worktree of its own", inner.dir.join(".quiz").display());
+            Fault::from(error).hint(hint)
+        }
+        _ => error.into(),
+    })
+}
