@@ -31,6 +31,7 @@ mod record;
 mod shadow;
 mod sources;
 pub mod stage;
+pub mod suite;
 
 pub use build::{BuildError, Builder};
 pub use builds::BuildsError;

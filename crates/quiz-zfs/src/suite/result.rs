@@ -31,7 +31,9 @@ impl Outcome {
     }
 
     fn read(word: &str) -> Option<Outcome> {
-        [Outcome::Pass, Outcome::Fail, Outcome::Skip, Outcome::Killed].into_iter().find(|outcome| outcome.word() == word)
+        [Outcome::Pass, Outcome::Fail, Outcome::Skip, Outcome::Killed]
+            .into_iter()
+            .find(|outcome| outcome.word() == word)
     }
 }
 
@@ -46,6 +48,9 @@ pub struct Finished {
     pub seconds: u64,
     /// How it ended.
     pub result: Outcome,
+    /// The whole line.
+    #[serde(skip)]
+    pub line: String,
 }
 
 /// Where in the guest the suite's tests are: below any directory of this name.
@@ -70,13 +75,14 @@ pub fn finished(line: &str) -> Option<Finished> {
     let (path, rest) = rest.split_once(" (run as ")?;
     let (user, rest) = rest.split_once(')')?;
     let (time, rest) = rest.trim_start().strip_prefix('[')?.split_once(']')?;
-    let (word, _) = rest.trim_start().strip_prefix('[')?.split_once(']')?;
+    let (word, _more) = rest.trim_start().strip_prefix('[')?.split_once(']')?;
     let (minutes, seconds) = time.split_once(':')?;
     Some(Finished {
         name: name(path.trim())?,
         user: user.to_owned(),
         seconds: minutes.parse::<u64>().ok()? * 60 + seconds.parse::<u64>().ok()?,
         result: Outcome::read(word)?,
+        line: line.trim_end().to_owned(),
     })
 }
 
@@ -119,7 +125,10 @@ mod tests {
     fn the_kernels_log_tells_what_runs() {
         let line = "[   54.321000] ZTS run /usr/share/zfs/zfs-tests/tests/functional/atime/atime_001_pos\r";
         assert_eq!(began(line).unwrap(), "atime/atime_001_pos");
-        assert_eq!(began("[    1.0] ZTS run /usr/share/zfs/zfs-tests/callbacks/zfs_failsafe").unwrap(), "callbacks/zfs_failsafe");
+        assert_eq!(
+            began("[    1.0] ZTS run /usr/share/zfs/zfs-tests/callbacks/zfs_failsafe").unwrap(),
+            "callbacks/zfs_failsafe"
+        );
         assert_eq!(began("[    1.0] zfs: loaded"), None);
     }
 }

@@ -208,7 +208,8 @@ pre =
         assert_eq!(groups[1].tests, ["alloc_class_003_pos", "alloc_class_004_pos", "alloc_class_011_neg"]);
         assert_eq!(groups[1].tags, ["functional"]);
         assert_eq!(groups[0].tags, ["functional", "acl"]);
-        let settings = |group: &Group| ["pre", "user", "timeout", "failsafe", "quiet"].map(|s| group.setting(s).to_owned());
+        let settings =
+            |group: &Group| ["pre", "user", "timeout", "failsafe", "quiet"].map(|s| group.setting(s).to_owned());
         assert_eq!(settings(&groups[0]), ["setup", "root", "180", "callbacks/zfs_failsafe", ""]);
         assert_eq!(settings(&groups[2]), ["setup", "", "1800", "callbacks/zfs_failsafe", ""]);
         assert_eq!(groups[3].section, "tests/functional/acl/posix:Linux");
