@@ -226,7 +226,7 @@ fn is_useful(path: &Path) -> bool {
     let parts: Vec<&str> = path.components().filter_map(|c| c.as_os_str().to_str()).collect();
     let has = |name: &str| parts.contains(&name);
     // The test suite has directories of all names in it.
-    if has("zfs-tests") {
+    if has("zfs-tests") || has("test-runner") {
         return true;
     }
     let pair = |a: &str, b: &str| parts.windows(2).any(|two| two == [a, b]);
