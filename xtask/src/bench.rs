@@ -1,9 +1,12 @@
 //! Benchmarks: everything that is compared is measured in one run, turn by turn, so that a noisy host is noisy for all.
 
 mod cold;
+mod cycle;
 mod floor;
 mod samples;
 mod vng;
+
+use std::path::PathBuf;
 
 use clap::Subcommand;
 
@@ -21,11 +24,24 @@ pub enum Bench {
         #[arg(long)]
         no_vng: bool,
     },
+    /// From a touched file of OpenZFS to the printed `zpool status`, against installing, indexing, booting and loading
+    Cycle {
+        /// Rounds
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// The kernel (as for `quiz -k`)
+        #[arg(long, short)]
+        kernel: Option<String>,
+        /// A checkout of OpenZFS; without one, Debian's release is fetched and built
+        #[arg(long)]
+        worktree: Option<PathBuf>,
+    },
 }
 
 /// Runs one benchmark and prints its figures.
 pub fn run(which: &Bench) -> Result<(), String> {
     match which {
         Bench::Cold { rounds, kernel, no_vng } => cold::run(*rounds, kernel.as_deref(), !no_vng),
+        Bench::Cycle { rounds, kernel, worktree } => cycle::run(*rounds, kernel.as_deref(), worktree.as_deref()),
     }
 }

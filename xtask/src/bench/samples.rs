@@ -15,19 +15,25 @@ impl Samples {
     }
 
     /// Runs the command once and keeps its time; a failure ends the benchmark, since it would measure something else.
-    pub fn time(&mut self, command: &mut Command) -> Result<(), String> {
+    pub fn time(&mut self, command: &mut Command) -> Result<Duration, String> {
         self.time_if(command, |output| output.status.success())
     }
 
     /// The same, with another way to tell a failure.
-    pub fn time_if(&mut self, command: &mut Command, good: impl Fn(&Output) -> bool) -> Result<(), String> {
+    pub fn time_if(&mut self, command: &mut Command, good: impl Fn(&Output) -> bool) -> Result<Duration, String> {
         let begin = Instant::now();
         let output = command.stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
-        self.times.push(begin.elapsed());
+        let time = begin.elapsed();
+        self.add(time);
         if good(&output) {
-            return Ok(());
+            return Ok(time);
         }
         Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Keeps a time that was taken elsewhere.
+    pub fn add(&mut self, time: Duration) {
+        self.times.push(time);
     }
 
     /// The median in milliseconds.
