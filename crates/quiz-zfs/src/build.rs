@@ -285,7 +285,7 @@ impl Builder<'_> {
 }
 
 /// How many objects OpenZFS 2.3 is made of, for a first build that has no other to be measured by.
-const TYPICAL_OBJECTS: u64 = 940;
+const TYPICAL_OBJECTS: u64 = 720;
 
 /// An object's name below the build directory.
 fn short(object: &str, dir: &Path) -> String {

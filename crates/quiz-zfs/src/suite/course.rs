@@ -67,6 +67,11 @@ impl Course {
         self.begun = self.position(name).or(self.begun);
     }
 
+    /// Whether any step is known to have begun.
+    pub fn started(&self) -> bool {
+        self.begun.is_some() || !self.finished.is_empty()
+    }
+
     /// The step that is running, if any can be.
     pub fn running(&self) -> Option<&str> {
         let at = self.begun.unwrap_or(self.past);

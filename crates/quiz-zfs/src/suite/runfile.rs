@@ -94,7 +94,10 @@ pub fn write(groups: &[Group], patience: u32) -> String {
     let mut text = "[DEFAULT]\nquiet = False\n".to_owned();
     for group in groups {
         write!(text, "\n[{}]\ntests = {}\n", group.section, list(&group.tests)).expect("a String grows");
-        writeln!(text, "tags = {}", list(&group.tags)).expect("a String grows");
+        // zfs-tests.sh runs only those by default.
+        let always = Some("functional".to_owned()).filter(|tag| !group.tags.contains(tag));
+        let tags: Vec<String> = group.tags.iter().cloned().chain(always).collect();
+        writeln!(text, "tags = {}", list(&tags)).expect("a String grows");
         for (name, value) in &group.settings {
             let longer = value.trim().parse().ok().filter(|_| name == "timeout").map(|seconds: u32| {
                 // None at all is written as 0.
