@@ -138,6 +138,17 @@ impl Context {
     /// The run of `command` that the settings and `options` ask for.
     pub fn run_spec(&self, options: &RunOptions, command: Vec<OsString>) -> Result<RunSpec, Fault> {
         let (settings, profile_options) = self.settings_and_options(options.typed())?;
+        self.lower(&settings, profile_options, options, command)
+    }
+
+    /// The same of settings that were read before.
+    pub fn lower(
+        &self,
+        settings: &Settings,
+        profile_options: Vec<Given>,
+        options: &RunOptions,
+        command: Vec<OsString>,
+    ) -> Result<RunSpec, Fault> {
         let invocation = Invocation {
             command,
             shell_after: options.shell_after,
@@ -149,6 +160,6 @@ impl Context {
             variables: self.variables.clone(),
             profile_options,
         };
-        Ok(quiz_config::lower(&settings, invocation)?)
+        Ok(quiz_config::lower(settings, invocation)?)
     }
 }

@@ -11,6 +11,7 @@ mod scratch;
 mod setup;
 mod terminal;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +20,7 @@ use quiz_config::{AccelChoice, RunSpec, Verbosity};
 use quiz_image::initramfs;
 use quiz_vm::accel::{Choice, Host, Wish};
 use quiz_vm::artifacts::Bounds;
-use quiz_vm::supervise::Job;
+use quiz_vm::supervise::{Job, Notice};
 use quiz_vm::{Accel, Disk, DiskFormat, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 
 use crate::context::Context;
@@ -28,7 +29,7 @@ use crate::prepare::{self, Prepared};
 use crate::profiles;
 use announce::Announcer;
 use evidence::RunDir;
-use record::Record;
+pub use record::Record;
 use scratch::Scratch;
 use terminal::Terminal;
 
@@ -47,7 +48,16 @@ const ARTIFACTS: Bounds = Bounds { bytes: scratch::OUT_BYTES, entries: 1_000_000
 
 /// Runs what `spec` asks for.
 pub fn run(spec: RunSpec, ctx: &Context) -> ExitCode {
-    match prepare_and_run(&spec, ctx) {
+    let told = || -> Result<u8, Fault> {
+        let ended = prepare_and_run(&spec, None, ctx)?;
+        ended.announce(spec.verbosity);
+        if spec.json {
+            crate::output::text(&(ended.record.line() + "\n"))?;
+        }
+        prune(&spec, ctx)?;
+        Ok(ended.record.exit_code)
+    };
+    match told() {
         Ok(code) => ExitCode::from(code),
         Err(fault) => {
             fault.render();
@@ -56,7 +66,42 @@ pub fn run(spec: RunSpec, ctx: &Context) -> ExitCode {
     }
 }
 
-fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
+/// Who has a program run for them: its output is theirs, and it gets no input and no terminal.
+pub struct Watch<'a> {
+    /// The program's standard output.
+    pub output: Box<dyn Write + Send>,
+    /// The program's standard error.
+    pub errors: Box<dyn Write + Send>,
+    /// Hears what happens, in the user's place. It must not wait for anyone.
+    pub hear: &'a mut dyn FnMut(Notice),
+}
+
+/// A run that is over.
+pub struct Ended {
+    /// Its record.
+    pub record: Record,
+    outcome: Outcome,
+}
+
+impl Ended {
+    /// Tells the user how, if it was not just the program that exited.
+    pub fn announce(&self, verbosity: Verbosity) {
+        announce::verdict(&self.outcome, &self.record, verbosity);
+    }
+}
+
+/// Runs what `spec` asks for, for `watch`. Old evidence is still there (see [`prune`]).
+pub fn watched(spec: &RunSpec, watch: Watch, ctx: &Context) -> Result<Ended, Fault> {
+    prepare_and_run(spec, Some(watch), ctx)
+}
+
+/// Removes the evidence of old runs, as far as `spec` says.
+pub fn prune(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
+    evidence::prune(&ctx.runs_dir()?, spec.keep_runs, spec.keep_days);
+    Ok(())
+}
+
+fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Result<Ended, Fault> {
     let arch = crate::commands::arch(Some(&spec.arch))?;
     let chosen = profiles::choose(&spec.profiles, &spec.profile_options, ctx)?;
     let Prepared { kernel, root } = prepare::kernel_and_root(spec, &chosen, ctx)?;
@@ -72,7 +117,7 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
             return Err(fault);
         }
     };
-    let terminal = Terminal::of_this_process();
+    let terminal = if watch.is_some() { Terminal::none() } else { Terminal::of_this_process() };
 
     let cache = ctx.cache()?;
     let mut host = host(ctx)?;
@@ -146,6 +191,14 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
     let started_at = SystemTime::now();
     let mut signals = terminal.signals()?;
     let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
+    let (output, errors, mut hear) = match watch {
+        Some(Watch { output, errors, hear }) => (output, errors, Some(hear)),
+        None => {
+            let output: Box<dyn Write + Send> = Box::new(std::fs::File::from(terminal::duplicate(&std::io::stdout())?));
+            let errors: Box<dyn Write + Send> = Box::new(std::fs::File::from(terminal::duplicate(&std::io::stderr())?));
+            (output, errors, None)
+        }
+    };
     let mut outcome = {
         let _raw = terminal.raw()?;
         supervise(Run {
@@ -153,26 +206,19 @@ fn prepare_and_run(spec: &RunSpec, ctx: &Context) -> Result<u8, Fault> {
             job: Job::Program(Box::new(order)),
             limits: limits(spec),
             dir: dir.path(),
-            streams: Streams {
-                input: terminal.input(),
-                output: Box::new(std::fs::File::from(terminal::duplicate(&std::io::stdout())?)),
-                errors: Box::new(std::fs::File::from(terminal::duplicate(&std::io::stderr())?)),
-            },
+            streams: Streams { input: terminal.input(), output, errors },
             signals: &mut signals,
-            show: &mut |notice| announcer.show(notice),
+            show: &mut |notice| match &mut hear {
+                Some(hear) => hear(notice),
+                None => announcer.show(notice),
+            },
         })
     };
     announcer.finish();
     salvage(&mut outcome, started_at, &vm, &scratch, &dir, &mut signals);
     let record = Record::new(&dir, spec, &chosen, &vm, &kernel, &root, &choice, started_at, &outcome);
     dir.finish(&record)?;
-    announce::verdict(&outcome, &record, spec.verbosity);
-    if spec.json {
-        crate::output::text(&(record.line() + "\n"))?;
-    }
-    drop(dir);
-    evidence::prune(&ctx.runs_dir()?, spec.keep_runs, spec.keep_days);
-    Ok(record.exit_code)
+    Ok(Ended { record, outcome })
 }
 
 /// What is known of this host.

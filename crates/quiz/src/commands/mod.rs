@@ -73,7 +73,7 @@ fn other_verb(global: &Global, options: &RunOptions, verb: Verb) -> Result<ExitC
         Verb::Kernel(verb) => kernel::run(verb, &Context::new(global)?)?,
         Verb::Profile(verb) => profile::run(verb, &Context::new(global)?)?,
         Verb::Root(verb) => root::run(verb, &Context::new(global)?)?,
-        Verb::Zfs(args) => zfs::run(args, &Context::new(global)?)?,
+        Verb::Zfs(args) => return zfs::run(args, &Context::new(global)?),
         Verb::Config(_) | Verb::Run(_) => unreachable!("these were handled before"),
     }
     Ok(ExitCode::SUCCESS)

@@ -41,6 +41,11 @@ impl Terminal {
         }
     }
 
+    /// The program has nothing to do with them.
+    pub fn none() -> Terminal {
+        Terminal { size: None, separate_stderr: false, readable: false }
+    }
+
     /// The size of the terminal that the program is to have; none without one.
     pub fn window_size(&self) -> Option<WinSize> {
         self.size

@@ -1,6 +1,7 @@
 //! `quiz zfs`: builds of an OpenZFS checkout and what is installed of them. Not for how they are made (`quiz_zfs`).
 
 use std::num::NonZeroUsize;
+use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use quiz_image::host::Purpose;
@@ -18,6 +19,7 @@ mod clean;
 mod configure;
 mod install;
 mod make;
+mod test;
 
 const AFTER_HELP: &str = "\
 Without a verb, everything is done that is missing: autogen, configure, make and
@@ -52,18 +54,22 @@ pub enum Verb {
     Install(install::Install),
     /// Remove what was built and installed for a kernel
     Clean(clean::Clean),
+    /// Run tests of the ZFS test suite in a VM
+    Test(Box<test::Test>),
 }
 
 /// Does it.
-pub fn run(args: Zfs, ctx: &Context) -> Result<(), Fault> {
+pub fn run(args: Zfs, ctx: &Context) -> Result<ExitCode, Fault> {
     let outer = args.kernel;
     match args.verb {
-        None => all(outer.as_deref(), ctx),
-        Some(Verb::Configure(args)) => configure::run(args, outer, ctx),
-        Some(Verb::Make(args)) => make::run(args, outer, ctx),
-        Some(Verb::Install(args)) => install::run(&args, outer.as_deref(), ctx),
-        Some(Verb::Clean(args)) => clean::run(&args, outer.as_deref(), ctx),
+        None => all(outer.as_deref(), ctx)?,
+        Some(Verb::Configure(args)) => configure::run(args, outer, ctx)?,
+        Some(Verb::Make(args)) => make::run(args, outer, ctx)?,
+        Some(Verb::Install(args)) => install::run(&args, outer.as_deref(), ctx)?,
+        Some(Verb::Clean(args)) => clean::run(&args, outer.as_deref(), ctx)?,
+        Some(Verb::Test(args)) => return test::run(*args, outer, ctx),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn all(selector: Option<&str>, ctx: &Context) -> Result<(), Fault> {
