@@ -164,6 +164,7 @@ impl Builder<'_> {
         words.extend(record.args.iter().cloned());
         let store = self.cache.dir().join("zfs-configure");
         let answers = Answers::new(&store, self.kernel, &dir, &words)?;
+        let before = Configured::read(&dir)?;
         let log = self.log("configure")?;
         let mut command = configure::command("./configure", &dir);
         command.args(&words);
@@ -183,6 +184,7 @@ impl Builder<'_> {
         })?;
         progress.done();
         answers.keep(&dir)?;
+        before.keep_times(&dir)?;
         if is_other_kernel {
             // The new kernel's headers may be older than the objects, which make alone would then keep.
             forget_objects(&dir.join("module"))?;
@@ -281,6 +283,42 @@ impl Builder<'_> {
         let others = fs::read_dir(self.checkout.dir.join(".quiz/build")).into_iter().flatten().flatten();
         let known = others.filter_map(|other| Record::read(&other.path()).ok()?.objects);
         known.max().unwrap_or(TYPICAL_OBJECTS)
+    }
+}
+
+/// What `configure` has found, as far as objects are made of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Configured {
+    /// All that goes into makefiles and the header.
+    status: Option<Vec<u8>>,
+    header: Option<Vec<u8>>,
+    modified: Option<std::time::SystemTime>,
+}
+
+const HEADER: &str = "zfs_config.h";
+
+impl Configured {
+    fn read(dir: &Path) -> io::Result<Configured> {
+        let read = |name: &str| match fs::read(dir.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        };
+        let modified = fs::metadata(dir.join(HEADER)).and_then(|meta| meta.modified()).ok();
+        Ok(Configured { status: read("config.status")?, header: read(HEADER)?, modified })
+    }
+
+    /// Where nothing is different now, gives the header its old time, so that make does not compile everything again. OpenZFS's `configure`
+    /// writes it anew each time.
+    fn keep_times(&self, dir: &Path) -> io::Result<()> {
+        let now = Configured::read(dir)?;
+        if let Some(modified) = self.modified
+            && now.status == self.status
+            && now.header == self.header
+        {
+            fs::OpenOptions::new().append(true).open(dir.join(HEADER))?.into_parts().0.set_modified(modified)?;
+        }
+        Ok(())
     }
 }
 

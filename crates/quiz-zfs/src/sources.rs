@@ -153,7 +153,20 @@ impl Products<'_> {
         {
             return true;
         }
-        self.configured && (self.is_substituted(path) || is_linked(&self.dir.join(path)))
+        self.configured && (self.is_substituted(path) || self.is_at_top(path) || is_linked(&self.dir.join(path)))
+    }
+
+    /// Programs are made at the top of what is below `cmd/`; `build/` is where `configure` tries kernels.
+    fn is_at_top(&self, path: &Path) -> bool {
+        let mut parts = path.components();
+        let (Some(first), rest) = (parts.next(), parts.next()) else { return false };
+        let mut input = self.dir.join("cmd").join(first).into_os_string();
+        let is_program = rest.is_none()
+            && (Path::new(&input).exists() || {
+                input.push(".in");
+                Path::new(&input).exists()
+            });
+        is_program || rest.is_some() && first.as_os_str() == "build"
     }
 
     /// `X` beside `X.in` or `X.am` is made of it.
@@ -198,7 +211,17 @@ mod tests {
     fn without_git_all_files_count_but_what_a_build_made() {
         let top = tempfile::tempdir().unwrap();
         let dir = top.path();
-        let sources = ["META", "Makefile.am", "Makefile.in", "a b/c\nd.c", "configure", "man/x.8", "module/Kbuild.in"];
+        let sources = [
+            "META",
+            "Makefile.am",
+            "Makefile.in",
+            "a b/c\nd.c",
+            "cmd/arc_summary",
+            "cmd/dbufstat.in",
+            "configure",
+            "man/x.8",
+            "module/Kbuild.in",
+        ];
         make(dir, &sources);
         make(
             dir,
@@ -216,7 +239,7 @@ mod tests {
         make(dir, &["Makefile", "module/Kbuild"]);
         let with_makefiles = names(list(dir, &Silent).unwrap());
         assert!(with_makefiles.contains(&"Makefile".to_owned()));
-        make(dir, &["config.status"]);
+        make(dir, &["config.status", "arc_summary", "dbufstat", "build/conftest.c"]);
         fs::write(dir.join("zpool"), "#!/bin/sh\n# zpool - temporary wrapper script for .libs/zpool\n").unwrap();
         fs::set_permissions(dir.join("zpool"), std::fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(dir.join("autogen.sh"), "#!/bin/sh\n").unwrap();

@@ -75,6 +75,20 @@ fn the_arguments_of_configure_are_kept_and_a_kernel_that_was_built_again_is_noti
 }
 
 #[test]
+fn configuring_again_to_the_same_end_compiles_nothing_again() {
+    let place = Place::new();
+    let kernel = place.kernel("6.1.5");
+    place.make(&kernel);
+    let time = || fs::metadata(place.path(".quiz/build/6.1.5-quiz/zfs_config.h")).unwrap().modified().unwrap();
+    let first = time();
+    std::thread::sleep(Duration::from_millis(20));
+    place.build(&kernel, |b| b.configure(None)).unwrap();
+    assert_eq!(time(), first);
+    place.build(&kernel, |b| b.configure(Some(vec!["CFLAGS=-O0".to_owned()]))).unwrap();
+    assert!(time() > first, "objects have to be made anew, though the header is the same");
+}
+
+#[test]
 fn what_cannot_be_built_is_said_before_anything_is_touched() {
     let place = Place::new();
     let kernel = place.kernel("6.18.2");

@@ -30,7 +30,8 @@ echo "$answer" >answer
 echo zfs_cv_kernel_page_size_77=yes >config.log
 [ -r "$linux/release" ] || { echo "configure: error: "; echo "	*** no kernel in $linux"; exit 1; }
 sed -e "s|@RELEASE@|$(cat "$linux/release")|g" -e "s|@PREFIX@|$prefix|g" Makefile.in >Makefile
-touch config.status
+printf '%s\n' "$@" "$CFLAGS" >config.status
+echo "int have_it;" >zfs_config.h
 "#;
 
 const MAKEFILE: &str = r#"
