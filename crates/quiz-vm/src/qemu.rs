@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use quiz_arch::Transport;
+use quiz_arch::{Discovery, Transport};
 
 use crate::{Accel, DiskFormat, VmSpec};
 
@@ -157,7 +157,9 @@ pub fn command_line(vm: &VmSpec) -> String {
         }
         // QEMU's interrupt controller is wired as it says.
         words.push("no_timer_check".to_owned());
-        if !vm.fine_timers {
+        // A machine without the PC's old devices, which is what its ACPI tables say of it, has no other timer.
+        let has_pit = vm.machine.discovery != Discovery::Acpi;
+        if has_pit && !vm.fine_timers {
             // Its calibration against the PIT takes 200 ms, and fails on a busy host.
             words.push("nolapic_timer".to_owned());
         }
@@ -289,6 +291,7 @@ mod tests {
         let words = "tsc_early_khz=2000000 tsc=reliable lpj=8000000 no_timer_check nolapic_timer";
         assert!(command_line(&vm("x86_64", 0, Accel::Tcg)).contains(words));
         assert!(command_line(&vm("x86_64", 2, Accel::Tcg)).contains(words));
+        assert!(!command_line(&vm("x86_64", 1, Accel::Tcg)).contains("nolapic_timer"));
         assert!(!command_line(&vm("x86_64", 0, Accel::Kvm)).contains("tsc_early_khz"));
         assert!(!command_line(&vm("aarch64", 0, Accel::Tcg)).contains("tsc"));
     }
