@@ -88,10 +88,17 @@ pub fn parse(text: &str) -> Result<Vec<Group>, RunFileError> {
     Ok(groups)
 }
 
-/// A run file of `groups`; each test may take `patience` times as long.
-pub fn write(groups: &[Group], patience: u32) -> String {
+/// Where the runner puts its logs, in the guest.
+pub const LOGS: &str = "/var/tmp/test_results";
+
+/// A run file of `groups`; each test may take `patience` times as long. Before OpenZFS 2.2 the runner only works if it is told where
+/// its logs go (`name_logs`); from then on it stumbles over it in another way.
+pub fn write(groups: &[Group], patience: u32, name_logs: bool) -> String {
     let list = |words: &[String]| format!("['{}']", words.join("', '"));
     let mut text = "[DEFAULT]\nquiet = False\n".to_owned();
+    if name_logs {
+        writeln!(text, "outputdir = {LOGS}").expect("a String grows");
+    }
     for group in groups {
         write!(text, "\n[{}]\ntests = {}\n", group.section, list(&group.tests)).expect("a String grows");
         // zfs-tests.sh runs only those by default.
@@ -222,8 +229,8 @@ pre =
     #[test]
     fn what_is_written_means_the_same() {
         let groups = parse(SANITY).unwrap();
-        assert_eq!(parse(&write(&groups, 1)).unwrap(), groups);
-        let patient = parse(&write(&groups, 4)).unwrap();
+        assert_eq!(parse(&write(&groups, 1, false)).unwrap(), groups);
+        let patient = parse(&write(&groups, 4, true)).unwrap();
         let limits: Vec<&str> = patient.iter().map(|group| group.setting("timeout")).collect();
         assert_eq!(limits, ["720", "720", "7200", "720"]);
     }

@@ -130,6 +130,12 @@ impl Suite {
             .is_ok_and(|text| String::from_utf8_lossy(&text).contains("\n\tK)\n"))
     }
 
+    /// Whether this suite's own run files say where the logs go.
+    pub fn names_logs(&self) -> bool {
+        let file = self.runfiles().join(format!("{}.run", USUAL[0]));
+        fs::read(file).is_ok_and(|text| text.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"outputdir")))
+    }
+
     /// The groups that `selection` means, each with the tests that are meant; relative paths begin in `cwd`.
     ///
     /// # Errors

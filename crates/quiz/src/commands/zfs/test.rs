@@ -101,7 +101,7 @@ pub fn run(args: Test, outer: Option<String>, ctx: &Context) -> Result<ExitCode,
         .tempdir()
         .map_err(|e| Fault::new(format!("cannot make a directory for the run file: {e}")))?;
     let patience = args.patience.map_or_else(|| patience(&spec, ctx), Ok)?;
-    fs_err::write(dir.path().join(RUN_FILE), runfile::write(&groups, patience))?;
+    fs_err::write(dir.path().join(RUN_FILE), runfile::write(&groups, patience, suite.names_logs()))?;
     spec.shares.push(ShareSpec { host: dir.path().to_owned(), guest: GUEST_DIR.into(), writable: false });
     spec.command = command(&suite, args.iterations);
 
