@@ -5,20 +5,29 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fs_err as fs;
+use quiz_image::KernelManifest;
 
 use crate::checkout::Checkout;
 use crate::elf::ModuleInfo;
+use crate::meta::Support;
 
 /// Why there is no build to run.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildsError {
     /// None of the builds is for the kernel.
-    #[error("OpenZFS in {} is not compiled for kernel {release}{}", checkout.display(), others(release, found))]
+    #[error(
+        "OpenZFS {zfs} in {} is not compiled for kernel {release}{}",
+        checkout.display(), others(release, unsupported.as_deref(), found)
+    )]
     NoneFor {
+        /// OpenZFS's version.
+        zfs: String,
         /// The checkout.
         checkout: PathBuf,
         /// What the kernel prints with `uname -r`.
         release: String,
+        /// The kernels that it can be compiled for, where this is none of them.
+        unsupported: Option<String>,
         /// The builds that there are.
         found: Vec<Build>,
     },
@@ -27,8 +36,11 @@ pub enum BuildsError {
     Io(#[from] io::Error),
 }
 
-fn others(release: &str, found: &[Build]) -> String {
-    let build = format!("`quiz zfs -k {release}` compiles it");
+fn others(release: &str, unsupported: Option<&str>, found: &[Build]) -> String {
+    let build = match unsupported {
+        Some(range) => format!("that release supports kernels {range}"),
+        None => format!("`quiz zfs -k {release}` compiles it"),
+    };
     if found.is_empty() {
         return format!("; {build}");
     }
@@ -113,19 +125,22 @@ pub fn all(checkout: &Checkout) -> io::Result<Vec<Build>> {
     Ok(builds)
 }
 
-/// The build that is for the kernels that print `release`; of two, the one where something was compiled last.
+/// The build that is for `kernel`, by what it prints with `uname -r`; of two, the one where something was compiled last.
 ///
 /// # Errors
 /// There is none. Another build is never taken instead.
-pub fn choose(checkout: &Checkout, release: &str) -> Result<Build, BuildsError> {
+pub fn choose(checkout: &Checkout, kernel: &KernelManifest) -> Result<Build, BuildsError> {
+    let release = &kernel.release;
     let quiz_built = Build::in_dir(&checkout.build_dir(release))?;
     let in_checkout = Build::in_dir(&checkout.dir)?;
     let mut fitting: Vec<Build> =
-        [quiz_built, in_checkout].into_iter().flatten().filter(|b| b.release == release).collect();
+        [quiz_built, in_checkout].into_iter().flatten().filter(|b| b.release == *release).collect();
     match fitting.len() {
         0 => Err(BuildsError::NoneFor {
+            zfs: checkout.meta.version.clone(),
             checkout: checkout.dir.clone(),
-            release: release.to_owned(),
+            release: release.clone(),
+            unsupported: (checkout.meta.supports(kernel.version) != Support::Yes).then(|| checkout.meta.range()),
             found: all(checkout)?,
         }),
         1 => Ok(fitting.remove(0)),

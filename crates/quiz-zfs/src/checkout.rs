@@ -51,8 +51,10 @@ pub enum CheckoutError {
     },
     /// `META` excludes the kernel.
     #[error(
-        "OpenZFS {zfs} is for kernels {range}, and {kernel} is {version}, which is too {}{}",
-        if *new { "new" } else { "old" }, if *experimental {
+        "OpenZFS {zfs} is for kernels {range}, and kernel {kernel}{} is too {}{}",
+        if kernel == version { String::new() } else { format!(" ({version})") },
+        if *new { "new" } else { "old" },
+        if *experimental {
             "; `quiz zfs configure --enable-linux-experimental` lets it be tried all the same"
         } else {
             ""

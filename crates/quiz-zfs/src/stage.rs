@@ -93,7 +93,7 @@ const MANIFEST: &str = "manifest.json";
 /// Two quiz at once do no harm: one waits. One that is killed leaves the tree as it was.
 pub fn stage(checkout: &Checkout, kernel: &Kernel, report: &dyn Report) -> Result<Staged, StageError> {
     let release = &kernel.manifest.release;
-    let build = builds::choose(checkout, release)?;
+    let build = builds::choose(checkout, &kernel.manifest)?;
     checkout.make_state_dir("install")?;
     let dir = checkout.install_dir(release);
     let generations = Generations::lock(&dir, report)?;

@@ -93,7 +93,12 @@ fn what_cannot_be_built_is_said_before_anything_is_touched() {
     let place = Place::new();
     let kernel = place.kernel("6.18.2");
     let error = place.build(&kernel, |b| b.make(&[])).unwrap_err().to_string();
-    assert!(error.contains("OpenZFS 9.9.9 is for kernels 4.18 to 6.14, and 6.18.2 is 6.18.2, which is too new; `quiz zfs configure --enable"), "{error}");
+    assert!(
+        error.contains(
+            "OpenZFS 9.9.9 is for kernels 4.18 to 6.14, and kernel 6.18.2 is too new; `quiz zfs configure --enable"
+        ),
+        "{error}"
+    );
     assert!(!place.path(".quiz").exists());
     place.build(&kernel, |b| b.configure(Some(vec!["--enable-linux-experimental".to_owned()]))).unwrap();
     let bare = place.kernel("6.1.9");

@@ -58,10 +58,17 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
     }
 }
 
-fn other_verb(global: &Global, options: &RunOptions, verb: Verb) -> Result<ExitCode, Fault> {
+fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<ExitCode, Fault> {
     if let Verb::Config(args) = verb {
         config::run(&args, options, &Context::new(global)?)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    let mut options = options.clone();
+    // A build is for a kernel too, and `quiz -k 6.1 zfs` beside `quiz -k 6.1 -p zfs` can mean nothing else.
+    if let Verb::Zfs(args) = &mut verb
+        && args.kernel.is_none()
+    {
+        args.kernel = options.kernel.take().map(|kernel| kernel.to_string_lossy().into_owned());
     }
     if let Some(option) = options.first_given() {
         let message = format!("{option} in front of this verb has no meaning: it belongs to a run");

@@ -4,9 +4,9 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use quiz_image::Cache;
 use quiz_image::host::Purpose;
 use quiz_image::kernel::{self, Kernel};
-use quiz_image::Cache;
 use quiz_zfs::meta::Support;
 use quiz_zfs::{BuildError, Builder, Checkout, CheckoutError};
 
