@@ -100,6 +100,7 @@ struct Products<'a> {
 /// Endings of files that compilers, libtool and kbuild make.
 const ENDINGS: &[&str] = &[
     ".o",
+    ".o.d",
     ".lo",
     ".la",
     ".a",
@@ -153,20 +154,24 @@ impl Products<'_> {
         {
             return true;
         }
-        self.configured && (self.is_substituted(path) || self.is_at_top(path) || is_linked(&self.dir.join(path)))
+        self.configured && (self.is_substituted(path) || self.is_gathered(path) || is_linked(&self.dir.join(path)))
     }
 
-    /// Programs are made at the top of what is below `cmd/`; `build/` is where `configure` tries kernels.
-    fn is_at_top(&self, path: &Path) -> bool {
-        let mut parts = path.components();
-        let (Some(first), rest) = (parts.next(), parts.next()) else { return false };
-        let mut input = self.dir.join("cmd").join(first).into_os_string();
-        let is_program = rest.is_none()
+    /// Programs are made at the top of what is below `cmd/`; `build/` is where `configure` tries kernels, and `tests/zfs-tests/bin/` holds what tests
+    /// may call.
+    fn is_gathered(&self, path: &Path) -> bool {
+        if path.starts_with("build") || path.starts_with("tests/zfs-tests/bin") {
+            return true;
+        }
+        let is_at_top = path.parent() == Some(Path::new(""));
+        let is_makefile = path.file_stem().is_some_and(|stem| stem == "Makefile" || stem == ".gitignore");
+        let mut input = self.dir.join("cmd").join(path).into_os_string();
+        is_at_top
+            && !is_makefile
             && (Path::new(&input).exists() || {
                 input.push(".in");
                 Path::new(&input).exists()
-            });
-        is_program || rest.is_some() && first.as_os_str() == "build"
+            })
     }
 
     /// `X` beside `X.in` or `X.am` is made of it.
@@ -216,6 +221,7 @@ mod tests {
             "Makefile.am",
             "Makefile.in",
             "a b/c\nd.c",
+            "cmd/Makefile.am",
             "cmd/arc_summary",
             "cmd/dbufstat.in",
             "configure",
@@ -239,7 +245,18 @@ mod tests {
         make(dir, &["Makefile", "module/Kbuild"]);
         let with_makefiles = names(list(dir, &Silent).unwrap());
         assert!(with_makefiles.contains(&"Makefile".to_owned()));
-        make(dir, &["config.status", "arc_summary", "dbufstat", "build/conftest.c"]);
+        make(
+            dir,
+            &[
+                "config.status",
+                "arc_summary",
+                "dbufstat",
+                "build/conftest.c",
+                "cmd/Makefile.am",
+                "tests/zfs-tests/bin/cat",
+            ],
+        );
+        make(dir, &["module/.zfs.o.d"]);
         fs::write(dir.join("zpool"), "#!/bin/sh\n# zpool - temporary wrapper script for .libs/zpool\n").unwrap();
         fs::set_permissions(dir.join("zpool"), std::fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(dir.join("autogen.sh"), "#!/bin/sh\n").unwrap();
