@@ -447,6 +447,18 @@ mod tests {
     }
 
     #[test]
+    fn what_openzfs_needs_is_named_by_packages() {
+        let arch = quiz_arch::find("x86_64").unwrap();
+        let only_programs = |sign: Sign| matches!(sign, Sign::Program(name) if name != "libtoolize");
+        let tools = missing(&[Purpose::ZfsBuild], arch, &only_programs);
+        let hint = install_hint(&distribution("ID=debian"), &tools);
+        for package in ["libtool", "uuid-dev", "libblkid-dev", "libtirpc-dev", "libssl-dev", "zlib1g-dev", "libudev-dev"] {
+            assert!(hint.split(' ').any(|word| word == package), "{package}: {hint}");
+        }
+        assert!(!hint.contains("autoconf"), "{hint}");
+    }
+
+    #[test]
     fn every_architecture_has_an_emulator_and_a_cross_compiler() {
         let host = Arch { name: "none", ..copy(quiz_arch::ALL[0]) };
         for arch in quiz_arch::ALL {
