@@ -30,6 +30,45 @@ pub fn link(link: &Link) -> io::Result<()> {
     Ok(())
 }
 
+/// The major number of partitions and devices that have none of their own: numbered as they come.
+const EXTENDED: u32 = 259;
+
+/// How many of those are told to be ready.
+const AS_THEY_COME: u32 = 64;
+
+/// Says of the devices that links lead to, and of their partitions, what udev says when it is done with one. Programs that
+/// ask libudev, as those of OpenZFS do when they have partitioned a disk, otherwise wait for half a minute and give up.
+pub fn settle(links: &[Link]) -> io::Result<()> {
+    const DATABASE: &str = "/run/udev/data";
+    // To be ready means to have a link, for those who ask an old libudev, and the link has to be there.
+    const READY: &str = "disk/quiz-ready";
+    if links.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir_all(DATABASE)?;
+    fs::create_dir_all("/dev/disk")?;
+    replace("/dev/null", &format!("/dev/{READY}"))?;
+    let ready =
+        |major: u32, minor: u32| fs::write(format!("{DATABASE}/b{major}:{minor}"), format!("S:{READY}\nI:1\n"));
+    for link in links {
+        let Ok(device) = fs::canonicalize(&link.path) else { continue };
+        let Some(name) = device.file_name().and_then(|name| name.to_str()) else { continue };
+        if let Some((major, minor, minors)) = numbers(name) {
+            // Those beyond the device's own minor numbers are extended ones.
+            (0..=PARTITIONS.min(minors.saturating_sub(1))).try_for_each(|n| ready(major, minor + n))?;
+        }
+    }
+    (0..AS_THEY_COME).try_for_each(|minor| ready(EXTENDED, minor))
+}
+
+/// Major and minor number of a block device, and how many minor numbers it and its partitions have.
+fn numbers(name: &str) -> Option<(u32, u32, u32)> {
+    let attribute = |of: &str| fs::read_to_string(format!("/sys/class/block/{name}/{of}")).ok();
+    let dev = attribute("dev")?;
+    let (major, minor) = dev.trim_end().split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?, attribute("range")?.trim_end().parse().ok()?))
+}
+
 fn replace(target: &str, path: &str) -> io::Result<()> {
     match symlink(target, path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {

@@ -43,6 +43,7 @@ pub fn prepare(setup: &Setup, link: &Link) -> io::Result<()> {
     })?;
     setup.modules.iter().try_for_each(modules::load)?;
     setup.links.iter().try_for_each(devices::link)?;
+    devices::settle(&setup.links)?;
     setup.inits.iter().try_for_each(|init| inits::run(init, &setup.init_env, link))
 }
 
