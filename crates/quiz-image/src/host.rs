@@ -452,7 +452,9 @@ mod tests {
         let only_programs = |sign: Sign| matches!(sign, Sign::Program(name) if name != "libtoolize");
         let tools = missing(&[Purpose::ZfsBuild], arch, &only_programs);
         let hint = install_hint(&distribution("ID=debian"), &tools);
-        for package in ["libtool", "uuid-dev", "libblkid-dev", "libtirpc-dev", "libssl-dev", "zlib1g-dev", "libudev-dev"] {
+        for package in
+            ["libtool", "uuid-dev", "libblkid-dev", "libtirpc-dev", "libssl-dev", "zlib1g-dev", "libudev-dev"]
+        {
             assert!(hint.split(' ').any(|word| word == package), "{package}: {hint}");
         }
         assert!(!hint.contains("autoconf"), "{hint}");
