@@ -162,6 +162,9 @@ pub fn command_line(vm: &VmSpec) -> String {
         if has_pit && !vm.fine_timers {
             // Its calibration against the PIT takes 200 ms, and fails on a busy host.
             words.push("nolapic_timer".to_owned());
+            // Without that timer both fail in any case, some time into the run, and say so as warnings.
+            words.push("highres=off".to_owned());
+            words.push("nohz=off".to_owned());
         }
     }
     words.extend(vm.append.iter().cloned());
@@ -288,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_tsc_rate_is_given_only_to_emulated_guests_that_have_one() {
-        let words = "tsc_early_khz=2000000 tsc=reliable lpj=8000000 no_timer_check nolapic_timer";
+        let words = "tsc_early_khz=2000000 tsc=reliable lpj=8000000 no_timer_check nolapic_timer highres=off nohz=off";
         assert!(command_line(&vm("x86_64", 0, Accel::Tcg)).contains(words));
         assert!(command_line(&vm("x86_64", 2, Accel::Tcg)).contains(words));
         assert!(!command_line(&vm("x86_64", 1, Accel::Tcg)).contains("nolapic_timer"));
