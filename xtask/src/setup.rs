@@ -11,7 +11,13 @@ pub fn setup() -> Result<(), String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let search = Search::new(&path);
     let arch = quiz_arch::host();
-    let purposes = [Purpose::Run(arch), Purpose::KernelAdd, Purpose::KernelBuild(arch), Purpose::RootBuild(arch)];
+    let purposes = [
+        Purpose::Run(arch),
+        Purpose::KernelAdd,
+        Purpose::KernelBuild(arch),
+        Purpose::RootBuild(arch),
+        Purpose::ZfsBuild,
+    ];
     let missing = host::missing(&purposes, arch, &|sign: Sign| search.has(sign));
     // The tests sign what they serve.
     let gpg = search.has(Sign::Program("gpg"));
