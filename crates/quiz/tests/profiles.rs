@@ -1,0 +1,33 @@
+//! Profiles in real VMs: quiz's own, and those that users make.
+//!
+//! These tests need QEMU and the network for a first kernel and for roots with the profiles' packages (`cargo xtask setup`
+//! installs what is missing). They fail, and are not skipped, where something is not there.
+
+mod profiles {
+    mod arrays;
+    mod disks;
+    mod faults;
+    mod network;
+    mod own;
+}
+
+use quiz_testing::{Ran, Sandbox};
+
+fn sandbox() -> Sandbox {
+    Sandbox::new(env!("CARGO_BIN_EXE_quiz"))
+}
+
+/// Runs a script of the guest's shell with profiles, `-k 6.12`, and a limit that nothing here comes near.
+fn run(sandbox: &Sandbox, profiles: &str, script: &str) -> Ran {
+    run_on(sandbox, "6.12", profiles, script)
+}
+
+fn run_on(sandbox: &Sandbox, kernel: &str, profiles: &str, script: &str) -> Ran {
+    sandbox.quiz(["-k", kernel, "--timeout", "2m", "-p", profiles, "sh", "-euc", script])
+}
+
+/// Its output, if it ended well.
+fn output(ran: &Ran) -> String {
+    assert_eq!(ran.code, 0, "{}\n{}", ran.out(), ran.stderr);
+    ran.out()
+}
