@@ -30,6 +30,18 @@ fn disks_have_names_sizes_sectors_and_partitions() {
 }
 
 #[test]
+fn whoever_asks_libudev_hears_that_disks_and_partitions_are_ready() {
+    let script = format!(
+        "{PARTITION} partition quizb0 >/dev/null; test ! -e /run/udev/control
+         for device in quizb0 quizb0p1 quizm0; do
+             udevadm info --query=property /dev/$device | grep -c -e DEVLINKS= -e USEC_INITIALIZED=
+         done"
+    );
+    let ran = run(&sandbox(), "blockdev:count=1,blockdev:size=8M,memdev:count=1,memdev:size=8M", &script);
+    assert_eq!(output(&ran), "2\n2\n2\n", "{}", ran.stderr);
+}
+
+#[test]
 fn a_stock_kernel_has_them_too_and_its_timers_run() {
     let sandbox = sandbox();
     let kernel = kernels::stock(&sandbox);

@@ -47,6 +47,19 @@ fn faults_come_and_go_while_the_disk_is_open() {
 }
 
 #[test]
+fn faults_keep_to_the_sectors_of_the_disk() {
+    let script = "! quizctl error on quizb0 read 1M+512
+        quizctl error on quizb0 read 4K+4K
+        for block in 0 1 2; do
+            dd if=/dev/quizb0 of=/dev/null bs=4k count=1 skip=$block iflag=direct 2>/dev/null && echo good || echo bad
+        done
+        dd if=/dev/quiz-raw/quizb0 of=/dev/null bs=4k count=3 iflag=direct 2>/dev/null && echo all good below";
+    let ran = run(&sandbox(), "blockdev:count=1,blockdev:size=8M,blockdev:sector=4096,error", script);
+    assert_eq!(output(&ran), "good\nbad\ngood\nall good below\n", "{}", ran.stderr);
+    assert!(ran.stderr.contains("the sectors of quizb0 have 4096 bytes"), "{}", ran.stderr);
+}
+
+#[test]
 fn faults_can_be_there_from_the_start_and_only_on_some_disks() {
     let script = format!(
         "{TRY} try start; quizctl error list; blockdev --getsz /dev/quizm1; test ! -e /dev/quiz-raw/quizm0
