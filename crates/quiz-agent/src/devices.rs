@@ -48,8 +48,7 @@ pub fn settle(links: &[Link]) -> io::Result<()> {
     fs::create_dir_all(DATABASE)?;
     fs::create_dir_all("/dev/disk")?;
     replace("/dev/null", &format!("/dev/{READY}"))?;
-    let ready =
-        |major: u32, minor: u32| fs::write(format!("{DATABASE}/b{major}:{minor}"), format!("S:{READY}\nI:1\n"));
+    let ready = |major: u32, minor: u32| fs::write(format!("{DATABASE}/b{major}:{minor}"), format!("S:{READY}\nI:1\n"));
     for link in links {
         let Ok(device) = fs::canonicalize(&link.path) else { continue };
         let Some(name) = device.file_name().and_then(|name| name.to_str()) else { continue };
