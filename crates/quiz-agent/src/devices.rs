@@ -1,6 +1,7 @@
 //! Links in `/dev` under the names that the user knows devices by. Not for the devices themselves.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use fs_err as fs;
@@ -66,6 +67,22 @@ fn numbers(name: &str) -> Option<(u32, u32, u32)> {
     let dev = attribute("dev")?;
     let (major, minor) = dev.trim_end().split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?, attribute("range")?.trim_end().parse().ok()?))
+}
+
+/// Lets the kernel read the partitions of a disk anew, which may have changed behind its back.
+pub fn look_again(serial: &str) -> io::Result<()> {
+    /// `_IO(0x12, 95)`, whose encoding is the architecture's.
+    const BLKRRPART: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 95);
+    let disk = fs::File::open(boot::disk(serial)?)?;
+    // SAFETY: BLKRRPART takes no argument.
+    match unsafe { libc::ioctl(disk.as_raw_fd(), BLKRRPART as _) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // A disk that cannot have partitions has none that changed.
+            e if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            e => Err(io::Error::other(format!("reading the partitions of the disk {serial}: {e}"))),
+        },
+    }
 }
 
 fn replace(target: &str, path: &str) -> io::Result<()> {

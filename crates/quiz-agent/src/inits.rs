@@ -6,15 +6,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 use fs_err as fs;
-use quiz_proto::{Init, ToHost};
+use quiz_proto::{Init, Inits, ToHost};
 
 use crate::link::Link;
 
 /// How much of what one says is told to the host, from its end, in bytes.
 const TOLD: u64 = 16 * 1024;
 
-/// Runs one to its end.
-pub fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)], link: &Link) -> io::Result<()> {
+/// Runs each to its end, until one fails.
+pub fn run_all(inits: &Inits, link: &Link) -> io::Result<()> {
+    inits.programs.iter().try_for_each(|init| run(init, &inits.env, link))
+}
+
+fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)], link: &Link) -> io::Result<()> {
     // A file and no pipe: what it leaves running may keep its output open.
     fs::create_dir_all("/run/quiz")?;
     let log = format!("/run/quiz/{}.log", init.name);

@@ -16,7 +16,7 @@ mod setup;
 mod stacks;
 mod terminal;
 
-use quiz_proto::{Nonce, Order, ToGuest, ToHost};
+use quiz_proto::{Moment, Nonce, Order, System, ToGuest, ToHost};
 
 use crate::link::{Link, Receiver};
 
@@ -28,34 +28,14 @@ fn main() {
     if let Err(e) = boot::early() {
         boot::give_up(&format!("the guest could not be brought up: {e}"));
     }
-    let (link, mut receiver) = match boot::open_port().map(Link::new) {
+    let (link, receiver) = match boot::open_port().map(Link::new) {
         Ok(ends) => ends,
         Err(e) => boot::give_up(&format!("no channel to the host: {e}")),
     };
     report_panics_on(link.clone());
     link.send(&ToHost::Hello { version: quiz_proto::VERSION });
-    match first_order(&mut receiver) {
-        Ok(First::Run(nonce, order)) => {
-            match setup::prepare(&order.setup, &link) {
-                Ok(()) => {
-                    program::run(&order.program, nonce, &link, receiver);
-                    artifacts::send_all(&link);
-                }
-                Err(e) => link.send(&ToHost::Failed(e.to_string().into())),
-            }
-            mounts::write_back(order.setup.write_back);
-            link.send(&ToHost::Down { nonce });
-        }
-        Ok(First::Salvage(nonce, out_serial)) => {
-            // The credits for the archive have to be heard.
-            program::listen(receiver, &link);
-            match setup::mount_out(&out_serial) {
-                Ok(()) => artifacts::send_all(&link),
-                Err(e) => link.send(&ToHost::Failed(e.to_string().into())),
-            }
-            link.send(&ToHost::Down { nonce });
-        }
-        Err(e) => link.send(&ToHost::Failed(e.into())),
+    if let Err(e) = obey(&link, receiver) {
+        link.send(&ToHost::Failed(e.into()));
     }
     // The host ends the VM. Returning would be a kernel panic.
     loop {
@@ -63,19 +43,49 @@ fn main() {
     }
 }
 
+/// Does what the host says, to the end.
+fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
+    match next(&mut receiver)? {
+        First::Prepare(moment, system) => setup::prepare(&moment, &system, link).map_err(|e| e.to_string())?,
+        First::Salvage(nonce, out_serial) => {
+            // The credits for the archive have to be heard.
+            program::listen(receiver, link);
+            setup::mount_out(&out_serial).map_err(|e| e.to_string())?;
+            artifacts::send_all(link);
+            link.send(&ToHost::Down { nonce });
+            return Ok(());
+        }
+        First::Start(..) => return Err("the host wants to start what is not prepared".to_owned()),
+    }
+    // From here on this may be another VM than the one that was booted.
+    link.send(&ToHost::Ready);
+    let First::Start(nonce, order) = next(&mut receiver)? else {
+        return Err("the host's second message is not an order to start".to_owned());
+    };
+    link.send(&ToHost::Begun);
+    setup::personalize(&order.personal, link).map_err(|e| e.to_string())?;
+    program::run(&order.program, nonce, link, receiver);
+    artifacts::send_all(link);
+    mounts::write_back(order.personal.write_back);
+    link.send(&ToHost::Down { nonce });
+    Ok(())
+}
+
 enum First {
-    Run(Nonce, Box<Order>),
+    Prepare(Moment, Box<System>),
+    Start(Nonce, Box<Order>),
     Salvage(Nonce, String),
 }
 
-fn first_order(receiver: &mut Receiver) -> Result<First, String> {
+fn next(receiver: &mut Receiver) -> Result<First, String> {
     receiver
         .next(|message| match message {
-            ToGuest::Start { nonce, order } => Ok(First::Run(nonce, order)),
+            ToGuest::Prepare { moment, system } => Ok(First::Prepare(moment, system)),
+            ToGuest::Start { nonce, order } => Ok(First::Start(nonce, order)),
             ToGuest::Salvage { nonce, out_serial } => Ok(First::Salvage(nonce, out_serial)),
-            _ => Err("the host's first message is not an order".to_owned()),
+            _ => Err("the host's message is not an order".to_owned()),
         })
-        .map_err(|e| format!("the host's first message could not be read: {e}"))?
+        .map_err(|e| format!("the host's message could not be read: {e}"))?
 }
 
 /// A panic of the agent ends the guest's first process, which would look like a kernel panic of the user's making.

@@ -263,7 +263,11 @@ fn dispatch(mut receiver: Receiver, link: Link, control: Control, input: Option<
                 ToGuest::Signal(signal) => control.signal(signal),
                 ToGuest::Stacks => stacks::send(&link),
                 ToGuest::Kill => kill_all(),
-                ToGuest::Data(..) | ToGuest::Eof(_) | ToGuest::Start { .. } | ToGuest::Salvage { .. } => {}
+                ToGuest::Data(..)
+                | ToGuest::Eof(_)
+                | ToGuest::Prepare { .. }
+                | ToGuest::Start { .. }
+                | ToGuest::Salvage { .. } => {}
             });
             if let Err(e) = heard {
                 return link.send(&ToHost::Failed(format!("the host is not understood: {e}").into()));

@@ -1,6 +1,7 @@
 //! The guest as the run wants it: root, file systems, identity, clock, randomness, shares, links.
 //!
-//! Everything here comes after a possible resume from a saved VM, so nothing of it may be assumed done at boot.
+//! Two parts: [`prepare`] is what all runs on this guest have in common, [`personalize`] what is one run's own. Between them
+//! the VM may be saved, and resumed many times.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,41 +11,53 @@ use std::path::Path;
 
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
-use quiz_proto::{Setup, Share};
+use quiz_proto::{Moment, Personal, Share, System};
 use rustix::mount::MountFlags;
 
 use crate::link::Link;
 use crate::mounts::{self, Mount};
 use crate::{boot, devices, inits, modules};
 
+/// What stands in for a machine id until there is one.
+const NO_MACHINE: &str = "00000000000000000000000000000000";
+
 /// Where the program leaves what goes back to the host.
 pub const OUT: &str = "/quiz/out";
 
-/// Makes the guest ready for the program.
-pub fn prepare(setup: &Setup, link: &Link) -> io::Result<()> {
-    set_clock(setup.clock)?;
-    seed_random_pool(&setup.seed)?;
-    switch_to_root(setup)?;
+/// Makes the guest what it is for every run on it. It may be saved after this and resumed many times.
+///
+/// An emulated CPU translates every piece of the kernel anew that it meets after that, so whatever can be done here is.
+pub fn prepare(moment: &Moment, system: &System, link: &Link) -> io::Result<()> {
+    now(moment)?;
+    switch_to_root(system)?;
     kernel_file_systems();
-    // Mounting waits for the host and for disks most of the time; what does not depend on each other need not wait twice.
-    std::thread::scope(|scope| {
-        let out = scope.spawn(|| match &setup.out_serial {
-            Some(serial) => mount_out(serial),
-            None => fs::create_dir_all(OUT),
-        });
-        identity(setup)?;
-        loopback_up()?;
-        // One may lie within another: in order.
-        setup.shares.iter().try_for_each(mount_share)?;
-        let done = |thread: std::thread::ScopedJoinHandle<'_, io::Result<()>>| {
-            thread.join().unwrap_or_else(|_| Err(io::Error::other("mounting failed")))
-        };
-        done(out)
-    })?;
-    setup.modules.iter().try_for_each(modules::load)?;
-    setup.links.iter().try_for_each(devices::link)?;
-    devices::settle(&setup.links)?;
-    setup.inits.iter().try_for_each(|init| inits::run(init, &setup.init_env, link))
+    names(&system.hostname)?;
+    // The files are there then, and a run only has to write to them.
+    identity(NO_MACHINE)?;
+    loopback_up()?;
+    match &system.out_serial {
+        Some(serial) => mount_out(serial)?,
+        None => fs::create_dir_all(OUT)?,
+    }
+    system.modules.iter().try_for_each(modules::load)?;
+    system.links.iter().try_for_each(devices::link)?;
+    devices::settle(&system.links)?;
+    inits::run_all(&system.inits, link)
+}
+
+/// Makes a prepared guest ready for the program of one run.
+pub fn personalize(personal: &Personal, link: &Link) -> io::Result<()> {
+    now(&personal.moment)?;
+    identity(&personal.machine_id)?;
+    personal.changed.iter().try_for_each(|serial| devices::look_again(serial))?;
+    // One may lie within another: in order.
+    personal.shares.iter().try_for_each(mount_share)?;
+    inits::run_all(&personal.inits, link)
+}
+
+fn now(moment: &Moment) -> io::Result<()> {
+    set_clock(moment.clock)?;
+    seed_random_pool(&moment.seed)
 }
 
 fn set_clock((tv_sec, nanoseconds): (i64, u32)) -> io::Result<()> {
@@ -82,19 +95,19 @@ fn seed_random_pool(seed: &[u8]) -> io::Result<()> {
 }
 
 /// Puts a writable layer in memory over the root image and makes that the root.
-fn switch_to_root(setup: &Setup) -> io::Result<()> {
-    let device = boot::disk(&setup.root_serial)?;
+fn switch_to_root(system: &System) -> io::Result<()> {
+    let device = boot::disk(&system.root_serial)?;
     let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;
     let known = boot::known_filesystems();
-    let Some(kind) = setup.root_types.iter().find(|kind| boot::is_known(kind, &known)) else {
+    let Some(kind) = system.root_types.iter().find(|kind| boot::is_known(kind, &known)) else {
         return Err(io::Error::other(format!(
             "this kernel cannot mount the root image: it needs one of {}",
-            setup.root_types.join(", ")
+            system.root_types.join(", ")
         )));
     };
     mounts::mount(&Mount::new(device, "/lower", kind).flags(MountFlags::RDONLY | MountFlags::NOATIME))?;
     let mut lower = String::new();
-    for (i, serial) in setup.layers.iter().enumerate() {
+    for (i, serial) in system.layers.iter().enumerate() {
         let device = boot::disk(serial)?;
         let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;
         let place = format!("/layer{i}");
@@ -171,18 +184,22 @@ fn port_links() {
     }
 }
 
-fn identity(setup: &Setup) -> io::Result<()> {
-    rustix::system::sethostname(setup.hostname.as_bytes())
-        .map_err(|e| io::Error::other(format!("setting the host name {}: {e}", setup.hostname)))?;
+fn names(hostname: &str) -> io::Result<()> {
+    rustix::system::sethostname(hostname.as_bytes())
+        .map_err(|e| io::Error::other(format!("setting the host name {hostname}: {e}")))?;
     fs::create_dir_all("/etc")?;
-    fs::write("/etc/hostname", format!("{}\n", setup.hostname))?;
+    fs::write("/etc/hostname", format!("{hostname}\n"))?;
     fs::write(
         "/etc/hosts",
-        format!("127.0.0.1\tlocalhost\n127.0.1.1\t{}\n::1\tlocalhost ip6-localhost ip6-loopback\n", setup.hostname),
-    )?;
-    fs::write("/etc/machine-id", format!("{}\n", setup.machine_id))?;
+        format!("127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
+    )
+}
+
+/// Which machine this is: no two runs are the same.
+fn identity(machine_id: &str) -> io::Result<()> {
+    fs::write("/etc/machine-id", format!("{machine_id}\n"))?;
     // What `hostid` and OpenZFS call this machine: four bytes, of which zero would mean none.
-    let id = u32::from_str_radix(setup.machine_id.get(..8).unwrap_or_default(), 16).unwrap_or(1).max(1);
+    let id = u32::from_str_radix(machine_id.get(..8).unwrap_or_default(), 16).unwrap_or(1).max(1);
     fs::write("/etc/hostid", id.to_ne_bytes())
 }
 

@@ -138,7 +138,7 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         shell_after: invocation.shell_after,
         cwd: invocation.cwd,
         worktree: invocation.worktree,
-        cold: invocation.cold,
+        cold: invocation.cold || !value(&settings.templates).unwrap_or(true),
         verbosity: invocation.verbosity,
         json: invocation.json,
     })

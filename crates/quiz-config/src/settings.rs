@@ -180,6 +180,8 @@ settings! {
     panic_on_oops: bool = "panic_on_oops", "true", unset "";
     /// Timers finer than the kernel's tick, without KVM.
     fine_timers: bool = "fine_timers", "true", unset "";
+    /// Whether runs start from saved VMs where they can.
+    templates: bool = "templates", "false", unset "";
     /// Profiles that every run includes.
     profiles: Vec<ProfileUse> = "profiles", "[\"zfs\"]", unset "";
     /// How the guest sees the worktree: ro, rw or off.

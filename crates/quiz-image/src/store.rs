@@ -114,7 +114,13 @@ impl Cache {
 
     /// One kind of entries: `kernels`, `roots`, `initramfs`, `downloads` or `templates`.
     pub fn shelf(&self, name: &'static str) -> Shelf {
-        Shelf { dir: self.dir.join(name) }
+        Shelf { dir: self.dir.join(name), volatile: false }
+    }
+
+    /// The same for entries that are of no use after the host's next boot, and say so themselves: they are not brought to the
+    /// disk, which takes longer than making them.
+    pub fn volatile_shelf(&self, name: &'static str) -> Shelf {
+        Shelf { volatile: true, ..self.shelf(name) }
     }
 }
 
@@ -122,6 +128,7 @@ impl Cache {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shelf {
     dir: PathBuf,
+    volatile: bool,
 }
 
 impl Shelf {
@@ -235,7 +242,9 @@ impl Shelf {
         fs::write(dir.join(IN_USE), "").map_err(making())?;
         let in_use = fs::File::open(dir.join(IN_USE)).map_err(making())?;
         in_use.file().lock_shared().map_err(making())?;
-        flush(&dir, &in_use).map_err(making())?;
+        if !self.volatile {
+            flush(&dir, &in_use).map_err(making())?;
+        }
         let target = Path::new(DATA).join(name).join(dir.file_name().unwrap_or_default());
         let mut link = dir.clone().into_os_string();
         link.push(".link");
@@ -246,7 +255,9 @@ impl Shelf {
             return Err(making()(e));
         }
         made.keep();
-        fs::File::open(&self.dir).and_then(|d| d.sync_all()).map_err(making())?;
+        if !self.volatile {
+            fs::File::open(&self.dir).and_then(|d| d.sync_all()).map_err(making())?;
+        }
         self.sweep(Some(name));
         Ok(Entry { name: name.to_owned(), link: self.dir.join(name), dir, _in_use: in_use })
     }

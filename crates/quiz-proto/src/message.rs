@@ -80,9 +80,9 @@ pub struct Init {
     pub path: String,
 }
 
-/// What the guest has to look like before the program starts.
+/// What the guest is whatever it is used for: all of it may have been done before the VM was saved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setup {
+pub struct System {
     /// Serial number of the disk with the root image.
     pub root_serial: String,
     /// File system types to try for the root image, in order.
@@ -93,24 +93,47 @@ pub struct Setup {
     pub out_serial: Option<String>,
     /// Host name.
     pub hostname: String,
-    /// Seconds and nanoseconds since the Unix epoch on the host.
-    pub clock: (i64, u32),
-    /// Fresh random bytes for the guest's pool.
-    pub seed: Vec<u8>,
-    /// Machine id: 32 hexadecimal digits.
-    pub machine_id: String,
-    /// Host directories, those that hold others first.
-    pub shares: Vec<Share>,
     /// Modules to load, in order; one that is loaded already is passed over.
     pub modules: Vec<Module>,
     /// Links to devices.
     pub links: Vec<Link>,
-    /// Programs to run when all else is done, in order. One that fails ends the run.
-    pub inits: Vec<Init>,
-    /// Their environment, whole: name and value.
-    pub init_env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Programs to run when all else is done.
+    pub inits: Inits,
+}
+
+/// What belongs to one run, and so is done after a saved VM was resumed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Personal {
+    /// Time and randomness.
+    pub moment: Moment,
+    /// Machine id: 32 hexadecimal digits.
+    pub machine_id: String,
+    /// Host directories, those that hold others first.
+    pub shares: Vec<Share>,
+    /// Serial numbers of disks that may hold something else than they did when the guest last looked.
+    pub changed: Vec<String>,
+    /// Programs to run when all else is done.
+    pub inits: Inits,
     /// Some disk is the user's own: it is written back at the end.
     pub write_back: bool,
+}
+
+/// What a guest cannot know by itself after it was saved.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Seconds and nanoseconds since the Unix epoch on the host.
+    pub clock: (i64, u32),
+    /// Fresh random bytes for the guest's pool.
+    pub seed: Vec<u8>,
+}
+
+/// Programs that complete the guest, in order. One that fails ends the run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inits {
+    /// The programs.
+    pub programs: Vec<Init>,
+    /// Their environment, whole: name and value.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// The program of a run.
@@ -130,11 +153,11 @@ pub struct Program {
     pub shell_after: bool,
 }
 
-/// A whole run, as the guest sees it.
+/// A whole run, as a prepared guest sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// The guest's state before the program.
-    pub setup: Setup,
+    /// What is the run's own.
+    pub personal: Personal,
     /// The program.
     pub program: Program,
 }
@@ -142,11 +165,18 @@ pub struct Order {
 /// What the host says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToGuest<'a> {
-    /// Prepare the guest and run the program. Said once, as the first message.
+    /// Prepare the guest, and say [`ToHost::Ready`]. Said once, as the first message.
+    Prepare {
+        /// Now.
+        moment: Moment,
+        /// What to prepare.
+        system: Box<System>,
+    },
+    /// Run the program in the prepared guest. Said once.
     Start {
         /// Identifies the run in the guest's records.
         nonce: Nonce,
-        /// What to prepare and to run.
+        /// What to run, and with what.
         order: Box<Order>,
     },
     /// Only send what is on the disk with this serial as [`Stream::Artifacts`], and end.
@@ -195,6 +225,10 @@ pub enum ToHost<'a> {
         /// [`crate::VERSION`] of the agent.
         version: u32,
     },
+    /// The guest is prepared, and waits for [`ToGuest::Start`]. Here it can be saved and resumed.
+    Ready,
+    /// The order to start was understood: the guest lives.
+    Begun,
     /// The program runs.
     Started,
     /// Still alive; said about once a second while the program runs.

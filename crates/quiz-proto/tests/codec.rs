@@ -41,6 +41,8 @@ fn owned(m: ToHost<'_>) -> ToHost<'static> {
         ToHost::Note(t) => ToHost::Note(Cow::Owned(t.into_owned())),
         ToHost::Stacks(t) => ToHost::Stacks(Cow::Owned(t.into_owned())),
         ToHost::Hello { version } => ToHost::Hello { version },
+        ToHost::Ready => ToHost::Ready,
+        ToHost::Begun => ToHost::Begun,
         ToHost::Started => ToHost::Started,
         ToHost::Pulse => ToHost::Pulse,
         ToHost::Eof(s) => ToHost::Eof(s),
@@ -142,7 +144,7 @@ fn start_carries_arguments_exactly() {
         separate_stderr: true,
         shell_after: false,
     };
-    let message = ToGuest::Start { nonce: [3; 16], order: Box::new(Order { setup: Setup::default(), program }) };
+    let message = ToGuest::Start { nonce: [3; 16], order: Box::new(Order { personal: Personal::default(), program }) };
     let mut wire = Vec::new();
     encode(&message, &mut wire);
     let mut decoder = Decoder::default();

@@ -269,6 +269,8 @@ mod tests {
             fine_timers: false,
             one_thread: false,
             memory_mib: 256,
+            ram: None,
+            incoming: None,
             cpus: 1,
             kernel: "/nonexistent".into(),
             initramfs: "/nonexistent".into(),

@@ -47,12 +47,16 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console that is kept in the file `path`.
-    pub fn create(path: &Path) -> io::Result<Console> {
-        let (log, _) = fs::File::create(path)?.into_parts();
+    /// A console that is kept in the file `path`, behind what `before` holds: the console of the VM that this one goes on from.
+    pub fn create(path: &Path, before: Option<&Path>) -> io::Result<Console> {
+        let (mut log, _) = fs::File::create(path)?.into_parts();
+        let written = match before {
+            Some(before) => io::copy(&mut fs::File::open(before)?, &mut log)?,
+            None => 0,
+        };
         Ok(Console {
             log,
-            written: 0,
+            written,
             tail: VecDeque::new(),
             line: Vec::new(),
             last: VecDeque::new(),
@@ -145,7 +149,7 @@ mod tests {
 
     fn console() -> (tempfile::TempDir, Console) {
         let dir = tempfile::tempdir().unwrap();
-        let console = Console::create(&dir.path().join("console.log")).unwrap();
+        let console = Console::create(&dir.path().join("console.log"), None).unwrap();
         (dir, console)
     }
 

@@ -14,6 +14,7 @@ pub mod qemu;
 mod qmp;
 mod spec;
 pub mod supervise;
+pub mod template;
 mod verdict;
 
 pub use spec::*;

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::qemu::{self, AGENT_FD, ArgumentError, CONSOLE_FD, QMP_FD};
+use crate::qemu::{self, AGENT_FD, ArgumentError, CONSOLE_FD, QMP_FD, STATE_FD};
 use crate::{VmSpec, qmp};
 
 /// QEMU could not be started.
@@ -68,13 +68,16 @@ impl Monitor {
         command.stdin(Stdio::null());
         command.stdout(log.try_clone().map_err(host("a descriptor"))?);
         command.stderr(log.try_clone().map_err(host("a descriptor"))?);
-        command
-            .fd_mappings(vec![
-                FdMapping { parent_fd: qmp_theirs.into(), child_fd: QMP_FD },
-                FdMapping { parent_fd: console_theirs.into(), child_fd: CONSOLE_FD },
-                FdMapping { parent_fd: agent_theirs.into(), child_fd: AGENT_FD },
-            ])
-            .expect("the descriptors are distinct");
+        let mut descriptors = vec![
+            FdMapping { parent_fd: qmp_theirs.into(), child_fd: QMP_FD },
+            FdMapping { parent_fd: console_theirs.into(), child_fd: CONSOLE_FD },
+            FdMapping { parent_fd: agent_theirs.into(), child_fd: AGENT_FD },
+        ];
+        if let Some(state) = &vm.incoming {
+            let state = fs_err::File::open(state).map_err(host("the saved state"))?.into_parts().0;
+            descriptors.push(FdMapping { parent_fd: state.into(), child_fd: STATE_FD });
+        }
+        command.fd_mappings(descriptors).expect("the descriptors are distinct");
         // A group of its own, so that the terminal's signals reach us and not QEMU.
         command.process_group(0);
         let parent = rustix::process::getpid();
@@ -102,6 +105,12 @@ impl Monitor {
         };
         let mut monitor = Monitor { child, pidfd, qmp, console, agent, ended: None };
         monitor.say(qmp::command::CAPABILITIES);
+        if vm.ram.is_some() {
+            monitor.say(qmp::command::MIGRATION);
+        }
+        if vm.incoming.is_some() {
+            monitor.say(&qmp::command::resume(STATE_FD));
+        }
         Ok(monitor)
     }
 

@@ -17,6 +17,8 @@ pub const QMP_FD: i32 = 3;
 pub const CONSOLE_FD: i32 = 4;
 /// The descriptor of the agent's socket in QEMU.
 pub const AGENT_FD: i32 = 5;
+/// The descriptor of the state that QEMU goes on from.
+pub const STATE_FD: i32 = 6;
 
 /// A value that QEMU's command line cannot express.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,16 @@ pub fn argv(vm: &VmSpec) -> Result<Vec<OsString>, ArgumentError> {
     args.option("-cpu", cpu(vm));
     args.option("-smp", vm.cpus.to_string());
     args.option("-m", format!("{}M", vm.memory_mib));
+    if let Some(ram) = &vm.ram {
+        let share = if ram.shared { "on" } else { "off" };
+        let mut object =
+            OsString::from(format!("memory-backend-file,id=ram,size={}M,share={share},mem-path=", vm.memory_mib));
+        object.push(escaped(&ram.path));
+        args.option("-object", object);
+    }
+    if vm.incoming.is_some() {
+        args.option("-incoming", "defer");
+    }
     args.option("-kernel", vm.kernel.as_os_str());
     args.option("-initrd", vm.initramfs.as_os_str());
     args.option("-append", command_line(vm));
@@ -93,6 +105,9 @@ fn machine(vm: &VmSpec) -> String {
     for option in vm.machine.options.iter().chain(kvm_options) {
         text.push(',');
         text.push_str(option);
+    }
+    if vm.ram.is_some() {
+        text.push_str(",memory-backend=ram");
     }
     text
 }
@@ -216,6 +231,8 @@ mod tests {
             fine_timers: false,
             one_thread: true,
             memory_mib: 1024,
+            ram: None,
+            incoming: None,
             cpus: 2,
             kernel: "/cache/kernels/6.12.1/vmlinux".into(),
             initramfs: "/cache/initramfs/x/initramfs".into(),
@@ -282,6 +299,18 @@ mod tests {
         assert!(!text(&vm).contains("net"));
         vm.net = Some(",hostfwd=tcp::2222-:22".into());
         assert!(text(&vm).contains("-netdev user,id=net,hostfwd=tcp::2222-:22\n-device virtio-net-device,netdev=net"));
+    }
+
+    #[test]
+    fn a_saved_machine_has_its_memory_in_a_file() {
+        let mut vm = vm("x86_64", 0, Accel::Tcg);
+        vm.ram = Some(crate::RamFile { path: "/t/a,b/ram".into(), shared: true });
+        let object = "-object memory-backend-file,id=ram,size=1024M,share=on,mem-path=/t/a,,b/ram";
+        assert!(text(&vm).contains(object) && text(&vm).contains(",memory-backend=ram\n"));
+        assert!(!text(&vm).contains("-incoming"));
+        vm.ram = Some(crate::RamFile { path: "/t/ram".into(), shared: false });
+        vm.incoming = Some("/t/state".into());
+        assert!(text(&vm).contains("share=off,mem-path=/t/ram\n-incoming defer\n"));
     }
 
     #[test]

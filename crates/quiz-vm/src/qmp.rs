@@ -25,6 +25,8 @@ pub enum Said {
     Stopped,
     /// The answer to `query-status`.
     Status(String),
+    /// How saving or resuming goes: `active`, `completed`, `failed`, …
+    Migration(String),
     /// A command was refused.
     Refused(String),
 }
@@ -37,6 +39,22 @@ pub mod command {
     pub const QUIT: &[u8] = b"{\"execute\":\"quit\"}\n";
     /// A non-maskable interrupt for the guest's CPUs.
     pub const NMI: &[u8] = b"{\"execute\":\"inject-nmi\"}\n";
+    /// Memory that is a file is not written again when the machine is saved, and saving tells how it goes.
+    pub const MIGRATION: &[u8] = b"{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[\
+        {\"capability\":\"x-ignore-shared\",\"state\":true},{\"capability\":\"events\",\"state\":true}]}}\n";
+
+    /// Goes on from the state that this descriptor reads.
+    pub fn resume(descriptor: i32) -> Vec<u8> {
+        format!("{{\"execute\":\"migrate-incoming\",\"arguments\":{{\"uri\":\"fd:{descriptor}\"}}}}\n").into_bytes()
+    }
+
+    /// Saves the state of the devices to a new file. Goes through a shell, which is the one way that every QEMU knows.
+    pub fn save(file: &str) -> Vec<u8> {
+        let uri = format!("exec:cat > '{}'", file.replace('\'', "'\\''"));
+        let command = serde_json::json!({ "execute": "migrate", "arguments": { "uri": uri } });
+        format!("{command}\n").into_bytes()
+    }
+
     /// Whether the machine runs.
     pub const STATUS: &[u8] = b"{\"execute\":\"query-status\"}\n";
 }
@@ -86,6 +104,7 @@ fn parse(line: &[u8]) -> Option<Said> {
     match line.event?.as_str() {
         "SHUTDOWN" => Some(Said::Shutdown { reason: text(&line.data, "reason").unwrap_or_default() }),
         "STOP" => Some(Said::Stopped),
+        "MIGRATION" => Some(Said::Migration(text(&line.data, "status")?)),
         "VSERPORT_CHANGE" if text(&line.data, "id").as_deref() == Some("agent") => {
             Some(Said::AgentPort { open: line.data?.get("open")?.as_bool()? })
         }
@@ -104,6 +123,7 @@ mod tests {
 {"timestamp": {"seconds": 1}, "event": "VSERPORT_CHANGE", "data": {"open": true, "id": "agent", "new": 1}}
 {"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}
 {"return": {"running": false, "status": "internal-error"}}
+{"event": "MIGRATION", "data": {"status": "completed"}}
 {"error": {"class": "GenericError", "desc": "no"}}
 not json
 "#;
@@ -116,10 +136,20 @@ not json
                     Said::AgentPort { open: true },
                     Said::Shutdown { reason: "guest-reset".into() },
                     Said::Status("internal-error".into()),
+                    Said::Migration("completed".into()),
                     Said::Refused("no".into()),
                 ]
             );
         }
+    }
+
+    #[test]
+    fn a_path_reaches_the_shell_as_it_is() {
+        let said = String::from_utf8(command::save("/a b/it's \"x\"")).unwrap();
+        let value: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(value["arguments"]["uri"], "exec:cat > '/a b/it'\\''s \"x\"'");
+        serde_json::from_slice::<Value>(command::MIGRATION).unwrap();
+        serde_json::from_slice::<Value>(&command::resume(6)).unwrap();
     }
 
     #[test]

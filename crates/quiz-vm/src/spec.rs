@@ -47,6 +47,10 @@ pub struct VmSpec {
     pub one_thread: bool,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// The file that is the guest's memory; none for memory that only QEMU has.
+    pub ram: Option<RamFile>,
+    /// The state of the devices with which the machine goes on, instead of booting.
+    pub incoming: Option<PathBuf>,
     /// Number of vCPUs.
     pub cpus: u32,
     /// Kernel image.
@@ -63,6 +67,15 @@ pub struct VmSpec {
     pub net: Option<String>,
     /// Further arguments for QEMU, as they are.
     pub extra: Vec<OsString>,
+}
+
+/// A file that is a guest's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RamFile {
+    /// It.
+    pub path: PathBuf,
+    /// What the guest writes goes to the file; otherwise the guest has copies of its own of what it changes.
+    pub shared: bool,
 }
 
 impl VmSpec {

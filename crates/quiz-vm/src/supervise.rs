@@ -4,26 +4,30 @@
 //! agent, a signal, the user's descriptors, a deadline), lets the matching `on_…` method change the state, and goes on until
 //! QEMU has ended and the output is written. Then [`Supervisor::judge`] looks at what was seen, strictest first.
 
+mod job;
+mod judge;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use quiz_proto::{CHUNK, Decoder, Nonce, Order, Status, Stream, ToGuest, ToHost, WINDOW, WinSize, encode};
+use quiz_proto::{CHUNK, Decoder, Moment, Nonce, Status, Stream, ToGuest, ToHost, WINDOW, encode};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::artifacts::{Bounds, Unpacking};
+use crate::artifacts::Unpacking;
 use crate::console::Console;
 use crate::escape::Escape;
 use crate::monitor::{Monitor, StartError};
 use crate::pump::{self, Allowance, Event, Mailbox};
 use crate::qmp::{self, Said, command};
-use crate::{Outcome, Verdict, VmSpec};
+use crate::{Outcome, Verdict};
+
+pub use job::{Job, Limits, Notice, Run, Signals, Streams};
 
 /// How long QEMU may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(5);
@@ -33,84 +37,16 @@ const PANIC: Duration = Duration::from_secs(5);
 const STACKS: Duration = Duration::from_millis(1500);
 /// How long the guest may take to answer a non-maskable interrupt.
 const NMI: Duration = Duration::from_millis(700);
+/// How long a resumed guest may take to say its first word.
+const RESUME: Duration = Duration::from_secs(10);
+/// How long the state of a VM's devices may take to be saved.
+const SAVE: Duration = Duration::from_secs(30);
 /// How long a program may take to end by itself after the user's signal was passed on.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the guest may take to end after its processes were killed.
 const KILLED: Duration = Duration::from_secs(1);
 /// Credit is returned to the guest in pieces of this size, in bytes: each costs the guest an interrupt.
 const CREDIT: u32 = WINDOW / 4;
-
-/// What the guest is to do.
-pub enum Job {
-    /// Run a program.
-    Program(Box<Order>),
-    /// Send what an earlier guest left on its disk for artifacts.
-    Salvage {
-        /// The disk's serial number.
-        out_serial: String,
-    },
-}
-
-/// How long things may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// From QEMU's start to the program's.
-    pub boot: Duration,
-    /// The program.
-    pub program: Option<Duration>,
-    /// A guest from which nothing is heard; `None` waits for ever.
-    pub hang: Option<Duration>,
-    /// How much may come back as artifacts.
-    pub artifacts: Bounds,
-}
-
-/// The user's ends of the program's streams.
-pub struct Streams {
-    /// Standard input, or the terminal's keyboard; without one the program's input is empty.
-    pub input: Option<OwnedFd>,
-    /// Standard output, or the terminal's screen.
-    pub output: Box<dyn Write + Send>,
-    /// Standard error.
-    pub errors: Box<dyn Write + Send>,
-}
-
-/// The signals that quiz gets.
-pub trait Signals {
-    /// Readable when there are some.
-    fn fd(&self) -> BorrowedFd<'_>;
-    /// Takes those that came.
-    fn pending(&mut self) -> Vec<i32>;
-    /// The terminal's size now.
-    fn window_size(&self) -> Option<WinSize>;
-}
-
-/// What happens meanwhile.
-pub enum Notice<'a> {
-    /// Raw output of the guest's console.
-    Console(&'a [u8]),
-    /// A kernel message of this syslog level.
-    Kernel(u8, &'a str),
-    /// A line that the user should read.
-    Note(&'a str),
-}
-
-/// One run.
-pub struct Run<'a> {
-    /// The machine.
-    pub vm: &'a VmSpec,
-    /// What it is for.
-    pub job: Job,
-    /// How long it may take.
-    pub limits: Limits,
-    /// The run's directory: `console.log`, `qemu.log`, `stacks.txt`, `oops.txt` and `artifacts/` are made in it.
-    pub dir: &'a Path,
-    /// The user's descriptors.
-    pub streams: Streams,
-    /// The user's signals.
-    pub signals: &'a mut dyn Signals,
-    /// Hears what happens.
-    pub show: &'a mut dyn FnMut(Notice),
-}
 
 /// Runs the VM to its end. Whatever goes wrong is in the verdict; QEMU is gone when this returns.
 pub fn supervise(run: Run) -> Outcome {
@@ -127,6 +63,7 @@ pub fn supervise(run: Run) -> Outcome {
             notes: Vec::new(),
             console_tail: String::new(),
             oops: String::new(),
+            not_resumed: None,
         },
     }
 }
@@ -142,10 +79,14 @@ enum BeginError {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// QEMU loads a saved VM; its agent has not said a word.
+    Resuming,
     /// The kernel boots; the agent has not said hello.
     Booting,
     /// The agent prepares the guest.
     Preparing,
+    /// The VM is being saved.
+    Saving,
     /// The program runs.
     Running,
     /// The program has ended; artifacts are on their way.
@@ -222,30 +163,35 @@ struct Seen {
     panic_at: Option<Instant>,
     signals: u32,
     notes: Vec<String>,
+    /// QEMU's words about a command that it refused.
+    refused: Option<String>,
+    saved: bool,
 }
 
 impl<'a> Supervisor<'a> {
     fn start(run: Run<'a>, began: Instant) -> Result<Self, BeginError> {
         let (log, _) = fs::File::create(run.dir.join("qemu.log"))?.into_parts();
-        let console = Console::create(&run.dir.join("console.log"))?;
+        let console = Console::create(&run.dir.join("console.log"), run.console_before)?;
         let (mailbox, events, bell) = Mailbox::new()?;
         let mut nonce = Nonce::default();
         rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
         let monitor = Monitor::start(run.vm, &log)?;
         let terminal = match &run.job {
-            Job::Program(order) => order.program.terminal.map(|_| Escape::default()),
-            Job::Salvage { .. } => None,
+            Job::Program(_, order) | Job::Resumed(order) => order.program.terminal.map(|_| Escape::default()),
+            Job::Save(..) | Job::Salvage { .. } => None,
         };
+        let resuming = matches!(run.job, Job::Resumed(_));
+        let (phase, limit) = if resuming { (Phase::Resuming, RESUME) } else { (Phase::Booting, run.limits.boot) };
         let outlet = |stream, output| Outlet {
             stream,
             sender: Some(pump::write_output(stream, output, mailbox.clone())),
             owed: 0,
             open: true,
         };
-        Ok(Supervisor {
+        let mut supervisor = Supervisor {
             monitor,
-            phase: Phase::Booting,
-            deadline: Some(began + run.limits.boot),
+            phase,
+            deadline: Some(began + limit),
             limits: run.limits,
             nonce,
             job: Some(run.job),
@@ -274,7 +220,12 @@ impl<'a> Supervisor<'a> {
             signals: run.signals,
             show: run.show,
             seen: Seen::default(),
-        })
+        };
+        if resuming {
+            // The guest hears it as soon as it lives.
+            supervisor.start_program();
+        }
+        Ok(supervisor)
     }
 
     fn finish(mut self) -> Outcome {
@@ -295,6 +246,7 @@ impl<'a> Supervisor<'a> {
         while (self.output.open || self.errors.open) && self.seen.signals < 2 {
             self.wait_for_output();
         }
+        let not_resumed = (self.phase == Phase::Resuming && self.seen.forced.is_none()).then(|| self.why_not_resumed());
         let verdict = self.judge();
         let (oops, console_tail) = (self.console.oops().to_owned(), self.console.last_lines());
         if !oops.is_empty()
@@ -312,6 +264,7 @@ impl<'a> Supervisor<'a> {
             notes: self.seen.notes,
             console_tail,
             oops,
+            not_resumed,
         }
     }
 
@@ -391,6 +344,14 @@ impl<'a> Supervisor<'a> {
 
     fn on_deadline(&mut self) {
         match self.phase {
+            Phase::Resuming => {
+                self.seen.refused.get_or_insert_with(|| format!("it said no word within {}", text(RESUME)));
+                self.monitor.kill();
+            }
+            Phase::Saving => {
+                self.seen.failed.get_or_insert_with(|| format!("the VM was not saved within {}", text(SAVE)));
+                self.monitor.kill();
+            }
             Phase::Booting | Phase::Preparing => {
                 let message = format!("the guest was not ready within {}", text(self.limits.boot));
                 self.time_is_over(message, self.phase == Phase::Booting);
@@ -453,6 +414,8 @@ impl<'a> Supervisor<'a> {
     fn on_qmp(&mut self, said: Said) {
         match said {
             Said::Shutdown { reason } => self.seen.shutdown = Some(reason),
+            // It stops to be saved.
+            Said::Stopped if self.phase == Phase::Saving => {}
             Said::Stopped if self.phase != Phase::Quitting => {
                 // Nobody asked for that: the accelerator gave up.
                 self.seen.stopped = true;
@@ -463,7 +426,32 @@ impl<'a> Supervisor<'a> {
                 // A panic is still being printed.
                 self.seen.panic_at.get_or_insert_with(Instant::now);
             }
+            Said::Migration(status) => self.on_migration(&status),
+            Said::Refused(why) if matches!(self.phase, Phase::Resuming | Phase::Saving) => {
+                self.seen.refused.get_or_insert(why);
+                self.on_migration("failed");
+            }
             Said::Stopped | Said::AgentPort { .. } | Said::Status(_) | Said::Refused(_) => {}
+        }
+    }
+
+    fn on_migration(&mut self, status: &str) {
+        match (self.phase, status) {
+            (Phase::Saving, "completed") => {
+                self.seen.saved = true;
+                // For the verdict: what was asked for is done.
+                (self.seen.status, self.seen.down) = (Some(Status::Code(0)), true);
+                self.quit();
+            }
+            (Phase::Saving, "failed" | "cancelled") => {
+                let why = self.seen.refused.clone().unwrap_or_else(|| "QEMU gave no reason".to_owned());
+                self.seen.failed.get_or_insert(format!("the VM could not be saved: {why}"));
+                self.monitor.kill();
+            }
+            (Phase::Resuming, "failed") => {
+                self.monitor.kill();
+            }
+            _ => {}
         }
     }
 
@@ -530,6 +518,13 @@ impl<'a> Supervisor<'a> {
     fn on_message(&mut self, message: ToHost) {
         match message {
             ToHost::Hello { version } => self.on_hello(version),
+            ToHost::Ready => self.on_ready(),
+            ToHost::Begun if self.phase == Phase::Resuming => {
+                self.boot = Some(self.began.elapsed());
+                self.phase = Phase::Preparing;
+                self.deadline = Some(self.began + self.limits.boot);
+            }
+            ToHost::Begun => {}
             ToHost::Started => self.on_started(),
             ToHost::Pulse => {}
             ToHost::Data(Stream::Artifacts, bytes) => self.on_artifacts(&bytes),
@@ -588,20 +583,44 @@ impl<'a> Supervisor<'a> {
             ));
             return self.quit();
         }
+        let first = self.phase == Phase::Booting;
         self.boot = Some(self.began.elapsed());
         self.phase = Phase::Preparing;
         let nonce = self.nonce;
-        match self.job.take() {
-            Some(Job::Program(order)) => self.say(&ToGuest::Start { nonce, order }),
-            Some(Job::Salvage { out_serial }) => {
+        match &self.job {
+            Some(Job::Program(system, _) | Job::Save(system, _)) if first => {
+                let (moment, system) = (now(), system.clone());
+                self.say(&ToGuest::Prepare { moment, system });
+            }
+            Some(Job::Salvage { out_serial }) if first => {
+                let out_serial = out_serial.clone();
                 self.seen.status = Some(Status::Code(0));
                 self.say(&ToGuest::Salvage { nonce, out_serial });
             }
-            None => {
-                // A second hello: the guest has started anew without QEMU's noticing.
+            _ => {
+                // A hello where none is due: the guest has started anew without QEMU's noticing.
                 self.seen.nonsense = Some("the agent started a second time".to_owned());
                 self.monitor.kill();
             }
+        }
+    }
+
+    fn on_ready(&mut self) {
+        match &self.job {
+            Some(Job::Save(_, state)) => {
+                let command = command::save(&state.to_string_lossy());
+                self.monitor.say(&command);
+                self.enter(Phase::Saving, Some(SAVE));
+            }
+            _ => self.start_program(),
+        }
+    }
+
+    /// Says once what the program is.
+    fn start_program(&mut self) {
+        if let Some(Job::Program(_, mut order) | Job::Resumed(mut order)) = self.job.take() {
+            order.personal.moment = now();
+            self.say(&ToGuest::Start { nonce: self.nonce, order });
         }
     }
 
@@ -741,69 +760,16 @@ impl<'a> Supervisor<'a> {
             }
         }
     }
-
-    // ---- The verdict.
-
-    /// Strictest first: success is what remains when nothing speaks against it.
-    fn judge(&mut self) -> Verdict {
-        let ended = self.monitor.kill();
-        let seen = &self.seen;
-        if let Some(why) = &seen.failed {
-            return Verdict::fault(why);
-        }
-        if let Some(why) = &seen.write_error {
-            return Verdict::fault(why);
-        }
-        if let Some(forced) = &seen.forced {
-            return forced.clone();
-        }
-        if let Some(what) = &seen.nonsense {
-            return Verdict::Lost { message: what.clone() };
-        }
-        if let (Some(status), true, true) = (seen.status, seen.down, ended.success()) {
-            return of_status(status);
-        }
-        if self.console.panicked() {
-            let message = self.console.oops().lines().next().unwrap_or("Kernel panic").to_owned();
-            return Verdict::Panic { message };
-        }
-        if seen.stopped {
-            return Verdict::fault("QEMU stopped the machine: its accelerator failed (see qemu.log); try --accel tcg");
-        }
-        if let Some(reason) = &seen.shutdown {
-            return Verdict::Lost { message: lost(reason).to_owned() };
-        }
-        let log = fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
-        let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-        match ended.signal() {
-            Some(signal) if seen.panic_at.is_none() => {
-                Verdict::fault(format!("QEMU was killed by signal {signal}: {last}"))
-            }
-            _ if ended.success() => Verdict::Lost { message: "the VM ended without a word".to_owned() },
-            _ => Verdict::fault(format!("QEMU failed ({ended}): {last}")),
-        }
-    }
 }
 
-fn of_status(status: Status) -> Verdict {
-    match status {
-        Status::Code(code) => Verdict::Exited { code },
-        Status::Signal(signal) => Verdict::Signalled { signal },
-        Status::NotFound => Verdict::NotFound,
-        Status::NotExecutable(errno) => {
-            Verdict::NotExecutable { reason: io::Error::from_raw_os_error(errno).to_string() }
-        }
-    }
-}
-
-/// QEMU's word for the end of a guest, in ours.
-fn lost(reason: &str) -> &str {
-    match reason {
-        "guest-reset" => "the guest reset itself (reboot, triple fault or watchdog)",
-        "guest-shutdown" => "the guest powered itself off",
-        "agent-gone" => "the agent in the guest is gone",
-        other => other,
-    }
+/// The host's time, and randomness for a guest.
+fn now() -> Moment {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let mut seed = vec![0; 64];
+    let full = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
+    // Linux gives so few bytes whole, whatever the signals.
+    assert_eq!(full, Ok(seed.len()), "the host gives no random numbers");
+    Moment { clock: (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)), seed }
 }
 
 /// A duration as the user would have typed it.

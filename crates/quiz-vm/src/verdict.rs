@@ -105,6 +105,8 @@ pub struct Outcome {
     pub console_tail: String,
     /// The kernel's report, if it was in trouble.
     pub oops: String,
+    /// Why a saved VM did not come to life; nothing has happened then, and the run can be tried another way.
+    pub not_resumed: Option<String>,
 }
 
 #[cfg(test)]

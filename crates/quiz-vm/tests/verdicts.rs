@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use quiz_vm::artifacts::Bounds;
-use quiz_vm::proto::{Order, Program, Setup, WinSize};
+use quiz_vm::proto::{Order, Personal, Program, WinSize};
 use quiz_vm::supervise::Job;
 use quiz_vm::{Accel, Limits, Outcome, Run, Signals, Streams, Verdict, VmSpec, supervise};
 
@@ -36,6 +36,8 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         fine_timers: false,
         one_thread: false,
         memory_mib: 64,
+        ram: None,
+        incoming: None,
         cpus: 1,
         kernel: "/kernel".into(),
         initramfs: "/initramfs".into(),
@@ -58,13 +60,14 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
     let bound = |hit: &str| if behaviour == hit { Duration::from_millis(1500) } else { Duration::from_secs(30) };
     supervise(Run {
         vm: &vm,
-        job: Job::Program(Box::new(Order { setup: Setup::default(), program })),
+        job: Job::Program(Box::default(), Box::new(Order { personal: Personal::default(), program })),
         limits: Limits {
             boot: bound("silent"),
             program: None,
             hang: Some(bound("hangs")),
             artifacts: Bounds { bytes: 1 << 20, entries: 10 },
         },
+        console_before: None,
         dir,
         streams: Streams { input: None, output: Box::new(std::io::sink()), errors: Box::new(std::io::sink()) },
         signals: &mut NoSignals(ours),

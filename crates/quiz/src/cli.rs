@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use quiz_config::{TypedOption, Verbosity};
 
-use crate::commands::{completions, config, doctor, kernel, profile, root, zfs};
+use crate::commands::{completions, config, doctor, kernel, profile, root, template, zfs};
 use line::Line;
 
 mod line;
@@ -75,6 +75,9 @@ pub enum Verb {
     Profile(profile::Verb),
     /// Build OpenZFS for kernels, and bring it up to date in the VM
     Zfs(zfs::Zfs),
+    /// List and remove the saved VMs that runs start from
+    #[command(subcommand)]
+    Template(template::Verb),
     /// Show every setting and where it comes from
     Config(config::Config),
     /// Show what this host has and lacks, and what is in the cache

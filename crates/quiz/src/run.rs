@@ -10,8 +10,10 @@ mod record;
 mod scratch;
 mod setup;
 mod terminal;
+pub mod warm;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -153,7 +155,7 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
             append.insert(0, "oops=continue".to_owned());
         }
         let vm = VmSpec {
-            qemu: qemu.clone(),
+            qemu: qemu_path.clone(),
             arch,
             machine,
             accel,
@@ -162,6 +164,8 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
             fine_timers: spec.fine_timers,
             one_thread: qemu_version.is_none_or(|version| version < SEVERAL_THREADS),
             memory_mib: spec.memory_mib,
+            ram: None,
+            incoming: None,
             cpus: spec.cpus,
             kernel: kernel.boot(),
             initramfs: initramfs.path.clone(),
@@ -181,50 +185,89 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
         }
     };
     tell_accelerator(&choice, ctx);
-    let (vm, _initramfs) = vm_for(choice.accel, &mut host)?;
-    dir.write_command_line(&vm)?;
+    let (vm, initramfs) = vm_for(choice.accel, &mut host)?;
 
     let serials = (0..layers.len()).map(|i| layers::disk(i, &layers[i]).serial).collect();
     let parts =
         order::Parts { root: &root, layers: serials, modules, scratch: &scratch, chosen: &chosen, asked: &asked };
-    let order = order::order(spec, ctx, parts, &shares, &terminal)?;
+    let system = order::system(&parts);
+    let order = order::order(spec, ctx, &parts, &shares, &terminal)?;
+    let contents = |path: &Path| {
+        let of_layer = || layers.iter().find(|layer| layer.image == path).map(|layer| layer.name.clone());
+        match path {
+            path if path == kernel.boot() => Some(kernel.identity()),
+            path if path == root.image() => Some(root.identity()),
+            path if path == initramfs.path => Some(initramfs.entry.name().to_owned()),
+            _ => of_layer(),
+        }
+    };
+    let boot_id = boot_id();
+    let making =
+        warm::Making { spec, vm: &vm, system: &system, scratch: &scratch, contents: &contents, boot_id: &boot_id };
+    // What somebody watches takes long in any case, and their ends of the streams are there once.
+    let mut warm = if watch.is_none() { warm::find(&making, &cache, ctx) } else { None };
     let started_at = SystemTime::now();
     let mut signals = terminal.signals()?;
     let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
-    let (output, errors, mut hear) = match watch {
-        Some(Watch { output, errors, hear }) => (output, errors, Some(hear)),
-        None => {
-            let output: Box<dyn Write + Send> = Box::new(std::fs::File::from(terminal::duplicate(&std::io::stdout())?));
-            let errors: Box<dyn Write + Send> = Box::new(std::fs::File::from(terminal::duplicate(&std::io::stderr())?));
-            (output, errors, None)
-        }
+    let (watched, mut hear) = match watch {
+        Some(Watch { output, errors, hear }) => (Some(Streams { input: terminal.input(), output, errors }), Some(hear)),
+        None => (None, None),
     };
     let mut outcome = {
         let _raw = terminal.raw()?;
-        supervise(Run {
-            vm: &vm,
-            job: Job::Program(Box::new(order)),
-            limits: limits(spec),
-            dir: dir.path(),
-            streams: Streams { input: terminal.input(), output, errors },
-            signals: &mut signals,
-            show: &mut |notice| match &mut hear {
-                Some(hear) => hear(notice),
-                None => announcer.show(notice),
-            },
-        })
+        let mut supervised = |vm: &VmSpec, job: Job, before: Option<&Path>, streams| -> Result<Outcome, Fault> {
+            dir.write_command_line(vm)?;
+            Ok(supervise(Run {
+                vm,
+                job,
+                limits: limits(spec),
+                console_before: before,
+                dir: dir.path(),
+                streams,
+                signals: &mut signals,
+                show: &mut |notice| match &mut hear {
+                    Some(hear) => hear(notice),
+                    None => announcer.show(notice),
+                },
+            }))
+        };
+        let mut resumed = None;
+        if let Some(there) = &warm {
+            there.fill(&scratch)?;
+            let clone = there.template.clone_of(&vm);
+            let console = there.template.console();
+            let job = Job::Resumed(Box::new(order.clone()));
+            resumed = Some(supervised(&clone, job, Some(&console), terminal.streams()?)?);
+        }
+        match resumed {
+            Some(outcome) if outcome.not_resumed.is_none() => outcome,
+            failed => {
+                if let (Some(there), Some(outcome)) = (warm.take(), failed) {
+                    there.drop_it(&outcome.not_resumed.unwrap_or_default(), ctx);
+                }
+                let streams = match watched {
+                    Some(streams) => streams,
+                    None => terminal.streams()?,
+                };
+                supervised(&vm, Job::Program(Box::new(system), Box::new(order)), None, streams)?
+            }
+        }
     };
     announcer.finish();
     salvage(&mut outcome, started_at, &vm, &scratch, &dir, &mut signals);
-    let record = Record::new(&dir, spec, &chosen, &vm, &kernel, &root, &choice, started_at, &outcome);
+    let record = Record::new(&dir, spec, &chosen, &vm, &kernel, &root, &choice, warm.as_ref(), started_at, &outcome);
     dir.finish(&record)?;
     Ok(Ended { record, outcome })
 }
 
 /// What is known of this host.
 fn host(ctx: &Context) -> Result<Host, Fault> {
-    let boot_id = fs_err::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Ok(Host::open(ctx.cache()?.dir().join("host.json"), boot_id.trim()))
+    Ok(Host::open(ctx.cache()?.dir().join("host.json"), &boot_id()))
+}
+
+/// Which boot of the host this is.
+pub fn boot_id() -> String {
+    fs_err::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 fn wish(choice: AccelChoice) -> Wish {
@@ -272,14 +315,22 @@ fn salvage(
     let died = matches!(outcome.verdict, Verdict::Panic { .. } | Verdict::Lost { .. } | Verdict::Timeout { .. });
     let Some(ready) = outcome.ready.filter(|_| died && outcome.artifacts.files == 0) else { return };
     let Some(out) = scratch.written_since(started_at + ready) else { return };
-    let mut second =
-        VmSpec { disks: vec![out.clone()], shares: Vec::new(), net: None, extra: Vec::new(), ..vm.clone() };
+    let mut second = VmSpec {
+        disks: vec![out.clone()],
+        shares: Vec::new(),
+        net: None,
+        ram: None,
+        incoming: None,
+        extra: Vec::new(),
+        ..vm.clone()
+    };
     second.memory_mib = second.memory_mib.min(512);
     let place = dir.path().join("salvage");
     let result = fs_err::create_dir(&place).map(|()| {
         supervise(Run {
             vm: &second,
             job: Job::Salvage { out_serial: out.serial.clone() },
+            console_before: None,
             limits: Limits {
                 boot: Duration::from_secs(60),
                 program: None,

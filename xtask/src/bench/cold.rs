@@ -67,7 +67,7 @@ pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool) -> Result<(), St
 }
 
 /// virtme-ng takes the image that the distribution or the build has made, which lies beside ours.
-fn image_for_vng(words: &[String]) -> Result<PathBuf, String> {
+pub(super) fn image_for_vng(words: &[String]) -> Result<PathBuf, String> {
     let at = words.iter().position(|word| word == "-kernel").ok_or("quiz gave QEMU no kernel")?;
     let kernel = PathBuf::from(&words[at + 1]);
     let beside = |name: &str| kernel.with_file_name(name);
@@ -75,7 +75,7 @@ fn image_for_vng(words: &[String]) -> Result<PathBuf, String> {
     Ok(images.into_iter().find(|image| image.exists()).unwrap_or(kernel))
 }
 
-fn cache_dir() -> Result<PathBuf, String> {
+pub(super) fn cache_dir() -> Result<PathBuf, String> {
     let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = of("QUIZ_CACHE").or_else(|| of("HOME").map(|home| home.join(".cache/quiz")));
     let dir = cache.ok_or("HOME is not set")?.join("bench");
@@ -84,7 +84,7 @@ fn cache_dir() -> Result<PathBuf, String> {
 }
 
 /// The words of a shell command line without expansions.
-fn words(line: &str) -> Result<Vec<String>, String> {
+pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
     let output =
         Command::new("sh").args(["-c", &format!("printf '%s\\0' {line}")]).output().map_err(|e| e.to_string())?;
     Ok(String::from_utf8_lossy(&output.stdout).split('\0').map(str::to_owned).filter(|word| !word.is_empty()).collect())

@@ -27,7 +27,7 @@ impl Floor {
     /// Makes the first process and its initramfs in `dir`, and takes machine, kernel and memory from quiz's own command line;
     /// of its kernel command line only the words in `told`, or those that they begin.
     pub fn new(dir: &Path, quiz: &[String], told: &[&str]) -> Result<Floor, String> {
-        let initrd = initramfs(dir)?;
+        let initrd = initramfs(dir, "floor", INIT)?;
         let of = |option: &str| -> Result<String, String> {
             let at = quiz.iter().position(|word| word == option).ok_or(format!("quiz gave QEMU no {option}"))?;
             quiz.get(at + 1).cloned().ok_or(format!("quiz gave QEMU no {option}"))
@@ -53,12 +53,14 @@ impl Floor {
     }
 }
 
-fn initramfs(dir: &Path) -> Result<PathBuf, String> {
-    let place = dir.join("floor");
+/// An initramfs with a first process of so much assembly.
+pub fn initramfs(dir: &Path, name: &str, init: &str) -> Result<PathBuf, String> {
+    let place = dir.join(name);
     fs_err::create_dir_all(&place).map_err(|e| e.to_string())?;
-    fs_err::write(dir.join("init.s"), INIT).map_err(|e| e.to_string())?;
-    check(Command::new("cc").args(["-static", "-nostdlib", "-o"]).arg(place.join("init")).arg(dir.join("init.s")))?;
-    let archive = dir.join("floor.cpio");
+    let source = dir.join(format!("{name}.s"));
+    fs_err::write(&source, init).map_err(|e| e.to_string())?;
+    check(Command::new("cc").args(["-static", "-nostdlib", "-o"]).arg(place.join("init")).arg(source))?;
+    let archive = dir.join(format!("{name}.cpio"));
     let script = "cd \"$0\" && echo init | cpio --quiet -o -H newc > \"$1\"";
     check(Command::new("sh").args(["-c", script]).arg(&place).arg(&archive))?;
     Ok(archive)

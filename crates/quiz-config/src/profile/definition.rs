@@ -91,6 +91,8 @@ pub struct Profile {
     pub kernel_needs: Vec<KernelOption>,
     /// Kernel options that it makes use of where they are.
     pub kernel_uses: Vec<KernelOption>,
+    /// Its `init` depends on nothing of the run (shares, kept disks, the machine's identity), and so may be part of a saved VM.
+    pub early: bool,
     /// What can be set, in the order of the names.
     pub options: BTreeMap<String, OptionSpec>,
 }
@@ -178,6 +180,7 @@ impl Profile {
             packages: written.packages,
             kernel_needs: kernel(&written.kernel.needs)?,
             kernel_uses: kernel(&written.kernel.uses)?,
+            early: written.early,
             options,
         })
     }
@@ -203,6 +206,8 @@ struct Written {
     after: Vec<String>,
     #[serde(default)]
     packages: Vec<String>,
+    #[serde(default)]
+    early: bool,
     #[serde(default)]
     kernel: WrittenKernel,
     #[serde(default)]

@@ -132,8 +132,12 @@ fn hear_start(agent: &mut File) -> Nonce {
     loop {
         let n = agent.read(&mut buffer).unwrap();
         decoder.push(&buffer[..n]);
-        if let Some(ToGuest::Start { nonce, .. }) = decoder.next::<ToGuest>().unwrap() {
-            return nonce;
+        while let Some(message) = decoder.next::<ToGuest>().unwrap() {
+            match message {
+                ToGuest::Prepare { .. } => say(agent, &ToHost::Ready),
+                ToGuest::Start { nonce, .. } => return nonce,
+                _ => {}
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod kernel;
 pub mod profile;
 pub mod root;
+pub mod template;
 pub mod zfs;
 
 /// Does what the command line `words` says.
@@ -80,6 +81,7 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
         Verb::Kernel(verb) => kernel::run(verb, &Context::new(global)?)?,
         Verb::Profile(verb) => profile::run(verb, &Context::new(global)?)?,
         Verb::Root(verb) => root::run(verb, &Context::new(global)?)?,
+        Verb::Template(verb) => template::run(verb, &Context::new(global)?)?,
         Verb::Zfs(args) => return zfs::run(args, &Context::new(global)?),
         Verb::Config(_) | Verb::Run(_) => unreachable!("these were handled before"),
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use quiz_config::{Chosen, RunSpec, ShareSpec, WorktreeMode};
 use quiz_image::root::Root;
 use quiz_vm::Share;
-use quiz_vm::proto::{self, Order, Program, Setup};
+use quiz_vm::proto::{self, Init, Inits, Moment, Order, Personal, Program, System};
 
 use super::layers;
 use super::scratch::Scratch;
@@ -89,42 +89,43 @@ pub struct Parts<'a> {
     pub asked: &'a Asked,
 }
 
-/// The agent's order.
+/// What the guest is for every run on it.
+pub fn system(parts: &Parts<'_>) -> System {
+    let early: Vec<&Chosen> = parts.chosen.iter().filter(|one| is_early(one, parts)).collect();
+    System {
+        root_serial: ROOT.to_owned(),
+        root_types: vec![parts.root.manifest.format.clone()],
+        layers: parts.layers.clone(),
+        out_serial: parts.scratch.out.as_ref().map(|out| out.serial.clone()),
+        hostname: "quiz".to_owned(),
+        modules: parts.modules.clone(),
+        links: parts.scratch.links.iter().cloned().chain(parts.asked.links.iter().map(link)).collect(),
+        inits: inits(&early, parts),
+    }
+}
+
+/// The run's own part of the agent's order.
 pub fn order(
     spec: &RunSpec,
     ctx: &Context,
-    parts: Parts<'_>,
+    parts: &Parts<'_>,
     shares: &[SharedDir],
     terminal: &Terminal,
 ) -> Result<Order, Fault> {
-    let Parts { root, layers, modules, scratch, chosen, asked } = parts;
-    let random = |bytes: &mut [u8]| -> Result<(), Fault> {
-        rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())
-            .map(|_| ())
-            .map_err(|e| Fault::new(format!("the host gives no random numbers: {e}")))
-    };
-    let mut seed = vec![0; 64];
     let mut machine_id = [0; 16];
-    random(&mut seed)?;
-    random(&mut machine_id)?;
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let setup = Setup {
-        root_serial: ROOT.to_owned(),
-        root_types: vec![root.manifest.format.clone()],
-        out_serial: scratch.out.as_ref().map(|out| out.serial.clone()),
-        hostname: "quiz".to_owned(),
-        clock: (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)),
-        seed,
+    rustix::rand::getrandom(&mut machine_id, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Fault::new(format!("the host gives no random numbers: {e}")))?;
+    let late: Vec<&Chosen> = parts.chosen.iter().filter(|one| !is_early(one, parts)).collect();
+    let personal = Personal {
+        // The moment is when it is said.
+        moment: Moment::default(),
         machine_id: machine_id.iter().map(|byte| format!("{byte:02x}")).collect(),
         shares: shares.iter().map(SharedDir::mounted).collect(),
-        layers,
-        modules,
-        links: scratch.links.iter().cloned().chain(asked.links.iter().map(link)).collect(),
-        inits: chosen.iter().filter_map(init).collect(),
-        init_env: init_env(chosen, asked),
-        write_back: scratch.kept,
+        changed: parts.scratch.kept.clone(),
+        inits: inits(&late, parts),
+        write_back: !parts.scratch.kept.is_empty(),
     };
-    let program = program(spec, ctx, &asked.env, shares, terminal);
+    let program = program(spec, ctx, &parts.asked.env, shares, terminal);
     let size: usize = program.argv.iter().map(Vec::len).sum::<usize>()
         + program.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     if size > ARGUMENTS {
@@ -132,7 +133,21 @@ pub fn order(
             "the arguments and the environment are {size} bytes long, too long for any program"
         )));
     }
-    Ok(Order { setup, program })
+    Ok(Order { personal, program })
+}
+
+/// Whether a profile's `init` can run before the guest knows which run it is for. None can that comes after one that cannot, nor
+/// any where a disk has contents of its own.
+fn is_early(one: &Chosen, parts: &Parts<'_>) -> bool {
+    let before = parts.chosen.iter().take_while(|other| other.profile.name != one.profile.name);
+    let ready = |one: &Chosen| one.profile.early || one.profile.init().is_none();
+    parts.scratch.kept.is_empty() && ready(one) && before.into_iter().all(ready)
+}
+
+fn inits(chosen: &[&Chosen], parts: &Parts<'_>) -> Inits {
+    let programs: Vec<Init> = chosen.iter().filter_map(|one| init(one)).collect();
+    let env = if programs.is_empty() { Vec::new() } else { init_env(parts.chosen, parts.asked) };
+    Inits { programs, env }
 }
 
 fn link((path, target): &(String, String)) -> proto::Link {

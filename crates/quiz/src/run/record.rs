@@ -12,6 +12,7 @@ use quiz_vm::{ArtifactsRecord, Outcome, Verdict, VmSpec};
 use serde::Serialize;
 
 use super::evidence::RunDir;
+use super::warm::Warm;
 
 /// A run and how it ended. The fields are described in SPECIFICATION.md.
 #[derive(Debug, Serialize)]
@@ -30,6 +31,8 @@ pub struct Record {
     pub machine: &'static str,
     pub accelerator: &'static str,
     pub accelerator_why: String,
+    /// The template that the VM went on from; none for one that booted.
+    pub template: Option<String>,
     pub started_at: String,
     pub boot_ms: Option<u64>,
     pub ready_ms: Option<u64>,
@@ -58,6 +61,7 @@ impl Record {
         kernel: &Kernel,
         root: &Root,
         choice: &Choice,
+        warm: Option<&Warm>,
         started_at: SystemTime,
         outcome: &Outcome,
     ) -> Record {
@@ -78,6 +82,7 @@ impl Record {
             machine: vm.machine.name,
             accelerator: vm.accel.name(),
             accelerator_why: choice.why.clone(),
+            template: warm.map(|warm| warm.name.clone()),
             started_at: started_at.unwrap_or_default(),
             boot_ms: outcome.boot.map(ms),
             ready_ms: outcome.ready.map(ms),

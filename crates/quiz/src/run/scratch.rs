@@ -28,6 +28,12 @@ const OUT: &str = "quiz-out";
 /// File times are taken from a clock that ticks this slowly.
 const CLOCK_TICK: Duration = Duration::from_millis(20);
 
+/// A disk that is thrown away: a file without a name.
+struct Blank {
+    serial: String,
+    file: File,
+}
+
 /// The run's disks, as long as they are needed.
 pub struct Scratch {
     /// For QEMU; without the root.
@@ -37,9 +43,11 @@ pub struct Scratch {
     /// For the guest's `/dev`.
     pub links: Vec<Link>,
     out_file: Option<File>,
-    /// Some disk is kept after the run.
-    pub kept: bool,
-    /// Keeps those without a name in existence, and the others locked.
+    /// Serial numbers of the disks that are kept after the run.
+    pub kept: Vec<String>,
+    /// Those that are thrown away and may have been written to in a template.
+    blank: Vec<Blank>,
+    /// Keeps those that are kept locked.
     _open: Vec<File>,
 }
 
@@ -53,8 +61,15 @@ impl Scratch {
         ext4: bool,
         ctx: &Context,
     ) -> Result<Scratch, Fault> {
-        let mut scratch =
-            Scratch { disks: Vec::new(), out: None, links: Vec::new(), out_file: None, kept: false, _open: Vec::new() };
+        let mut scratch = Scratch {
+            disks: Vec::new(),
+            out: None,
+            links: Vec::new(),
+            out_file: None,
+            kept: Vec::new(),
+            blank: Vec::new(),
+            _open: Vec::new(),
+        };
         if ext4 {
             let file = unnamed(dir)?;
             let image = blank::ext4(cache, OUT_BYTES, &ctx.report)?;
@@ -67,11 +82,11 @@ impl Scratch {
         for (i, wanted) in spec.disks.iter().enumerate() {
             let serial = format!("disk{}", i + 1);
             let (file, format) = match wanted {
-                DiskSpec::Blank { bytes } => (scratch.blank(*bytes, dir)?, DiskFormat::Raw),
+                DiskSpec::Blank { bytes } => (scratch.blank(&serial, *bytes, dir)?, DiskFormat::Raw),
                 DiskSpec::File(path) => {
                     let format = format_of(path)?;
                     let file = fs_err::OpenOptions::new().read(true).write(true).open(path)?;
-                    scratch.keep(file.into_parts().0, path)?;
+                    scratch.keep(&serial, file.into_parts().0, path)?;
                     (path.clone(), format)
                 }
             };
@@ -80,8 +95,8 @@ impl Scratch {
         }
         for wanted in asked {
             let file = match &wanted.file {
-                None => scratch.blank(wanted.bytes.unwrap_or(0), dir)?,
-                Some(path) => scratch.kept(path, wanted.bytes, ctx)?,
+                None => scratch.blank(&wanted.name, wanted.bytes.unwrap_or(0), dir)?,
+                Some(path) => scratch.kept(&wanted.name, path, wanted.bytes, ctx)?,
             };
             for path in [format!("/dev/{}", wanted.name), format!("/dev/disk/by-id/virtio-{}", wanted.name)] {
                 scratch.links.push(link(&wanted.name, path));
@@ -92,16 +107,16 @@ impl Scratch {
     }
 
     /// An empty disk that is thrown away.
-    fn blank(&mut self, bytes: u64, dir: &Path) -> Result<PathBuf, Fault> {
+    fn blank(&mut self, serial: &str, bytes: u64, dir: &Path) -> Result<PathBuf, Fault> {
         let file = unnamed(dir)?;
         file.set_len(bytes).map_err(|e| Fault::new(format!("cannot make a disk of {bytes} bytes: {e}")))?;
         let path = path_of(&file);
-        self._open.push(file);
+        self.blank.push(Blank { serial: serial.to_owned(), file });
         Ok(path)
     }
 
     /// A disk that a profile keeps at `path`; made there, sparse, if it is not there yet.
-    fn kept(&mut self, path: &Path, bytes: Option<u64>, ctx: &Context) -> Result<PathBuf, Fault> {
+    fn kept(&mut self, serial: &str, path: &Path, bytes: Option<u64>, ctx: &Context) -> Result<PathBuf, Fault> {
         let refused = |e: io::Error| Fault::new(format!("cannot keep a disk: {e}"));
         if bytes.is_some() {
             fs_err::create_dir_all(path.parent().unwrap_or(Path::new("/"))).map_err(refused)?;
@@ -111,7 +126,7 @@ impl Scratch {
         let (file, _) = file.into_parts();
         let there = file.metadata().map_err(refused)?.len();
         // The lock comes first: whoever holds it may be about to give it its size.
-        let file = self.keep(file, path)?;
+        let file = self.keep(serial, file, path)?;
         match bytes {
             Some(bytes) if there == 0 => file.set_len(bytes).map_err(refused)?,
             Some(bytes) if there != bytes => ctx.report.say(&format!(
@@ -124,8 +139,8 @@ impl Scratch {
     }
 
     /// Locks a disk that outlives the run as long as it lasts, against other runs.
-    fn keep(&mut self, file: File, path: &Path) -> Result<&File, Fault> {
-        self.kept = true;
+    fn keep(&mut self, serial: &str, file: File, path: &Path) -> Result<&File, Fault> {
+        self.kept.push(serial.to_owned());
         if file.try_lock().is_err() {
             let pids: Vec<String> = lock::flock_pids(path).iter().map(u32::to_string).collect();
             let by = if pids.is_empty() { String::new() } else { format!(" by quiz (pid {})", pids.join(", ")) };
@@ -136,6 +151,12 @@ impl Scratch {
         }
         self._open.push(file);
         Ok(self._open.last().expect("one was just added"))
+    }
+
+    /// The disks that are thrown away, by their serial numbers.
+    pub fn thrown_away(&self) -> impl Iterator<Item = (&str, &File)> {
+        let out = self.out.as_ref().map(|out| out.serial.as_str()).zip(self.out_file.as_ref());
+        out.into_iter().chain(self.blank.iter().map(|disk| (disk.serial.as_str(), &disk.file)))
     }
 
     /// The disk for artifacts, if the guest has written to it since `at`.

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
-use quiz_vm::Signals;
 use quiz_vm::proto::WinSize;
+use quiz_vm::{Signals, Streams};
 use rustix::termios::{self, OptionalActions, Termios};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
@@ -70,6 +70,15 @@ impl Terminal {
         std::io::stdin().as_fd().try_clone_to_owned().ok()
     }
 
+    /// This process's own streams, for a program.
+    pub fn streams(&self) -> Result<Streams, Fault> {
+        Ok(Streams {
+            input: self.input(),
+            output: Box::new(std::fs::File::from(duplicate(&std::io::stdout())?)),
+            errors: Box::new(std::fs::File::from(duplicate(&std::io::stderr())?)),
+        })
+    }
+
     /// Makes the terminal raw until the value is dropped; every key then goes to the guest.
     pub fn raw(&self) -> Result<Option<Raw>, Fault> {
         if self.size.is_none() {
@@ -119,7 +128,7 @@ fn make_raw(stdin: &Stdin, found: &Termios) -> rustix::io::Result<()> {
 }
 
 /// A second descriptor of a standard stream, for a thread that closes it when it is done.
-pub fn duplicate(stream: &impl AsFd) -> Result<OwnedFd, Fault> {
+fn duplicate(stream: &impl AsFd) -> Result<OwnedFd, Fault> {
     stream.as_fd().try_clone_to_owned().map_err(|e| Fault::new(format!("cannot use the standard streams: {e}")))
 }
 

@@ -107,7 +107,9 @@ impl View {
                 let course = self.course.lock().unwrap_or_else(PoisonError::into_inner);
                 bar.set_position(course.finished().len() as u64);
                 let failed = if self.failed == 0 { String::new() } else { format!("{} not passed · ", self.failed) };
-                bar.set_message(format!("{failed}{}", course.running().unwrap_or_default()));
+                let running =
+                    if course.started() { course.running().unwrap_or_default() } else { "setting up the guest" };
+                bar.set_message(format!("{failed}{running}"));
             }
         }
         if let Some(bar) = self.bar {

@@ -1,0 +1,89 @@
+//! What a VM is started for, and what the caller gives to it. Plain data.
+
+use std::io::Write;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quiz_proto::{Order, System, WinSize};
+
+use crate::VmSpec;
+use crate::artifacts::Bounds;
+
+/// What the guest is to do.
+pub enum Job {
+    /// Prepare it, and run a program in it.
+    Program(Box<System>, Box<Order>),
+    /// Run a program in a guest that is prepared: the VM goes on from a saved one.
+    Resumed(Box<Order>),
+    /// Prepare it, and save the state of the VM's devices to this new file.
+    Save(Box<System>, PathBuf),
+    /// Send what an earlier guest left on its disk for artifacts.
+    Salvage {
+        /// The disk's serial number.
+        out_serial: String,
+    },
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From QEMU's start to the program's.
+    pub boot: Duration,
+    /// The program.
+    pub program: Option<Duration>,
+    /// A guest from which nothing is heard; `None` waits for ever.
+    pub hang: Option<Duration>,
+    /// How much may come back as artifacts.
+    pub artifacts: Bounds,
+}
+
+/// The user's ends of the program's streams.
+pub struct Streams {
+    /// Standard input, or the terminal's keyboard; without one the program's input is empty.
+    pub input: Option<OwnedFd>,
+    /// Standard output, or the terminal's screen.
+    pub output: Box<dyn Write + Send>,
+    /// Standard error.
+    pub errors: Box<dyn Write + Send>,
+}
+
+/// The signals that quiz gets.
+pub trait Signals {
+    /// Readable when there are some.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// Takes those that came.
+    fn pending(&mut self) -> Vec<i32>;
+    /// The terminal's size now.
+    fn window_size(&self) -> Option<WinSize>;
+}
+
+/// What happens meanwhile.
+pub enum Notice<'a> {
+    /// Raw output of the guest's console.
+    Console(&'a [u8]),
+    /// A kernel message of this syslog level.
+    Kernel(u8, &'a str),
+    /// A line that the user should read.
+    Note(&'a str),
+}
+
+/// One run.
+pub struct Run<'a> {
+    /// The machine.
+    pub vm: &'a VmSpec,
+    /// What it is for.
+    pub job: Job,
+    /// How long it may take.
+    pub limits: Limits,
+    /// The console of the VM that this one goes on from.
+    pub console_before: Option<&'a Path>,
+    /// The run's directory: `console.log`, `qemu.log`, `stacks.txt`, `oops.txt` and `artifacts/` are made in it.
+    pub dir: &'a Path,
+    /// The user's descriptors.
+    pub streams: Streams,
+    /// The user's signals.
+    pub signals: &'a mut dyn Signals,
+    /// Hears what happens.
+    pub show: &'a mut dyn FnMut(Notice),
+}

@@ -1,0 +1,86 @@
+//! The verdict: from what was seen of a VM to how it ended. Not for the seeing (see the supervisor).
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+
+use fs_err as fs;
+use quiz_proto::Status;
+
+use super::{Phase, Supervisor};
+use crate::Verdict;
+
+impl Supervisor<'_> {
+    /// Strictest first: success is what remains when nothing speaks against it.
+    pub(super) fn judge(&mut self) -> Verdict {
+        let ended = self.monitor.kill();
+        let seen = &self.seen;
+        if let (Phase::Resuming, None) = (self.phase, &seen.forced) {
+            let why = self.why_not_resumed();
+            return Verdict::fault(format!("the saved VM could not be resumed: {why}"));
+        }
+        if let Some(why) = &seen.failed {
+            return Verdict::fault(why);
+        }
+        if let Some(why) = &seen.write_error {
+            return Verdict::fault(why);
+        }
+        if let Some(forced) = &seen.forced {
+            return forced.clone();
+        }
+        if let Some(what) = &seen.nonsense {
+            return Verdict::Lost { message: what.clone() };
+        }
+        if let (Some(status), true, true) = (seen.status, seen.down, ended.success()) {
+            return of_status(status);
+        }
+        if self.console.panicked() {
+            let message = self.console.oops().lines().next().unwrap_or("Kernel panic").to_owned();
+            return Verdict::Panic { message };
+        }
+        if seen.stopped {
+            return Verdict::fault("QEMU stopped the machine: its accelerator failed (see qemu.log); try --accel tcg");
+        }
+        if let Some(reason) = &seen.shutdown {
+            return Verdict::Lost { message: lost(reason).to_owned() };
+        }
+        let last = self.last_of_qemu();
+        match ended.signal() {
+            Some(signal) if seen.panic_at.is_none() => {
+                Verdict::fault(format!("QEMU was killed by signal {signal}: {last}"))
+            }
+            _ if ended.success() => Verdict::Lost { message: "the VM ended without a word".to_owned() },
+            _ => Verdict::fault(format!("QEMU failed ({ended}): {last}")),
+        }
+    }
+
+    /// Why a saved VM did not come to life, if it did not.
+    pub(super) fn why_not_resumed(&self) -> String {
+        self.seen.refused.clone().unwrap_or_else(|| self.last_of_qemu())
+    }
+
+    fn last_of_qemu(&self) -> String {
+        let log = fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
+        log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("QEMU said nothing").to_owned()
+    }
+}
+
+fn of_status(status: Status) -> Verdict {
+    match status {
+        Status::Code(code) => Verdict::Exited { code },
+        Status::Signal(signal) => Verdict::Signalled { signal },
+        Status::NotFound => Verdict::NotFound,
+        Status::NotExecutable(errno) => {
+            Verdict::NotExecutable { reason: io::Error::from_raw_os_error(errno).to_string() }
+        }
+    }
+}
+
+/// QEMU's word for the end of a guest, in ours.
+fn lost(reason: &str) -> &str {
+    match reason {
+        "guest-reset" => "the guest reset itself (reboot, triple fault or watchdog)",
+        "guest-shutdown" => "the guest powered itself off",
+        "agent-gone" => "the agent in the guest is gone",
+        other => other,
+    }
+}

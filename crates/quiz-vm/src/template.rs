@@ -1,0 +1,189 @@
+//! Templates: VMs that were saved when their guest was prepared, to start runs from instead of booting.
+//!
+//! [`Template::save`] boots a VM on a memory file, prepares the guest, and keeps the state of the devices beside it. [`Template::clone_of`]
+//! turns the description of a VM into one that goes on from there, with memory of its own over the template's. Not for which
+//! template a run may use, nor for where templates are kept: whoever makes one gives it a directory and a key.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fs_err as fs;
+use quiz_proto::{System, WinSize};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::artifacts::Bounds;
+use crate::supervise::{Job, Limits, Run, Signals, Streams, supervise};
+use crate::{RamFile, Verdict, VmSpec};
+
+const RAM: &str = "ram";
+const STATE: &str = "state";
+const CONSOLE: &str = "console.log";
+/// What must be free beside the memory, in bytes.
+const SPARE: u64 = 256 << 20;
+
+/// Why there is no template.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// The guest did not come to where it can be saved.
+    #[error("{0}")]
+    Guest(String),
+    /// The host has no room for it.
+    #[error("{} has {free_mib} MiB free, and a template of this VM may take {needed_mib}", .place.display())]
+    Space {
+        /// Where.
+        place: PathBuf,
+        /// How much is free.
+        free_mib: u64,
+        /// How much it may take.
+        needed_mib: u64,
+    },
+    /// Files cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It is not what it was when it was saved.
+    #[error("{} was changed since it was saved", .0.display())]
+    Altered(PathBuf),
+}
+
+/// What is known about a template: enough to see that it is whole and still good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The host's boot in which it was made: another one may have another CPU, and did not see it written to the disk.
+    pub boot_id: String,
+    /// SHA-256 of the devices' state.
+    pub state_sha256: String,
+    /// Size, inode and time of the last change of the memory.
+    pub ram: FileMark,
+    /// From QEMU's start until it was saved, in milliseconds.
+    pub took_ms: u64,
+    /// What the caller has to remember.
+    pub about: String,
+}
+
+/// Tells a file from what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMark {
+    bytes: u64,
+    inode: u64,
+    modified: (i64, i64),
+}
+
+impl FileMark {
+    /// The mark of a file as it is.
+    pub fn of(meta: &Metadata) -> FileMark {
+        FileMark { bytes: meta.len(), inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()) }
+    }
+}
+
+/// A template that was found whole.
+#[derive(Debug, Clone)]
+pub struct Template {
+    dir: PathBuf,
+}
+
+impl Template {
+    /// Boots `vm`, prepares its guest as `system` says, and saves it in `dir`, within `limit`.
+    pub fn save(
+        vm: &VmSpec,
+        system: &System,
+        limit: Duration,
+        dir: &Path,
+        boot_id: &str,
+        about: &str,
+    ) -> Result<Manifest, TemplateError> {
+        let space = rustix::fs::statvfs(dir).map_err(io::Error::from)?;
+        let (free, needed) = (space.f_bavail * space.f_frsize, (u64::from(vm.memory_mib) << 20) + SPARE);
+        if free < needed {
+            let place = dir.to_owned();
+            return Err(TemplateError::Space { place, free_mib: free >> 20, needed_mib: needed >> 20 });
+        }
+        let ram = dir.join(RAM);
+        // QEMU would make it too, with a mode that lets others read what is in the guest.
+        fs::File::create(&ram)?;
+        fs::set_permissions(&ram, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        let saved = VmSpec { ram: Some(RamFile { path: ram.clone(), shared: true }), incoming: None, ..vm.clone() };
+        let (signals, _other) = UnixStream::pair()?;
+        let outcome = supervise(Run {
+            vm: &saved,
+            job: Job::Save(Box::new(system.clone()), dir.join(STATE)),
+            limits: Limits { boot: limit, program: None, hang: None, artifacts: Bounds { bytes: 0, entries: 0 } },
+            console_before: None,
+            dir,
+            streams: Streams { input: None, output: Box::new(io::sink()), errors: Box::new(io::sink()) },
+            signals: &mut NoSignals(signals.into()),
+            show: &mut |_| {},
+        });
+        match outcome.verdict {
+            Verdict::Exited { code: 0 } => {}
+            Verdict::Fault { message }
+            | Verdict::Panic { message }
+            | Verdict::Lost { message }
+            | Verdict::Timeout { message } => {
+                return Err(TemplateError::Guest(message));
+            }
+            other => return Err(TemplateError::Guest(format!("{other:?}"))),
+        }
+        Ok(Manifest {
+            boot_id: boot_id.to_owned(),
+            state_sha256: sum(&dir.join(STATE))?,
+            ram: FileMark::of(&fs::metadata(&ram)?),
+            took_ms: u64::try_from(outcome.total.as_millis()).unwrap_or(u64::MAX),
+            about: about.to_owned(),
+        })
+    }
+
+    /// The template in `dir`, if it still is what `manifest` says, in this boot of the host.
+    pub fn open(dir: &Path, manifest: &Manifest, boot_id: &str) -> Result<Template, TemplateError> {
+        let (ram, state) = (dir.join(RAM), dir.join(STATE));
+        if manifest.boot_id != boot_id || FileMark::of(&fs::metadata(&ram)?) != manifest.ram {
+            return Err(TemplateError::Altered(ram));
+        }
+        if sum(&state)? != manifest.state_sha256 {
+            return Err(TemplateError::Altered(state));
+        }
+        Ok(Template { dir: dir.to_owned() })
+    }
+
+    /// The same VM as `vm`, going on from here. Its devices must be those that the template was made with; what is behind them is
+    /// the clone's own.
+    pub fn clone_of(&self, vm: &VmSpec) -> VmSpec {
+        VmSpec {
+            ram: Some(RamFile { path: self.dir.join(RAM), shared: false }),
+            incoming: Some(self.dir.join(STATE)),
+            ..vm.clone()
+        }
+    }
+
+    /// What the guest's console said until it was saved.
+    pub fn console(&self) -> PathBuf {
+        self.dir.join(CONSOLE)
+    }
+}
+
+/// Some tens of kilobytes.
+fn sum(file: &Path) -> io::Result<String> {
+    Ok(Sha256::digest(fs::read(file)?).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The VM of a template is nobody's foreground: the run that waits for it hears the signals, by being ended with it.
+struct NoSignals(OwnedFd);
+
+impl Signals for NoSignals {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn pending(&mut self) -> Vec<i32> {
+        Vec::new()
+    }
+
+    fn window_size(&self) -> Option<WinSize> {
+        None
+    }
+}

@@ -1,0 +1,33 @@
+//! `quiz template`: the saved VMs that runs start from. Not for making one, which runs do by themselves.
+
+use clap::Subcommand;
+
+use crate::context::Context;
+use crate::errors::Fault;
+
+mod list;
+mod rm;
+
+/// What to do with templates.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List the templates
+    #[command(visible_alias = "ls")]
+    List(list::List),
+    /// Remove templates
+    Rm(rm::Rm),
+    /// Remove those that are old, too many, or of no use since the host's last boot
+    Prune,
+}
+
+/// Does it.
+pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
+    match verb {
+        Verb::List(args) => list::run(&args, ctx),
+        Verb::Rm(args) => rm::run(&args, ctx),
+        Verb::Prune => {
+            crate::run::warm::prune(&crate::run::warm::shelf(&ctx.cache()?), &crate::run::boot_id());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! `quiz template rm`: removes templates by their exact names.
+
+use clap::Args;
+use quiz_image::store::StoreError;
+
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::run::warm;
+
+/// Which templates.
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// Their names, as `quiz template list` shows them
+    #[arg(required_unless_present = "all", value_name = "NAME")]
+    pub names: Vec<String>,
+    /// All that are not in use
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
+}
+
+/// Removes them.
+pub fn run(args: &Rm, ctx: &Context) -> Result<(), Fault> {
+    let shelf = warm::shelf(&ctx.cache()?);
+    if args.all {
+        for name in shelf.names()? {
+            match shelf.remove(&name) {
+                Ok(()) | Err(StoreError::InUse { .. } | StoreError::Absent { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        return Ok(());
+    }
+    for name in &args.names {
+        shelf.remove(name).map_err(|error| match error {
+            StoreError::Absent { .. } => {
+                Fault::new(format!("there is no template `{name}`")).hint("`quiz template list` shows their names")
+            }
+            other => other.into(),
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! Which template a run starts from, and its making where there is none. Not for how a VM is saved and cloned
+//! (`quiz_vm::template`).
+//!
+//! A template is never stale, because its name is a sum over everything that went into it: QEMU's command line and program, the
+//! kernel, initramfs, root and layers by their contents, and what the agent was told to prepare.
+
+use std::fmt::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use fs_err as fs;
+use quiz_config::{RunSpec, Verbosity};
+use quiz_image::{Cache, Entry, Report, Shelf, StoreError, blank, digest};
+use quiz_vm::proto::System;
+use quiz_vm::template::{Manifest, Template, TemplateError};
+use quiz_vm::{Disk, DiskFormat, VmSpec, qemu};
+
+use super::scratch::Scratch;
+use crate::context::Context;
+use crate::errors::Fault;
+
+/// How many templates are kept, in all.
+const KEPT: usize = 16;
+/// How much of the disk they may take, in bytes.
+const BYTES: u64 = 8 << 30;
+/// How long one is kept that nobody uses.
+const AGE: Duration = Duration::from_secs(7 * 86_400);
+
+/// A template in use.
+pub struct Warm {
+    /// It.
+    pub template: Template,
+    /// Its name among all.
+    pub name: String,
+    shelf: Shelf,
+    entry: Entry,
+}
+
+/// Everything that a template is made of.
+pub struct Making<'a> {
+    pub spec: &'a RunSpec,
+    pub vm: &'a VmSpec,
+    pub system: &'a System,
+    pub scratch: &'a Scratch,
+    /// Names what is behind each of the VM's files, by the file's path.
+    pub contents: &'a dyn Fn(&Path) -> Option<String>,
+    pub boot_id: &'a str,
+}
+
+/// Why saving and resuming a VM failed, or the file system.
+#[derive(Debug, thiserror::Error)]
+enum MakeError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error(transparent)]
+    Blank(#[from] blank::BlankError),
+}
+
+/// The shelf of templates.
+pub fn shelf(cache: &Cache) -> Shelf {
+    cache.volatile_shelf("templates")
+}
+
+/// Why this run cannot start from a template, if it cannot.
+fn blocked(making: &Making<'_>) -> Option<String> {
+    let vm = making.vm;
+    if making.spec.cold {
+        return Some("it was asked for".to_owned());
+    }
+    if let Some(word) = vm.extra.first() {
+        return Some(format!("QEMU has an option of the user's or a profile's: {}", word.to_string_lossy()));
+    }
+    if vm.net.is_some() {
+        return Some("the network's connections cannot be saved".to_owned());
+    }
+    if let Some(disk) = vm.disks.iter().find(|disk| disk.format != DiskFormat::Raw) {
+        return Some(format!("the disk {} is not a raw one", disk.serial));
+    }
+    None
+}
+
+/// The template that the run can start from; made first where there is none. Without one the run boots.
+pub fn find(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Option<Warm> {
+    let verbose = |text: &str| {
+        if ctx.verbosity == Verbosity::Verbose {
+            ctx.report.say(text);
+        }
+    };
+    if let Some(why) = blocked(making) {
+        verbose(&format!("booting: {why}"));
+        return None;
+    }
+    match open_or_make(making, cache, ctx) {
+        Ok(warm) => {
+            verbose(&format!("starting from the template {}", warm.name));
+            Some(warm)
+        }
+        Err(fault) => {
+            verbose(&format!("booting: {}", fault.message()));
+            None
+        }
+    }
+}
+
+fn open_or_make(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Result<Warm, Fault> {
+    let name = digest::of_bytes(key(making)?.as_bytes())[..20].to_owned();
+    let shelf = shelf(cache);
+    if let Some(entry) = shelf.open(&name)? {
+        match entry
+            .manifest::<Manifest>()
+            .map_err(Fault::from)
+            .and_then(|manifest| Template::open(entry.dir(), &manifest, making.boot_id).map_err(Fault::from))
+        {
+            Ok(template) => {
+                entry.touch();
+                return Ok(Warm { template, name, shelf, entry });
+            }
+            Err(why) => {
+                ctx.report.say(&format!("the template {name} is dropped: {}", why.message()));
+                drop(entry);
+                shelf.remove(&name)?;
+            }
+        }
+    }
+    prune(&shelf, making.boot_id);
+    let limit = making.spec.boot_timeout.unwrap_or(Duration::from_secs(600));
+    let entry = shelf.build(&name, "saving a VM to start from", false, &ctx.report, |dir| {
+        let vm = VmSpec { disks: disks(making, dir)?, ..making.vm.clone() };
+        let about = format!("{} {}", making.spec.profiles.join(","), making.vm.machine.name);
+        Ok::<_, MakeError>(Template::save(&vm, making.system, limit, dir, making.boot_id, about.trim())?)
+    })?;
+    let template = Template::open(entry.dir(), &entry.manifest()?, making.boot_id)?;
+    Ok(Warm { template, name, shelf, entry })
+}
+
+/// The disks of the VM that is saved: what is read-only is the run's; what is thrown away is a copy of the run's, still fresh one; what
+/// is kept is not touched, and an empty one of the same size stands in for it.
+fn disks(making: &Making<'_>, dir: &Path) -> Result<Vec<Disk>, MakeError> {
+    let mut disks = making.vm.disks.clone();
+    for disk in disks.iter_mut().filter(|disk| !disk.read_only) {
+        let failed = || StoreError::io("make a disk for a template");
+        let bytes = fs::metadata(&disk.file).map_err(failed())?.len();
+        let path = disk_file(dir, &disk.serial);
+        let (file, _) = fs::File::create(&path).map_err(failed())?.into_parts();
+        match making.scratch.thrown_away().any(|(serial, _)| serial == disk.serial) {
+            true => blank::copy_sparse(&disk.file, &file)?,
+            false => file.set_len(bytes).map_err(failed())?,
+        }
+        disk.file = path;
+    }
+    Ok(disks)
+}
+
+fn disk_file(dir: &Path, serial: &str) -> PathBuf {
+    dir.join(format!("disk-{serial}"))
+}
+
+/// Everything that goes into a template, as one text.
+fn key(making: &Making<'_>) -> Result<String, Fault> {
+    let vm = making.vm;
+    let content = |path: &Path| {
+        (making.contents)(path)
+            .map(PathBuf::from)
+            .ok_or_else(|| Fault::new(format!("{} has no identity", path.display())))
+    };
+    let mut plain = vm.clone();
+    plain.kernel = content(&vm.kernel)?;
+    plain.initramfs = content(&vm.initramfs)?;
+    for disk in &mut plain.disks {
+        disk.file = match disk.read_only {
+            true => content(&disk.file)?,
+            false => format!("{} bytes", fs::metadata(&disk.file)?.len()).into(),
+        };
+    }
+    for share in &mut plain.shares {
+        share.host = "share".into();
+    }
+    let qemu = fs::metadata(&vm.qemu)?;
+    let mut text = String::new();
+    writeln!(text, "{} {} {} {}", vm.qemu.display(), qemu.ino(), qemu.len(), qemu.mtime_nsec())
+        .expect("a String grows");
+    writeln!(text, "{} {}", qemu.mtime(), making.boot_id).expect("a String grows");
+    for word in qemu::argv(&plain)? {
+        writeln!(text, "{}", word.display()).expect("a String grows");
+    }
+    writeln!(text, "{:?}", making.system).expect("a String grows");
+    Ok(text)
+}
+
+impl Warm {
+    /// Gives the run's throw-away disks what was written to them before the VM was saved.
+    pub fn fill(&self, scratch: &Scratch) -> Result<(), Fault> {
+        for (serial, file) in scratch.thrown_away() {
+            let saved = disk_file(self.entry.dir(), serial);
+            if fs::metadata(&saved)?.blocks() > 0 {
+                blank::copy_sparse(&saved, file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops it, because it did not come to life.
+    pub fn drop_it(self, why: &str, ctx: &Context) {
+        let Warm { name, shelf, entry, template: _ } = self;
+        ctx.report.say(&format!("the template {name} is dropped, and the VM boots: {why}"));
+        drop(entry);
+        // In use by another run it stays until that ends; whoever finds it drops it then.
+        shelf.remove(&name).ok();
+    }
+}
+
+/// Removes what is too old, too much, or of another boot of the host. What cannot be removed now is tried again next time.
+pub fn prune(shelf: &Shelf, boot_id: &str) {
+    let mut live: Vec<(SystemTime, u64, String)> = Vec::new();
+    for name in shelf.names().unwrap_or_default() {
+        let Ok(Some(entry)) = shelf.open(&name) else { continue };
+        let used = fs::metadata(entry.dir()).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let good = entry.manifest::<Manifest>().is_ok_and(|m| m.boot_id == boot_id);
+        let old = used.elapsed().is_ok_and(|age| age > AGE);
+        let bytes = size(entry.dir());
+        drop(entry);
+        match good && !old {
+            true => live.push((used, bytes, name)),
+            false => {
+                shelf.remove(&name).ok();
+            }
+        }
+    }
+    live.sort_by(|a, b| b.cmp(a));
+    let mut total = 0;
+    for (rank, (_, bytes, name)) in live.iter().enumerate() {
+        total += bytes;
+        // One more may be about to be made.
+        if rank + 1 >= KEPT || total > BYTES {
+            shelf.remove(name).ok();
+        }
+    }
+}
+
+/// What a template really takes of the disk, in bytes.
+pub fn size(dir: &Path) -> u64 {
+    let Ok(files) = fs::read_dir(dir) else { return 0 };
+    files.flatten().filter_map(|file| file.metadata().ok()).map(|meta| meta.blocks() * 512).sum()
+}

@@ -1,0 +1,288 @@
+//! Runs that start from saved VMs: what they share, what they do not, and what happens when a template is not what it was.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use fs_err as fs;
+use quiz_testing::{Sandbox, descendants, is_alive};
+use serde_json::Value;
+
+/// A sandbox whose templates are its own: a cache beside the worktree, of which all but the templates is the user's.
+struct Place {
+    sandbox: Sandbox,
+    cache: PathBuf,
+}
+
+impl Place {
+    fn new() -> Place {
+        let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+        // Makes what is missing in the user's cache.
+        let first = sandbox.quiz(["--cold", "true"]);
+        assert_eq!(first.code, 0, "{}", first.stderr);
+        let cache = sandbox.beside("cache");
+        fs::create_dir(&cache).unwrap();
+        for entry in fs::read_dir(quiz_testing::cache()).unwrap().flatten() {
+            if entry.file_name() != "templates" {
+                fs_err::os::unix::fs::symlink(entry.path(), cache.join(entry.file_name())).unwrap();
+            }
+        }
+        Place { sandbox, cache }
+    }
+
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = self.sandbox.command(arguments);
+        command.env("QUIZ_CACHE", &self.cache);
+        command
+    }
+
+    fn quiz(&self, arguments: &[&str]) -> quiz_testing::Ran {
+        self.command(arguments).output().unwrap().into()
+    }
+
+    /// What a good run printed.
+    fn good(&self, arguments: &[&str]) -> String {
+        let ran = self.quiz(arguments);
+        assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.stderr);
+        ran.out()
+    }
+
+    fn template_of_last_run(&self) -> Option<String> {
+        let text = fs::read(self.sandbox.last_run().join("result.json")).unwrap();
+        let record: Value = serde_json::from_slice(&text).unwrap();
+        record["template"].as_str().map(str::to_owned)
+    }
+
+    fn templates(&self) -> Vec<PathBuf> {
+        let Ok(found) = fs::read_dir(self.cache.join("templates")) else { return Vec::new() };
+        let entries = found.flatten().filter(|e| !e.file_name().to_string_lossy().starts_with('.'));
+        entries.map(|e| e.path()).collect()
+    }
+}
+
+#[test]
+fn runs_start_from_one_template_and_are_different_machines() {
+    let place = Place::new();
+    let script = "cat /proc/sys/kernel/random/uuid /etc/machine-id; hostid; od -An -N16 -tx1 /dev/urandom; date +%s; cat seen; echo; \
+                  mount | grep -c ' / '; echo x > /etc/mark";
+    let file = place.sandbox.worktree().join("seen");
+    let run = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let seconds = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let before = seconds();
+        let out = place.good(&["sh", "-c", &format!("test ! -e /etc/mark && {{ {script}; }}")]);
+        let lines: Vec<String> = out.lines().map(str::to_owned).collect();
+        let date: u64 = lines[4].parse().unwrap();
+        assert!((before..=seconds()).contains(&date), "{before} {date}");
+        assert_eq!(lines[5], text);
+        (lines[..4].to_vec(), place.template_of_last_run().expect("it started from a template"))
+    };
+    // Makes the template, so that what follows is quick, and says what time it is in a guest that was saved some time ago.
+    run("made");
+    let (one, template) = run("first");
+    let (two, same) = run("edited");
+    assert_eq!(template, same);
+    for (a, b) in one.iter().zip(&two) {
+        assert_ne!(a, b);
+    }
+    assert_eq!(place.templates().len(), 1);
+    // Evidence is whole: the boot is in it.
+    let console = fs::read_to_string(place.sandbox.last_run().join("console.log")).unwrap();
+    assert!(console.contains("Linux version"), "{console}");
+}
+
+#[test]
+fn what_goes_into_a_template_makes_another() {
+    let place = Place::new();
+    let mut seen = Vec::new();
+    for options in [
+        &[][..],
+        &["-m", "512M"],
+        &["--cpus", "1"],
+        &["--append", "quiz.x=1"],
+        &["-p", "memdev"],
+        &["-p", "memdev:count=2"],
+    ] {
+        place.good(&[options, &["true"]].concat());
+        let template = place.template_of_last_run().expect("it started from a template");
+        assert!(!seen.contains(&template), "{options:?}");
+        seen.push(template);
+    }
+    place.good(&["-p", "memdev:count=2", "true"]);
+    assert_eq!(place.template_of_last_run(), seen.last().cloned());
+    place.good(&["--cold", "true"]);
+    assert_eq!(place.template_of_last_run(), None);
+    place.good(&["--qemu-arg", "-d", "--qemu-arg", "unimp", "true"]);
+    assert_eq!(place.template_of_last_run(), None, "an option by hand may be anything");
+}
+
+#[test]
+fn disks_of_a_clone_are_its_own() {
+    let place = Place::new();
+    let script = "test -z \"$(head -c 4096 /dev/disk/by-id/virtio-disk1 | tr -d '\\0')\" && echo used > /dev/disk/by-id/virtio-disk1; sync";
+    for _ in 0..3 {
+        place.good(&["--disk", "64M", "sh", "-c", script]);
+    }
+    assert!(place.template_of_last_run().is_some());
+    // A kept disk has what the run before wrote, and the partitions that were made meanwhile.
+    let disk = place.sandbox.beside("kept.img");
+    let mut image = vec![0; 64 << 20];
+    fs::write(&disk, &image).unwrap();
+    let shown = disk.display().to_string();
+    let partitions = || place.good(&["--disk", &shown, "cat", "/proc/partitions"]);
+    assert!(!partitions().contains(" 8192 "));
+    // One partition of 8 MiB behind the first MiB, of type Linux.
+    image[446 + 4] = 0x83;
+    image[446 + 8..446 + 12].copy_from_slice(&2048u32.to_le_bytes());
+    image[446 + 12..446 + 16].copy_from_slice(&16384u32.to_le_bytes());
+    image[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(&disk, &image).unwrap();
+    let out = partitions();
+    assert!(place.template_of_last_run().is_some());
+    assert!(out.lines().any(|line| line.trim_end().ends_with("1") && line.contains(" 8192 ")), "{out}");
+}
+
+#[test]
+fn a_template_that_is_not_what_it_was_is_dropped_and_the_run_goes_on() {
+    let place = Place::new();
+    type Damage = fn(&std::path::Path);
+    let damages: [(&str, Damage); 4] = [
+        ("truncated state", |dir| {
+            let file = fs::OpenOptions::new().write(true).open(dir.join("state")).unwrap();
+            file.set_len(1000).unwrap();
+        }),
+        ("altered state", |dir| {
+            let mut state = fs::read(dir.join("state")).unwrap();
+            let middle = state.len() / 2;
+            state[middle] ^= 0xff;
+            fs::write(dir.join("state"), state).unwrap();
+        }),
+        ("truncated memory", |dir| {
+            fs::OpenOptions::new().write(true).open(dir.join("ram")).unwrap().set_len(1 << 20).unwrap();
+        }),
+        ("lost memory", |dir| fs::remove_file(dir.join("ram")).unwrap()),
+    ];
+    for (what, damage) in damages {
+        place.good(&["true"]);
+        damage(&place.templates()[0]);
+        let ran = place.quiz(&["echo", "alive"]);
+        assert_eq!((ran.code, ran.out().as_str()), (0, "alive\n"), "{what}: {}", ran.stderr);
+        assert_eq!(ran.stderr.matches("is dropped").count(), 1, "{what}: {}", ran.stderr);
+        place.good(&["true"]);
+        assert!(place.template_of_last_run().is_some(), "{what}: a new one is made");
+    }
+}
+
+#[test]
+fn a_template_that_does_not_come_to_life_is_dropped_and_the_run_boots() {
+    let place = Place::new();
+    place.good(&["true"]);
+    // Right by all that is written down about it, and of no use to QEMU.
+    let dir = place.templates().remove(0);
+    let state = b"no state of any machine".to_vec();
+    fs::write(dir.join("state"), &state).unwrap();
+    let manifest = dir.join("manifest.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    let sum = std::process::Command::new("sha256sum").arg(dir.join("state")).output().unwrap();
+    record["state_sha256"] = String::from_utf8_lossy(&sum.stdout)[..64].into();
+    fs::write(&manifest, record.to_string()).unwrap();
+    let ran = place.sandbox_input(&["cat"], b"input is not lost");
+    assert_eq!((ran.code, ran.out().as_str()), (0, "input is not lost"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("is dropped, and the VM boots").count(), 1, "{}", ran.stderr);
+    assert_eq!(place.template_of_last_run(), None);
+}
+
+impl Place {
+    fn sandbox_input(&self, arguments: &[&str], input: &[u8]) -> quiz_testing::Ran {
+        use std::io::Write;
+        let mut command = self.command(arguments);
+        command.stdin(std::process::Stdio::piped());
+        let mut child = self.sandbox.start(&mut command);
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap().into()
+    }
+}
+
+#[test]
+fn first_runs_at_once_make_one_template() {
+    let place = Place::new();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| place.good(&["true"]));
+        }
+    });
+    assert_eq!(place.templates().len(), 1);
+}
+
+#[test]
+fn another_qemu_at_the_same_place_does_not_resume_what_the_first_saved() {
+    let place = Place::new();
+    let qemu = place.sandbox.beside("qemu");
+    let run = || {
+        // The same version in truth, which quiz cannot know of a file that was replaced.
+        fs::write(&qemu, format!("#!/bin/sh\nexec qemu-system-{} \"$@\"\n", std::env::consts::ARCH)).unwrap();
+        fs::set_permissions(&qemu, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        place.good(&["--qemu", &qemu.display().to_string(), "true"]);
+        place.template_of_last_run().expect("it started from a template")
+    };
+    let first = run();
+    fs::remove_file(&qemu).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    assert_ne!(run(), first);
+}
+
+#[test]
+fn without_room_for_a_template_the_run_boots() {
+    let place = Place::new();
+    // Larger than any file may be.
+    let mut command = std::process::Command::new("sh");
+    let quiz = place.command(&["-v", "-m", "6G", "true"]);
+    command.args(["-c", "ulimit -f 10000000 && exec \"$@\"", "sh"]).arg(quiz.get_program()).args(quiz.get_args());
+    command.env_clear().current_dir(place.sandbox.worktree());
+    for (name, value) in quiz.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    let ran: quiz_testing::Ran = command.output().unwrap().into();
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(place.template_of_last_run(), None, "{}", ran.stderr);
+    assert!(place.templates().is_empty());
+}
+
+#[test]
+fn killed_at_any_moment_nothing_is_left_and_nothing_is_broken() {
+    let place = Place::new();
+    for i in 0..24u64 {
+        if i % 8 == 0 {
+            // From the beginning: the template is made.
+            place.good(&["template", "rm", "--all"]);
+        }
+        let mut child = place.sandbox.start(&mut place.command(&["sleep", "30"]));
+        std::thread::sleep(Duration::from_millis(20 + 97 * i % 900));
+        let below = descendants(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let gone = SystemTime::now() + Duration::from_secs(2);
+        while below.iter().any(|pid| is_alive(*pid)) {
+            assert!(SystemTime::now() < gone, "{below:?} outlived their quiz");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    place.good(&["true"]);
+    assert!(place.template_of_last_run().is_some());
+    assert_eq!(place.templates().len(), 1);
+    // What the killed ones had begun was swept.
+    let data: Vec<_> = fs::read_dir(place.cache.join("templates/.data")).unwrap().flatten().collect();
+    let made: usize = data.iter().map(|entry| fs::read_dir(entry.path()).unwrap().count()).sum();
+    assert_eq!(made, 1);
+}
+
+#[test]
+fn a_panic_of_a_clone_is_its_own() {
+    let place = Place::new();
+    place.good(&["true"]);
+    let template = place.template_of_last_run();
+    let ran = place.quiz(&["sh", "-c", "echo kept > /quiz/out/x; sync; echo c > /proc/sysrq-trigger"]);
+    assert_eq!(ran.code, 121, "{}", ran.stderr);
+    assert_eq!(fs::read_to_string(place.sandbox.last_run().join("artifacts/x")).unwrap(), "kept\n");
+    place.good(&["true"]);
+    assert_eq!(place.template_of_last_run(), template);
+}

@@ -1,0 +1,84 @@
+//! `quiz true` from a template against the bare restore, a cold start and virtme-ng; and the same with OpenZFS and a pool.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::cold::{cache_dir, image_for_vng, words};
+use super::restore::Restore;
+use super::samples::{Samples, print};
+use super::vng::Vng;
+use crate::steps::released_quiz;
+
+/// Measures in `rounds` turns. With `zfs`, a worktree of OpenZFS that is built, its pool too.
+pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool, zfs: Option<&Path>) -> Result<(), String> {
+    let program = released_quiz()?;
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let worktree = dir.path().join("worktree");
+    fs_err::create_dir_all(worktree.join(".quiz")).map_err(|e| e.to_string())?;
+    let quiz = |dir: &Path, arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.current_dir(dir).arg("-q").args(arguments);
+        if let Some(kernel) = kernel {
+            command.env("QUIZ_KERNEL", kernel);
+        }
+        command
+    };
+    // The first run makes the template; the record of the second says what the others are to be measured against.
+    let record = |dir: &Path, arguments: &[&str]| -> Result<Value, String> {
+        let arguments = [&["--json"], arguments].concat();
+        quiz(dir, &arguments).output().map_err(|e| e.to_string())?;
+        let output = quiz(dir, &arguments).output().map_err(|e| e.to_string())?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = said.lines().last().unwrap_or_default();
+        let record: Value = serde_json::from_str(line)
+            .map_err(|e| format!("quiz gave no record ({e}): {}", String::from_utf8_lossy(&output.stderr)))?;
+        match record["template"].as_str() {
+            Some(_) => Ok(record),
+            None => Err("quiz did not start from a template; -v says why".to_owned()),
+        }
+    };
+    let first = record(&worktree, &["true"])?;
+    let text = |key: &str| first[key].as_str().unwrap_or_default().to_owned();
+    let line = fs_err::read_to_string(PathBuf::from(text("dir")).join("command")).map_err(|e| e.to_string())?;
+    let line = words(&line)?;
+    println!("kernel {}, {} by {}, {rounds} rounds", text("kernel"), text("machine"), text("accelerator"));
+    let restore = Restore::new(dir.path(), &line)?;
+    let emulated = text("accelerator") == "tcg";
+    let vng = match with_vng {
+        true => Some(Vng::new(&cache_dir()?, &image_for_vng(&line)?)?),
+        false => None,
+    };
+    let mut floors = Samples::of("bare restore");
+    let mut warm = Samples::of("quiz true");
+    let mut cold = Samples::of("quiz --cold true");
+    let mut theirs = Samples::of("virtme-ng true");
+    for _ in 0..rounds {
+        floors.add(restore.time()?);
+        warm.time(&mut quiz(&worktree, &["true"]))?;
+        cold.time(&mut quiz(&worktree, &["--cold", "true"]))?;
+        if let Some(vng) = &vng {
+            theirs.time_if(vng.command(emulated).current_dir(&worktree), |output| output.status.code() == Some(255))?;
+        }
+    }
+    match &vng {
+        Some(_) => print(&[&floors, &warm, &cold, &theirs]),
+        None => print(&[&floors, &warm, &cold]),
+    }
+    println!("cold / warm: {:.1}", cold.median() / warm.median());
+    if vng.is_some() {
+        println!("virtme-ng / warm: {:.1}", theirs.median() / warm.median());
+    }
+    let Some(zfs) = zfs else { return Ok(()) };
+    let pool = ["-p", "zfs,memdev,pool", "zpool", "status"];
+    record(zfs, &pool)?;
+    let mut warm = Samples::of("zpool status");
+    let mut cold = Samples::of("--cold zpool status");
+    for _ in 0..rounds {
+        warm.time(&mut quiz(zfs, &pool))?;
+        cold.time(quiz(zfs, &["--cold"]).args(pool))?;
+    }
+    print(&[&warm, &cold]);
+    Ok(())
+}
