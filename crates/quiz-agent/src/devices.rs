@@ -95,8 +95,12 @@ fn replace(target: &str, path: &str) -> io::Result<()> {
     }
 }
 
-/// The kernel's name of a partition: `vda1`, and `ram0p1` where the device's own name ends in a digit.
+/// The name of a partition: the kernel's is `vda1`, and `ram0p1` where the device's own ends in a digit; udev's below `/dev/disk`
+/// is `disk1-part1`.
 fn partition(device: &str, n: u32) -> String {
+    if device.starts_with("/dev/disk/") {
+        return format!("{device}-part{n}");
+    }
     let between = if device.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
     format!("{device}{between}{n}")
 }
@@ -107,5 +111,6 @@ mod tests {
     fn partitions_are_named_as_the_kernel_does() {
         assert_eq!(super::partition("/dev/vda", 1), "/dev/vda1");
         assert_eq!(super::partition("/dev/ram0", 12), "/dev/ram0p12");
+        assert_eq!(super::partition("/dev/disk/by-id/virtio-disk1", 2), "/dev/disk/by-id/virtio-disk1-part2");
     }
 }

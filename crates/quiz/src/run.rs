@@ -236,6 +236,10 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
             there.fill(&scratch)?;
             let clone = there.template.clone_of(&vm);
             let console = there.template.console();
+            if spec.verbosity == Verbosity::Verbose {
+                // What is in this run's console.log, too: the guest has said it, only not just now.
+                announcer.show(Notice::Console(&fs_err::read(&console)?));
+            }
             let job = Job::Resumed(Box::new(order.clone()));
             resumed = Some(supervised(&clone, job, Some(&console), terminal.streams()?)?);
         }
