@@ -90,13 +90,13 @@ impl RunDir {
     }
 }
 
-/// The time and a few random digits: sorts by age, and does not repeat within a second.
+/// The time to the millisecond and a few random digits: sorts by age, also where runs take less than a second.
 fn new_id() -> String {
-    let mut random = [0; 3];
+    let mut random = [0; 2];
     // Without randomness the loop around us finds the next free name by the clock.
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).ok();
-    let [a, b, c] = random;
-    format!("{}-{a:02x}{b:02x}{c:02x}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"))
+    let now = jiff::Zoned::now();
+    format!("{}-{:03}{:03x}", now.strftime("%Y%m%d-%H%M%S"), now.millisecond(), u16::from_le_bytes(random) & 0xfff)
 }
 
 /// `.quiz/` is nobody's source.
