@@ -70,9 +70,14 @@ struct Manifest {
     quiz_version: String,
 }
 
-/// The shelf of layers.
+/// The shelf of layers. They are made between an edit and its run, where waiting for the disk would be most of the time; so each is
+/// of use only in the boot of the host that has seen it written.
 pub fn shelf(cache: &Cache) -> Shelf {
-    cache.shelf("layers")
+    cache.volatile_shelf("layers")
+}
+
+fn boot_id() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
 }
 
 /// A key that differs whenever something below `sources` has changed: names, modes, sizes, inodes and their times.
@@ -110,7 +115,7 @@ pub fn make(
 ) -> Result<Layer, LayerError> {
     let shelf = shelf(cache);
     // The format of the image, to be raised when it changes.
-    let name = format!("{label}-{}", &crate::digest::of_bytes(format!("1 {key}").as_bytes())[..20]);
+    let name = format!("{label}-{}", &crate::digest::of_bytes(format!("2 {} {key}", boot_id()?).as_bytes())[..20]);
     if let Some(entry) = shelf.open(&name)? {
         entry.touch();
         return Ok(Layer { image: entry.dir().join(IMAGE), name, _entry: entry });
