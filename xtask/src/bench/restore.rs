@@ -78,7 +78,7 @@ impl Restore {
         let mut vm = restore.start("on", false)?;
         answer(&mut vm.console, Duration::from_secs(120))?;
         let save = format!(
-            "{CAPABILITIES}{{\"execute\":\"stop\"}}\n{{\"execute\":\"migrate\",\"arguments\":{{\"uri\":\"exec:cat > {}\"}}}}\n",
+            "{CAPABILITIES}{{\"execute\":\"migrate\",\"arguments\":{{\"uri\":\"exec:cat > {}\"}}}}\n",
             restore.state.display()
         );
         vm.qmp.write_all(save.as_bytes()).map_err(|e| e.to_string())?;
