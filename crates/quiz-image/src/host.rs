@@ -265,6 +265,11 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
     }
 }
 
+/// Which boot of this host it is: what was not brought to the disk is of use in the same one only.
+pub fn boot_id() -> std::io::Result<String> {
+    Ok(fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
 /// What is missing for `purposes`, each tool once. `present` tells whether one is there; [`Search`] is the usual one.
 pub fn missing(purposes: &[Purpose], host: &Arch, present: &dyn Fn(Sign) -> bool) -> Vec<&'static Tool> {
     let mut all: Vec<&Tool> = Vec::new();

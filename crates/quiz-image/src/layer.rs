@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::apt;
 use crate::command::CommandError;
+use crate::host;
 use crate::kernel::Kernel;
 use crate::report::{Report, Unit};
 use crate::squashfs;
@@ -76,10 +77,6 @@ pub fn shelf(cache: &Cache) -> Shelf {
     cache.volatile_shelf("layers")
 }
 
-fn boot_id() -> io::Result<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-}
-
 /// A key that differs whenever something below `sources` has changed: names, modes, sizes, inodes and their times.
 /// The contents are not read.
 pub fn fingerprint(sources: &[Source]) -> Result<String, LayerError> {
@@ -115,7 +112,8 @@ pub fn make(
 ) -> Result<Layer, LayerError> {
     let shelf = shelf(cache);
     // The format of the image, to be raised when it changes.
-    let name = format!("{label}-{}", &crate::digest::of_bytes(format!("2 {} {key}", boot_id()?).as_bytes())[..20]);
+    let name =
+        format!("{label}-{}", &crate::digest::of_bytes(format!("2 {} {key}", host::boot_id()?).as_bytes())[..20]);
     if let Some(entry) = shelf.open(&name)? {
         entry.touch();
         return Ok(Layer { image: entry.dir().join(IMAGE), name, _entry: entry });

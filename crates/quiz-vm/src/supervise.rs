@@ -27,7 +27,7 @@ use crate::pump::{self, Allowance, Event, Mailbox};
 use crate::qmp::{self, Said, command};
 use crate::{Outcome, Verdict};
 
-pub use job::{Job, Limits, Notice, Run, Signals, Streams};
+pub use job::{Job, Limits, NoSignals, Notice, Run, Signals, Streams};
 
 /// How long QEMU may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(5);

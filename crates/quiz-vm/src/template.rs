@@ -6,20 +6,18 @@
 
 use std::fs::Metadata;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fs_err as fs;
-use quiz_proto::{System, WinSize};
+use quiz_proto::System;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::artifacts::Bounds;
-use crate::supervise::{Job, Limits, Run, Signals, Streams, supervise};
-use crate::{RamFile, Verdict, VmSpec};
+use crate::supervise::{Job, Limits, NoSignals, Run, Streams, supervise};
+use crate::{Outcome, RamFile, Verdict, VmSpec};
 
 const RAM: &str = "ram";
 const STATE: &str = "state";
@@ -30,9 +28,12 @@ const SPARE: u64 = 256 << 20;
 /// Why there is no template.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
-    /// The guest did not come to where it can be saved.
+    /// The guest died, or took too long, on the way to where it can be saved: it would have done so without that.
+    #[error("the guest did not come to where it can be saved")]
+    Died(Box<Outcome>),
+    /// It could not be saved.
     #[error("{0}")]
-    Guest(String),
+    NotSaved(String),
     /// The host has no room for it.
     #[error("{} has {free_mib} MiB free, and a template of this VM may take {needed_mib}", .place.display())]
     Space {
@@ -88,12 +89,14 @@ pub struct Template {
 }
 
 impl Template {
-    /// Boots `vm`, prepares its guest as `system` says, and saves it in `dir`, within `limit`.
+    /// Boots `vm`, prepares its guest as `system` says, and saves it in `dir`, within `limit`. What is told on the way is kept in
+    /// `evidence`, as that of a run.
     pub fn save(
         vm: &VmSpec,
         system: &System,
         limit: Duration,
         dir: &Path,
+        evidence: &Path,
         boot_id: &str,
         about: &str,
     ) -> Result<Manifest, TemplateError> {
@@ -108,27 +111,22 @@ impl Template {
         fs::File::create(&ram)?;
         fs::set_permissions(&ram, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         let saved = VmSpec { ram: Some(RamFile { path: ram.clone(), shared: true }), incoming: None, ..vm.clone() };
-        let (signals, _other) = UnixStream::pair()?;
         let outcome = supervise(Run {
             vm: &saved,
             job: Job::Save(Box::new(system.clone()), dir.join(STATE)),
             limits: Limits { boot: limit, program: None, hang: None, artifacts: Bounds { bytes: 0, entries: 0 } },
             console_before: None,
-            dir,
+            dir: evidence,
             streams: Streams { input: None, output: Box::new(io::sink()), errors: Box::new(io::sink()) },
-            signals: &mut NoSignals(signals.into()),
+            signals: &mut NoSignals::new()?,
             show: &mut |_| {},
         });
-        match outcome.verdict {
+        match &outcome.verdict {
             Verdict::Exited { code: 0 } => {}
-            Verdict::Fault { message }
-            | Verdict::Panic { message }
-            | Verdict::Lost { message }
-            | Verdict::Timeout { message } => {
-                return Err(TemplateError::Guest(message));
-            }
-            other => return Err(TemplateError::Guest(format!("{other:?}"))),
+            Verdict::Fault { message } => return Err(TemplateError::NotSaved(message.clone())),
+            _ => return Err(TemplateError::Died(Box::new(outcome))),
         }
+        fs::copy(evidence.join(CONSOLE), dir.join(CONSOLE))?;
         Ok(Manifest {
             boot_id: boot_id.to_owned(),
             state_sha256: sum(&dir.join(STATE))?,
@@ -169,21 +167,4 @@ impl Template {
 /// Some tens of kilobytes.
 fn sum(file: &Path) -> io::Result<String> {
     Ok(Sha256::digest(fs::read(file)?).iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// The VM of a template is nobody's foreground: the run that waits for it hears the signals, by being ended with it.
-struct NoSignals(OwnedFd);
-
-impl Signals for NoSignals {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn pending(&mut self) -> Vec<i32> {
-        Vec::new()
-    }
-
-    fn window_size(&self) -> Option<WinSize> {
-        None
-    }
 }

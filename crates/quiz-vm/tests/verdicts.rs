@@ -1,28 +1,12 @@
 //! P2: the verdict is never wrong towards success, whatever the monitor and the guest do.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use quiz_vm::artifacts::Bounds;
-use quiz_vm::proto::{Order, Personal, Program, WinSize};
-use quiz_vm::supervise::Job;
-use quiz_vm::{Accel, Limits, Outcome, Run, Signals, Streams, Verdict, VmSpec, supervise};
-
-struct NoSignals(UnixStream);
-
-impl Signals for NoSignals {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-    fn pending(&mut self) -> Vec<i32> {
-        Vec::new()
-    }
-    fn window_size(&self) -> Option<WinSize> {
-        None
-    }
-}
+use quiz_vm::proto::{Order, Personal, Program};
+use quiz_vm::supervise::{Job, NoSignals};
+use quiz_vm::{Accel, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 
 fn run_in(dir: &Path, behaviour: &str) -> Outcome {
     let arch = quiz_arch::host();
@@ -55,7 +39,6 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         separate_stderr: false,
         shell_after: false,
     };
-    let (ours, _theirs) = UnixStream::pair().unwrap();
     // Short only where it is to be hit: this box may be busy.
     let bound = |hit: &str| if behaviour == hit { Duration::from_millis(1500) } else { Duration::from_secs(30) };
     supervise(Run {
@@ -70,7 +53,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         console_before: None,
         dir,
         streams: Streams { input: None, output: Box::new(std::io::sink()), errors: Box::new(std::io::sink()) },
-        signals: &mut NoSignals(ours),
+        signals: &mut NoSignals::new().unwrap(),
         show: &mut |_| {},
     })
 }

@@ -54,7 +54,8 @@ pub(crate) fn knows(script: &str) -> impl Fn(&str) -> bool + '_ {
     }
 }
 
-/// Variables of the caller's environment that would change what is built, or for whom.
+/// Variables of the caller's environment that would change for which kernel it is built, or where to. Not those of a kernel's own
+/// build (`quiz_image::build`): compiler and flags are the user's here, as in `CC=clang quiz zfs configure`.
 const MEANINGFUL: &[&str] = &[
     "ARCH",
     "SRCARCH",

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
@@ -166,9 +166,4 @@ pub fn kernel_fragments(chosen: &[Chosen]) -> Vec<(String, String)> {
     };
     let all = chosen.iter().map(|one| (format!("the profile {}", one.profile.name), text(one)));
     all.filter(|(_, text)| !text.is_empty()).collect()
-}
-
-/// The directory of the worktree's state, absolute, or none outside of any.
-pub fn state_dir(ctx: &Context) -> Option<PathBuf> {
-    ctx.worktree.as_ref().map(|worktree| worktree.state_dir())
 }

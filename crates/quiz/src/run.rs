@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use quiz_arch::Arch;
 use quiz_config::{AccelChoice, RunSpec, Verbosity};
+use quiz_image::host::boot_id;
 use quiz_image::initramfs;
 use quiz_vm::accel::{Choice, Host, Wish};
 use quiz_vm::artifacts::Bounds;
@@ -34,6 +35,7 @@ use evidence::RunDir;
 pub use record::Record;
 use scratch::Scratch;
 use terminal::Terminal;
+use warm::Start;
 
 /// The guest's first process, made by this build.
 static AGENT: &[u8] = include_bytes!(env!("QUIZ_AGENT"));
@@ -112,13 +114,7 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
         .prefix("setup-")
         .tempdir_in(dir.path())
         .map_err(|e| Fault::new(format!("cannot make a directory for the profiles: {e}")))?;
-    let asked = match setup::run(&chosen, &kernel, own.path(), ctx) {
-        Ok(asked) => asked,
-        Err(fault) => {
-            dir.discard();
-            return Err(fault);
-        }
-    };
+    let asked = setup::run(&chosen, &kernel, own.path(), ctx)?;
     let terminal = if watch.is_some() { Terminal::none() } else { Terminal::of_this_process() };
 
     let cache = ctx.cache()?;
@@ -201,11 +197,19 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
             _ => of_layer(),
         }
     };
-    let boot_id = boot_id();
-    let making =
-        warm::Making { spec, vm: &vm, system: &system, scratch: &scratch, contents: &contents, boot_id: &boot_id };
+    let boot_id = boot_id()?;
+    let making = warm::Making {
+        spec,
+        vm: &vm,
+        system: &system,
+        scratch: &scratch,
+        contents: &contents,
+        boot_id: &boot_id,
+        evidence: dir.path(),
+    };
+    dir.write_command_line(&vm)?;
     // What somebody watches takes long in any case, and their ends of the streams are there once.
-    let mut warm = if watch.is_none() { warm::find(&making, &cache, ctx) } else { None };
+    let start = if watch.is_none() { warm::find(&making, &cache, ctx) } else { Start::Cold };
     let started_at = SystemTime::now();
     let mut signals = terminal.signals()?;
     let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
@@ -213,6 +217,7 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
         Some(Watch { output, errors, hear }) => (Some(Streams { input: terminal.input(), output, errors }), Some(hear)),
         None => (None, None),
     };
+    let mut warm = None;
     let mut outcome = {
         let _raw = terminal.raw()?;
         let mut supervised = |vm: &VmSpec, job: Job, before: Option<&Path>, streams| -> Result<Outcome, Fault> {
@@ -231,24 +236,30 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
                 },
             }))
         };
-        let mut resumed = None;
-        if let Some(there) = &warm {
-            there.fill(&scratch)?;
-            let clone = there.template.clone_of(&vm);
-            let console = there.template.console();
-            if spec.verbosity == Verbosity::Verbose {
-                // What is in this run's console.log, too: the guest has said it, only not just now.
-                announcer.show(Notice::Console(&fs_err::read(&console)?));
-            }
-            let job = Job::Resumed(Box::new(order.clone()));
-            resumed = Some(supervised(&clone, job, Some(&console), terminal.streams()?)?);
-        }
-        match resumed {
-            Some(outcome) if outcome.not_resumed.is_none() => outcome,
-            failed => {
-                if let (Some(there), Some(outcome)) = (warm.take(), failed) {
-                    there.drop_it(&outcome.not_resumed.unwrap_or_default(), ctx);
+        let mut over = None;
+        match start {
+            Start::Over(outcome) => over = Some(*outcome),
+            Start::Warm(there) => {
+                there.fill(&scratch)?;
+                let clone = there.template.clone_of(&vm);
+                let console = there.template.console();
+                if spec.verbosity == Verbosity::Verbose {
+                    // What is in this run's console.log, too: the guest has said it, only not just now.
+                    announcer.show(Notice::Console(&fs_err::read(&console)?));
                 }
+                let job = Job::Resumed(Box::new(order.clone()));
+                let outcome = supervised(&clone, job, Some(&console), terminal.streams()?)?;
+                match &outcome.not_resumed {
+                    None => (over, warm) = (Some(outcome), Some(there)),
+                    Some(why) => there.drop_it(why, ctx),
+                }
+            }
+            Start::Cold => {}
+        }
+        match over {
+            Some(outcome) => outcome,
+            None => {
+                scratch.write_new()?;
                 let streams = match watched {
                     Some(streams) => streams,
                     None => terminal.streams()?,
@@ -266,12 +277,7 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
 
 /// What is known of this host.
 fn host(ctx: &Context) -> Result<Host, Fault> {
-    Ok(Host::open(ctx.cache()?.dir().join("host.json"), &boot_id()))
-}
-
-/// Which boot of the host this is.
-pub fn boot_id() -> String {
-    fs_err::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    Ok(Host::open(ctx.cache()?.dir().join("host.json"), &boot_id()?))
 }
 
 fn wish(choice: AccelChoice) -> Wish {

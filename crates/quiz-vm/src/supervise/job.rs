@@ -1,11 +1,12 @@
 //! What a VM is started for, and what the caller gives to it. Plain data.
 
-use std::io::Write;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quiz_proto::{Order, System, WinSize};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::VmSpec;
 use crate::artifacts::Bounds;
@@ -86,4 +87,28 @@ pub struct Run<'a> {
     pub signals: &'a mut dyn Signals,
     /// Hears what happens.
     pub show: &'a mut dyn FnMut(Notice),
+}
+
+/// Nobody's signals: for a VM that is no one's foreground, and is ended with its quiz.
+pub struct NoSignals(OwnedFd);
+
+impl NoSignals {
+    /// Never any.
+    pub fn new() -> io::Result<NoSignals> {
+        Ok(NoSignals(eventfd(0, EventfdFlags::CLOEXEC)?))
+    }
+}
+
+impl Signals for NoSignals {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn pending(&mut self) -> Vec<i32> {
+        Vec::new()
+    }
+
+    fn window_size(&self) -> Option<WinSize> {
+        None
+    }
 }

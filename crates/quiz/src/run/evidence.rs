@@ -14,6 +14,9 @@ use quiz_vm::{VmSpec, qemu};
 use super::record::Record;
 use crate::errors::Fault;
 
+/// The file with QEMU's command line.
+const COMMAND: &str = "command";
+
 /// The directory of a run under way.
 #[derive(Debug)]
 pub struct RunDir {
@@ -59,12 +62,6 @@ impl RunDir {
         &self.path
     }
 
-    /// Removes it: there was no run.
-    pub fn discard(self) {
-        // Whatever stays is pruned with old runs.
-        fs::remove_dir_all(&self.path).ok();
-    }
-
     /// Keeps QEMU's command line as a shell would take it.
     pub fn write_command_line(&self, vm: &VmSpec) -> Result<(), Fault> {
         let mut text = quoted(vm.qemu.as_os_str().as_bytes());
@@ -73,7 +70,7 @@ impl RunDir {
             text.extend(quoted(argument.as_bytes()));
         }
         text.push(b'\n');
-        Ok(fs::write(self.path.join("command"), text)?)
+        Ok(fs::write(self.path.join(COMMAND), text)?)
     }
 
     /// Completes the run with its record.
@@ -87,6 +84,16 @@ impl RunDir {
             Ok(())
         };
         write().map_err(|e| Fault::new(format!("cannot write result.json in {}: {e}", self.path.display())))
+    }
+}
+
+impl Drop for RunDir {
+    /// Without a command line there was no run, and so there is nothing to keep.
+    fn drop(&mut self) {
+        if !self.path.join(COMMAND).exists() {
+            // Whatever stays is pruned with old runs.
+            fs::remove_dir_all(&self.path).ok();
+        }
     }
 }
 

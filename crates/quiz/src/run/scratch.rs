@@ -32,6 +32,21 @@ const CLOCK_TICK: Duration = Duration::from_millis(20);
 struct Blank {
     serial: String,
     file: File,
+    bytes: u64,
+    /// What it holds when it is new; none for one of zeros.
+    image: Option<blank::Blank>,
+}
+
+impl Blank {
+    /// Makes `file` what this disk is when it is new.
+    fn write_new(&self, file: &File) -> Result<(), Fault> {
+        let refused = |e| Fault::new(format!("cannot make a disk of {} bytes: {e}", self.bytes));
+        file.set_len(0).map_err(refused)?;
+        match &self.image {
+            Some(image) => Ok(blank::copy_sparse(&image.path(), file)?),
+            None => file.set_len(self.bytes).map_err(refused),
+        }
+    }
 }
 
 /// The run's disks, as long as they are needed.
@@ -42,17 +57,16 @@ pub struct Scratch {
     pub out: Option<Disk>,
     /// For the guest's `/dev`.
     pub links: Vec<Link>,
-    out_file: Option<File>,
     /// Serial numbers of the disks that are kept after the run.
     pub kept: Vec<String>,
-    /// Those that are thrown away and may have been written to in a template.
+    /// Those that are thrown away.
     blank: Vec<Blank>,
     /// Keeps those that are kept locked.
     _open: Vec<File>,
 }
 
 impl Scratch {
-    /// Makes them, in `dir`.
+    /// Makes them, in `dir`. Those that are thrown away have their size and nothing in them yet: see [`Scratch::write_new`].
     pub fn create(
         spec: &RunSpec,
         asked: &[DiskDirective],
@@ -65,24 +79,20 @@ impl Scratch {
             disks: Vec::new(),
             out: None,
             links: Vec::new(),
-            out_file: None,
             kept: Vec::new(),
             blank: Vec::new(),
             _open: Vec::new(),
         };
         if ext4 {
-            let file = unnamed(dir)?;
             let image = blank::ext4(cache, OUT_BYTES, &ctx.report)?;
-            blank::copy_sparse(&image.path(), &file)?;
-            let disk = disk(OUT, path_of(&file), DiskFormat::Raw);
+            let disk = disk(OUT, scratch.blank(OUT, OUT_BYTES, Some(image), dir)?, DiskFormat::Raw);
             scratch.disks.push(disk.clone());
             scratch.out = Some(disk);
-            scratch.out_file = Some(file);
         }
         for (i, wanted) in spec.disks.iter().enumerate() {
             let serial = format!("disk{}", i + 1);
             let (file, format) = match wanted {
-                DiskSpec::Blank { bytes } => (scratch.blank(&serial, *bytes, dir)?, DiskFormat::Raw),
+                DiskSpec::Blank { bytes } => (scratch.blank(&serial, *bytes, None, dir)?, DiskFormat::Raw),
                 DiskSpec::File(path) => {
                     let format = format_of(path)?;
                     let file = fs_err::OpenOptions::new().read(true).write(true).open(path)?;
@@ -95,7 +105,7 @@ impl Scratch {
         }
         for wanted in asked {
             let file = match &wanted.file {
-                None => scratch.blank(&wanted.name, wanted.bytes.unwrap_or(0), dir)?,
+                None => scratch.blank(&wanted.name, wanted.bytes.unwrap_or(0), None, dir)?,
                 Some(path) => scratch.kept(&wanted.name, path, wanted.bytes, ctx)?,
             };
             for path in [format!("/dev/{}", wanted.name), format!("/dev/disk/by-id/virtio-{}", wanted.name)] {
@@ -106,12 +116,12 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// An empty disk that is thrown away.
-    fn blank(&mut self, serial: &str, bytes: u64, dir: &Path) -> Result<PathBuf, Fault> {
+    /// A disk that is thrown away.
+    fn blank(&mut self, serial: &str, bytes: u64, image: Option<blank::Blank>, dir: &Path) -> Result<PathBuf, Fault> {
         let file = unnamed(dir)?;
         file.set_len(bytes).map_err(|e| Fault::new(format!("cannot make a disk of {bytes} bytes: {e}")))?;
         let path = path_of(&file);
-        self.blank.push(Blank { serial: serial.to_owned(), file });
+        self.blank.push(Blank { serial: serial.to_owned(), file, bytes, image });
         Ok(path)
     }
 
@@ -123,10 +133,9 @@ impl Scratch {
         }
         let mut options = fs_err::OpenOptions::new();
         let file = options.read(true).write(true).create(bytes.is_some()).open(path).map_err(refused)?;
-        let (file, _) = file.into_parts();
-        let there = file.metadata().map_err(refused)?.len();
         // The lock comes first: whoever holds it may be about to give it its size.
-        let file = self.keep(serial, file, path)?;
+        let file = self.keep(serial, file.into_parts().0, path)?;
+        let there = file.metadata().map_err(refused)?.len();
         match bytes {
             Some(bytes) if there == 0 => file.set_len(bytes).map_err(refused)?,
             Some(bytes) if there != bytes => ctx.report.say(&format!(
@@ -153,16 +162,30 @@ impl Scratch {
         Ok(self._open.last().expect("one was just added"))
     }
 
+    /// Makes every disk that is thrown away new, whatever was written to it.
+    pub fn write_new(&self) -> Result<(), Fault> {
+        self.blank.iter().try_for_each(|disk| disk.write_new(&disk.file))
+    }
+
+    /// Makes `file` what the disk `serial` is when it is new, if that is one that is thrown away. Says whether it is.
+    pub fn write_new_to(&self, serial: &str, file: &File) -> Result<bool, Fault> {
+        match self.blank.iter().find(|disk| disk.serial == serial) {
+            Some(disk) => disk.write_new(file).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     /// The disks that are thrown away, by their serial numbers.
     pub fn thrown_away(&self) -> impl Iterator<Item = (&str, &File)> {
-        let out = self.out.as_ref().map(|out| out.serial.as_str()).zip(self.out_file.as_ref());
-        out.into_iter().chain(self.blank.iter().map(|disk| (disk.serial.as_str(), &disk.file)))
+        self.blank.iter().map(|disk| (disk.serial.as_str(), &disk.file))
     }
 
     /// The disk for artifacts, if the guest has written to it since `at`.
     pub fn written_since(&self, at: SystemTime) -> Option<&Disk> {
-        let modified = self.out_file.as_ref()?.metadata().ok()?.modified().ok()?;
-        self.out.as_ref().filter(|_| modified + CLOCK_TICK >= at)
+        let out = self.out.as_ref()?;
+        let (_, file) = self.thrown_away().find(|(serial, _)| *serial == out.serial)?;
+        let modified = file.metadata().ok()?.modified().ok()?;
+        (modified + CLOCK_TICK >= at).then_some(out)
     }
 }
 

@@ -11,7 +11,6 @@ use quiz_image::{Kernel, Report};
 
 use crate::context::Context;
 use crate::errors::Fault;
-use crate::profiles;
 
 /// What the profiles of a run ask for, in their order.
 #[derive(Debug, Default)]
@@ -79,7 +78,7 @@ fn answer(
         ("PROFILE_DIR", path(Some(&one.profile.dir))),
         ("PROFILE_SCRATCH", path(Some(&place))),
         ("PROFILE_WORKTREE", path(ctx.worktree.as_ref().map(|worktree| worktree.dir.as_path()))),
-        ("PROFILE_STATE", path(profiles::state_dir(ctx).as_deref())),
+        ("PROFILE_STATE", path(ctx.worktree.as_ref().map(|worktree| worktree.state_dir()).as_deref())),
         ("PROFILE_CACHE", path(Some(ctx.cache()?.dir()))),
         ("PROFILE_KERNEL", kernel.name().into()),
         ("PROFILE_KERNEL_RELEASE", kernel.manifest.release.clone().into()),
@@ -141,8 +140,8 @@ fn take(output: &str, profile: &str, asked: &mut Asked, ctx: &Context) -> Result
         };
         match directive.map_err(|problem| wrong(&problem))? {
             Directive::Disk(disk) => {
-                let dull = ["quiz-", "disk"].iter().any(|own| disk.name.starts_with(own));
-                if dull || asked.disks.iter().any(|other| other.name == disk.name) {
+                let reserved = ["quiz-", "disk"].iter().any(|own| disk.name.starts_with(own));
+                if reserved || asked.disks.iter().any(|other| other.name == disk.name) {
                     return Err(wrong("there is another disk of that name"));
                 }
                 asked.disks.push(disk);

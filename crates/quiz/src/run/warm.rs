@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use quiz_config::{RunSpec, Verbosity};
-use quiz_image::{Cache, Entry, Report, Shelf, StoreError, blank, digest};
+use quiz_image::{Cache, Entry, Report, Shelf, blank, digest};
 use quiz_vm::proto::System;
 use quiz_vm::template::{Manifest, Template, TemplateError};
-use quiz_vm::{Disk, DiskFormat, VmSpec, qemu};
+use quiz_vm::{Disk, DiskFormat, Outcome, VmSpec, qemu};
 
 use super::scratch::Scratch;
 use crate::context::Context;
@@ -26,6 +26,16 @@ const KEPT: usize = 16;
 const BYTES: u64 = 8 << 30;
 /// How long one is kept that nobody uses.
 const AGE: Duration = Duration::from_secs(7 * 86_400);
+
+/// How a run starts.
+pub enum Start {
+    /// From a template.
+    Warm(Warm),
+    /// By a boot.
+    Cold,
+    /// Not at all: the guest died before it was ready, while a template was made, and would do so again.
+    Over(Box<Outcome>),
+}
 
 /// A template in use.
 pub struct Warm {
@@ -46,17 +56,22 @@ pub struct Making<'a> {
     /// Names what is behind each of the VM's files, by the file's path.
     pub contents: &'a dyn Fn(&Path) -> Option<String>,
     pub boot_id: &'a str,
+    /// The run's directory.
+    pub evidence: &'a Path,
 }
 
-/// Why saving and resuming a VM failed, or the file system.
-#[derive(Debug, thiserror::Error)]
-enum MakeError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    #[error(transparent)]
-    Blank(#[from] blank::BlankError),
+/// Why there is no template.
+enum Stop {
+    /// The guest died.
+    Over(Box<Outcome>),
+    /// Something else.
+    Fault(Fault),
+}
+
+impl<E: Into<Fault>> From<E> for Stop {
+    fn from(error: E) -> Stop {
+        Stop::Fault(error.into())
+    }
 }
 
 /// The shelf of templates.
@@ -79,11 +94,16 @@ fn blocked(making: &Making<'_>) -> Option<String> {
     if let Some(disk) = vm.disks.iter().find(|disk| disk.format != DiskFormat::Raw) {
         return Some(format!("the disk {} is not a raw one", disk.serial));
     }
+    // A device of the host does not tell its size as a file does.
+    let is_file = |disk: &&Disk| fs::metadata(&disk.file).is_ok_and(|meta| meta.is_file());
+    if let Some(disk) = vm.disks.iter().find(|disk| !is_file(disk)) {
+        return Some(format!("the disk {} is a device of the host", disk.serial));
+    }
     None
 }
 
-/// The template that the run can start from; made first where there is none. Without one the run boots.
-pub fn find(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Option<Warm> {
+/// The template that the run can start from; made first where there is none.
+pub fn find(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Start {
     let verbose = |text: &str| {
         if ctx.verbosity == Verbosity::Verbose {
             ctx.report.say(text);
@@ -91,21 +111,22 @@ pub fn find(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Option<Warm> {
     };
     if let Some(why) = blocked(making) {
         verbose(&format!("booting: {why}"));
-        return None;
+        return Start::Cold;
     }
     match open_or_make(making, cache, ctx) {
         Ok(warm) => {
             verbose(&format!("starting from the template {}", warm.name));
-            Some(warm)
+            Start::Warm(warm)
         }
-        Err(fault) => {
+        Err(Stop::Over(outcome)) => Start::Over(outcome),
+        Err(Stop::Fault(fault)) => {
             verbose(&format!("booting: {}", fault.message()));
-            None
+            Start::Cold
         }
     }
 }
 
-fn open_or_make(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Result<Warm, Fault> {
+fn open_or_make(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Result<Warm, Stop> {
     let name = digest::of_bytes(key(making)?.as_bytes())[..20].to_owned();
     let shelf = shelf(cache);
     if let Some(entry) = shelf.open(&name)? {
@@ -130,24 +151,25 @@ fn open_or_make(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Result<War
     let entry = shelf.build(&name, "saving a VM to start from", false, &ctx.report, |dir| {
         let vm = VmSpec { disks: disks(making, dir)?, ..making.vm.clone() };
         let about = format!("{} {}", making.spec.profiles.join(","), making.vm.machine.name);
-        Ok::<_, MakeError>(Template::save(&vm, making.system, limit, dir, making.boot_id, about.trim())?)
+        let saved = Template::save(&vm, making.system, limit, dir, making.evidence, making.boot_id, about.trim());
+        saved.map_err(|error| match error {
+            TemplateError::Died(outcome) => Stop::Over(outcome),
+            other => Stop::Fault(other.into()),
+        })
     })?;
     let template = Template::open(entry.dir(), &entry.manifest()?, making.boot_id)?;
     Ok(Warm { template, name, shelf, entry })
 }
 
-/// The disks of the VM that is saved: what is read-only is the run's; what is thrown away is a copy of the run's, still fresh one; what
-/// is kept is not touched, and an empty one of the same size stands in for it.
-fn disks(making: &Making<'_>, dir: &Path) -> Result<Vec<Disk>, MakeError> {
+/// The disks of the VM that is saved: what is read-only is the run's; what is thrown away is as new as the run's; what is kept is not
+/// touched, and an empty one of the same size stands in for it.
+fn disks(making: &Making<'_>, dir: &Path) -> Result<Vec<Disk>, Fault> {
     let mut disks = making.vm.disks.clone();
     for disk in disks.iter_mut().filter(|disk| !disk.read_only) {
-        let failed = || StoreError::io("make a disk for a template");
-        let bytes = fs::metadata(&disk.file).map_err(failed())?.len();
         let path = disk_file(dir, &disk.serial);
-        let (file, _) = fs::File::create(&path).map_err(failed())?.into_parts();
-        match making.scratch.thrown_away().any(|(serial, _)| serial == disk.serial) {
-            true => blank::copy_sparse(&disk.file, &file)?,
-            false => file.set_len(bytes).map_err(failed())?,
+        let (file, _) = fs::File::create(&path)?.into_parts();
+        if !making.scratch.write_new_to(&disk.serial, &file)? {
+            file.set_len(fs::metadata(&disk.file)?.len())?;
         }
         disk.file = path;
     }
@@ -196,6 +218,7 @@ impl Warm {
         for (serial, file) in scratch.thrown_away() {
             let saved = disk_file(self.entry.dir(), serial);
             if fs::metadata(&saved)?.blocks() > 0 {
+                file.set_len(0)?;
                 blank::copy_sparse(&saved, file)?;
             }
         }
