@@ -176,19 +176,60 @@ fn a_template_that_is_not_what_it_was_is_dropped_and_the_run_goes_on() {
 fn a_template_that_does_not_come_to_life_is_dropped_and_the_run_boots() {
     let place = Place::new();
     place.good(&["true"]);
-    // Right by all that is written down about it, and of no use to QEMU.
-    let dir = place.templates().remove(0);
-    let state = b"no state of any machine".to_vec();
-    fs::write(dir.join("state"), &state).unwrap();
-    let manifest = dir.join("manifest.json");
-    let mut record: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
-    let sum = std::process::Command::new("sha256sum").arg(dir.join("state")).output().unwrap();
-    record["state_sha256"] = String::from_utf8_lossy(&sum.stdout)[..64].into();
-    fs::write(&manifest, record.to_string()).unwrap();
+    make_useless(&place.templates()[0]);
     let ran = place.sandbox_input(&["cat"], b"input is not lost");
     assert_eq!((ran.code, ran.out().as_str()), (0, "input is not lost"), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("is dropped, and the VM boots").count(), 1, "{}", ran.stderr);
     assert_eq!(place.template_of_last_run(), None);
+}
+
+#[test]
+fn a_run_that_boots_after_all_has_new_disks() {
+    let place = Place::new();
+    let profile = place.sandbox.worktree().join("profiles/stamped");
+    fs::create_dir_all(&profile).unwrap();
+    fs::write(profile.join("profile.toml"), "about = \"x\"\nearly = true\nneeds = [\"blockdev\"]\n").unwrap();
+    // Fails on a disk that has been written to.
+    let init = "#!/bin/sh\ntest -z \"$(head -c 512 /dev/quizb0 | tr -d '\\0')\" && echo stamp > /dev/quizb0 && sync\n";
+    fs::write(profile.join("init"), init).unwrap();
+    fs::set_permissions(profile.join("init"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let run = ["-p", "stamped,blockdev:count=1", "head", "-c", "5", "/dev/quizb0"];
+    assert_eq!(place.good(&run), "stamp");
+    assert_eq!(place.good(&run), "stamp");
+    assert!(place.template_of_last_run().is_some());
+    make_useless(&place.templates()[0]);
+    assert_eq!(place.good(&run), "stamp");
+    assert_eq!(place.template_of_last_run(), None);
+}
+
+#[test]
+fn a_guest_that_dies_on_its_way_up_is_booted_once() {
+    let place = Place::new();
+    let (qemu, starts) = (place.sandbox.beside("qemu"), place.sandbox.beside("starts"));
+    let script = "#!/bin/sh\ncase $* in *-kernel*) echo x >> STARTS ;; esac\nexec qemu-system-ARCH \"$@\"\n";
+    let script = script.replace("STARTS", &starts.display().to_string()).replace("ARCH", std::env::consts::ARCH);
+    fs::write(&qemu, script).unwrap();
+    fs::set_permissions(&qemu, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let qemu = qemu.display().to_string();
+    let ran = place.quiz(&["--accel", "tcg", "--qemu", &qemu, "--append", "rdinit=/none init=/none", "true"]);
+    assert_eq!(ran.code, 121, "{}", ran.stderr);
+    assert!(ran.stderr.contains("Kernel panic"), "{}", ran.stderr);
+    assert_eq!(fs::read_to_string(starts).unwrap(), "x\n");
+    let dir = place.sandbox.last_run();
+    assert!(fs::read_to_string(dir.join("console.log")).unwrap().contains("Kernel panic"));
+    assert!(dir.join("oops.txt").exists() && dir.join("result.json").exists());
+    assert!(place.templates().is_empty());
+}
+
+/// Right by all that is written down about it, and of no use to QEMU.
+fn make_useless(template: &std::path::Path) {
+    let state = template.join("state");
+    fs::write(&state, "no state of any machine").unwrap();
+    let sum = std::process::Command::new("sha256sum").arg(&state).output().unwrap();
+    let manifest = template.join("manifest.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    record["state_sha256"] = String::from_utf8_lossy(&sum.stdout)[..64].into();
+    fs::write(&manifest, record.to_string()).unwrap();
 }
 
 impl Place {

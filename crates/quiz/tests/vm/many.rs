@@ -56,3 +56,17 @@ fn runs_are_pruned_by_number_and_never_one_that_goes_on() {
     let ran: Ran = long.wait_with_output().unwrap().into();
     assert_eq!((ran.code, ran.out().as_str()), (0, "end\n"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_run_that_is_refused_leaves_nothing() {
+    let sandbox = sandbox();
+    let disk = sandbox.beside("disk.img");
+    let file = fs::File::create(&disk).unwrap();
+    file.set_len(1 << 20).unwrap();
+    file.file().lock().unwrap();
+    let refused = sandbox.quiz(["--disk", &disk.display().to_string(), "true"]);
+    assert_eq!(refused.code, 125, "{}", refused.stderr);
+    let pid = std::process::id().to_string();
+    assert!(refused.stderr.contains("disk.img is in use") && refused.stderr.contains(&pid), "{}", refused.stderr);
+    assert!(sandbox.runs().is_empty());
+}
