@@ -92,11 +92,20 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> io::Result<T>
     }
 }
 
-/// Writes a line to the kernel's log, and so to the console.
+/// Writes a line to the kernel's log, and so to the console: something is wrong.
 pub fn log(text: &str) {
+    write_log(2, text);
+}
+
+/// The same of something that is worth knowing only to those who read all.
+pub fn mention(text: &str) {
+    write_log(6, text);
+}
+
+fn write_log(level: u8, text: &str) {
     if let Ok(mut kmsg) = fs::OpenOptions::new().write(true).open("/dev/kmsg") {
         // Nothing is left to tell it to when this fails.
-        writeln!(kmsg, "<2>quiz: {text}").ok();
+        writeln!(kmsg, "<{level}>quiz: {text}").ok();
     }
 }
 

@@ -6,19 +6,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 use fs_err as fs;
-use quiz_proto::{Init, Inits, ToHost};
+use quiz_proto::{Init, Inits};
 
-use crate::link::Link;
+use crate::boot;
 
-/// How much of what one says is told to the host, from its end, in bytes.
+/// How much of what one says is told, from its end, in bytes.
 const TOLD: u64 = 16 * 1024;
 
 /// Runs each to its end, until one fails.
-pub fn run_all(inits: &Inits, link: &Link) -> io::Result<()> {
-    inits.programs.iter().try_for_each(|init| run(init, &inits.env, link))
+pub fn run_all(inits: &Inits) -> io::Result<()> {
+    inits.programs.iter().try_for_each(|init| run(init, &inits.env))
 }
 
-fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)], link: &Link) -> io::Result<()> {
+fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
     // A file and no pipe: what it leaves running may keep its output open.
     fs::create_dir_all("/run/quiz")?;
     let log = format!("/run/quiz/{}.log", init.name);
@@ -34,8 +34,9 @@ fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)], link: &Link) -> io::Result<()> {
         let said = if said.is_empty() { "it said nothing".to_owned() } else { said };
         return Err(io::Error::other(format!("the profile {}'s init failed ({status}):\n{said}", init.name)));
     }
+    // To the console and not to the host, which would hear it only in the run that makes a template.
     for line in said.lines() {
-        link.send(&ToHost::Note(format!("{}: {line}", init.name).into()));
+        boot::mention(&format!("{}: {line}", init.name));
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ fn main() {
 /// Does what the host says, to the end.
 fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
     match next(&mut receiver)? {
-        First::Prepare(moment, system) => setup::prepare(&moment, &system, link).map_err(|e| e.to_string())?,
+        First::Prepare(moment, system) => setup::prepare(&moment, &system).map_err(|e| e.to_string())?,
         First::Salvage(nonce, out_serial) => {
             // The credits for the archive have to be heard.
             program::listen(receiver, link);
@@ -63,7 +63,7 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
         return Err("the host's second message is not an order to start".to_owned());
     };
     link.send(&ToHost::Begun);
-    setup::personalize(&order.personal, link).map_err(|e| e.to_string())?;
+    setup::personalize(&order.personal).map_err(|e| e.to_string())?;
     program::run(&order.program, nonce, link, receiver);
     artifacts::send_all(link);
     mounts::write_back(order.personal.write_back);

@@ -14,7 +14,6 @@ use fs_err::os::unix::fs::symlink;
 use quiz_proto::{Moment, Personal, Share, System};
 use rustix::mount::MountFlags;
 
-use crate::link::Link;
 use crate::mounts::{self, Mount};
 use crate::{boot, devices, inits, modules};
 
@@ -27,7 +26,7 @@ pub const OUT: &str = "/quiz/out";
 /// Makes the guest what it is for every run on it. It may be saved after this and resumed many times.
 ///
 /// An emulated CPU translates every piece of the kernel anew that it meets after that, so whatever can be done here is.
-pub fn prepare(moment: &Moment, system: &System, link: &Link) -> io::Result<()> {
+pub fn prepare(moment: &Moment, system: &System) -> io::Result<()> {
     now(moment)?;
     switch_to_root(system)?;
     kernel_file_systems();
@@ -42,17 +41,17 @@ pub fn prepare(moment: &Moment, system: &System, link: &Link) -> io::Result<()> 
     system.modules.iter().try_for_each(modules::load)?;
     system.links.iter().try_for_each(devices::link)?;
     devices::settle(&system.links)?;
-    inits::run_all(&system.inits, link)
+    inits::run_all(&system.inits)
 }
 
 /// Makes a prepared guest ready for the program of one run.
-pub fn personalize(personal: &Personal, link: &Link) -> io::Result<()> {
+pub fn personalize(personal: &Personal) -> io::Result<()> {
     now(&personal.moment)?;
     identity(&personal.machine_id)?;
     personal.changed.iter().try_for_each(|serial| devices::look_again(serial))?;
     // One may lie within another: in order.
     personal.shares.iter().try_for_each(mount_share)?;
-    inits::run_all(&personal.inits, link)
+    inits::run_all(&personal.inits)
 }
 
 fn now(moment: &Moment) -> io::Result<()> {

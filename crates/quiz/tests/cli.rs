@@ -157,6 +157,7 @@ fn a_bad_command_line_is_a_fault_and_says_what_is_wrong() {
     let message = sealed.fails(&["--nosuch", "true"]);
     assert!(message.starts_with("quiz: error: unexpected argument '--nosuch'"), "{message}");
     assert!(sealed.fails(&["kernel", "nosuch"]).contains("nosuch"));
+    assert!(sealed.fails(&["-p", "zfs", "zfs", "list"]).contains("quiz [OPTIONS] -- NAME"));
     assert!(sealed.fails(&["-k", "6.12", "kernel", "list"]).contains("--kernel in front of this verb"));
     assert!(sealed.fails(&["config", "memroy"]).contains("did you mean `memory`?"));
     assert!(sealed.fails(&["-C", "nowhere", "config"]).starts_with("quiz: error: --directory:"));

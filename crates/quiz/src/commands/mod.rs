@@ -40,8 +40,12 @@ fn answer(error: &clap::Error) -> ExitCode {
     }
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let mut fault = Fault::new(text.trim_end());
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        fault = fault.hint("a program of the guest that is named like a verb of quiz: quiz [OPTIONS] -- NAME ...");
+    }
     // A command line that is refused must not look like a program's exit code 2.
-    Fault::new(text.trim_end()).render();
+    fault.render();
     ExitCode::from(FAULT)
 }
 

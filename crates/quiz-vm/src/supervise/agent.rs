@@ -1,0 +1,213 @@
+//! The supervisor's side of the channel to the agent: what it says, and what its messages change. Not for the frames themselves
+//! (`quiz_proto`).
+
+use std::io::{Read, Write};
+use std::time::Instant;
+
+use fs_err as fs;
+use quiz_proto::{CHUNK, Moment, Status, Stream, ToGuest, ToHost, encode};
+
+use super::{Job, Notice, PANIC, Phase, SAVE, Supervisor};
+use crate::artifacts::Unpacking;
+use crate::pump;
+use crate::qmp::command;
+
+impl Supervisor<'_> {
+    pub(super) fn say(&mut self, message: &ToGuest) {
+        encode(message, &mut self.to_guest);
+    }
+
+    pub(super) fn write_agent(&mut self) {
+        while !self.to_guest.is_empty() {
+            match rustix::net::send(&self.monitor.agent, &self.to_guest, rustix::net::SendFlags::NOSIGNAL) {
+                Ok(n) => {
+                    self.to_guest.drain(..n);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                // A full socket is polled for; a closed one means that QEMU is ending, which the pidfd tells.
+                Err(rustix::io::Errno::AGAIN) => return,
+                Err(_) => self.to_guest.clear(),
+            }
+        }
+    }
+
+    pub(super) fn read_agent(&mut self) {
+        let mut buffer = vec![0; 8 * CHUNK];
+        // A few reads at most, so that a chatty guest does not keep us from the clock.
+        for _ in 0..8 {
+            let Ok(n @ 1..) = (&self.monitor.agent).read(&mut buffer) else { return };
+            let mut decoder = std::mem::take(&mut self.decoder);
+            decoder.push(&buffer[..n]);
+            loop {
+                match decoder.next::<ToHost>() {
+                    Ok(Some(message)) => self.on_message(message),
+                    Ok(None) => break,
+                    Err(e) => {
+                        self.seen.nonsense.get_or_insert_with(|| format!("the agent sent {e}"));
+                        self.monitor.kill();
+                        return;
+                    }
+                }
+            }
+            self.decoder = decoder;
+            self.heard = Instant::now();
+            if self.seen.panic_at.is_some_and(|at| at.elapsed() > PANIC / 5) && self.seen.shutdown.is_none() {
+                // Whoever printed those words, the kernel is alive.
+                self.seen.panic_at = None;
+            }
+        }
+    }
+
+    fn on_message(&mut self, message: ToHost) {
+        match message {
+            ToHost::Hello { version } => self.on_hello(version),
+            ToHost::Ready => self.on_ready(),
+            ToHost::Begun if self.phase == Phase::Resuming => {
+                self.boot = Some(self.began.elapsed());
+                self.phase = Phase::Preparing;
+                self.deadline = Some(self.began + self.limits.boot);
+            }
+            ToHost::Begun => {}
+            ToHost::Started => self.on_started(),
+            ToHost::Pulse => {}
+            ToHost::Data(Stream::Artifacts, bytes) => self.on_artifacts(&bytes),
+            ToHost::Data(stream, bytes) => {
+                if let Some(sender) = self.outlet(stream).and_then(|outlet| outlet.sender.as_ref()) {
+                    // A pump that has given up has said so; the guest hears it with `Close`.
+                    sender.send(bytes.into_owned()).ok();
+                }
+            }
+            ToHost::Eof(stream) => {
+                if let Some(outlet) = self.outlet(stream) {
+                    outlet.sender = None;
+                }
+            }
+            ToHost::Credit(Stream::Stdin, bytes) => {
+                if let Some(allowance) = &self.allowance {
+                    allowance.add(bytes);
+                }
+            }
+            ToHost::Credit(..) | ToHost::Close(_) => {}
+            ToHost::Kernel { level, text } => (self.show)(Notice::Kernel(level, &text)),
+            ToHost::Note(text) => {
+                (self.show)(Notice::Note(&text));
+                self.seen.notes.push(text.into_owned());
+            }
+            ToHost::Stacks(text) => self.on_stacks(&text),
+            ToHost::StacksEnd if self.phase == Phase::Stacks => self.kill_processes(),
+            ToHost::StacksEnd => {}
+            ToHost::Exited { nonce, status } if nonce == self.nonce => {
+                self.seen.status.get_or_insert(status);
+                self.program = self.ready.map(|ready| self.began.elapsed().saturating_sub(ready));
+                if matches!(self.phase, Phase::Preparing | Phase::Running) {
+                    self.enter(Phase::Ending, None);
+                }
+            }
+            ToHost::Down { nonce } if nonce == self.nonce => {
+                self.seen.down = true;
+                self.quit();
+            }
+            ToHost::Exited { .. } | ToHost::Down { .. } => {
+                self.seen.nonsense.get_or_insert_with(|| "a record of another run came from the guest".to_owned());
+                self.monitor.kill();
+            }
+            ToHost::Failed(why) => {
+                self.seen.failed.get_or_insert(why.into_owned());
+                self.quit();
+            }
+        }
+    }
+
+    fn on_hello(&mut self, version: u32) {
+        if version != quiz_proto::VERSION {
+            self.seen.failed = Some(format!(
+                "the agent speaks version {version} of the frames and quiz version {}; delete the initramfs cache",
+                quiz_proto::VERSION
+            ));
+            return self.quit();
+        }
+        let first = self.phase == Phase::Booting;
+        self.boot = Some(self.began.elapsed());
+        self.phase = Phase::Preparing;
+        let nonce = self.nonce;
+        match &self.job {
+            Some(Job::Program(system, _) | Job::Save(system, _)) if first => {
+                let (moment, system) = (now(), system.clone());
+                self.say(&ToGuest::Prepare { moment, system });
+            }
+            Some(Job::Salvage { out_serial }) if first => {
+                let out_serial = out_serial.clone();
+                self.seen.status = Some(Status::Code(0));
+                self.say(&ToGuest::Salvage { nonce, out_serial });
+            }
+            _ => {
+                // A hello where none is due: the guest has started anew without QEMU's noticing.
+                self.seen.nonsense = Some("the agent started a second time".to_owned());
+                self.monitor.kill();
+            }
+        }
+    }
+
+    fn on_ready(&mut self) {
+        match &self.job {
+            Some(Job::Save(_, state)) => {
+                let command = command::save(&state.to_string_lossy());
+                self.monitor.say(&command);
+                self.enter(Phase::Saving, Some(SAVE));
+            }
+            _ => self.start_program(),
+        }
+    }
+
+    /// Says once what the program is.
+    pub(super) fn start_program(&mut self) {
+        if let Some(Job::Program(_, mut order) | Job::Resumed(mut order)) = self.job.take() {
+            order.personal.moment = now();
+            self.say(&ToGuest::Start { nonce: self.nonce, order });
+        }
+    }
+
+    fn on_started(&mut self) {
+        self.ready = Some(self.began.elapsed());
+        if self.phase == Phase::Preparing {
+            self.enter(Phase::Running, self.limits.program);
+        }
+        match self.input.take() {
+            Some(input) => self.allowance = Some(pump::read_input(input, self.mailbox.clone())),
+            None => self.say(&ToGuest::Eof(Stream::Stdin)),
+        }
+    }
+
+    fn on_artifacts(&mut self, bytes: &[u8]) {
+        let (dir, bounds, mailbox) = (self.dir.join("artifacts"), self.limits.artifacts, self.mailbox.clone());
+        self.artifact_credit.get_or_insert(0);
+        self.unpacking
+            .get_or_insert_with(|| Unpacking::start(dir, bounds, move |n| mailbox.written(Stream::Artifacts, n)))
+            .push(bytes.to_vec());
+    }
+
+    fn on_stacks(&mut self, text: &str) {
+        let written = match &mut self.stacks {
+            Some(file) => file.write_all(text.as_bytes()),
+            None => fs::File::create(self.dir.join("stacks.txt")).and_then(|file| {
+                let (mut file, _) = file.into_parts();
+                file.write_all(text.as_bytes())?;
+                self.stacks = Some(file);
+                Ok(())
+            }),
+        };
+        if let Err(e) = written {
+            self.seen.notes.push(format!("stacks.txt is incomplete: {e}"));
+        }
+    }
+}
+
+/// The host's time, and randomness for a guest.
+fn now() -> Moment {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let mut seed = vec![0; 64];
+    let full = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
+    // Linux gives so few bytes whole, whatever the signals.
+    assert_eq!(full, Ok(seed.len()), "the host gives no random numbers");
+    Moment { clock: (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)), seed }
+}
