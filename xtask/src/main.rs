@@ -28,7 +28,11 @@ enum Task {
         arguments: Vec<OsString>,
     },
     /// Set up and run every check: format, lints, unit tests, tests with real VMs, a kernel built from source
-    Test,
+    Test {
+        /// And those that take too long for every change
+        #[arg(long)]
+        long: bool,
+    },
     /// Measure, side by side in one run
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -38,7 +42,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Setup => setup::setup(),
         Task::Quiz { arguments } => return exit(setup::setup().and_then(|()| steps::quiz(&arguments))),
-        Task::Test => setup::setup().and_then(|()| steps::test()),
+        Task::Test { long } => setup::setup().and_then(|()| steps::test(long)),
         Task::Bench(which) => bench::run(&which),
     };
     exit(done.map(|()| 0))

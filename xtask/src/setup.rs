@@ -17,6 +17,7 @@ pub fn setup() -> Result<(), String> {
         Purpose::KernelBuild(arch),
         Purpose::RootBuild(arch),
         Purpose::ZfsBuild,
+        Purpose::ZfsTest,
     ];
     let missing = host::missing(&purposes, arch, &|sign: Sign| search.has(sign));
     // The tests sign what they serve.

@@ -15,11 +15,16 @@ pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
 }
 
 /// Every check, in the order in which a failure is cheapest.
-pub fn test() -> Result<(), String> {
+pub fn test(long: bool) -> Result<(), String> {
     check(cargo().args(["fmt", "--all", "--check"]))?;
     check(cargo().args(["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     // Two at a time: each has a VM, and more only make each other slow.
-    check(cargo().args(["test", "--locked", "--workspace", "--", "--test-threads", "2"]))
+    check(cargo().args(["test", "--locked", "--workspace", "--", "--test-threads", "2"]))?;
+    if long {
+        // One at a time: they compile, and the limits of the suite's tests are in seconds.
+        check(cargo().args(["test", "--locked", "--package", "quiz", "--test", "long", "--", "--test-threads", "1"]))?;
+    }
+    Ok(())
 }
 
 /// The program as it is released, built now.

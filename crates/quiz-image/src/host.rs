@@ -35,6 +35,8 @@ pub enum Purpose {
     RootBuild(&'static Arch),
     /// Build OpenZFS for the host's architecture.
     ZfsBuild,
+    /// Judge the results of the ZFS test suite.
+    ZfsTest,
 }
 
 /// What shows that something is installed.
@@ -179,6 +181,13 @@ static BUILD: &[Tool] = &[
     ),
 ];
 
+/// The suite's own `zts-report.py` reads its results.
+static PYTHON: Tool = program(
+    "python3",
+    "reads the results of the ZFS test suite",
+    ["python3", "python3", "python", "python3", "python3"],
+);
+
 const ZFS: &str = "builds OpenZFS";
 static ZFS_BUILD: &[Tool] = &[
     program("make", ZFS, same("make")),
@@ -254,6 +263,7 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
             .chain(named(CROSS_COMPILERS, format!("{}gcc", arch.cross)))
             .collect(),
         Purpose::Llvm => LLVM.iter().collect(),
+        Purpose::ZfsTest => vec![&PYTHON],
         Purpose::ZfsBuild => [&GCC, &DEPMOD].into_iter().chain(ZFS_BUILD).collect(),
         Purpose::RootBuild(arch) => {
             let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &MKSQUASHFS];

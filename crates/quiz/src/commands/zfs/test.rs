@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use quiz_config::{Origin, RunSpec, ShareSpec, Sourced, Verbosity};
-use quiz_image::host::{self, Sign};
+use quiz_image::host::Purpose;
 use quiz_vm::{Accel, Verdict};
 use quiz_zfs::suite::{Course, Group, Judgement, Selection, Suite, judge, runfile};
 use serde::Serialize;
@@ -92,7 +92,8 @@ pub fn run(args: Test, outer: Option<String>, ctx: &Context) -> Result<ExitCode,
     if args.list {
         return list(&groups, ctx);
     }
-    require_python(ctx)?;
+    // Results must not be lost for want of what reads them.
+    prepare::require(&[Purpose::ZfsTest], ctx)?;
     let mut options = args.options;
     options.kernel = options.kernel.or(outer.map(OsString::from));
     let mut spec = spec(&options, ctx)?;
@@ -138,15 +139,6 @@ fn list(groups: &[Group], ctx: &Context) -> Result<ExitCode, Fault> {
         false => output::text(&(all.join("\n") + "\n"))?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Results must not be lost for want of the program that reads them.
-fn require_python(ctx: &Context) -> Result<(), Fault> {
-    if prepare::search(ctx).has(Sign::Program("python3")) {
-        return Ok(());
-    }
-    let fault = Fault::new("this host lacks python3 (the ZFS test suite's zts-report.py reads the results)");
-    Err(fault.hint(host::install_hint(&prepare::distribution(), &[])))
 }
 
 fn is_default<T>(slot: &Option<Sourced<T>>) -> bool {

@@ -1,0 +1,99 @@
+//! What takes too long for every change: run by `cargo xtask test --long`, some ten minutes the first time. OpenZFS with defects
+//! made on purpose, in a copy of the checkout, and the test suite that must find them; and 25 tests of five groups that must pass.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fs_err as fs;
+use quiz_testing::openzfs::{self, Release};
+use quiz_testing::{Ran, Sandbox, kernels};
+
+/// Where blocks that are written again with the same contents are found out.
+const SOURCE: &str = "module/zfs/zio.c";
+const COMPARISON: &str = "if (ZIO_CHECKSUM_EQUAL(bp->blk_cksum, bp_orig->blk_cksum)) {";
+
+/// A copy of the checkout's sources, built for `kernel`; kept from one time to the next, so that only the defect is compiled.
+fn copy(sandbox: &Sandbox, checkout: &Path, kernel: &str) -> PathBuf {
+    let copy = quiz_testing::cache().join("checkouts/zfs-with-defects");
+    if !copy.join("META").exists() {
+        fs::create_dir_all(&copy).unwrap();
+        let script = "tar -C \"$0\" --exclude=./.quiz -cf - . | tar -C \"$1\" -xf -";
+        assert!(Command::new("sh").args(["-c", script]).arg(checkout).arg(&copy).status().unwrap().success());
+    }
+    fs::copy(checkout.join(SOURCE), copy.join(SOURCE)).unwrap();
+    build(sandbox, &copy, kernel);
+    copy
+}
+
+fn build(sandbox: &Sandbox, checkout: &Path, kernel: &str) {
+    let built = sandbox.quiz_in(checkout, ["zfs", "-k", kernel]);
+    assert_eq!(built.code, 0, "{}", built.stderr);
+}
+
+fn suite(sandbox: &Sandbox, checkout: &Path, kernel: &str, selectors: &[&str]) -> Ran {
+    sandbox.quiz_in(checkout, [&["zfs", "test", "-k", kernel, "--timeout", "40m", "-r", "sanity"], selectors].concat())
+}
+
+fn lines<'a>(out: &'a str, result: &str) -> Vec<&'a str> {
+    out.lines().filter(|line| line.split_whitespace().next() == Some(result)).collect()
+}
+
+#[test]
+fn defects_of_the_module_are_found_by_the_right_tests() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let kernel = kernels::built(&sandbox, "memdev");
+    let checkout = openzfs::checkout(Release::BookwormBackports).unwrap();
+    let copy = copy(&sandbox, &checkout, kernel);
+    let source = fs::read_to_string(copy.join(SOURCE)).unwrap();
+    assert_eq!(source.matches(COMPARISON).count(), 1, "the place of the defect is not there any more");
+    let selectors = ["alloc_class_011_neg", "nopwrite_sync"];
+
+    let never_equal = source.replace(COMPARISON, &COMPARISON.replacen('(', "(B_FALSE && ", 1));
+    fs::write(copy.join(SOURCE), never_equal).unwrap();
+    build(&sandbox, &copy, kernel);
+    let ran = suite(&sandbox, &copy, kernel, &selectors);
+    assert_eq!(ran.code, 1, "{}\n{}", ran.out(), ran.stderr);
+    let out = ran.out();
+    assert!(lines(&out, "FAIL").iter().any(|line| line.contains("nopwrite_sync")), "{out}");
+    assert!(lines(&out, "PASS").iter().any(|line| line.contains("alloc_class_011_neg")), "{out}");
+
+    let panics = source.replace(COMPARISON, &format!("VERIFY(0);\n\t{COMPARISON}"));
+    fs::write(copy.join(SOURCE), panics).unwrap();
+    build(&sandbox, &copy, kernel);
+    let ran = suite(&sandbox, &copy, kernel, &selectors);
+    assert_eq!(ran.code, 121, "{}\n{}", ran.out(), ran.stderr);
+    let told = ran.out() + &ran.stderr;
+    assert!(told.contains("nopwrite_sync was running when the guest ended"), "{told}");
+    assert!(lines(&told, "PASS").iter().any(|line| line.contains("alloc_class_011_neg")), "{told}");
+}
+
+#[test]
+fn many_tests_of_many_groups_pass() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let kernel = kernels::built(&sandbox, "memdev");
+    let checkout = openzfs::checkout(Release::BookwormBackports).unwrap();
+    build(&sandbox, &checkout, kernel);
+    let groups = ["hkdf", "exec", "cli_root/zpool_status", "cli_user/zpool_list", "cli_root/zpool", "cli_user/misc"];
+    let ran = suite(&sandbox, &checkout, kernel, &groups);
+    assert_eq!(ran.code, 0, "{}\n{}", ran.out(), ran.stderr);
+    let out = ran.out();
+    let passed = lines(&out, "PASS");
+    let tests = passed.iter().filter(|line| !line.contains("/setup") && !line.contains("/cleanup"));
+    assert!(tests.count() >= 25, "{out}");
+    assert!(passed.iter().filter(|line| line.ends_with("(as tester)")).count() >= 10, "{out}");
+    for group in groups {
+        assert!(passed.iter().any(|line| line.contains(group)), "{group}: {out}");
+    }
+}
+
+#[test]
+fn the_same_release_runs_on_the_distributions_kernel() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let kernel = kernels::stock(&sandbox);
+    let checkout = openzfs::checkout(Release::BookwormBackports).unwrap();
+    build(&sandbox, &checkout, kernel);
+    let script = "zpool create -f tank mirror /dev/quizm0 /dev/quizm1 && zpool status && cat /sys/module/zfs/version";
+    let ran = sandbox.quiz_in(&checkout, ["-k", kernel, "-p", "zfs,memdev", "--timeout", "3m", "sh", "-c", script]);
+    assert_eq!(ran.code, 0, "{}\n{}", ran.out(), ran.stderr);
+    assert!(ran.out().contains("state: ONLINE") && ran.out().contains("\n2.3."), "{}", ran.out());
+}
