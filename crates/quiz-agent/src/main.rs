@@ -45,7 +45,9 @@ fn main() {
 
 /// Does what the host says, to the end.
 fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
-    match next(&mut receiver)? {
+    let order = next(&mut receiver)?;
+    link.send(&ToHost::Begun);
+    match order {
         First::Prepare(moment, system) => setup::prepare(&moment, &system).map_err(|e| e.to_string())?,
         First::Salvage(nonce, out_serial) => {
             // The credits for the archive have to be heard.

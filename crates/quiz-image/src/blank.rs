@@ -1,13 +1,10 @@
 //! An empty ext4 file system in a sparse file, made once and copied for every run that needs one.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fs_err as fs;
-use rustix::fs::SeekFrom;
 use serde::{Deserialize, Serialize};
 
 use crate::report::Report;
@@ -28,14 +25,9 @@ pub enum BlankError {
     /// The program is missing or failed.
     #[error("cannot make an empty ext4 file system: mke2fs: {0}; it is in the package e2fsprogs")]
     Mke2fs(String),
-    /// It could not be copied.
-    #[error("cannot copy {}: {cause}", path.display())]
-    Copy {
-        /// The image.
-        path: PathBuf,
-        /// The system's answer.
-        cause: io::Error,
-    },
+    /// The file could not be made.
+    #[error(transparent)]
+    File(#[from] io::Error),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,8 +64,7 @@ pub fn ext4(cache: &Cache, bytes: u64, report: &dyn Report) -> Result<Blank, Bla
 }
 
 fn make(path: &Path, bytes: u64) -> Result<(), BlankError> {
-    let copy = |cause| BlankError::Copy { path: path.to_owned(), cause };
-    fs::File::create(path).and_then(|file| file.set_len(bytes)).map_err(copy)?;
+    fs::File::create(path).and_then(|file| file.set_len(bytes))?;
     let made = Command::new("mke2fs")
         .env("PATH", PATH)
         .args(["-q", "-F", "-t", "ext4", "-m", "0", "-b", "4096", "-i", "65536", "-L", "quiz-out"])
@@ -87,58 +78,11 @@ fn make(path: &Path, bytes: u64) -> Result<(), BlankError> {
     Ok(())
 }
 
-/// Copies a sparse file into an empty one, holes as holes.
-pub fn copy_sparse(from: &Path, to: &File) -> Result<(), BlankError> {
-    copy_holes(from, to).map_err(|cause| BlankError::Copy { path: from.to_owned(), cause })
-}
-
-fn copy_holes(from: &Path, to: &File) -> io::Result<()> {
-    let source = fs::File::open(from)?;
-    let length = source.metadata()?.len();
-    to.set_len(length)?;
-    let mut buffer = vec![0; 128 * 1024];
-    let mut at = 0;
-    while at < length {
-        let start = match rustix::fs::seek(source.file(), SeekFrom::Data(at)) {
-            Ok(start) => start,
-            // Only a hole is left.
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(e) => return Err(e.into()),
-        };
-        let end = rustix::fs::seek(source.file(), SeekFrom::Hole(start))?;
-        at = start;
-        while at < end {
-            let n = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-            source.file().read_exact_at(&mut buffer[..n], at)?;
-            to.write_all_at(&buffer[..n], at)?;
-            at += n as u64;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::report::Silent;
     use std::os::unix::fs::MetadataExt;
-
-    #[test]
-    fn holes_stay_holes_and_data_stays_data() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("sparse");
-        let file = File::create_new(&path).unwrap();
-        file.set_len(64 << 20).unwrap();
-        file.write_all_at(b"start", 0).unwrap();
-        file.write_all_at(b"middle", (32 << 20) + 5000).unwrap();
-        let copy = tempfile::tempfile_in(dir.path()).unwrap();
-        copy_sparse(&path, &copy).unwrap();
-        let mut word = [0; 6];
-        copy.read_exact_at(&mut word, (32 << 20) + 5000).unwrap();
-        assert_eq!(&word, b"middle");
-        assert_eq!(copy.metadata().unwrap().len(), 64 << 20);
-        assert!(copy.metadata().unwrap().blocks() * 512 < 1 << 20, "the copy is not sparse");
-    }
 
     #[test]
     fn an_empty_file_system_is_small_and_made_once() {

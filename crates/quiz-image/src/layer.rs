@@ -24,6 +24,8 @@ use crate::store::{Cache, Entry, Shelf, StoreError};
 const IMAGE: &str = "layer.squashfs";
 /// A change to a module makes a new one of some megabytes.
 const KEPT: usize = 24;
+/// The smallest image, in bytes.
+const SMALLEST: u64 = 16 << 20;
 /// Directories of the top that are links to their namesakes in `/usr`; a directory in a layer would bury the link.
 const MERGED: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
@@ -113,7 +115,7 @@ pub fn make(
     let shelf = shelf(cache);
     // The format of the image, to be raised when it changes.
     let name =
-        format!("{label}-{}", &crate::digest::of_bytes(format!("2 {} {key}", host::boot_id()?).as_bytes())[..20]);
+        format!("{label}-{}", &crate::digest::of_bytes(format!("3 {} {key}", host::boot_id()?).as_bytes())[..20]);
     if let Some(entry) = shelf.open(&name)? {
         entry.touch();
         return Ok(Layer { image: entry.dir().join(IMAGE), name, _entry: entry });
@@ -141,10 +143,14 @@ pub fn make(
                 (Ok(()), made) => made.map_err(LayerError::from),
             }
         })?;
+        let bytes = fs::metadata(&image)?.len();
+        // A guest learns a disk's size when it boots. What changes a little mostly keeps it so, and a saved guest can be given the new
+        // image.
+        fs::OpenOptions::new().write(true).open(&image)?.set_len(bytes.max(SMALLEST).next_power_of_two())?;
         progress.done();
         Ok::<_, LayerError>(Manifest {
             about: about.to_owned(),
-            bytes: fs::metadata(&image)?.len(),
+            bytes,
             built_at: jiff::Timestamp::now(),
             quiz_version: env!("CARGO_PKG_VERSION").to_owned(),
         })

@@ -227,7 +227,7 @@ pub enum ToHost<'a> {
     },
     /// The guest is prepared, and waits for [`ToGuest::Start`]. Here it can be saved and resumed.
     Ready,
-    /// The order to start was understood: the guest lives.
+    /// An order was understood: the guest lives.
     Begun,
     /// The program runs.
     Started,

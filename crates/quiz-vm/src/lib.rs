@@ -12,6 +12,7 @@ mod monitor;
 mod pump;
 pub mod qemu;
 mod qmp;
+pub mod sparse;
 mod spec;
 pub mod supervise;
 pub mod template;

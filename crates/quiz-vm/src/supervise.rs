@@ -180,9 +180,9 @@ impl<'a> Supervisor<'a> {
         let monitor = Monitor::start(run.vm, &log)?;
         let terminal = match &run.job {
             Job::Program(_, order) | Job::Resumed(order) => order.program.terminal.map(|_| Escape::default()),
-            Job::Save(..) | Job::Salvage { .. } => None,
+            Job::Save { .. } | Job::Salvage { .. } => None,
         };
-        let resuming = matches!(run.job, Job::Resumed(_));
+        let resuming = run.vm.incoming.is_some();
         let (phase, limit) = if resuming { (Phase::Resuming, RESUME) } else { (Phase::Booting, run.limits.boot) };
         let outlet = |stream, output| Outlet {
             stream,
@@ -225,7 +225,7 @@ impl<'a> Supervisor<'a> {
         };
         if resuming {
             // The guest hears it as soon as it lives.
-            supervisor.start_program();
+            supervisor.say_order();
         }
         Ok(supervisor)
     }

@@ -1,6 +1,7 @@
-//! Templates: VMs that were saved when their guest was prepared, to start runs from instead of booting.
+//! Templates: VMs that were saved, to start others from instead of booting.
 //!
-//! [`Template::save`] boots a VM on a memory file, prepares the guest, and keeps the state of the devices beside it. [`Template::clone_of`]
+//! A bare template was saved when its agent was up; a prepared one when the guest was what all runs of a kind have in common. [`Template::save`]
+//! boots a VM on a memory file, or goes on from a bare template, and keeps the state of the devices beside the memory. [`Template::clone_of`]
 //! turns the description of a VM into one that goes on from there, with memory of its own over the template's. Not for which
 //! template a run may use, nor for where templates are kept: whoever makes one gives it a directory and a key.
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::artifacts::Bounds;
+use crate::sparse;
 use crate::supervise::{Job, Limits, NoSignals, Run, Streams, supervise};
 use crate::{Outcome, RamFile, Verdict, VmSpec};
 
@@ -34,6 +36,9 @@ pub enum TemplateError {
     /// It could not be saved.
     #[error("{0}")]
     NotSaved(String),
+    /// The template that it was to go on from did not come to life: why.
+    #[error("the bare template did not come to life: {0}")]
+    NotResumed(String),
     /// The host has no room for it.
     #[error("{} has {free_mib} MiB free, and a template of this VM may take {needed_mib}", .place.display())]
     Space {
@@ -82,6 +87,26 @@ impl FileMark {
     }
 }
 
+/// A template to be.
+pub struct Saving<'a> {
+    /// The VM.
+    pub vm: &'a VmSpec,
+    /// The bare template that it goes on from, with the same devices; it boots without one.
+    pub from: Option<&'a Template>,
+    /// What its guest is to be when it is saved; without it the template is a bare one.
+    pub system: Option<&'a System>,
+    /// How long that may take.
+    pub limit: Duration,
+    /// The template's directory.
+    pub dir: &'a Path,
+    /// Where that is kept which is told on the way, as that of a run.
+    pub evidence: &'a Path,
+    /// The host's boot.
+    pub boot_id: &'a str,
+    /// What the caller has to remember.
+    pub about: &'a str,
+}
+
 /// A template that was found whole.
 #[derive(Debug, Clone)]
 pub struct Template {
@@ -89,17 +114,9 @@ pub struct Template {
 }
 
 impl Template {
-    /// Boots `vm`, prepares its guest as `system` says, and saves it in `dir`, within `limit`. What is told on the way is kept in
-    /// `evidence`, as that of a run.
-    pub fn save(
-        vm: &VmSpec,
-        system: &System,
-        limit: Duration,
-        dir: &Path,
-        evidence: &Path,
-        boot_id: &str,
-        about: &str,
-    ) -> Result<Manifest, TemplateError> {
+    /// Brings a VM to where it is saved, and saves it.
+    pub fn save(saving: &Saving) -> Result<Manifest, TemplateError> {
+        let Saving { vm, from, system, limit, dir, evidence, boot_id, about } = *saving;
         let space = rustix::fs::statvfs(dir).map_err(io::Error::from)?;
         let (free, needed) = (space.f_bavail * space.f_frsize, (u64::from(vm.memory_mib) << 20) + SPARE);
         if free < needed {
@@ -108,19 +125,30 @@ impl Template {
         }
         let ram = dir.join(RAM);
         // QEMU would make it too, with a mode that lets others read what is in the guest.
-        fs::File::create(&ram)?;
+        let file = fs::File::create(&ram)?;
         fs::set_permissions(&ram, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        let saved = VmSpec { ram: Some(RamFile { path: ram.clone(), shared: true }), incoming: None, ..vm.clone() };
+        if let Some(from) = from {
+            sparse::copy(fs::File::open(from.dir.join(RAM))?.file(), file.file())?;
+        }
+        let saved = VmSpec {
+            ram: Some(RamFile { path: ram.clone(), shared: true }),
+            incoming: from.map(|from| from.dir.join(STATE)),
+            ..vm.clone()
+        };
+        let console = from.map(Template::console);
         let outcome = supervise(Run {
             vm: &saved,
-            job: Job::Save(Box::new(system.clone()), dir.join(STATE)),
+            job: Job::Save { system: system.cloned().map(Box::new), state: dir.join(STATE) },
             limits: Limits { boot: limit, program: None, hang: None, artifacts: Bounds { bytes: 0, entries: 0 } },
-            console_before: None,
+            console_before: console.as_deref(),
             dir: evidence,
             streams: Streams { input: None, output: Box::new(io::sink()), errors: Box::new(io::sink()) },
             signals: &mut NoSignals::new()?,
             show: &mut |_| {},
         });
+        if let Some(why) = outcome.not_resumed {
+            return Err(TemplateError::NotResumed(why));
+        }
         match &outcome.verdict {
             Verdict::Exited { code: 0 } => {}
             Verdict::Fault { message } => return Err(TemplateError::NotSaved(message.clone())),

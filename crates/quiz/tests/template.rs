@@ -1,6 +1,6 @@
 //! Runs that start from saved VMs: what they share, what they do not, and what happens when a template is not what it was.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
@@ -52,11 +52,41 @@ impl Place {
         record["template"].as_str().map(str::to_owned)
     }
 
+    /// Those that runs start from.
     fn templates(&self) -> Vec<PathBuf> {
+        self.all_templates().into_iter().filter(|path| !is_bare(path)).collect()
+    }
+
+    /// Those that others are made from.
+    fn bare_templates(&self) -> Vec<PathBuf> {
+        self.all_templates().into_iter().filter(|path| is_bare(path)).collect()
+    }
+
+    fn all_templates(&self) -> Vec<PathBuf> {
         let Ok(found) = fs::read_dir(self.cache.join("templates")) else { return Vec::new() };
         let entries = found.flatten().filter(|e| !e.file_name().to_string_lossy().starts_with('.'));
         entries.map(|e| e.path()).collect()
     }
+
+    /// A QEMU that writes a line to a file each time that it boots a kernel, and the file.
+    fn counting_qemu(&self) -> (String, PathBuf) {
+        let (qemu, boots) = (self.sandbox.beside("qemu"), self.sandbox.beside("boots"));
+        let script =
+            "#!/bin/sh\ncase $* in *-incoming*) ;; *-kernel*) echo x >> BOOTS ;; esac\nexec qemu-system-ARCH \"$@\"\n";
+        let script = script.replace("BOOTS", &boots.display().to_string()).replace("ARCH", std::env::consts::ARCH);
+        write_program(&qemu, &script);
+        fs::write(&boots, "").unwrap();
+        (qemu.display().to_string(), boots)
+    }
+}
+
+fn is_bare(template: &Path) -> bool {
+    template.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bare-"))
+}
+
+fn write_program(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -144,7 +174,7 @@ fn disks_of_a_clone_are_its_own() {
 #[test]
 fn a_template_that_is_not_what_it_was_is_dropped_and_the_run_goes_on() {
     let place = Place::new();
-    type Damage = fn(&std::path::Path);
+    type Damage = fn(&Path);
     let damages: [(&str, Damage); 4] = [
         ("truncated state", |dir| {
             let file = fs::OpenOptions::new().write(true).open(dir.join("state")).unwrap();
@@ -191,8 +221,7 @@ fn a_run_that_boots_after_all_has_new_disks() {
     fs::write(profile.join("profile.toml"), "about = \"x\"\nearly = true\nneeds = [\"blockdev\"]\n").unwrap();
     // Fails on a disk that has been written to.
     let init = "#!/bin/sh\ntest -z \"$(head -c 512 /dev/quizb0 | tr -d '\\0')\" && echo stamp > /dev/quizb0 && sync\n";
-    fs::write(profile.join("init"), init).unwrap();
-    fs::set_permissions(profile.join("init"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&profile.join("init"), init);
     let run = ["-p", "stamped,blockdev:count=1", "head", "-c", "5", "/dev/quizb0"];
     assert_eq!(place.good(&run), "stamp");
     assert_eq!(place.good(&run), "stamp");
@@ -205,24 +234,53 @@ fn a_run_that_boots_after_all_has_new_disks() {
 #[test]
 fn a_guest_that_dies_on_its_way_up_is_booted_once() {
     let place = Place::new();
-    let (qemu, starts) = (place.sandbox.beside("qemu"), place.sandbox.beside("starts"));
-    let script = "#!/bin/sh\ncase $* in *-kernel*) echo x >> STARTS ;; esac\nexec qemu-system-ARCH \"$@\"\n";
-    let script = script.replace("STARTS", &starts.display().to_string()).replace("ARCH", std::env::consts::ARCH);
-    fs::write(&qemu, script).unwrap();
-    fs::set_permissions(&qemu, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let qemu = qemu.display().to_string();
+    let (qemu, boots) = place.counting_qemu();
     let ran = place.quiz(&["--accel", "tcg", "--qemu", &qemu, "--append", "rdinit=/none init=/none", "true"]);
     assert_eq!(ran.code, 121, "{}", ran.stderr);
     assert!(ran.stderr.contains("Kernel panic"), "{}", ran.stderr);
-    assert_eq!(fs::read_to_string(starts).unwrap(), "x\n");
+    assert_eq!(fs::read_to_string(boots).unwrap(), "x\n");
     let dir = place.sandbox.last_run();
     assert!(fs::read_to_string(dir.join("console.log")).unwrap().contains("Kernel panic"));
     assert!(dir.join("oops.txt").exists() && dir.join("result.json").exists());
-    assert!(place.templates().is_empty());
+    assert!(place.all_templates().is_empty());
+}
+
+#[test]
+fn what_lies_over_the_root_is_changed_without_a_boot() {
+    let place = Place::new();
+    let (qemu, boots) = place.counting_qemu();
+    let profile = place.sandbox.worktree().join("profiles/seen");
+    fs::create_dir_all(profile.join("files/opt")).unwrap();
+    fs::write(profile.join("profile.toml"), "about = \"x\"\nearly = true\n").unwrap();
+    let run = |text: &str, bytes: usize| {
+        fs::write(profile.join("files/opt/text"), text).unwrap();
+        fs::write(profile.join("files/opt/more"), vec![b'x'; bytes]).unwrap();
+        write_program(&profile.join("init"), &format!("#!/bin/sh\necho {text} > /run/said\n"));
+        let show = "cat /opt/text /run/said; wc -c < /opt/more";
+        let out = place.good(&["--accel", "tcg", "--qemu", &qemu, "-p", "seen", "sh", "-c", show]);
+        assert_eq!(out, format!("{text}{text}\n{bytes}\n"));
+        assert!(place.template_of_last_run().is_some());
+        (fs::read_to_string(&boots).unwrap().lines().count(), place.templates().len())
+    };
+    assert_eq!(run("one", 1), (1, 1));
+    assert_eq!(run("two", 4 << 20), (1, 2));
+    let console = fs::read_to_string(place.sandbox.last_run().join("console.log")).unwrap();
+    assert_eq!(console.matches("Linux version").count(), 1, "{console}");
+    // A guest cannot be told that a disk of its has grown.
+    assert_eq!(run("three", 40 << 20), (2, 3));
+    // One of them is of no use any more: the run says so, and boots.
+    for bare in place.bare_templates() {
+        make_useless(&bare);
+    }
+    fs::write(profile.join("files/opt/text"), "four").unwrap();
+    let ran = place.quiz(&["--accel", "tcg", "--qemu", &qemu, "-p", "seen", "cat", "/opt/text"]);
+    assert_eq!((ran.code, ran.out().as_str()), (0, "four"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("is dropped").count(), 1, "{}", ran.stderr);
+    assert_eq!(run("five", 2), (4, 5));
 }
 
 /// Right by all that is written down about it, and of no use to QEMU.
-fn make_useless(template: &std::path::Path) {
+fn make_useless(template: &Path) {
     let state = template.join("state");
     fs::write(&state, "no state of any machine").unwrap();
     let sum = std::process::Command::new("sha256sum").arg(&state).output().unwrap();
@@ -260,8 +318,7 @@ fn another_qemu_at_the_same_place_does_not_resume_what_the_first_saved() {
     let qemu = place.sandbox.beside("qemu");
     let run = || {
         // The same version in truth, which quiz cannot know of a file that was replaced.
-        fs::write(&qemu, format!("#!/bin/sh\nexec qemu-system-{} \"$@\"\n", std::env::consts::ARCH)).unwrap();
-        fs::set_permissions(&qemu, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&qemu, &format!("#!/bin/sh\nexec qemu-system-{} \"$@\"\n", std::env::consts::ARCH));
         place.good(&["--qemu", &qemu.display().to_string(), "true"]);
         place.template_of_last_run().expect("it started from a template")
     };
@@ -285,7 +342,7 @@ fn without_room_for_a_template_the_run_boots() {
     let ran: quiz_testing::Ran = command.output().unwrap().into();
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert_eq!(place.template_of_last_run(), None, "{}", ran.stderr);
-    assert!(place.templates().is_empty());
+    assert!(place.all_templates().is_empty());
 }
 
 #[test]
@@ -309,11 +366,11 @@ fn killed_at_any_moment_nothing_is_left_and_nothing_is_broken() {
     }
     place.good(&["true"]);
     assert!(place.template_of_last_run().is_some());
-    assert_eq!(place.templates().len(), 1);
+    assert_eq!((place.templates().len(), place.bare_templates().len()), (1, 1));
     // What the killed ones had begun was swept.
     let data: Vec<_> = fs::read_dir(place.cache.join("templates/.data")).unwrap().flatten().collect();
     let made: usize = data.iter().map(|entry| fs::read_dir(entry.path()).unwrap().count()).sum();
-    assert_eq!(made, 1);
+    assert_eq!(made, 2);
 }
 
 #[test]

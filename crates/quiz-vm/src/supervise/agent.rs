@@ -129,38 +129,52 @@ impl Supervisor<'_> {
         let first = self.phase == Phase::Booting;
         self.boot = Some(self.began.elapsed());
         self.phase = Phase::Preparing;
-        let nonce = self.nonce;
-        match &self.job {
-            Some(Job::Program(system, _) | Job::Save(system, _)) if first => {
-                let (moment, system) = (now(), system.clone());
-                self.say(&ToGuest::Prepare { moment, system });
-            }
-            Some(Job::Salvage { out_serial }) if first => {
-                let out_serial = out_serial.clone();
-                self.seen.status = Some(Status::Code(0));
-                self.say(&ToGuest::Salvage { nonce, out_serial });
-            }
-            _ => {
-                // A hello where none is due: the guest has started anew without QEMU's noticing.
-                self.seen.nonsense = Some("the agent started a second time".to_owned());
-                self.monitor.kill();
-            }
+        if !first {
+            // The guest has started anew without QEMU's noticing.
+            self.seen.nonsense = Some("the agent started a second time".to_owned());
+            self.monitor.kill();
+            return;
+        }
+        match self.job {
+            Some(Job::Save { system: None, .. }) => self.save(),
+            _ => self.say_order(),
         }
     }
 
     fn on_ready(&mut self) {
-        match &self.job {
-            Some(Job::Save(_, state)) => {
-                let command = command::save(&state.to_string_lossy());
-                self.monitor.say(&command);
-                self.enter(Phase::Saving, Some(SAVE));
-            }
+        match self.job {
+            Some(Job::Save { .. }) => self.save(),
             _ => self.start_program(),
         }
     }
 
+    fn save(&mut self) {
+        let Some(Job::Save { state, .. }) = &self.job else { return };
+        let command = command::save(&state.to_string_lossy());
+        self.monitor.say(&command);
+        self.enter(Phase::Saving, Some(SAVE));
+    }
+
+    /// Says what an agent that is up is wanted for.
+    pub(super) fn say_order(&mut self) {
+        let nonce = self.nonce;
+        match &self.job {
+            Some(Job::Program(system, _) | Job::Save { system: Some(system), .. }) => {
+                let (moment, system) = (now(), system.clone());
+                self.say(&ToGuest::Prepare { moment, system });
+            }
+            Some(Job::Resumed(_)) => self.start_program(),
+            Some(Job::Salvage { out_serial }) => {
+                let out_serial = out_serial.clone();
+                self.seen.status = Some(Status::Code(0));
+                self.say(&ToGuest::Salvage { nonce, out_serial });
+            }
+            Some(Job::Save { system: None, .. }) | None => {}
+        }
+    }
+
     /// Says once what the program is.
-    pub(super) fn start_program(&mut self) {
+    fn start_program(&mut self) {
         if let Some(Job::Program(_, mut order) | Job::Resumed(mut order)) = self.job.take() {
             order.personal.moment = now();
             self.say(&ToGuest::Start { nonce: self.nonce, order });

@@ -17,8 +17,14 @@ pub enum Job {
     Program(Box<System>, Box<Order>),
     /// Run a program in a guest that is prepared: the VM goes on from a saved one.
     Resumed(Box<Order>),
-    /// Prepare it, and save the state of the VM's devices to this new file.
-    Save(Box<System>, PathBuf),
+    /// Save the state of the VM's devices.
+    Save {
+        /// As what to prepare the guest before; without it the VM is saved as soon as the agent is up. A VM that goes on from such
+        /// a one has not been prepared either.
+        system: Option<Box<System>>,
+        /// The new file for the state.
+        state: PathBuf,
+    },
     /// Send what an earlier guest left on its disk for artifacts.
     Salvage {
         /// The disk's serial number.

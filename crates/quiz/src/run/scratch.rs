@@ -14,7 +14,7 @@ use quiz_config::profile::DiskDirective;
 use quiz_config::{DiskSpec, RunSpec};
 use quiz_image::{Cache, Report, blank, lock};
 use quiz_vm::proto::{Device, Link};
-use quiz_vm::{Disk, DiskFormat};
+use quiz_vm::{Disk, DiskFormat, sparse};
 
 use crate::context::Context;
 use crate::errors::Fault;
@@ -43,7 +43,7 @@ impl Blank {
         let refused = |e| Fault::new(format!("cannot make a disk of {} bytes: {e}", self.bytes));
         file.set_len(0).map_err(refused)?;
         match &self.image {
-            Some(image) => Ok(blank::copy_sparse(&image.path(), file)?),
+            Some(image) => sparse::copy(fs_err::File::open(image.path())?.file(), file).map_err(refused),
             None => file.set_len(self.bytes).map_err(refused),
         }
     }

@@ -11,11 +11,12 @@ use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use quiz_config::{RunSpec, Verbosity};
-use quiz_image::{Cache, Entry, Report, Shelf, blank, digest};
+use quiz_image::{Cache, Entry, Report, Shelf, digest};
 use quiz_vm::proto::System;
-use quiz_vm::template::{Manifest, Template, TemplateError};
-use quiz_vm::{Disk, DiskFormat, Outcome, VmSpec, qemu};
+use quiz_vm::template::{Manifest, Saving, Template, TemplateError};
+use quiz_vm::{Disk, DiskFormat, Outcome, VmSpec, qemu, sparse};
 
+use super::order;
 use super::scratch::Scratch;
 use crate::context::Context;
 use crate::errors::Fault;
@@ -26,6 +27,10 @@ const KEPT: usize = 16;
 const BYTES: u64 = 8 << 30;
 /// How long one is kept that nobody uses.
 const AGE: Duration = Duration::from_secs(7 * 86_400);
+/// How many may be made before the next look at how many there are: a bare one, and one that goes on from it.
+const MADE: usize = 2;
+/// What whoever waits for one is told.
+const SAVING: &str = "saving a VM to start from";
 
 /// How a run starts.
 pub enum Start {
@@ -127,38 +132,83 @@ pub fn find(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Start {
 }
 
 fn open_or_make(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Result<Warm, Stop> {
-    let name = digest::of_bytes(key(making)?.as_bytes())[..20].to_owned();
     let shelf = shelf(cache);
-    if let Some(entry) = shelf.open(&name)? {
-        match entry
-            .manifest::<Manifest>()
-            .map_err(Fault::from)
-            .and_then(|manifest| Template::open(entry.dir(), &manifest, making.boot_id).map_err(Fault::from))
-        {
-            Ok(template) => {
-                entry.touch();
-                return Ok(Warm { template, name, shelf, entry });
-            }
-            Err(why) => {
-                ctx.report.say(&format!("the template {name} is dropped: {}", why.message()));
-                drop(entry);
-                shelf.remove(&name)?;
-            }
-        }
+    let name = name(making, Depth::Prepared)?;
+    if let Some(warm) = open(&shelf, &name, making, ctx)? {
+        return Ok(warm);
     }
     prune(&shelf, making.boot_id);
-    let limit = making.spec.boot_timeout.unwrap_or(Duration::from_secs(600));
-    let entry = shelf.build(&name, "saving a VM to start from", false, &ctx.report, |dir| {
-        let vm = VmSpec { disks: disks(making, dir)?, ..making.vm.clone() };
-        let about = format!("{} {}", making.spec.profiles.join(","), making.vm.machine.name);
-        let saved = Template::save(&vm, making.system, limit, dir, making.evidence, making.boot_id, about.trim());
-        saved.map_err(|error| match error {
-            TemplateError::Died(outcome) => Stop::Over(outcome),
-            other => Stop::Fault(other.into()),
-        })
+    let entry = shelf.build(&name, SAVING, false, &ctx.report, |dir| {
+        let Some(bare) = bare(making, &shelf, ctx)? else { return save(making, None, Some(making.system), dir) };
+        match save(making, Some(&bare.template), Some(making.system), dir) {
+            Err(Stop::Fault(why)) => {
+                bare.drop_it(&why.message(), ctx);
+                save(making, None, Some(making.system), dir)
+            }
+            done => done,
+        }
     })?;
     let template = Template::open(entry.dir(), &entry.manifest()?, making.boot_id)?;
     Ok(Warm { template, name, shelf, entry })
+}
+
+/// The bare template that others of this VM go on from, whatever its layers hold; made first where there is none. Without it they
+/// boot, too.
+fn bare(making: &Making<'_>, shelf: &Shelf, ctx: &Context) -> Result<Option<Warm>, Stop> {
+    let name = name(making, Depth::Bare)?;
+    if let Some(warm) = open(shelf, &name, making, ctx)? {
+        return Ok(Some(warm));
+    }
+    let made = shelf.build(&name, SAVING, false, &ctx.report, |dir| save(making, None, None, dir)).and_then(|entry| {
+        let template = Template::open(entry.dir(), &entry.manifest()?, making.boot_id)?;
+        Ok(Warm { template, name, shelf: shelf.clone(), entry })
+    });
+    match made {
+        Ok(warm) => Ok(Some(warm)),
+        Err(Stop::Fault(_)) => Ok(None),
+        Err(over) => Err(over),
+    }
+}
+
+/// The template of this name, if there is one and it is whole.
+fn open(shelf: &Shelf, name: &str, making: &Making<'_>, ctx: &Context) -> Result<Option<Warm>, Fault> {
+    let Some(entry) = shelf.open(name)? else { return Ok(None) };
+    let template = entry
+        .manifest::<Manifest>()
+        .map_err(Fault::from)
+        .and_then(|manifest| Template::open(entry.dir(), &manifest, making.boot_id).map_err(Fault::from));
+    match template {
+        Ok(template) => {
+            entry.touch();
+            Ok(Some(Warm { template, name: name.to_owned(), shelf: shelf.clone(), entry }))
+        }
+        Err(why) => {
+            ctx.report.say(&format!("the template {name} is dropped: {}", why.message()));
+            drop(entry);
+            shelf.remove(name)?;
+            Ok(None)
+        }
+    }
+}
+
+/// Saves the VM in `dir`, with its guest as `system`.
+fn save(making: &Making<'_>, from: Option<&Template>, system: Option<&System>, dir: &Path) -> Result<Manifest, Stop> {
+    let vm = VmSpec { disks: disks(making, dir)?, ..making.vm.clone() };
+    let about = format!("{} {}", making.spec.profiles.join(","), making.vm.machine.name);
+    let saving = Saving {
+        vm: &vm,
+        from,
+        system,
+        limit: making.spec.boot_timeout.unwrap_or(Duration::from_secs(600)),
+        dir,
+        evidence: making.evidence,
+        boot_id: making.boot_id,
+        about: about.trim(),
+    };
+    Template::save(&saving).map_err(|error| match error {
+        TemplateError::Died(outcome) => Stop::Over(outcome),
+        other => Stop::Fault(other.into()),
+    })
 }
 
 /// The disks of the VM that is saved: what is read-only is the run's; what is thrown away is as new as the run's; what is kept is not
@@ -180,8 +230,23 @@ fn disk_file(dir: &Path, serial: &str) -> PathBuf {
     dir.join(format!("disk-{serial}"))
 }
 
+/// How far a guest has come in a template.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Its agent is up. It knows its disks by their sizes, and has read none but its root.
+    Bare,
+    /// It is what all runs of one kind have in common.
+    Prepared,
+}
+
+/// A name that is another one if anything is that goes into the template.
+fn name(making: &Making<'_>, depth: Depth) -> Result<String, Fault> {
+    let sum = digest::of_bytes(ingredients(making, depth)?.as_bytes())[..20].to_owned();
+    Ok(if depth == Depth::Bare { format!("bare-{sum}") } else { sum })
+}
+
 /// Everything that goes into a template, as one text.
-fn key(making: &Making<'_>) -> Result<String, Fault> {
+fn ingredients(making: &Making<'_>, depth: Depth) -> Result<String, Fault> {
     let vm = making.vm;
     let content = |path: &Path| {
         (making.contents)(path)
@@ -192,7 +257,8 @@ fn key(making: &Making<'_>) -> Result<String, Fault> {
     plain.kernel = content(&vm.kernel)?;
     plain.initramfs = content(&vm.initramfs)?;
     for disk in &mut plain.disks {
-        disk.file = match disk.read_only {
+        let read = disk.read_only && (depth == Depth::Prepared || disk.serial == order::ROOT);
+        disk.file = match read {
             true => content(&disk.file)?,
             false => format!("{} bytes", fs::metadata(&disk.file)?.len()).into(),
         };
@@ -208,7 +274,9 @@ fn key(making: &Making<'_>) -> Result<String, Fault> {
     for word in qemu::argv(&plain)? {
         writeln!(text, "{}", word.display()).expect("a String grows");
     }
-    writeln!(text, "{:?}", making.system).expect("a String grows");
+    if depth == Depth::Prepared {
+        writeln!(text, "{:?}", making.system).expect("a String grows");
+    }
     Ok(text)
 }
 
@@ -219,7 +287,7 @@ impl Warm {
             let saved = disk_file(self.entry.dir(), serial);
             if fs::metadata(&saved)?.blocks() > 0 {
                 file.set_len(0)?;
-                blank::copy_sparse(&saved, file)?;
+                sparse::copy(fs::File::open(&saved)?.file(), file)?;
             }
         }
         Ok(())
@@ -256,8 +324,7 @@ pub fn prune(shelf: &Shelf, boot_id: &str) {
     let mut total = 0;
     for (rank, (_, bytes, name)) in live.iter().enumerate() {
         total += bytes;
-        // One more may be about to be made.
-        if rank + 1 >= KEPT || total > BYTES {
+        if rank + MADE >= KEPT || total > BYTES {
             shelf.remove(name).ok();
         }
     }
