@@ -47,7 +47,7 @@ fn main() {
 fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
     let order = next(&mut receiver)?;
     link.send(&ToHost::Begun);
-    match order {
+    let identity = match order {
         First::Prepare(moment, system) => setup::prepare(&moment, &system).map_err(|e| e.to_string())?,
         First::Salvage(nonce, out_serial) => {
             // The credits for the archive have to be heard.
@@ -58,17 +58,19 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
             return Ok(());
         }
         First::Start(..) => return Err("the host wants to start what is not prepared".to_owned()),
-    }
+    };
+    program::rehearse();
     // From here on this may be another VM than the one that was booted.
     link.send(&ToHost::Ready);
     let First::Start(nonce, order) = next(&mut receiver)? else {
         return Err("the host's second message is not an order to start".to_owned());
     };
     link.send(&ToHost::Begun);
-    setup::personalize(&order.personal).map_err(|e| e.to_string())?;
+    setup::personalize(&order.personal, &identity).map_err(|e| e.to_string())?;
     program::run(&order.program, nonce, link, receiver);
     artifacts::send_all(link);
-    mounts::write_back(order.personal.write_back);
+    let writable = order.personal.shares.iter().any(|share| share.writable);
+    mounts::write_back(writable, order.personal.write_back);
     link.send(&ToHost::Down { nonce });
     Ok(())
 }

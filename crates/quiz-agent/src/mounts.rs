@@ -58,18 +58,16 @@ pub fn move_to(from: &str, to: &str) -> io::Result<()> {
     rustix::mount::mount_move(from, to).map_err(|e| io::Error::other(format!("moving {from} to {to}: {e}")))
 }
 
-/// Everything that outlives the VM is written back: shares that can be written, and disks of the user's (`disks`).
+/// Everything that outlives the VM is written back: shares that can be written (`shares`), and disks of the user's (`disks`).
 ///
 /// What is thrown away with the VM is not worth the time. A share that is still in use is left mounted: it is synced.
-pub fn write_back(disks: bool) {
-    let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mut shares = false;
+pub fn write_back(shares: bool, disks: bool) {
+    let mounted = if shares { fs::read_to_string("/proc/self/mounts").unwrap_or_default() } else { String::new() };
     for line in mounted.lines().rev() {
         let fields: Vec<&str> = line.split(' ').collect();
         if let [_, target, "9p", options, ..] = fields[..]
             && options.split(',').any(|option| option == "rw")
         {
-            shares = true;
             rustix::mount::unmount(unescape(target).as_str(), UnmountFlags::empty()).ok();
         }
     }

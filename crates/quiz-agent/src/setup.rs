@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use fs_err as fs;
@@ -26,13 +27,12 @@ pub const OUT: &str = "/quiz/out";
 /// Makes the guest what it is for every run on it. It may be saved after this and resumed many times.
 ///
 /// An emulated CPU translates every piece of the kernel anew that it meets after that, so whatever can be done here is.
-pub fn prepare(moment: &Moment, system: &System) -> io::Result<()> {
+pub fn prepare(moment: &Moment, system: &System) -> io::Result<Identity> {
     now(moment)?;
     switch_to_root(system)?;
     kernel_file_systems();
     names(&system.hostname)?;
-    // The files are there then, and a run only has to write to them.
-    identity(NO_MACHINE)?;
+    let identity = Identity::none()?;
     loopback_up()?;
     match &system.out_serial {
         Some(serial) => mount_out(serial)?,
@@ -41,13 +41,14 @@ pub fn prepare(moment: &Moment, system: &System) -> io::Result<()> {
     system.modules.iter().try_for_each(modules::load)?;
     system.links.iter().try_for_each(devices::link)?;
     devices::settle(&system.links)?;
-    inits::run_all(&system.inits)
+    inits::run_all(&system.inits)?;
+    Ok(identity)
 }
 
 /// Makes a prepared guest ready for the program of one run.
-pub fn personalize(personal: &Personal) -> io::Result<()> {
+pub fn personalize(personal: &Personal, identity: &Identity) -> io::Result<()> {
     now(&personal.moment)?;
-    identity(&personal.machine_id)?;
+    identity.become_machine(&personal.machine_id)?;
     personal.changed.iter().try_for_each(|serial| devices::look_again(serial))?;
     // One may lie within another: in order.
     personal.shares.iter().try_for_each(mount_share)?;
@@ -194,12 +195,27 @@ fn names(hostname: &str) -> io::Result<()> {
     )
 }
 
-/// Which machine this is: no two runs are the same.
-fn identity(machine_id: &str) -> io::Result<()> {
-    fs::write("/etc/machine-id", format!("{machine_id}\n"))?;
-    // What `hostid` and OpenZFS call this machine: four bytes, of which zero would mean none.
-    let id = u32::from_str_radix(machine_id.get(..8).unwrap_or_default(), 16).unwrap_or(1).max(1);
-    fs::write("/etc/hostid", id.to_ne_bytes())
+/// The files that say which machine this is: no two runs are the same. They are open, so that a run only has to write to them.
+pub struct Identity {
+    machine_id: std::fs::File,
+    host_id: std::fs::File,
+}
+
+impl Identity {
+    /// No machine in particular yet.
+    fn none() -> io::Result<Identity> {
+        let create = |path: &str| fs::File::create(path).map(|file| file.into_parts().0);
+        let identity = Identity { machine_id: create("/etc/machine-id")?, host_id: create("/etc/hostid")? };
+        identity.become_machine(NO_MACHINE)?;
+        Ok(identity)
+    }
+
+    fn become_machine(&self, machine_id: &str) -> io::Result<()> {
+        self.machine_id.write_all_at(format!("{machine_id}\n").as_bytes(), 0)?;
+        // What `hostid` and OpenZFS call this machine: four bytes, of which zero would mean none.
+        let id = u32::from_str_radix(machine_id.get(..8).unwrap_or_default(), 16).unwrap_or(1).max(1);
+        self.host_id.write_all_at(&id.to_ne_bytes(), 0)
+    }
 }
 
 /// `ip link set lo up`, without needing iproute2 in the root. A kernel without networking is fine.

@@ -161,6 +161,11 @@ pub fn command_line(vm: &VmSpec) -> String {
         "mitigations=off".to_owned(),
         "random.trust_cpu=on".to_owned(),
     ];
+    if vm.accel == Accel::Tcg {
+        // QEMU translates code by the address at which it is seen (before 8.0, and by the page since). With every process at addresses of
+        // its own, the loader and the C library are translated again for each, which is most of what a short program takes.
+        words.push("norandmaps".to_owned());
+    }
     if let (Accel::Tcg, true, Some(khz)) = (vm.accel, vm.arch.tsc, vm.tsc_khz) {
         // The emulated TSC is the host's. A guest that measures it may hang, and one with several CPUs does not trust it and
         // falls back to counting timer interrupts, of which a busy host loses many.

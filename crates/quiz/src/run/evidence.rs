@@ -97,12 +97,12 @@ impl Drop for RunDir {
     }
 }
 
-/// The time to the millisecond and a few random digits: sorts by age, also where runs take less than a second.
+/// The time (UTC, which never goes back for a winter) to the millisecond and a few random digits: sorts by age.
 fn new_id() -> String {
     let mut random = [0; 2];
     // Without randomness the loop around us finds the next free name by the clock.
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).ok();
-    let now = jiff::Zoned::now();
+    let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
     format!("{}-{:03}{:03x}", now.strftime("%Y%m%d-%H%M%S"), now.millisecond(), u16::from_le_bytes(random) & 0xfff)
 }
 
