@@ -27,4 +27,4 @@ mod version;
 
 pub use kernel::{Kernel, KernelManifest, Version};
 pub use report::{Progress, Report, Silent, Unit};
-pub use store::{Cache, Entry, Shelf, StoreError};
+pub use store::{Begun, Cache, Entry, Making, Shelf, StoreError};

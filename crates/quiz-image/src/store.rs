@@ -208,27 +208,37 @@ impl Shelf {
         report: &dyn Report,
         make: impl FnOnce(&Path) -> Result<T, E>,
     ) -> Result<Entry, E> {
+        match self.begin(name, what, replace, report)? {
+            Begun::Made(entry) => Ok(entry),
+            Begun::Ours(making) => {
+                let manifest = make(making.dir())?;
+                Ok(making.finish(&manifest)?)
+            }
+        }
+    }
+
+    /// What [`Shelf::build`] does up to the making, for those who make the entry on the way of something else.
+    pub fn begin(&self, name: &str, what: &str, replace: bool, report: &dyn Report) -> Result<Begun, StoreError> {
         check(name)?;
         if !replace && let Some(entry) = self.open(name)? {
-            return Ok(entry);
+            return Ok(Begun::Made(entry));
         }
-        let _lock = self.lock(name, what, report)?;
+        let lock = self.lock(name, what, report)?;
         if !replace && let Some(entry) = self.open(name)? {
-            return Ok(entry);
+            return Ok(Begun::Made(entry));
         }
         self.sweep(Some(name));
         let making = || StoreError::io(format!("make the cache entry {}", self.dir.join(name).display()));
         let data = self.dir.join(DATA).join(name);
         fs::create_dir_all(&data).map_err(making())?;
-        let mut guard = tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix("")
             .rand_bytes(8)
             .permissions(std::fs::Permissions::from_mode(0o755))
             .tempdir_in(&data)
             .map(Unfinished::new)
             .map_err(making())?;
-        let manifest = make(guard.path())?;
-        Ok(self.publish(name, &mut guard, &manifest)?)
+        Ok(Begun::Ours(Making { shelf: self.clone(), name: name.to_owned(), dir, _lock: lock }))
     }
 
     fn publish<T: Serialize>(&self, name: &str, made: &mut Unfinished, manifest: &T) -> Result<Entry, StoreError> {
@@ -407,7 +417,38 @@ fn delete(path: &Path) -> io::Result<()> {
     fs::remove_dir_all(path)
 }
 
+/// An entry for someone who would make it.
+#[derive(Debug)]
+pub enum Begun {
+    /// It was made before.
+    Made(Entry),
+    /// It is to be made.
+    Ours(Making),
+}
+
+/// An entry that is being made, under the lock of its name. It goes if nothing comes of it.
+#[derive(Debug)]
+pub struct Making {
+    shelf: Shelf,
+    name: String,
+    dir: Unfinished,
+    _lock: Lock,
+}
+
+impl Making {
+    /// The directory to fill.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The entry is whole.
+    pub fn finish<T: Serialize>(mut self, manifest: &T) -> Result<Entry, StoreError> {
+        self.shelf.publish(&self.name, &mut self.dir, manifest)
+    }
+}
+
 /// A directory that is deleted again unless it is kept.
+#[derive(Debug)]
 struct Unfinished {
     path: PathBuf,
     kept: bool,

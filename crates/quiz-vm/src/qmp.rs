@@ -55,6 +55,10 @@ pub mod command {
         format!("{command}\n").into_bytes()
     }
 
+    /// Gives saving up.
+    pub const CANCEL: &[u8] = b"{\"execute\":\"migrate_cancel\"}\n";
+    /// Lets the machine go on that stands still.
+    pub const CONTINUE: &[u8] = b"{\"execute\":\"cont\"}\n";
     /// Whether the machine runs.
     pub const STATUS: &[u8] = b"{\"execute\":\"query-status\"}\n";
 }

@@ -29,7 +29,7 @@ use crate::pump::{self, Allowance, Event, Mailbox};
 use crate::qmp::{self, Said, command};
 use crate::{Outcome, Verdict};
 
-pub use job::{Job, Limits, NoSignals, Notice, Run, Signals, Streams};
+pub use job::{Job, Limits, NoSignals, Notice, Point, Run, Saver, Signals, Streams};
 
 /// How long QEMU may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(5);
@@ -88,7 +88,7 @@ enum Phase {
     /// The agent prepares the guest.
     Preparing,
     /// The VM is being saved.
-    Saving,
+    Saving(Point),
     /// The program runs.
     Running,
     /// The program has ended; artifacts are on their way.
@@ -112,6 +112,7 @@ struct Supervisor<'a> {
     limits: Limits,
     nonce: Nonce,
     job: Option<Job>,
+    saver: Option<&'a mut dyn Saver>,
     terminal: Option<Escape>,
     began: Instant,
     heard: Instant,
@@ -167,7 +168,6 @@ struct Seen {
     notes: Vec<String>,
     /// QEMU's words about a command that it refused.
     refused: Option<String>,
-    saved: bool,
 }
 
 impl<'a> Supervisor<'a> {
@@ -180,7 +180,7 @@ impl<'a> Supervisor<'a> {
         let monitor = Monitor::start(run.vm, &log)?;
         let terminal = match &run.job {
             Job::Program(_, order) | Job::Resumed(order) => order.program.terminal.map(|_| Escape::default()),
-            Job::Save { .. } | Job::Salvage { .. } => None,
+            Job::Salvage { .. } => None,
         };
         let resuming = run.vm.incoming.is_some();
         let (phase, limit) = if resuming { (Phase::Resuming, RESUME) } else { (Phase::Booting, run.limits.boot) };
@@ -197,6 +197,7 @@ impl<'a> Supervisor<'a> {
             limits: run.limits,
             nonce,
             job: Some(run.job),
+            saver: run.saver,
             terminal,
             began,
             heard: began,
@@ -350,9 +351,9 @@ impl<'a> Supervisor<'a> {
                 self.seen.refused.get_or_insert_with(|| format!("it said no word within {}", text(RESUME)));
                 self.monitor.kill();
             }
-            Phase::Saving => {
-                self.seen.failed.get_or_insert_with(|| format!("the VM was not saved within {}", text(SAVE)));
-                self.monitor.kill();
+            Phase::Saving(_) => {
+                self.monitor.say(command::CANCEL);
+                self.on_migration("cancelled");
             }
             Phase::Booting | Phase::Preparing => {
                 let message = format!("the guest was not ready within {}", text(self.limits.boot));
@@ -417,7 +418,7 @@ impl<'a> Supervisor<'a> {
         match said {
             Said::Shutdown { reason } => self.seen.shutdown = Some(reason),
             // It stops to be saved.
-            Said::Stopped if self.phase == Phase::Saving => {}
+            Said::Stopped if matches!(self.phase, Phase::Saving(_)) => {}
             Said::Stopped if self.phase != Phase::Quitting => {
                 // Nobody asked for that: the accelerator gave up.
                 self.seen.stopped = true;
@@ -429,7 +430,7 @@ impl<'a> Supervisor<'a> {
                 self.seen.panic_at.get_or_insert_with(Instant::now);
             }
             Said::Migration(status) => self.on_migration(&status),
-            Said::Refused(why) if matches!(self.phase, Phase::Resuming | Phase::Saving) => {
+            Said::Refused(why) if matches!(self.phase, Phase::Resuming | Phase::Saving(_)) => {
                 self.seen.refused.get_or_insert(why);
                 self.on_migration("failed");
             }
@@ -439,16 +440,19 @@ impl<'a> Supervisor<'a> {
 
     fn on_migration(&mut self, status: &str) {
         match (self.phase, status) {
-            (Phase::Saving, "completed") => {
-                self.seen.saved = true;
-                // For the verdict: what was asked for is done.
-                (self.seen.status, self.seen.down) = (Some(Status::Code(0)), true);
-                self.quit();
+            (Phase::Saving(point), "completed") => {
+                if let Some(saver) = &mut self.saver {
+                    saver.saved(point);
+                }
+                self.go_on_from(point);
             }
-            (Phase::Saving, "failed" | "cancelled") => {
-                let why = self.seen.refused.clone().unwrap_or_else(|| "QEMU gave no reason".to_owned());
-                self.seen.failed.get_or_insert(format!("the VM could not be saved: {why}"));
-                self.monitor.kill();
+            (Phase::Saving(point), "failed" | "cancelled") => {
+                let why =
+                    self.seen.refused.take().unwrap_or_else(|| format!("QEMU gave no reason within {}", text(SAVE)));
+                if let Some(saver) = &mut self.saver {
+                    saver.not_saved(point, &why);
+                }
+                self.go_on_from(point);
             }
             (Phase::Resuming, "failed") => {
                 self.monitor.kill();

@@ -1,25 +1,21 @@
 //! Templates: VMs that were saved, to start others from instead of booting.
 //!
 //! A bare template was saved when its agent was up; a prepared one when the guest was what all runs of a kind have in common. [`Template::save`]
-//! boots a VM on a memory file, or goes on from a bare template, and keeps the state of the devices beside the memory. [`Template::clone_of`]
+//! keeps the memory and the disks of a VM that stands still, whose supervisor has had QEMU write the devices' state. [`Template::clone_of`]
 //! turns the description of a VM into one that goes on from there, with memory of its own over the template's. Not for which
 //! template a run may use, nor for where templates are kept: whoever makes one gives it a directory and a key.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fs_err as fs;
-use quiz_proto::System;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::artifacts::Bounds;
-use crate::sparse;
-use crate::supervise::{Job, Limits, NoSignals, Run, Streams, supervise};
-use crate::{Outcome, RamFile, Verdict, VmSpec};
+use crate::{RamFile, VmSpec, sparse};
 
 const RAM: &str = "ram";
 const STATE: &str = "state";
@@ -30,15 +26,6 @@ const SPARE: u64 = 256 << 20;
 /// Why there is no template.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
-    /// The guest died, or took too long, on the way to where it can be saved: it would have done so without that.
-    #[error("the guest did not come to where it can be saved")]
-    Died(Box<Outcome>),
-    /// It could not be saved.
-    #[error("{0}")]
-    NotSaved(String),
-    /// The template that it was to go on from did not come to life: why.
-    #[error("the bare template did not come to life: {0}")]
-    NotResumed(String),
     /// The host has no room for it.
     #[error("{} has {free_mib} MiB free, and a template of this VM may take {needed_mib}", .place.display())]
     Space {
@@ -48,6 +35,14 @@ pub enum TemplateError {
         free_mib: u64,
         /// How much it may take.
         needed_mib: u64,
+    },
+    /// A file of its size would be the death of whoever writes it.
+    #[error("files may have {limit_mib} MiB here (ulimit -f), and the memory of this VM is {memory_mib}")]
+    FileSize {
+        /// The most that a file may have.
+        limit_mib: u64,
+        /// The VM's memory.
+        memory_mib: u32,
     },
     /// Files cannot be read or written.
     #[error(transparent)]
@@ -87,22 +82,18 @@ impl FileMark {
     }
 }
 
-/// A template to be.
-pub struct Saving<'a> {
-    /// The VM.
-    pub vm: &'a VmSpec,
-    /// The bare template that it goes on from, with the same devices; it boots without one.
-    pub from: Option<&'a Template>,
-    /// What its guest is to be when it is saved; without it the template is a bare one.
-    pub system: Option<&'a System>,
-    /// How long that may take.
-    pub limit: Duration,
-    /// The template's directory.
-    pub dir: &'a Path,
-    /// Where that is kept which is told on the way, as that of a run.
-    pub evidence: &'a Path,
+/// What is kept of a VM that stands still.
+pub struct Still<'a> {
+    /// Its memory.
+    pub ram: &'a File,
+    /// Its disks that others get copies of, by their serial numbers.
+    pub disks: &'a [(&'a str, &'a File)],
+    /// What its console has said.
+    pub console: &'a Path,
     /// The host's boot.
     pub boot_id: &'a str,
+    /// How long it took to get there.
+    pub took: Duration,
     /// What the caller has to remember.
     pub about: &'a str,
 }
@@ -113,54 +104,44 @@ pub struct Template {
     dir: PathBuf,
 }
 
+/// Whether there is room in `dir` for a template of a VM with so much memory.
+pub fn room(dir: &Path, memory_mib: u32) -> Result<(), TemplateError> {
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current
+        && limit >> 20 < u64::from(memory_mib)
+    {
+        return Err(TemplateError::FileSize { limit_mib: limit >> 20, memory_mib });
+    }
+    let space = rustix::fs::statvfs(dir).map_err(io::Error::from)?;
+    let (free, needed) = (space.f_bavail * space.f_frsize, (u64::from(memory_mib) << 20) + SPARE);
+    if free < needed {
+        let place = dir.to_owned();
+        return Err(TemplateError::Space { place, free_mib: free >> 20, needed_mib: needed >> 20 });
+    }
+    Ok(())
+}
+
 impl Template {
-    /// Brings a VM to where it is saved, and saves it.
-    pub fn save(saving: &Saving) -> Result<Manifest, TemplateError> {
-        let Saving { vm, from, system, limit, dir, evidence, boot_id, about } = *saving;
-        let space = rustix::fs::statvfs(dir).map_err(io::Error::from)?;
-        let (free, needed) = (space.f_bavail * space.f_frsize, (u64::from(vm.memory_mib) << 20) + SPARE);
-        if free < needed {
-            let place = dir.to_owned();
-            return Err(TemplateError::Space { place, free_mib: free >> 20, needed_mib: needed >> 20 });
-        }
+    /// Where the devices' state of a template in `dir` is to be written.
+    pub fn state_in(dir: &Path) -> PathBuf {
+        dir.join(STATE)
+    }
+
+    /// Completes the template in `dir`, in which the devices' state is.
+    pub fn save(dir: &Path, still: &Still) -> Result<Manifest, TemplateError> {
         let ram = dir.join(RAM);
-        // QEMU would make it too, with a mode that lets others read what is in the guest.
-        let file = fs::File::create(&ram)?;
-        fs::set_permissions(&ram, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        if let Some(from) = from {
-            sparse::copy(fs::File::open(from.dir.join(RAM))?.file(), file.file())?;
+        // Not for others: everything is in it that was in the guest.
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&ram)?;
+        sparse::copy(still.ram, &file)?;
+        for (serial, disk) in still.disks {
+            sparse::copy(disk, fs::File::create(disk_in(dir, serial))?.file())?;
         }
-        let saved = VmSpec {
-            ram: Some(RamFile { path: ram.clone(), shared: true }),
-            incoming: from.map(|from| from.dir.join(STATE)),
-            ..vm.clone()
-        };
-        let console = from.map(Template::console);
-        let outcome = supervise(Run {
-            vm: &saved,
-            job: Job::Save { system: system.cloned().map(Box::new), state: dir.join(STATE) },
-            limits: Limits { boot: limit, program: None, hang: None, artifacts: Bounds { bytes: 0, entries: 0 } },
-            console_before: console.as_deref(),
-            dir: evidence,
-            streams: Streams { input: None, output: Box::new(io::sink()), errors: Box::new(io::sink()) },
-            signals: &mut NoSignals::new()?,
-            show: &mut |_| {},
-        });
-        if let Some(why) = outcome.not_resumed {
-            return Err(TemplateError::NotResumed(why));
-        }
-        match &outcome.verdict {
-            Verdict::Exited { code: 0 } => {}
-            Verdict::Fault { message } => return Err(TemplateError::NotSaved(message.clone())),
-            _ => return Err(TemplateError::Died(Box::new(outcome))),
-        }
-        fs::copy(evidence.join(CONSOLE), dir.join(CONSOLE))?;
+        fs::copy(still.console, dir.join(CONSOLE))?;
         Ok(Manifest {
-            boot_id: boot_id.to_owned(),
+            boot_id: still.boot_id.to_owned(),
             state_sha256: sum(&dir.join(STATE))?,
-            ram: FileMark::of(&fs::metadata(&ram)?),
-            took_ms: u64::try_from(outcome.total.as_millis()).unwrap_or(u64::MAX),
-            about: about.to_owned(),
+            ram: FileMark::of(&file.metadata()?),
+            took_ms: u64::try_from(still.took.as_millis()).unwrap_or(u64::MAX),
+            about: still.about.to_owned(),
         })
     }
 
@@ -186,10 +167,25 @@ impl Template {
         }
     }
 
+    /// The same VM as `vm`, going on from here on memory that is a copy in the empty file `ram`, which QEMU shares. It can be saved again.
+    pub fn go_on(&self, vm: &VmSpec, ram: &File) -> io::Result<VmSpec> {
+        sparse::copy(fs::File::open(self.dir.join(RAM))?.file(), ram)?;
+        Ok(VmSpec { incoming: Some(self.dir.join(STATE)), ..vm.clone() })
+    }
+
+    /// The disk of this serial number as it was when the VM was saved.
+    pub fn disk(&self, serial: &str) -> PathBuf {
+        disk_in(&self.dir, serial)
+    }
+
     /// What the guest's console said until it was saved.
     pub fn console(&self) -> PathBuf {
         self.dir.join(CONSOLE)
     }
+}
+
+fn disk_in(dir: &Path, serial: &str) -> PathBuf {
+    dir.join(format!("disk-{serial}"))
 }
 
 /// Some tens of kilobytes.

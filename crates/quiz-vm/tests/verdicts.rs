@@ -44,6 +44,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
     supervise(Run {
         vm: &vm,
         job: Job::Program(Box::default(), Box::new(Order { personal: Personal::default(), program })),
+        saver: None,
         limits: Limits {
             boot: bound("silent"),
             program: None,

@@ -20,10 +20,10 @@ use std::time::{Duration, SystemTime};
 use quiz_arch::Arch;
 use quiz_config::{AccelChoice, RunSpec, Verbosity};
 use quiz_image::host::boot_id;
-use quiz_image::initramfs;
+use quiz_image::{Report, initramfs};
 use quiz_vm::accel::{Choice, Host, Wish};
 use quiz_vm::artifacts::Bounds;
-use quiz_vm::supervise::{Job, Notice};
+use quiz_vm::supervise::{Job, Notice, Saver};
 use quiz_vm::{Accel, Disk, DiskFormat, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 
 use crate::context::Context;
@@ -35,7 +35,7 @@ use evidence::RunDir;
 pub use record::Record;
 use scratch::Scratch;
 use terminal::Terminal;
-use warm::Start;
+use warm::{Plan, Start};
 
 /// The guest's first process, made by this build.
 static AGENT: &[u8] = include_bytes!(env!("QUIZ_AGENT"));
@@ -198,7 +198,7 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
         }
     };
     let boot_id = boot_id()?;
-    let making = warm::Making {
+    let ingredients = warm::Ingredients {
         spec,
         vm: &vm,
         system: &system,
@@ -209,68 +209,92 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
     };
     dir.write_command_line(&vm)?;
     // What somebody watches takes long in any case, and their ends of the streams are there once.
-    let start = if watch.is_none() { warm::find(&making, &cache, ctx) } else { Start::Cold };
+    let Plan { mut start, mut camera } = match watch {
+        None => warm::plan(ingredients, &cache, ctx),
+        Some(_) => Plan { start: Start::Boot, camera: None },
+    };
     let started_at = SystemTime::now();
     let mut signals = terminal.signals()?;
     let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
-    let (watched, mut hear) = match watch {
+    let (mut watched, mut hear) = match watch {
         Some(Watch { output, errors, hear }) => (Some(Streams { input: terminal.input(), output, errors }), Some(hear)),
         None => (None, None),
     };
-    let mut warm = None;
     let mut outcome = {
         let _raw = terminal.raw()?;
-        let mut supervised = |vm: &VmSpec, job: Job, before: Option<&Path>, streams| -> Result<Outcome, Fault> {
-            dir.write_command_line(vm)?;
-            Ok(supervise(Run {
-                vm,
+        loop {
+            let job = match start {
+                Start::Template(_) => Job::Resumed(Box::new(order.clone())),
+                _ => Job::Program(Box::new(system.clone()), Box::new(order.clone())),
+            };
+            let before = match &start {
+                Start::Template(from) | Start::Bare(from) => Some(from.template.console()),
+                Start::Boot => None,
+            };
+            let vm = match (&start, &mut camera) {
+                (Start::Template(from), _) => {
+                    from.fill(&scratch)?;
+                    from.template.clone_of(&vm)
+                }
+                (Start::Bare(from), Some(camera)) => {
+                    scratch.write_new()?;
+                    camera.film(Some(&from.template))?
+                }
+                (_, Some(camera)) => {
+                    scratch.write_new()?;
+                    camera.film(None)?
+                }
+                (_, None) => {
+                    scratch.write_new()?;
+                    vm.clone()
+                }
+            };
+            if let Some(console) = before.as_ref().filter(|_| spec.verbosity == Verbosity::Verbose) {
+                // What is in this run's console.log, too: the guest has said it, only not just now.
+                announcer.show(Notice::Console(&fs_err::read(console)?));
+            }
+            dir.write_command_line(&vm)?;
+            let outcome = supervise(Run {
+                vm: &vm,
                 job,
+                saver: camera.as_mut().map(|camera| camera as &mut dyn Saver),
                 limits: limits(spec),
-                console_before: before,
+                console_before: before.as_deref(),
                 dir: dir.path(),
-                streams,
+                streams: match watched.take() {
+                    Some(streams) => streams,
+                    None => terminal.streams()?,
+                },
                 signals: &mut signals,
                 show: &mut |notice| match &mut hear {
                     Some(hear) => hear(notice),
                     None => announcer.show(notice),
                 },
-            }))
-        };
-        let mut over = None;
-        match start {
-            Start::Over(outcome) => over = Some(*outcome),
-            Start::Warm(there) => {
-                there.fill(&scratch)?;
-                let clone = there.template.clone_of(&vm);
-                let console = there.template.console();
-                if spec.verbosity == Verbosity::Verbose {
-                    // What is in this run's console.log, too: the guest has said it, only not just now.
-                    announcer.show(Notice::Console(&fs_err::read(&console)?));
+            });
+            match (&outcome.not_resumed, start) {
+                (Some(why), Start::Template(from) | Start::Bare(from)) => {
+                    from.drop_it(why, ctx);
+                    start = Start::Boot;
                 }
-                let job = Job::Resumed(Box::new(order.clone()));
-                let outcome = supervised(&clone, job, Some(&console), terminal.streams()?)?;
-                match &outcome.not_resumed {
-                    None => (over, warm) = (Some(outcome), Some(there)),
-                    Some(why) => there.drop_it(why, ctx),
+                (_, begun) => {
+                    start = begun;
+                    break outcome;
                 }
-            }
-            Start::Cold => {}
-        }
-        match over {
-            Some(outcome) => outcome,
-            None => {
-                scratch.write_new()?;
-                let streams = match watched {
-                    Some(streams) => streams,
-                    None => terminal.streams()?,
-                };
-                supervised(&vm, Job::Program(Box::new(system), Box::new(order)), None, streams)?
             }
         }
     };
     announcer.finish();
     salvage(&mut outcome, started_at, &vm, &scratch, &dir, &mut signals);
-    let record = Record::new(&dir, spec, &chosen, &vm, &kernel, &root, &choice, warm.as_ref(), started_at, &outcome);
+    if let Some(camera) = camera.as_ref().filter(|_| spec.verbosity == Verbosity::Verbose) {
+        camera.failures.iter().for_each(|why| ctx.report.say(&format!("no template was made: {why}")));
+    }
+    let made = camera.and_then(|camera| camera.made);
+    let how = match &start {
+        Start::Template(from) => ("template", Some(from.name.clone())),
+        Start::Bare(_) => ("bare", made),
+        Start::Boot => ("boot", made),
+    };
+    let record = Record::new(&dir, spec, &chosen, &vm, &kernel, &root, &choice, how, started_at, &outcome);
     dir.finish(&record)?;
     Ok(Ended { record, outcome })
 }
@@ -294,7 +318,6 @@ pub fn accelerator(choice: AccelChoice, arch: &Arch, ctx: &Context) -> Result<Op
 }
 
 fn tell_accelerator(choice: &Choice, ctx: &Context) {
-    use quiz_image::Report;
     if choice.new && choice.accel == Accel::Tcg {
         ctx.report
             .say(&format!("{}; using QEMU's own translation (TCG), remembered until the host's next boot", choice.why));
@@ -340,6 +363,7 @@ fn salvage(
         supervise(Run {
             vm: &second,
             job: Job::Salvage { out_serial: out.serial.clone() },
+            saver: None,
             console_before: None,
             limits: Limits {
                 boot: Duration::from_secs(60),

@@ -346,6 +346,31 @@ fn without_room_for_a_template_the_run_boots() {
 }
 
 #[test]
+fn a_disk_that_is_full_while_a_vm_is_saved_costs_no_run() {
+    let place = Place::new();
+    let (qemu, templates) = (place.sandbox.beside("qemu"), place.cache.join("templates"));
+    fs::create_dir(&templates).unwrap();
+    // There is room when the run starts, and none when QEMU does.
+    let script = "#!/bin/sh\ncase $* in *-kernel*) head -c 1G /dev/zero > FULL/.full ;; esac\nexec qemu-system-ARCH \"$@\"\n";
+    let script = script.replace("FULL", &templates.display().to_string()).replace("ARCH", std::env::consts::ARCH);
+    write_program(&qemu, &script);
+    let quiz = place.command(&["-v", "-m", "256M", "--accel", "tcg", "--qemu", qemu.to_str().unwrap(), "echo", "alive"]);
+    let small = "mount -t tmpfs -o size=600M none \"$1\" && shift && exec \"$@\"";
+    // A file system of its own needs a mount namespace; those who are not root get that with a user namespace.
+    let namespace = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
+    let mut command = std::process::Command::new("unshare");
+    command.args([namespace, "sh", "-c", small, "sh"]).arg(&templates).arg(quiz.get_program()).args(quiz.get_args());
+    command.env_clear().current_dir(place.sandbox.worktree());
+    for (name, value) in quiz.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    let ran: quiz_testing::Ran = command.output().unwrap().into();
+    assert_eq!((ran.code, ran.out().lines().next()), (0, Some("alive")), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no template was made: "), "{}", ran.stderr);
+    assert_eq!(place.template_of_last_run(), None);
+}
+
+#[test]
 fn killed_at_any_moment_nothing_is_left_and_nothing_is_broken() {
     let place = Place::new();
     for i in 0..24u64 {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use fs_err as fs;
 use quiz_proto::{CHUNK, Moment, Status, Stream, ToGuest, ToHost, encode};
 
-use super::{Job, Notice, PANIC, Phase, SAVE, Supervisor};
+use super::{Job, Notice, PANIC, Phase, Point, SAVE, Supervisor};
 use crate::artifacts::Unpacking;
 use crate::pump;
 use crate::qmp::command;
@@ -61,7 +61,7 @@ impl Supervisor<'_> {
     fn on_message(&mut self, message: ToHost) {
         match message {
             ToHost::Hello { version } => self.on_hello(version),
-            ToHost::Ready => self.on_ready(),
+            ToHost::Ready => self.reach(Point::Prepared),
             ToHost::Begun if self.phase == Phase::Resuming => {
                 self.boot = Some(self.began.elapsed());
                 self.phase = Phase::Preparing;
@@ -135,31 +135,40 @@ impl Supervisor<'_> {
             self.monitor.kill();
             return;
         }
-        match self.job {
-            Some(Job::Save { system: None, .. }) => self.save(),
-            _ => self.say_order(),
+        self.reach(Point::Bare);
+    }
+
+    /// The guest has come to where it can be saved.
+    fn reach(&mut self, point: Point) {
+        match self.saver.as_mut().and_then(|saver| saver.begin(point)) {
+            Some(state) => {
+                self.monitor.say(&command::save(&state.to_string_lossy()));
+                self.enter(Phase::Saving(point), Some(SAVE));
+            }
+            None => self.say_next(point),
         }
     }
 
-    fn on_ready(&mut self) {
-        match self.job {
-            Some(Job::Save { .. }) => self.save(),
-            _ => self.start_program(),
-        }
+    /// The VM goes on from where it was to be saved, whether or not it was.
+    pub(super) fn go_on_from(&mut self, point: Point) {
+        self.monitor.say(command::CONTINUE);
+        self.phase = Phase::Preparing;
+        self.deadline = Some(self.began + self.limits.boot);
+        self.say_next(point);
     }
 
-    fn save(&mut self) {
-        let Some(Job::Save { state, .. }) = &self.job else { return };
-        let command = command::save(&state.to_string_lossy());
-        self.monitor.say(&command);
-        self.enter(Phase::Saving, Some(SAVE));
+    fn say_next(&mut self, point: Point) {
+        match point {
+            Point::Bare => self.say_order(),
+            Point::Prepared => self.start_program(),
+        }
     }
 
     /// Says what an agent that is up is wanted for.
     pub(super) fn say_order(&mut self) {
         let nonce = self.nonce;
         match &self.job {
-            Some(Job::Program(system, _) | Job::Save { system: Some(system), .. }) => {
+            Some(Job::Program(system, _)) => {
                 let (moment, system) = (now(), system.clone());
                 self.say(&ToGuest::Prepare { moment, system });
             }
@@ -169,7 +178,7 @@ impl Supervisor<'_> {
                 self.seen.status = Some(Status::Code(0));
                 self.say(&ToGuest::Salvage { nonce, out_serial });
             }
-            Some(Job::Save { system: None, .. }) | None => {}
+            None => {}
         }
     }
 

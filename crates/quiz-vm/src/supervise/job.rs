@@ -13,23 +13,34 @@ use crate::artifacts::Bounds;
 
 /// What the guest is to do.
 pub enum Job {
-    /// Prepare it, and run a program in it.
+    /// Prepare it, and run a program in it. The VM boots, or goes on from one that was saved at [`Point::Bare`].
     Program(Box<System>, Box<Order>),
-    /// Run a program in a guest that is prepared: the VM goes on from a saved one.
+    /// Run a program in a guest that is prepared: the VM goes on from one that was saved at [`Point::Prepared`].
     Resumed(Box<Order>),
-    /// Save the state of the VM's devices.
-    Save {
-        /// As what to prepare the guest before; without it the VM is saved as soon as the agent is up. A VM that goes on from such
-        /// a one has not been prepared either.
-        system: Option<Box<System>>,
-        /// The new file for the state.
-        state: PathBuf,
-    },
     /// Send what an earlier guest left on its disk for artifacts.
     Salvage {
         /// The disk's serial number.
         out_serial: String,
     },
+}
+
+/// Where a VM can be saved on its way to the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// Its agent is up, and has done nothing yet.
+    Bare,
+    /// The guest is what all runs of its kind have in common.
+    Prepared,
+}
+
+/// Saves a VM on its way. Whatever goes wrong with that, the VM goes on.
+pub trait Saver {
+    /// The new file for the state of the VM's devices, if it is to be saved at this point.
+    fn begin(&mut self, point: Point) -> Option<PathBuf>;
+    /// The state is written, and the VM stands still until this returns.
+    fn saved(&mut self, point: Point);
+    /// It could not be saved.
+    fn not_saved(&mut self, point: Point, why: &str);
 }
 
 /// How long things may take.
@@ -81,6 +92,8 @@ pub struct Run<'a> {
     pub vm: &'a VmSpec,
     /// What it is for.
     pub job: Job,
+    /// Saves the VM meanwhile. Its memory must be a file that QEMU shares.
+    pub saver: Option<&'a mut dyn Saver>,
     /// How long it may take.
     pub limits: Limits,
     /// The console of the VM that this one goes on from.

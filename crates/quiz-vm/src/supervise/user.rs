@@ -5,10 +5,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use quiz_proto::{Stream, ToGuest};
+use quiz_proto::{Stream, ToGuest, WinSize};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::{CREDIT, GRACE, Outlet, Phase, Supervisor};
+use super::{CREDIT, GRACE, Job, Outlet, Phase, Supervisor};
 use crate::Verdict;
 use crate::pump::Event;
 
@@ -79,7 +79,7 @@ impl Supervisor<'_> {
         for signal in self.signals.pending() {
             if signal == libc::SIGWINCH {
                 if let Some(size) = self.signals.window_size() {
-                    self.say(&ToGuest::Resize(size));
+                    self.resize(size);
                 }
                 continue;
             }
@@ -92,6 +92,16 @@ impl Supervisor<'_> {
             } else {
                 self.monitor.kill();
             }
+        }
+    }
+
+    fn resize(&mut self, size: WinSize) {
+        match &mut self.job {
+            // The program does not run yet, and the guest hears nothing but orders.
+            Some(Job::Program(_, order) | Job::Resumed(order)) => {
+                order.program.terminal = order.program.terminal.map(|_| size);
+            }
+            _ => self.say(&ToGuest::Resize(size)),
         }
     }
 

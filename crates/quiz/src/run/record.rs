@@ -12,7 +12,6 @@ use quiz_vm::{ArtifactsRecord, Outcome, Verdict, VmSpec};
 use serde::Serialize;
 
 use super::evidence::RunDir;
-use super::warm::Warm;
 
 /// A run and how it ended. The fields are described in SPECIFICATION.md.
 #[derive(Debug, Serialize)]
@@ -31,7 +30,9 @@ pub struct Record {
     pub machine: &'static str,
     pub accelerator: &'static str,
     pub accelerator_why: String,
-    /// The template that the VM went on from; none for one that booted.
+    /// What the VM started from: `template`, `bare` (a saved VM whose agent was up) or `boot`.
+    pub start: &'static str,
+    /// The template that it went on from, or that was made on its way.
     pub template: Option<String>,
     pub started_at: String,
     pub boot_ms: Option<u64>,
@@ -61,7 +62,7 @@ impl Record {
         kernel: &Kernel,
         root: &Root,
         choice: &Choice,
-        warm: Option<&Warm>,
+        (start, template): (&'static str, Option<String>),
         started_at: SystemTime,
         outcome: &Outcome,
     ) -> Record {
@@ -82,7 +83,8 @@ impl Record {
             machine: vm.machine.name,
             accelerator: vm.accel.name(),
             accelerator_why: choice.why.clone(),
-            template: warm.map(|warm| warm.name.clone()),
+            start,
+            template,
             started_at: started_at.unwrap_or_default(),
             boot_ms: outcome.boot.map(ms),
             ready_ms: outcome.ready.map(ms),

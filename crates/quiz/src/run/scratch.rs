@@ -167,14 +167,6 @@ impl Scratch {
         self.blank.iter().try_for_each(|disk| disk.write_new(&disk.file))
     }
 
-    /// Makes `file` what the disk `serial` is when it is new, if that is one that is thrown away. Says whether it is.
-    pub fn write_new_to(&self, serial: &str, file: &File) -> Result<bool, Fault> {
-        match self.blank.iter().find(|disk| disk.serial == serial) {
-            Some(disk) => disk.write_new(file).map(|()| true),
-            None => Ok(false),
-        }
-    }
-
     /// The disks that are thrown away, by their serial numbers.
     pub fn thrown_away(&self) -> impl Iterator<Item = (&str, &File)> {
         self.blank.iter().map(|disk| (disk.serial.as_str(), &disk.file))
@@ -203,7 +195,7 @@ fn unnamed(dir: &Path) -> Result<File, Fault> {
 }
 
 /// By what name another process of ours opens a file that has none.
-fn path_of(file: &File) -> PathBuf {
+pub fn path_of(file: &File) -> PathBuf {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 

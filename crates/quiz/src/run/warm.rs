@@ -5,19 +5,21 @@
 //! kernel, initramfs, root and layers by their contents, and what the agent was told to prepare.
 
 use std::fmt::Write;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fs_err as fs;
 use quiz_config::{RunSpec, Verbosity};
-use quiz_image::{Cache, Entry, Report, Shelf, digest};
+use quiz_image::{Begun, Cache, Entry, Making, Report, Shelf, digest};
 use quiz_vm::proto::System;
-use quiz_vm::template::{Manifest, Saving, Template, TemplateError};
-use quiz_vm::{Disk, DiskFormat, Outcome, VmSpec, qemu, sparse};
+use quiz_vm::supervise::{Point, Saver};
+use quiz_vm::template::{self, Manifest, Still, Template};
+use quiz_vm::{Disk, DiskFormat, RamFile, VmSpec, qemu, sparse};
 
 use super::order;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, path_of};
 use crate::context::Context;
 use crate::errors::Fault;
 
@@ -34,12 +36,18 @@ const SAVING: &str = "saving a VM to start from";
 
 /// How a run starts.
 pub enum Start {
-    /// From a template.
-    Warm(Warm),
+    /// From a guest that is prepared.
+    Template(Warm),
+    /// From one whose agent is up.
+    Bare(Warm),
     /// By a boot.
-    Cold,
-    /// Not at all: the guest died before it was ready, while a template was made, and would do so again.
-    Over(Box<Outcome>),
+    Boot,
+}
+
+/// How a run starts, and what is saved of it on its way.
+pub struct Plan<'a> {
+    pub start: Start,
+    pub camera: Option<Camera<'a>>,
 }
 
 /// A template in use.
@@ -53,7 +61,8 @@ pub struct Warm {
 }
 
 /// Everything that a template is made of.
-pub struct Making<'a> {
+#[derive(Clone, Copy)]
+pub struct Ingredients<'a> {
     pub spec: &'a RunSpec,
     pub vm: &'a VmSpec,
     pub system: &'a System,
@@ -65,18 +74,18 @@ pub struct Making<'a> {
     pub evidence: &'a Path,
 }
 
-/// Why there is no template.
-enum Stop {
-    /// The guest died.
-    Over(Box<Outcome>),
-    /// Something else.
-    Fault(Fault),
-}
-
-impl<E: Into<Fault>> From<E> for Stop {
-    fn from(error: E) -> Stop {
-        Stop::Fault(error.into())
-    }
+/// Makes templates of a run on its way.
+pub struct Camera<'a> {
+    of: Ingredients<'a>,
+    bare: Option<Making>,
+    prepared: Option<Making>,
+    prepared_name: String,
+    ram: File,
+    began: Instant,
+    /// The template that was made.
+    pub made: Option<String>,
+    /// Why one was not.
+    pub failures: Vec<String>,
 }
 
 /// The shelf of templates.
@@ -85,9 +94,9 @@ pub fn shelf(cache: &Cache) -> Shelf {
 }
 
 /// Why this run cannot start from a template, if it cannot.
-fn blocked(making: &Making<'_>) -> Option<String> {
-    let vm = making.vm;
-    if making.spec.cold {
+fn blocked(of: &Ingredients<'_>) -> Option<String> {
+    let vm = of.vm;
+    if of.spec.cold {
         return Some("it was asked for".to_owned());
     }
     if let Some(word) = vm.extra.first() {
@@ -107,157 +116,164 @@ fn blocked(making: &Making<'_>) -> Option<String> {
     None
 }
 
-/// The template that the run can start from; made first where there is none.
-pub fn find(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Start {
+/// How the run starts: from its template, or else on the way to one, from as far up as there is something to start from.
+pub fn plan<'a>(of: Ingredients<'a>, cache: &Cache, ctx: &Context) -> Plan<'a> {
     let verbose = |text: &str| {
         if ctx.verbosity == Verbosity::Verbose {
             ctx.report.say(text);
         }
     };
-    if let Some(why) = blocked(making) {
-        verbose(&format!("booting: {why}"));
-        return Start::Cold;
-    }
-    match open_or_make(making, cache, ctx) {
-        Ok(warm) => {
-            verbose(&format!("starting from the template {}", warm.name));
-            Start::Warm(warm)
-        }
-        Err(Stop::Over(outcome)) => Start::Over(outcome),
-        Err(Stop::Fault(fault)) => {
-            verbose(&format!("booting: {}", fault.message()));
-            Start::Cold
-        }
-    }
-}
-
-fn open_or_make(making: &Making<'_>, cache: &Cache, ctx: &Context) -> Result<Warm, Stop> {
-    let shelf = shelf(cache);
-    let name = name(making, Depth::Prepared)?;
-    if let Some(warm) = open(&shelf, &name, making, ctx)? {
-        return Ok(warm);
-    }
-    prune(&shelf, making.boot_id);
-    let entry = shelf.build(&name, SAVING, false, &ctx.report, |dir| {
-        let Some(bare) = bare(making, &shelf, ctx)? else { return save(making, None, Some(making.system), dir) };
-        match save(making, Some(&bare.template), Some(making.system), dir) {
-            Err(Stop::Fault(why)) => {
-                bare.drop_it(&why.message(), ctx);
-                save(making, None, Some(making.system), dir)
+    let planned = match blocked(&of) {
+        Some(why) => Err(why),
+        None => find_or_begin(of, cache, ctx).map_err(|fault| fault.message()),
+    };
+    match planned {
+        Ok(plan) => {
+            match &plan.start {
+                Start::Template(warm) => verbose(&format!("starting from the template {}", warm.name)),
+                Start::Bare(warm) => verbose(&format!("starting from the bare template {}", warm.name)),
+                Start::Boot => verbose("booting: there is no template of this yet"),
             }
-            done => done,
+            plan
         }
-    })?;
-    let template = Template::open(entry.dir(), &entry.manifest()?, making.boot_id)?;
-    Ok(Warm { template, name, shelf, entry })
+        Err(why) => {
+            verbose(&format!("booting: {why}"));
+            Plan { start: Start::Boot, camera: None }
+        }
+    }
 }
 
-/// The bare template that others of this VM go on from, whatever its layers hold; made first where there is none. Without it they
-/// boot, too.
-fn bare(making: &Making<'_>, shelf: &Shelf, ctx: &Context) -> Result<Option<Warm>, Stop> {
-    let name = name(making, Depth::Bare)?;
-    if let Some(warm) = open(shelf, &name, making, ctx)? {
-        return Ok(Some(warm));
+fn find_or_begin<'a>(of: Ingredients<'a>, cache: &Cache, ctx: &Context) -> Result<Plan<'a>, Fault> {
+    let shelf = shelf(cache);
+    let prepared_name = name(&of, Point::Prepared)?;
+    if let Some(warm) = open(&shelf, &prepared_name, &of, ctx)? {
+        return Ok(Plan { start: Start::Template(warm), camera: None });
     }
-    let made = shelf.build(&name, SAVING, false, &ctx.report, |dir| save(making, None, None, dir)).and_then(|entry| {
-        let template = Template::open(entry.dir(), &entry.manifest()?, making.boot_id)?;
-        Ok(Warm { template, name, shelf: shelf.clone(), entry })
-    });
-    match made {
-        Ok(warm) => Ok(Some(warm)),
-        Err(Stop::Fault(_)) => Ok(None),
-        Err(over) => Err(over),
+    prune(&shelf, of.boot_id);
+    let prepared = match shelf.begin(&prepared_name, SAVING, false, &ctx.report)? {
+        Begun::Made(entry) => {
+            let start = Start::Template(Warm::of(entry, &shelf, of.boot_id)?);
+            return Ok(Plan { start, camera: None });
+        }
+        Begun::Ours(making) => making,
+    };
+    template::room(prepared.dir(), of.vm.memory_mib)?;
+    let bare_name = name(&of, Point::Bare)?;
+    let (start, bare) = match open(&shelf, &bare_name, &of, ctx)? {
+        Some(warm) => (Start::Bare(warm), None),
+        None => match shelf.begin(&bare_name, SAVING, false, &ctx.report)? {
+            Begun::Made(entry) => (Start::Bare(Warm::of(entry, &shelf, of.boot_id)?), None),
+            Begun::Ours(making) => (Start::Boot, Some(making)),
+        },
+    };
+    let ram = rustix::fs::memfd_create("quiz-ram", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|e| Fault::new(format!("the host gives no memory for a VM: {e}")))?;
+    let camera = Camera {
+        of,
+        bare,
+        prepared: Some(prepared),
+        prepared_name,
+        ram: ram.into(),
+        began: Instant::now(),
+        made: None,
+        failures: Vec::new(),
+    };
+    Ok(Plan { start, camera: Some(camera) })
+}
+
+impl Camera<'_> {
+    /// The run's VM on memory that can be kept; it goes on from `bare`, or boots.
+    pub fn film(&mut self, bare: Option<&Template>) -> Result<VmSpec, Fault> {
+        let vm = self.of.vm;
+        self.ram.set_len(0)?;
+        self.ram.set_len(u64::from(vm.memory_mib) << 20)?;
+        self.began = Instant::now();
+        let vm = VmSpec { ram: Some(RamFile { path: path_of(&self.ram), shared: true }), ..vm.clone() };
+        Ok(match bare {
+            Some(bare) => bare.go_on(&vm, &self.ram)?,
+            None => vm,
+        })
+    }
+
+    fn making(&mut self, point: Point) -> &mut Option<Making> {
+        match point {
+            Point::Bare => &mut self.bare,
+            Point::Prepared => &mut self.prepared,
+        }
+    }
+
+    fn save(&self, making: Making, point: Point) -> Result<(), Fault> {
+        // Nobody has written to a disk before there was anything mounted.
+        let disks: Vec<(&str, &File)> = match point {
+            Point::Bare => Vec::new(),
+            Point::Prepared => self.of.scratch.thrown_away().collect(),
+        };
+        let about = format!("{} {}", self.of.spec.profiles.join(","), self.of.vm.machine.name);
+        let still = Still {
+            ram: &self.ram,
+            disks: &disks,
+            console: &self.of.evidence.join("console.log"),
+            boot_id: self.of.boot_id,
+            took: self.began.elapsed(),
+            about: about.trim(),
+        };
+        let manifest = Template::save(making.dir(), &still)?;
+        making.finish(&manifest)?;
+        Ok(())
+    }
+}
+
+impl Saver for Camera<'_> {
+    fn begin(&mut self, point: Point) -> Option<PathBuf> {
+        self.making(point).as_ref().map(|making| Template::state_in(making.dir()))
+    }
+
+    fn saved(&mut self, point: Point) {
+        let Some(making) = self.making(point).take() else { return };
+        match self.save(making, point) {
+            Ok(()) if point == Point::Prepared => self.made = Some(self.prepared_name.clone()),
+            Ok(()) => {}
+            Err(fault) => self.failures.push(fault.message()),
+        }
+    }
+
+    fn not_saved(&mut self, point: Point, why: &str) {
+        *self.making(point) = None;
+        self.failures.push(why.to_owned());
     }
 }
 
 /// The template of this name, if there is one and it is whole.
-fn open(shelf: &Shelf, name: &str, making: &Making<'_>, ctx: &Context) -> Result<Option<Warm>, Fault> {
+fn open(shelf: &Shelf, name: &str, of: &Ingredients<'_>, ctx: &Context) -> Result<Option<Warm>, Fault> {
     let Some(entry) = shelf.open(name)? else { return Ok(None) };
-    let template = entry
-        .manifest::<Manifest>()
-        .map_err(Fault::from)
-        .and_then(|manifest| Template::open(entry.dir(), &manifest, making.boot_id).map_err(Fault::from));
-    match template {
-        Ok(template) => {
-            entry.touch();
-            Ok(Some(Warm { template, name: name.to_owned(), shelf: shelf.clone(), entry }))
-        }
+    entry.touch();
+    match Warm::of(entry, shelf, of.boot_id) {
+        Ok(warm) => Ok(Some(warm)),
         Err(why) => {
             ctx.report.say(&format!("the template {name} is dropped: {}", why.message()));
-            drop(entry);
             shelf.remove(name)?;
             Ok(None)
         }
     }
 }
 
-/// Saves the VM in `dir`, with its guest as `system`.
-fn save(making: &Making<'_>, from: Option<&Template>, system: Option<&System>, dir: &Path) -> Result<Manifest, Stop> {
-    let vm = VmSpec { disks: disks(making, dir)?, ..making.vm.clone() };
-    let about = format!("{} {}", making.spec.profiles.join(","), making.vm.machine.name);
-    let saving = Saving {
-        vm: &vm,
-        from,
-        system,
-        limit: making.spec.boot_timeout.unwrap_or(Duration::from_secs(600)),
-        dir,
-        evidence: making.evidence,
-        boot_id: making.boot_id,
-        about: about.trim(),
-    };
-    Template::save(&saving).map_err(|error| match error {
-        TemplateError::Died(outcome) => Stop::Over(outcome),
-        other => Stop::Fault(other.into()),
-    })
-}
-
-/// The disks of the VM that is saved: what is read-only is the run's; what is thrown away is as new as the run's; what is kept is not
-/// touched, and an empty one of the same size stands in for it.
-fn disks(making: &Making<'_>, dir: &Path) -> Result<Vec<Disk>, Fault> {
-    let mut disks = making.vm.disks.clone();
-    for disk in disks.iter_mut().filter(|disk| !disk.read_only) {
-        let path = disk_file(dir, &disk.serial);
-        let (file, _) = fs::File::create(&path)?.into_parts();
-        if !making.scratch.write_new_to(&disk.serial, &file)? {
-            file.set_len(fs::metadata(&disk.file)?.len())?;
-        }
-        disk.file = path;
-    }
-    Ok(disks)
-}
-
-fn disk_file(dir: &Path, serial: &str) -> PathBuf {
-    dir.join(format!("disk-{serial}"))
-}
-
-/// How far a guest has come in a template.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
-    /// Its agent is up. It knows its disks by their sizes, and has read none but its root.
-    Bare,
-    /// It is what all runs of one kind have in common.
-    Prepared,
-}
-
 /// A name that is another one if anything is that goes into the template.
-fn name(making: &Making<'_>, depth: Depth) -> Result<String, Fault> {
-    let sum = digest::of_bytes(ingredients(making, depth)?.as_bytes())[..20].to_owned();
-    Ok(if depth == Depth::Bare { format!("bare-{sum}") } else { sum })
+fn name(of: &Ingredients<'_>, depth: Point) -> Result<String, Fault> {
+    let sum = digest::of_bytes(ingredients(of, depth)?.as_bytes())[..20].to_owned();
+    Ok(if depth == Point::Bare { format!("bare-{sum}") } else { sum })
 }
 
 /// Everything that goes into a template, as one text.
-fn ingredients(making: &Making<'_>, depth: Depth) -> Result<String, Fault> {
-    let vm = making.vm;
+fn ingredients(of: &Ingredients<'_>, depth: Point) -> Result<String, Fault> {
+    let vm = of.vm;
     let content = |path: &Path| {
-        (making.contents)(path)
-            .map(PathBuf::from)
-            .ok_or_else(|| Fault::new(format!("{} has no identity", path.display())))
+        (of.contents)(path).map(PathBuf::from).ok_or_else(|| Fault::new(format!("{} has no identity", path.display())))
     };
     let mut plain = vm.clone();
     plain.kernel = content(&vm.kernel)?;
     plain.initramfs = content(&vm.initramfs)?;
     for disk in &mut plain.disks {
-        let read = disk.read_only && (depth == Depth::Prepared || disk.serial == order::ROOT);
+        let read = disk.read_only && (depth == Point::Prepared || disk.serial == order::ROOT);
         disk.file = match read {
             true => content(&disk.file)?,
             false => format!("{} bytes", fs::metadata(&disk.file)?.len()).into(),
@@ -270,21 +286,26 @@ fn ingredients(making: &Making<'_>, depth: Depth) -> Result<String, Fault> {
     let mut text = String::new();
     writeln!(text, "{} {} {} {}", vm.qemu.display(), qemu.ino(), qemu.len(), qemu.mtime_nsec())
         .expect("a String grows");
-    writeln!(text, "{} {}", qemu.mtime(), making.boot_id).expect("a String grows");
+    writeln!(text, "{} {}", qemu.mtime(), of.boot_id).expect("a String grows");
     for word in qemu::argv(&plain)? {
         writeln!(text, "{}", word.display()).expect("a String grows");
     }
-    if depth == Depth::Prepared {
-        writeln!(text, "{:?}", making.system).expect("a String grows");
+    if depth == Point::Prepared {
+        writeln!(text, "{:?}", of.system).expect("a String grows");
     }
     Ok(text)
 }
 
 impl Warm {
+    fn of(entry: Entry, shelf: &Shelf, boot_id: &str) -> Result<Warm, Fault> {
+        let template = Template::open(entry.dir(), &entry.manifest()?, boot_id)?;
+        Ok(Warm { template, name: entry.name().to_owned(), shelf: shelf.clone(), entry })
+    }
+
     /// Gives the run's throw-away disks what was written to them before the VM was saved.
     pub fn fill(&self, scratch: &Scratch) -> Result<(), Fault> {
         for (serial, file) in scratch.thrown_away() {
-            let saved = disk_file(self.entry.dir(), serial);
+            let saved = self.template.disk(serial);
             if fs::metadata(&saved)?.blocks() > 0 {
                 file.set_len(0)?;
                 sparse::copy(fs::File::open(&saved)?.file(), file)?;
