@@ -4,6 +4,7 @@
 //! tell what has changed, and only that is copied and stripped.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -58,8 +59,10 @@ pub struct Staged {
     pub build: PathBuf,
     /// A tree with `lib/modules/<release>`: the modules, and the index of theirs and the kernel's. It never changes; a later one has another path.
     pub modules: PathBuf,
-    /// A tree with everything else, of the same kind.
+    /// A tree with tools and libraries, of the same kind.
     pub tools: PathBuf,
+    /// A tree with the test suite and other scripts (`share/zfs`), of the same kind. It is most of the bytes, and changes least.
+    pub suite: PathBuf,
     /// The files of modules, in no order.
     pub files: Vec<PathBuf>,
     /// How many modules were new or changed.
@@ -100,21 +103,21 @@ pub fn stage(checkout: &Checkout, kernel: &Kernel, report: &dyn Report) -> Resul
     let generations = Generations::lock(&dir, report)?;
     let mut stage = Stage { kernel, dir: &dir, generations: &generations, report };
     let (mut manifest, mut id) = stage.manifest(&build, false)?;
-    let tools = match stage.tools(&manifest, &id) {
+    let (tools, suite) = match stage.files(&manifest, &id) {
         // A test may have been deleted without a word to the makefiles; then it is no longer installed.
         Err(StageError::Product { path, .. }) if !path.exists() => {
             (manifest, id) = stage.manifest(&build, true)?;
-            stage.tools(&manifest, &id)
+            stage.files(&manifest, &id)
         }
         other => other,
     }?;
     let modules = stage.modules(&manifest)?;
-    for (kind, current) in [("tools", &tools), ("modules", &modules)] {
+    for (kind, current) in [("tools", &tools), ("suite", &suite), ("modules", &modules)] {
         if current.changed > 0 {
             generations.sweep(kind)?;
         }
     }
-    for generation in [&tools.dir, &modules.dir] {
+    for generation in [&tools.dir, &suite.dir, &modules.dir] {
         generations.hand_out(generation)?;
     }
     let extra = modules.dir.join(TREE).join("lib/modules").join(release).join("extra");
@@ -122,9 +125,10 @@ pub fn stage(checkout: &Checkout, kernel: &Kernel, report: &dyn Report) -> Resul
         build: build.dir,
         modules: modules.dir.join(TREE),
         tools: tools.dir.join(TREE),
+        suite: suite.dir.join(TREE),
         files: manifest.modules.iter().map(|module| extra.join(&module.file)).collect(),
         modules_changed: modules.changed,
-        tools_changed: tools.changed,
+        tools_changed: tools.changed + suite.changed,
     })
 }
 
@@ -173,7 +177,15 @@ impl Stage<'_> {
         Ok((manifest, id))
     }
 
-    fn tools(&self, manifest: &Manifest, id: &str) -> Result<Current, StageError> {
+    /// Tools and suite.
+    fn files(&self, manifest: &Manifest, id: &str) -> Result<(Current, Current), StageError> {
+        let (suite, tools): (Vec<Item>, Vec<Item>) =
+            manifest.tools.iter().cloned().partition(|item| is_of_suite(Path::new(&item.path)));
+        Ok((self.tree("tools", &tools, manifest, id)?, self.tree("suite", &suite, manifest, id)?))
+    }
+
+    /// A tree of `items`, which are some of the manifest's.
+    fn tree(&self, kind: &str, items: &[Item], manifest: &Manifest, id: &str) -> Result<Current, StageError> {
         let sources = |items: &[Item]| -> Result<Vec<Option<Fingerprint>>, StageError> {
             let one = |item: &Item| match &item.what {
                 What::File { source, .. } => fingerprint(source).map(Some),
@@ -181,8 +193,8 @@ impl Stage<'_> {
             };
             items.iter().map(one).collect()
         };
-        let now = sources(&manifest.tools)?;
-        let old = self.generations.current("tools").and_then(|dir| {
+        let now = sources(items)?;
+        let old = self.generations.current(kind).and_then(|dir| {
             let stamp: ToolsStamp = read_json(&dir.join(STAMP))?;
             Some((dir, stamp))
         });
@@ -200,40 +212,56 @@ impl Stage<'_> {
             })
             .unwrap_or_default();
         let new = self.generations.begin()?;
-        let tree = new.path().join(TREE);
-        fs::create_dir(&tree)?;
+        let (tree, made) = (new.path().join(TREE), new.path().join("made"));
         let (scratch, log) = (new.path().join("scratch"), self.log("strip"));
-        fs::create_dir(&scratch)?;
-        let mut changed: Vec<usize> = Vec::new();
-        for (number, item) in manifest.tools.iter().enumerate() {
-            let place = tree.join(&item.path);
-            fs::create_dir_all(place.parent().unwrap_or(&tree))?;
-            if let What::Link { target } = &item.what {
-                symlink(target, place)?;
-                continue;
-            }
-            let same = old.as_ref().filter(|_| before.get(item).copied() == now[number]);
-            let linked = same.is_some_and(|(dir, _)| fs::hard_link(dir.join(TREE).join(&item.path), &place).is_ok());
-            if !linked {
-                changed.push(number);
-            }
+        for dir in [&tree, &made, &scratch] {
+            fs::create_dir(dir)?;
         }
-        let made = in_parallel(&changed, |&number| {
-            let item = &manifest.tools[number];
+        let is_same = |number: usize| old.is_some() && before.get(&items[number]).copied() == now[number];
+        let is_file = |number: &usize| matches!(items[*number].what, What::File { .. });
+        let changed: Vec<usize> = (0..items.len()).filter(is_file).filter(|&number| !is_same(number)).collect();
+        let place = |number: usize| made.join(number.to_string());
+        let put = |number: usize, at: &Path| {
+            let item = &items[number];
             let What::File { source, mode, elf } = &item.what else { return fingerprint(&item.path) };
             let product = Product { source, elf: *elf, build: &manifest.build, scratch: &scratch, number, log: &log };
-            product.put(&tree.join(&item.path), *mode)
-        })?;
-        let mut sources = now;
-        for (number, fingerprint) in changed.iter().zip(made) {
+            product.put(at, *mode)
+        };
+        let fingerprints = in_parallel(&changed, |&number| put(number, &place(number)))?;
+        let mut sources = now.clone();
+        for (number, fingerprint) in changed.iter().zip(fingerprints) {
             sources[*number] = Some(fingerprint);
         }
+        let stamp = ToolsStamp { manifest: id.to_owned(), sources };
+        if let Some((dir, old)) = &old
+            && old.manifest == id
+            && changed.iter().all(|&number| same_file(&place(number), &dir.join(TREE).join(&items[number].path)))
+        {
+            // Linked anew and nothing else, as tests are by every make that has touched a library.
+            record::write_whole(&dir.join(STAMP), &serde_json::to_vec(&stamp).map_err(io::Error::from)?)?;
+            return Ok(Current { dir: dir.clone(), changed: 0 });
+        }
+        for (number, item) in items.iter().enumerate() {
+            let at = tree.join(&item.path);
+            fs::create_dir_all(at.parent().unwrap_or(&tree))?;
+            match (&item.what, &old) {
+                (What::Link { target }, _) => symlink(target, at)?,
+                (What::File { .. }, Some((dir, _))) if is_same(number) => {
+                    // Somebody may have deleted the old one.
+                    if fs::hard_link(dir.join(TREE).join(&item.path), &at).is_err() {
+                        put(number, &at)?;
+                    }
+                }
+                (What::File { .. }, _) => fs::rename(place(number), &at)?,
+            }
+        }
         fs::remove_dir_all(&scratch)?;
-        write_json(&new.path().join(MANIFEST), &manifest.tools)?;
-        write_json(&new.path().join(STAMP), &ToolsStamp { manifest: id.to_owned(), sources })?;
+        fs::remove_dir_all(&made)?;
+        write_json(&new.path().join(MANIFEST), &items)?;
+        write_json(&new.path().join(STAMP), &stamp)?;
         // A list that only lost something is a change too.
         let count = changed.len().max(1);
-        Ok(Current { dir: self.generations.publish("tools", new)?, changed: count })
+        Ok(Current { dir: self.generations.publish(kind, new)?, changed: count })
     }
 
     fn modules(&self, manifest: &Manifest) -> Result<Current, StageError> {
@@ -313,6 +341,17 @@ impl Stage<'_> {
         }
         Ok(infos)
     }
+}
+
+/// Whether a file, by its path in the guest, is part of the test suite or one of the scripts beside it.
+fn is_of_suite(path: &Path) -> bool {
+    path.components().zip(path.components().skip(1)).any(|(a, b)| a.as_os_str() == "share" && b.as_os_str() == "zfs")
+}
+
+/// Whether two files have the same mode and contents.
+fn same_file(one: &Path, other: &Path) -> bool {
+    let mode = |path: &Path| fs::metadata(path).map(|meta| meta.mode()).ok();
+    mode(one) == mode(other) && matches!((fs::read(one), fs::read(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Takes over the index files of an older tree.

@@ -2,6 +2,7 @@
 
 mod fake;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -139,6 +140,15 @@ fn only_what_was_compiled_again_is_brought_up_to_date() {
     assert_eq!((second.modules_changed, second.tools_changed), (0, 0));
     assert_eq!((&second.modules, &second.tools), (&first.modules, &first.tools));
 
+    // A library that is linked again, and is what it was. Nothing that an image may be made of is touched.
+    place.write("lib/libzfs.c", "int zfs_answer(void) { return 42; }\n");
+    place.make(&kernel);
+    let library = second.tools.join("usr/lib/libzfs.so.1.0.0");
+    let changed = || fs::metadata(&library).unwrap().ctime_nsec();
+    let before = changed();
+    let relinked = place.stage(&kernel);
+    assert_eq!((relinked.tools_changed, &relinked.tools, changed()), (0, &first.tools, before));
+
     // A plain make in the build directory.
     place.write("module/zfs.c", &module("zfs", "spl", "1"));
     place.run(".quiz/build/6.1.5-quiz", &["make"]);
@@ -162,7 +172,7 @@ fn only_what_was_compiled_again_is_brought_up_to_date() {
     place.write("tests/functional/atime/setup.ksh", "#!/bin/ksh\nlog_pass\n");
     let fifth = place.stage(&kernel);
     assert_eq!((fifth.modules_changed, fifth.tools_changed), (0, 1));
-    let script = fifth.tools.join("usr/share/zfs/zfs-tests/functional/atime/setup.ksh");
+    let script = fifth.suite.join("usr/share/zfs/zfs-tests/functional/atime/setup.ksh");
     assert!(fs::read_to_string(script).unwrap().contains("log_pass"));
 
     // What the installation makes itself is made anew with what it may be made of.
@@ -170,14 +180,14 @@ fn only_what_was_compiled_again_is_brought_up_to_date() {
     place.make(&kernel);
     let sixth = place.stage(&kernel);
     assert_eq!(
-        fs::read_to_string(sixth.tools.join("usr/share/zfs/common.sh")).unwrap(),
+        fs::read_to_string(sixth.suite.join("usr/share/zfs/common.sh")).unwrap(),
         "export MODE=installed NEW=1\n"
     );
 
     // A test that is gone is installed no more.
     fs::remove_file(place.path("tests/functional/atime/setup.ksh")).unwrap();
     place.make(&kernel);
-    assert!(!place.stage(&kernel).tools.join("usr/share/zfs/zfs-tests/functional/atime/setup.ksh").exists());
+    assert!(!place.stage(&kernel).suite.join("usr/share/zfs/zfs-tests/functional/atime/setup.ksh").exists());
 }
 
 #[test]
@@ -199,7 +209,7 @@ fn the_tree_is_what_a_guest_needs() {
     assert_eq!(ran.unwrap().code(), Some(42));
     assert!(!staged.tools.join("usr/include").exists() && !staged.tools.join("etc/zfs/zpool.cache").exists());
     let odd = "usr/share/zfs/zfs-tests/functional/a b\n'ü\"/se tup.ksh";
-    assert_eq!(fs::read_to_string(staged.tools.join(odd)).unwrap(), "#!/bin/ksh -p\n");
+    assert_eq!(fs::read_to_string(staged.suite.join(odd)).unwrap(), "#!/bin/ksh -p\n");
     let dep = fs::read_to_string(staged.modules.join("lib/modules/6.1.5-quiz/modules.dep")).unwrap();
     assert!(dep.contains("extra/zfs.ko:") && dep.contains("extra/spl.ko:"), "{dep}");
     let loading = load::plan(&staged, &["zfs_debug=3".to_owned()]).unwrap();

@@ -351,10 +351,12 @@ fn a_disk_that_is_full_while_a_vm_is_saved_costs_no_run() {
     let (qemu, templates) = (place.sandbox.beside("qemu"), place.cache.join("templates"));
     fs::create_dir(&templates).unwrap();
     // There is room when the run starts, and none when QEMU does.
-    let script = "#!/bin/sh\ncase $* in *-kernel*) head -c 1G /dev/zero > FULL/.full ;; esac\nexec qemu-system-ARCH \"$@\"\n";
+    let script =
+        "#!/bin/sh\ncase $* in *-kernel*) head -c 1G /dev/zero > FULL/.full ;; esac\nexec qemu-system-ARCH \"$@\"\n";
     let script = script.replace("FULL", &templates.display().to_string()).replace("ARCH", std::env::consts::ARCH);
     write_program(&qemu, &script);
-    let quiz = place.command(&["-v", "-m", "256M", "--accel", "tcg", "--qemu", qemu.to_str().unwrap(), "echo", "alive"]);
+    let quiz =
+        place.command(&["-v", "-m", "256M", "--accel", "tcg", "--qemu", qemu.to_str().unwrap(), "echo", "alive"]);
     let small = "mount -t tmpfs -o size=600M none \"$1\" && shift && exec \"$@\"";
     // A file system of its own needs a mount namespace; those who are not root get that with a user namespace.
     let namespace = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };

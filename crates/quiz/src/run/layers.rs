@@ -1,6 +1,8 @@
 //! The layers of a run's root, and the modules to load from them. Not for how an image is made (`quiz_image::layer`).
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 
 use quiz_config::Chosen;
 use quiz_image::layer::{self, Layer, Source};
@@ -24,27 +26,34 @@ pub fn make(
     cache: &Cache,
     report: &dyn Report,
 ) -> Result<Vec<Layer>, Fault> {
-    let mut layers = Vec::new();
     let own = of_profiles(chosen);
-    if !own.is_empty() {
-        let key = layer::fingerprint(&own)?;
-        layers.push(layer::make(cache, "profiles", "the profiles' files", &key, &own, report)?);
-    }
-    for dir in asked.layers.iter().rev() {
-        if !dir.is_dir() {
-            return Err(Fault::new(format!(
-                "{} cannot be laid over the guest's root: it is not a directory",
-                dir.display()
-            )));
+    // One is made by a program that mostly waits for the file system, so several at once take hardly longer.
+    std::thread::scope(|scope| {
+        let mut layers: Vec<ScopedJoinHandle<Result<Option<Layer>, Fault>>> = Vec::new();
+        if !own.is_empty() {
+            layers.push(scope.spawn(|| {
+                let key = layer::fingerprint(&own)?;
+                Ok(Some(layer::make(cache, "profiles", "the profiles' files", &key, &own, report)?))
+            }));
         }
-        let sources = [Source { host: dir.clone(), guest: "/".into() }];
-        let key = layer::fingerprint(&sources)?;
-        // Of different directories in different names, so that a user of the cache sees what is whose.
-        let label = format!("dir-{}", &digest::of_bytes(dir.as_os_str().as_encoded_bytes())[..8]);
-        layers.push(layer::make(cache, &label, &dir.display().to_string(), &key, &sources, report)?);
+        for dir in asked.layers.iter().rev() {
+            layers.push(scope.spawn(|| of_directory(dir, cache, report).map(Some)));
+        }
+        layers.push(scope.spawn(|| Ok(layer::of_modules(cache, kernel, report)?)));
+        layers.into_iter().filter_map(|layer| layer.join().unwrap_or_else(|e| resume_unwind(e)).transpose()).collect()
+    })
+}
+
+fn of_directory(dir: &Path, cache: &Cache, report: &dyn Report) -> Result<Layer, Fault> {
+    if !dir.is_dir() {
+        let fault = format!("{} cannot be laid over the guest's root: it is not a directory", dir.display());
+        return Err(Fault::new(fault));
     }
-    layers.extend(layer::of_modules(cache, kernel, report)?);
-    Ok(layers)
+    let sources = [Source { host: dir.to_owned(), guest: "/".into() }];
+    let key = layer::fingerprint(&sources)?;
+    // Of different directories in different names, so that a user of the cache sees what is whose.
+    let label = format!("dir-{}", &digest::of_bytes(dir.as_os_str().as_encoded_bytes())[..8]);
+    Ok(layer::make(cache, &label, &dir.display().to_string(), &key, &sources, report)?)
 }
 
 /// The profiles' files and programs for the guest; of two files at one place the later profile's.

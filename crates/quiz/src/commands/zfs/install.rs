@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
+use fs_err as fs;
 use quiz_image::kernel::{self, Kernel};
 use quiz_image::{Report, StoreError};
 use quiz_zfs::{Loading, load, stage};
@@ -29,6 +30,7 @@ struct Record<'a> {
     build: &'a Path,
     modules: &'a Path,
     tools: &'a Path,
+    suite: &'a Path,
     modules_changed: usize,
     tools_changed: usize,
 }
@@ -49,6 +51,7 @@ pub fn install(target: &Target, ctx: &Context) -> Result<(), Fault> {
             build: &staged.build,
             modules: &staged.modules,
             tools: &staged.tools,
+            suite: &staged.suite,
             modules_changed: staged.modules_changed,
             tools_changed: staged.tools_changed,
         });
@@ -78,7 +81,9 @@ fn directives(name: &str, ctx: &Context) -> Result<(), Fault> {
         parameters.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     let loading = load::plan(&staged, &parameters)?;
     let mut text = String::new();
-    for tree in [&staged.tools, &staged.modules] {
+    // A build without the test suite may have nothing there.
+    let suite = Some(&staged.suite).filter(|dir| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()));
+    for tree in suite.into_iter().chain([&staged.tools, &staged.modules]) {
         let Some(tree) = tree.to_str() else {
             return Err(Fault::new(format!("{} cannot be told to a run: it is not UTF-8", tree.display())));
         };
