@@ -21,6 +21,11 @@ pub fn send_all(link: &Link) {
     link.send(&ToHost::Eof(Stream::Artifacts));
 }
 
+/// Looks for what there is to send, for practice.
+pub fn rehearse() {
+    entries_of(Path::new(OUT));
+}
+
 fn archive(link: &Link, writer: impl Write) -> io::Result<()> {
     let mut entries = entries_of(Path::new(OUT));
     // The file system's own; empty unless it was repaired.

@@ -57,15 +57,20 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
             link.send(&ToHost::Down { nonce });
             return Ok(());
         }
-        First::Start(..) => return Err("the host wants to start what is not prepared".to_owned()),
+        _ => return Err("the host wants to start what is not prepared".to_owned()),
     };
-    program::rehearse();
-    // From here on this may be another VM than the one that was booted.
-    link.send(&ToHost::Ready);
-    let First::Start(nonce, order) = next(&mut receiver)? else {
-        return Err("the host's second message is not an order to start".to_owned());
+    program::rehearse(&program::nothing());
+    let (nonce, order) = loop {
+        // From here on this may be another VM than the one that was booted.
+        link.send(&ToHost::Ready);
+        let order = next(&mut receiver)?;
+        link.send(&ToHost::Begun);
+        match order {
+            First::Start(nonce, order) => break (nonce, order),
+            First::Rehearse(order) => rehearse(&order, &identity).map_err(|e| e.to_string())?,
+            _ => return Err("the host's second message is not an order to start".to_owned()),
+        }
     };
-    link.send(&ToHost::Begun);
     setup::personalize(&order.personal, &identity).map_err(|e| e.to_string())?;
     program::run(&order.program, nonce, link, receiver);
     artifacts::send_all(link);
@@ -75,8 +80,17 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
     Ok(())
 }
 
+/// Does what a run does, and undoes it.
+fn rehearse(order: &Order, identity: &setup::Identity) -> std::io::Result<()> {
+    setup::personalize(&order.personal, identity)?;
+    program::rehearse(&order.program);
+    artifacts::rehearse();
+    setup::forget(&order.personal, identity)
+}
+
 enum First {
     Prepare(Moment, Box<System>),
+    Rehearse(Box<Order>),
     Start(Nonce, Box<Order>),
     Salvage(Nonce, String),
 }
@@ -85,6 +99,7 @@ fn next(receiver: &mut Receiver) -> Result<First, String> {
     receiver
         .next(|message| match message {
             ToGuest::Prepare { moment, system } => Ok(First::Prepare(moment, system)),
+            ToGuest::Rehearse { order } => Ok(First::Rehearse(order)),
             ToGuest::Start { nonce, order } => Ok(First::Start(nonce, order)),
             ToGuest::Salvage { nonce, out_serial } => Ok(First::Salvage(nonce, out_serial)),
             _ => Err("the host's message is not an order".to_owned()),

@@ -62,13 +62,32 @@ pub fn run(program: &Program, nonce: Nonce, link: &Link, receiver: Receiver) {
     link.send(&ToHost::Exited { nonce, status });
 }
 
-/// Has a program run that does nothing. What every program needs, from the loader to the shell, is in memory then. A root without them is
-/// fine, too.
-pub fn rehearse() {
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", "/bin/true"]).env_clear().current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.output().ok();
+/// A program that does nothing, by a shell.
+pub fn nothing() -> Program {
+    Program {
+        argv: ["/bin/sh", "-c", "/bin/true"].map(|word| word.as_bytes().to_vec()).to_vec(),
+        env: Vec::new(),
+        cwd: vec![b"/".to_vec()],
+        terminal: None,
+        separate_stderr: false,
+        shell_after: false,
+    }
+}
+
+/// Has a program run to its end that nobody feeds and nobody hears. What every program needs, from the loader to the shell, is in memory
+/// then. A root without them is fine, too.
+pub fn rehearse(program: &Program) {
+    let Ok(running) = Running::start(program) else { return };
+    let Running { pid, input, outputs, terminal, slave } = running;
+    drop((input, slave));
+    let readers = outputs.into_iter().map(|(_, mut file)| thread::spawn(move || io::copy(&mut file, &mut io::sink())));
+    let readers: Vec<_> = readers.collect();
+    wait_for(pid);
+    for reader in readers {
+        // A terminal says EIO where a pipe ends.
+        reader.join().ok();
+    }
+    drop(terminal);
 }
 
 /// Hears the host when there is no program: only credits matter.
@@ -275,6 +294,7 @@ fn dispatch(mut receiver: Receiver, link: Link, control: Control, input: Option<
                 ToGuest::Data(..)
                 | ToGuest::Eof(_)
                 | ToGuest::Prepare { .. }
+                | ToGuest::Rehearse { .. }
                 | ToGuest::Start { .. }
                 | ToGuest::Salvage { .. } => {}
             });

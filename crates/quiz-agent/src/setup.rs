@@ -13,7 +13,7 @@ use std::path::Path;
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 use quiz_proto::{Moment, Personal, Share, System};
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::mounts::{self, Mount};
 use crate::{boot, devices, inits, modules};
@@ -53,6 +53,16 @@ pub fn personalize(personal: &Personal, identity: &Identity) -> io::Result<()> {
     // One may lie within another: in order.
     personal.shares.iter().try_for_each(mount_share)?;
     inits::run_all(&personal.inits)
+}
+
+/// Makes a guest that was made ready for a run a prepared one again. A run's `init` cannot be undone: it must have had none.
+pub fn forget(personal: &Personal, identity: &Identity) -> io::Result<()> {
+    for share in personal.shares.iter().rev() {
+        let target = Path::new(OsStr::from_bytes(&share.path));
+        rustix::mount::unmount(target, UnmountFlags::empty())
+            .map_err(|e| io::Error::other(format!("unmounting {}: {e}", target.display())))?;
+    }
+    identity.become_machine(NO_MACHINE)
 }
 
 fn now(moment: &Moment) -> io::Result<()> {

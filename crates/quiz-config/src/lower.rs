@@ -139,6 +139,7 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         cwd: invocation.cwd,
         worktree: invocation.worktree,
         cold: invocation.cold || !value(&settings.templates).unwrap_or(true),
+        standby: value(&settings.standby).unwrap_or(false),
         verbosity: invocation.verbosity,
         json: invocation.json,
     })
@@ -260,6 +261,7 @@ mod tests {
             boot_timeout: Some(Duration::from_secs(120)),
             hang_timeout: Some(Duration::from_secs(60)),
             cold: false,
+            standby: false,
             verbosity: Verbosity::Normal,
             json: false,
             keep_runs: Some(50),

@@ -182,6 +182,8 @@ settings! {
     fine_timers: bool = "fine_timers", "true", unset "";
     /// Whether runs start from saved VMs where they can.
     templates: bool = "templates", "false", unset "";
+    /// Whether a VM waits for the next run of the same kind.
+    standby: bool = "standby", "true", unset "";
     /// Profiles that every run includes.
     profiles: Vec<ProfileUse> = "profiles", "[\"zfs\"]", unset "";
     /// How the guest sees the worktree: ro, rw or off.

@@ -75,6 +75,8 @@ pub struct RunSpec {
 
     /// Boot, even where a template would save it.
     pub cold: bool,
+    /// A VM is left waiting for the next run of the same kind.
+    pub standby: bool,
     /// How much quiz says.
     pub verbosity: Verbosity,
     /// Print the run's record as one line of JSON at the end.

@@ -172,6 +172,12 @@ pub enum ToGuest<'a> {
         /// What to prepare.
         system: Box<System>,
     },
+    /// Do in the prepared guest all that a run does, and undo it: an emulated CPU has everything translated then. [`ToHost::Ready`]
+    /// follows once more.
+    Rehearse {
+        /// The run; its program is one that does nothing.
+        order: Box<Order>,
+    },
     /// Run the program in the prepared guest. Said once.
     Start {
         /// Identifies the run in the guest's records.

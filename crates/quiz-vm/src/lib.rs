@@ -14,6 +14,7 @@ pub mod qemu;
 mod qmp;
 pub mod sparse;
 mod spec;
+pub mod standby;
 pub mod supervise;
 pub mod template;
 mod verdict;

@@ -1,13 +1,15 @@
 //! The QEMU process: started so that it cannot outlive us, watched by descriptor, ended by us only.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::qemu::{self, AGENT_FD, ArgumentError, CONSOLE_FD, QMP_FD, STATE_FD};
@@ -39,7 +41,7 @@ pub enum StartError {
 
 /// A running QEMU and our ends of its sockets.
 pub struct Monitor {
-    child: Child,
+    process: Process,
     pidfd: OwnedFd,
     /// QEMU's machine protocol.
     pub qmp: UnixStream,
@@ -103,7 +105,7 @@ impl Monitor {
                 return Err(StartError::Host { what: "a descriptor for the QEMU process", source: e.into() });
             }
         };
-        let mut monitor = Monitor { child, pidfd, qmp, console, agent, ended: None };
+        let mut monitor = Monitor { process: Process::Child(child), pidfd, qmp, console, agent, ended: None };
         monitor.say(qmp::command::CAPABILITIES);
         if vm.ram.is_some() {
             monitor.say(qmp::command::MIGRATION);
@@ -112,6 +114,14 @@ impl Monitor {
             monitor.say(&qmp::command::resume(STATE_FD));
         }
         Ok(monitor)
+    }
+
+    /// A QEMU that another process has started and keeps.
+    pub fn kept(keeper: UnixStream, pidfd: OwnedFd, [qmp, console, agent]: [UnixStream; 3]) -> io::Result<Monitor> {
+        for ours in [&qmp, &console, &agent] {
+            ours.set_nonblocking(true)?;
+        }
+        Ok(Monitor { process: Process::Kept(keeper), pidfd, qmp, console, agent, ended: None })
     }
 
     /// Readable when QEMU has ended.
@@ -128,8 +138,11 @@ impl Monitor {
     /// How QEMU ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
-            // An error means that somebody else has reaped it, which cannot happen to our own child.
-            self.ended = self.child.try_wait().unwrap_or_else(|_| Some(ExitStatus::from_raw(libc::SIGKILL)));
+            self.ended = match &mut self.process {
+                // An error means that somebody else has reaped it, which cannot happen to our own child.
+                Process::Child(child) => child.try_wait().unwrap_or_else(|_| Some(ExitStatus::from_raw(libc::SIGKILL))),
+                Process::Kept(keeper) => is_over(&self.pidfd).then(|| told_by(keeper)),
+            };
         }
         self.ended
     }
@@ -139,10 +152,40 @@ impl Monitor {
         if let Some(status) = self.ended() {
             return status;
         }
-        let status = end(&mut self.child);
+        let status = match &mut self.process {
+            Process::Child(child) => end(child),
+            Process::Kept(keeper) => {
+                // It may have ended meanwhile.
+                rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
+                told_by(keeper)
+            }
+        };
         self.ended = Some(status);
         status
     }
+}
+
+/// Who started QEMU.
+enum Process {
+    /// We did.
+    Child(Child),
+    /// A keeper, who says how it ended, and ends it when we are gone.
+    Kept(UnixStream),
+}
+
+/// How long a keeper may take to tell how QEMU ended.
+const TOLD: Duration = Duration::from_secs(5);
+
+/// How QEMU ended, by its keeper's word. One that is gone has taken QEMU with it.
+fn told_by(keeper: &mut UnixStream) -> ExitStatus {
+    let mut raw = [0; 4];
+    let told = keeper.set_read_timeout(Some(TOLD)).and_then(|()| keeper.read_exact(&mut raw));
+    ExitStatus::from_raw(told.map_or(libc::SIGKILL, |()| i32::from_ne_bytes(raw)))
+}
+
+fn is_over(pidfd: &OwnedFd) -> bool {
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 fn end(child: &mut Child) -> ExitStatus {

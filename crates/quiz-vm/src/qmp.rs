@@ -57,6 +57,8 @@ pub mod command {
 
     /// Gives saving up.
     pub const CANCEL: &[u8] = b"{\"execute\":\"migrate_cancel\"}\n";
+    /// Has the machine stand still.
+    pub const STOP: &[u8] = b"{\"execute\":\"stop\"}\n";
     /// Lets the machine go on that stands still.
     pub const CONTINUE: &[u8] = b"{\"execute\":\"cont\"}\n";
     /// Whether the machine runs.

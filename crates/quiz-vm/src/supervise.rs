@@ -27,8 +27,11 @@ use crate::escape::Escape;
 use crate::monitor::{Monitor, StartError};
 use crate::pump::{self, Allowance, Event, Mailbox};
 use crate::qmp::{self, Said, command};
+use crate::sparse;
+use crate::standby::Standby;
 use crate::{Outcome, Verdict};
 
+pub(crate) use agent::now;
 pub use job::{Job, Limits, NoSignals, Notice, Point, Run, Saver, Signals, Streams};
 
 /// How long QEMU may take to end after it was asked to.
@@ -107,6 +110,10 @@ enum Phase {
 
 struct Supervisor<'a> {
     monitor: Monitor,
+    /// QEMU's words.
+    log: File,
+    /// Where they are of a VM that was taken over.
+    kept_log: Option<File>,
     phase: Phase,
     deadline: Option<Instant>,
     limits: Limits,
@@ -177,7 +184,13 @@ impl<'a> Supervisor<'a> {
         let (mailbox, events, bell) = Mailbox::new()?;
         let mut nonce = Nonce::default();
         rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
-        let monitor = Monitor::start(run.vm, &log)?;
+        let (monitor, kept_log) = match run.standby {
+            Some(Standby { mut monitor, log, disks: _ }) => {
+                monitor.say(command::CONTINUE);
+                (monitor, Some(log))
+            }
+            None => (Monitor::start(run.vm, &log)?, None),
+        };
         let terminal = match &run.job {
             Job::Program(_, order) | Job::Resumed(order) => order.program.terminal.map(|_| Escape::default()),
             Job::Salvage { .. } => None,
@@ -192,6 +205,8 @@ impl<'a> Supervisor<'a> {
         };
         let mut supervisor = Supervisor {
             monitor,
+            log,
+            kept_log,
             phase,
             deadline: Some(began + limit),
             limits: run.limits,
@@ -248,6 +263,11 @@ impl<'a> Supervisor<'a> {
         }
         while (self.output.open || self.errors.open) && self.seen.signals < 2 {
             self.wait_for_output();
+        }
+        if let Some(kept) = &self.kept_log
+            && let Err(e) = sparse::copy(kept, &self.log)
+        {
+            self.seen.notes.push(format!("qemu.log is incomplete: {e}"));
         }
         let not_resumed = (self.phase == Phase::Resuming && self.seen.forced.is_none()).then(|| self.why_not_resumed());
         let verdict = self.judge();

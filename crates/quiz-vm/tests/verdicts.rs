@@ -43,6 +43,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
     let bound = |hit: &str| if behaviour == hit { Duration::from_millis(1500) } else { Duration::from_secs(30) };
     supervise(Run {
         vm: &vm,
+        standby: None,
         job: Job::Program(Box::default(), Box::new(Order { personal: Personal::default(), program })),
         saver: None,
         limits: Limits {

@@ -188,6 +188,9 @@ pub struct RunOptions {
     /// Boot, even where a template would save it
     #[arg(long)]
     pub cold: bool,
+    /// Be the keeper of a VM that waits for the next run like this one
+    #[arg(long, hide = true)]
+    pub hold_standby: bool,
 }
 
 impl RunOptions {
@@ -249,6 +252,7 @@ impl RunOptions {
             accel: later.accel.or(self.accel),
             release: later.release.or(self.release),
             cold: later.cold || self.cold,
+            hold_standby: later.hold_standby || self.hold_standby,
             ..self
         }
     }
@@ -436,6 +440,7 @@ mod tests {
             accel: value(),
             release: value(),
             cold: true,
+            hold_standby: true,
         };
         let command = Cli::command();
         for typed in all.typed() {

@@ -9,6 +9,7 @@ mod order;
 mod record;
 mod scratch;
 mod setup;
+pub mod standby;
 mod terminal;
 pub mod warm;
 
@@ -18,11 +19,13 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use quiz_arch::Arch;
-use quiz_config::{AccelChoice, RunSpec, Verbosity};
+use quiz_config::{AccelChoice, Chosen, RunSpec, Verbosity};
 use quiz_image::host::boot_id;
-use quiz_image::{Report, initramfs};
+use quiz_image::root::Root;
+use quiz_image::{Cache, Kernel, Report, initramfs};
 use quiz_vm::accel::{Choice, Host, Wish};
 use quiz_vm::artifacts::Bounds;
+use quiz_vm::proto::Order;
 use quiz_vm::supervise::{Job, Notice, Saver};
 use quiz_vm::{Accel, Disk, DiskFormat, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 
@@ -35,7 +38,7 @@ use evidence::RunDir;
 pub use record::Record;
 use scratch::Scratch;
 use terminal::Terminal;
-use warm::{Plan, Start};
+use warm::{Ingredients, Plan, Start};
 
 /// The guest's first process, made by this build.
 static AGENT: &[u8] = include_bytes!(env!("QUIZ_AGENT"));
@@ -57,6 +60,9 @@ pub fn run(spec: RunSpec, ctx: &Context) -> ExitCode {
         ended.announce(spec.verbosity);
         if spec.json {
             crate::output::text(&(ended.record.line() + "\n"))?;
+        }
+        if ended.next {
+            standby::leave_one();
         }
         prune(&spec, ctx)?;
         Ok(ended.record.exit_code)
@@ -85,6 +91,8 @@ pub struct Ended {
     /// Its record.
     pub record: Record,
     outcome: Outcome,
+    /// A VM may wait for the next run like it.
+    next: bool,
 }
 
 impl Ended {
@@ -106,16 +114,158 @@ pub fn prune(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
 }
 
 fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Result<Ended, Fault> {
+    let terminal = if watch.is_some() { Terminal::none() } else { Terminal::of_this_process() };
+    let dir = RunDir::create(&ctx.runs_dir()?, ctx.worktree.as_ref())?;
+    equip(spec, &dir, &terminal, ctx, |equipment| run_with(equipment, &dir, &terminal, watch, ctx))
+}
+
+fn run_with(
+    equipment: Equipment<'_>,
+    dir: &RunDir,
+    terminal: &Terminal,
+    watch: Option<Watch>,
+    ctx: &Context,
+) -> Result<Ended, Fault> {
+    let Equipment { chosen, kernel, root, choice, vm, order, ingredients, cache } = equipment;
+    let Ingredients { spec, system, scratch, .. } = ingredients;
+    dir.write_command_line(vm)?;
+    // What somebody watches takes long in any case, and their ends of the streams are there once.
+    let Plan { mut start, mut camera } = match watch {
+        None => warm::plan(ingredients, cache, ctx),
+        Some(_) => Plan { start: Start::Boot, camera: None },
+    };
+    let started_at = SystemTime::now();
+    let mut signals = terminal.signals()?;
+    let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
+    let (mut watched, mut hear) = match watch {
+        Some(Watch { output, errors, hear }) => (Some(Streams { input: terminal.input(), output, errors }), Some(hear)),
+        None => (None, None),
+    };
+    let mut waiting = match &start {
+        Start::Template(from) if spec.standby => standby::take(cache, &standby::name(&from.name, vm)),
+        _ => None,
+    };
+    let mut had_waited = waiting.is_some();
+    if had_waited && spec.verbosity == Verbosity::Verbose {
+        ctx.report.say("a VM of it was waiting");
+    }
+    let mut outcome = {
+        let _raw = terminal.raw()?;
+        loop {
+            let job = match start {
+                Start::Template(_) => Job::Resumed(Box::new(order.clone())),
+                _ => Job::Program(Box::new(system.clone()), Box::new(order.clone())),
+            };
+            let before = match &start {
+                Start::Template(from) | Start::Bare(from) => Some(from.template.console()),
+                Start::Boot => None,
+            };
+            let vm = match (&start, &mut camera) {
+                (Start::Template(from), _) => {
+                    match &waiting {
+                        Some(waiting) => {
+                            waiting.disks.iter().try_for_each(|(serial, disk)| scratch.adopt(serial, disk))?
+                        }
+                        None => from.fill(scratch)?,
+                    }
+                    from.template.clone_of(vm)
+                }
+                (Start::Bare(from), Some(camera)) => {
+                    scratch.write_new()?;
+                    camera.film(Some(&from.template))?
+                }
+                (_, Some(camera)) => {
+                    scratch.write_new()?;
+                    camera.film(None)?
+                }
+                (_, None) => {
+                    scratch.write_new()?;
+                    vm.clone()
+                }
+            };
+            if let Some(console) = before.as_ref().filter(|_| spec.verbosity == Verbosity::Verbose) {
+                // What is in this run's console.log, too: the guest has said it, only not just now.
+                announcer.show(Notice::Console(&fs_err::read(console)?));
+            }
+            dir.write_command_line(&vm)?;
+            let waited = waiting.is_some();
+            let outcome = supervise(Run {
+                vm: &vm,
+                standby: waiting.take(),
+                job,
+                saver: camera.as_mut().map(|camera| camera as &mut dyn Saver),
+                limits: limits(spec),
+                console_before: before.as_deref(),
+                dir: dir.path(),
+                streams: match watched.take() {
+                    Some(streams) => streams,
+                    None => terminal.streams()?,
+                },
+                signals: &mut signals,
+                show: &mut |notice| match &mut hear {
+                    Some(hear) => hear(notice),
+                    None => announcer.show(notice),
+                },
+            });
+            match (&outcome.not_resumed, start) {
+                // The template may be as good as ever.
+                (Some(_), begun) if waited => (start, had_waited) = (begun, false),
+                (Some(why), Start::Template(from) | Start::Bare(from)) => {
+                    from.drop_it(why, ctx);
+                    start = Start::Boot;
+                }
+                (_, begun) => {
+                    start = begun;
+                    break outcome;
+                }
+            }
+        }
+    };
+    announcer.finish();
+    salvage(&mut outcome, started_at, vm, scratch, dir, &mut signals);
+    if let Some(camera) = camera.as_ref().filter(|_| spec.verbosity == Verbosity::Verbose) {
+        camera.failures.iter().for_each(|why| ctx.report.say(&format!("no template was made: {why}")));
+    }
+    let made = camera.and_then(|camera| camera.made);
+    let how = match &start {
+        Start::Template(from) => (if had_waited { "standby" } else { "template" }, Some(from.name.clone())),
+        Start::Bare(_) => ("bare", made),
+        Start::Boot => ("boot", made),
+    };
+    let record = Record::new(dir, spec, chosen, vm, kernel, root, choice, how, started_at, &outcome);
+    dir.finish(&record)?;
+    let next = spec.standby && standby::can_follow(&record, &order, scratch, chosen);
+    Ok(Ended { record, outcome, next })
+}
+
+/// All that a run is made of.
+pub struct Equipment<'a> {
+    pub chosen: &'a [Chosen],
+    pub kernel: &'a Kernel,
+    pub root: &'a Root,
+    pub choice: &'a Choice,
+    pub vm: &'a VmSpec,
+    pub order: Order,
+    pub ingredients: Ingredients<'a>,
+    pub cache: &'a Cache,
+}
+
+/// Finds and makes what the run that `spec` asks for needs, whose directory is `dir`, and does `work` with it.
+pub fn equip<R>(
+    spec: &RunSpec,
+    dir: &RunDir,
+    terminal: &Terminal,
+    ctx: &Context,
+    work: impl FnOnce(Equipment<'_>) -> Result<R, Fault>,
+) -> Result<R, Fault> {
     let arch = crate::commands::arch(Some(&spec.arch))?;
     let chosen = profiles::choose(&spec.profiles, &spec.profile_options, ctx)?;
     let Prepared { kernel, root } = prepare::kernel_and_root(spec, &chosen, ctx)?;
-    let dir = RunDir::create(&ctx.runs_dir()?, ctx.worktree.as_ref())?;
     let own = tempfile::Builder::new()
         .prefix("setup-")
         .tempdir_in(dir.path())
         .map_err(|e| Fault::new(format!("cannot make a directory for the profiles: {e}")))?;
     let asked = setup::run(&chosen, &kernel, own.path(), ctx)?;
-    let terminal = if watch.is_some() { Terminal::none() } else { Terminal::of_this_process() };
 
     let cache = ctx.cache()?;
     let mut host = host(ctx)?;
@@ -187,7 +337,7 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
     let parts =
         order::Parts { root: &root, layers: serials, modules, scratch: &scratch, chosen: &chosen, asked: &asked };
     let system = order::system(&parts);
-    let order = order::order(spec, ctx, &parts, &shares, &terminal)?;
+    let order = order::order(spec, ctx, &parts, &shares, terminal)?;
     let contents = |path: &Path| {
         let of_layer = || layers.iter().find(|layer| layer.image == path).map(|layer| layer.name.clone());
         match path {
@@ -198,7 +348,7 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
         }
     };
     let boot_id = boot_id()?;
-    let ingredients = warm::Ingredients {
+    let ingredients = Ingredients {
         spec,
         vm: &vm,
         system: &system,
@@ -207,96 +357,16 @@ fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Resul
         boot_id: &boot_id,
         evidence: dir.path(),
     };
-    dir.write_command_line(&vm)?;
-    // What somebody watches takes long in any case, and their ends of the streams are there once.
-    let Plan { mut start, mut camera } = match watch {
-        None => warm::plan(ingredients, &cache, ctx),
-        Some(_) => Plan { start: Start::Boot, camera: None },
-    };
-    let started_at = SystemTime::now();
-    let mut signals = terminal.signals()?;
-    let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
-    let (mut watched, mut hear) = match watch {
-        Some(Watch { output, errors, hear }) => (Some(Streams { input: terminal.input(), output, errors }), Some(hear)),
-        None => (None, None),
-    };
-    let mut outcome = {
-        let _raw = terminal.raw()?;
-        loop {
-            let job = match start {
-                Start::Template(_) => Job::Resumed(Box::new(order.clone())),
-                _ => Job::Program(Box::new(system.clone()), Box::new(order.clone())),
-            };
-            let before = match &start {
-                Start::Template(from) | Start::Bare(from) => Some(from.template.console()),
-                Start::Boot => None,
-            };
-            let vm = match (&start, &mut camera) {
-                (Start::Template(from), _) => {
-                    from.fill(&scratch)?;
-                    from.template.clone_of(&vm)
-                }
-                (Start::Bare(from), Some(camera)) => {
-                    scratch.write_new()?;
-                    camera.film(Some(&from.template))?
-                }
-                (_, Some(camera)) => {
-                    scratch.write_new()?;
-                    camera.film(None)?
-                }
-                (_, None) => {
-                    scratch.write_new()?;
-                    vm.clone()
-                }
-            };
-            if let Some(console) = before.as_ref().filter(|_| spec.verbosity == Verbosity::Verbose) {
-                // What is in this run's console.log, too: the guest has said it, only not just now.
-                announcer.show(Notice::Console(&fs_err::read(console)?));
-            }
-            dir.write_command_line(&vm)?;
-            let outcome = supervise(Run {
-                vm: &vm,
-                job,
-                saver: camera.as_mut().map(|camera| camera as &mut dyn Saver),
-                limits: limits(spec),
-                console_before: before.as_deref(),
-                dir: dir.path(),
-                streams: match watched.take() {
-                    Some(streams) => streams,
-                    None => terminal.streams()?,
-                },
-                signals: &mut signals,
-                show: &mut |notice| match &mut hear {
-                    Some(hear) => hear(notice),
-                    None => announcer.show(notice),
-                },
-            });
-            match (&outcome.not_resumed, start) {
-                (Some(why), Start::Template(from) | Start::Bare(from)) => {
-                    from.drop_it(why, ctx);
-                    start = Start::Boot;
-                }
-                (_, begun) => {
-                    start = begun;
-                    break outcome;
-                }
-            }
-        }
-    };
-    announcer.finish();
-    salvage(&mut outcome, started_at, &vm, &scratch, &dir, &mut signals);
-    if let Some(camera) = camera.as_ref().filter(|_| spec.verbosity == Verbosity::Verbose) {
-        camera.failures.iter().for_each(|why| ctx.report.say(&format!("no template was made: {why}")));
-    }
-    let made = camera.and_then(|camera| camera.made);
-    let how = match &start {
-        Start::Template(from) => ("template", Some(from.name.clone())),
-        Start::Bare(_) => ("bare", made),
-        Start::Boot => ("boot", made),
-    };
-    let record = Record::new(&dir, spec, &chosen, &vm, &kernel, &root, &choice, how, started_at, &outcome);
-    dir.finish(&record)?;
-    Ok(Ended { record, outcome })
+    work(Equipment {
+        chosen: &chosen,
+        kernel: &kernel,
+        root: &root,
+        choice: &choice,
+        vm: &vm,
+        order,
+        ingredients,
+        cache: &cache,
+    })
 }
 
 /// What is known of this host.
@@ -362,6 +432,7 @@ fn salvage(
     let result = fs_err::create_dir(&place).map(|()| {
         supervise(Run {
             vm: &second,
+            standby: None,
             job: Job::Salvage { out_serial: out.serial.clone() },
             saver: None,
             console_before: None,

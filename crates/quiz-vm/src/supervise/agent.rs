@@ -226,7 +226,7 @@ impl Supervisor<'_> {
 }
 
 /// The host's time, and randomness for a guest.
-fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let mut seed = vec![0; 64];
     let full = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());

@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::VmSpec;
 use crate::artifacts::Bounds;
+use crate::standby::Standby;
 
 /// What the guest is to do.
 pub enum Job {
@@ -90,6 +91,8 @@ pub enum Notice<'a> {
 pub struct Run<'a> {
     /// The machine.
     pub vm: &'a VmSpec,
+    /// The same, where it was found waiting: it is not started then.
+    pub standby: Option<Standby>,
     /// What it is for.
     pub job: Job,
     /// Saves the VM meanwhile. Its memory must be a file that QEMU shares.

@@ -54,6 +54,10 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
         Typed::Run(global, options, command) => {
             let ctx = Context::new(&global)?;
             let spec = ctx.run_spec(&options, command)?;
+            if options.hold_standby {
+                crate::run::standby::hold(&spec, &ctx)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             Ok(crate::run::run(spec, &ctx))
         }
         Typed::Verb(global, options, verb) => other_verb(&global, &options, *verb),

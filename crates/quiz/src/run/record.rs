@@ -30,7 +30,7 @@ pub struct Record {
     pub machine: &'static str,
     pub accelerator: &'static str,
     pub accelerator_why: String,
-    /// What the VM started from: `template`, `bare` (a saved VM whose agent was up) or `boot`.
+    /// What the VM started from: `standby` (a VM that waited), `template`, `bare` (a saved VM whose agent was up) or `boot`.
     pub start: &'static str,
     /// The template that it went on from, or that was made on its way.
     pub template: Option<String>,

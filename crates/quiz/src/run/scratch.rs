@@ -167,6 +167,18 @@ impl Scratch {
         self.blank.iter().try_for_each(|disk| disk.write_new(&disk.file))
     }
 
+    /// Makes the disk `serial`, one that is thrown away, another file; it keeps its path.
+    pub fn adopt(&self, serial: &str, file: &File) -> Result<(), Fault> {
+        let Some((_, ours)) = self.thrown_away().find(|(known, _)| *known == serial) else {
+            return Err(Fault::new(format!("the run has no disk {serial}")));
+        };
+        // SAFETY: both descriptors are open, and `ours` stays the owner of its number.
+        if unsafe { libc::dup3(file.as_raw_fd(), ours.as_raw_fd(), libc::O_CLOEXEC) } < 0 {
+            return Err(Fault::new(format!("cannot take the disk {serial} over: {}", io::Error::last_os_error())));
+        }
+        Ok(())
+    }
+
     /// The disks that are thrown away, by their serial numbers.
     pub fn thrown_away(&self) -> impl Iterator<Item = (&str, &File)> {
         self.blank.iter().map(|disk| (disk.serial.as_str(), &disk.file))

@@ -116,6 +116,14 @@ fn blocked(of: &Ingredients<'_>) -> Option<String> {
     None
 }
 
+/// The template that a run would start from, if there is one.
+pub fn existing(of: &Ingredients<'_>, cache: &Cache, ctx: &Context) -> Result<Option<Warm>, Fault> {
+    match blocked(of) {
+        Some(_) => Ok(None),
+        None => open(&shelf(cache), &name(of, Point::Prepared)?, of, ctx),
+    }
+}
+
 /// How the run starts: from its template, or else on the way to one, from as far up as there is something to start from.
 pub fn plan<'a>(of: Ingredients<'a>, cache: &Cache, ctx: &Context) -> Plan<'a> {
     let verbose = |text: &str| {

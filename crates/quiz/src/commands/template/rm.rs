@@ -5,7 +5,7 @@ use quiz_image::store::StoreError;
 
 use crate::context::Context;
 use crate::errors::Fault;
-use crate::run::warm;
+use crate::run::{standby, warm};
 
 /// Which templates.
 #[derive(Debug, Args)]
@@ -20,7 +20,10 @@ pub struct Rm {
 
 /// Removes them.
 pub fn run(args: &Rm, ctx: &Context) -> Result<(), Fault> {
-    let shelf = warm::shelf(&ctx.cache()?);
+    let cache = ctx.cache()?;
+    // Each that waits has one in use.
+    standby::dismiss_all(&cache);
+    let shelf = warm::shelf(&cache);
     if args.all {
         for name in shelf.names()? {
             match shelf.remove(&name) {

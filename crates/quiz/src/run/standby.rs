@@ -1,0 +1,192 @@
+//! A VM that waits for the next run of the same kind, and the process that keeps it. Not for how it is handed over (`quiz_vm::standby`).
+//!
+//! Whoever has just run something starts quiz once more, with the same words, as a keeper. That finds the same template, restores it, rehearses a
+//! run, and waits at a socket that is named for all that the VM is made of. A run that finds no such socket, or nobody behind it, starts from its
+//! template: nothing but time depends on a keeper.
+
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use fs_err as fs;
+use quiz_config::profile::Source;
+use quiz_config::{Chosen, RunSpec};
+use quiz_image::lock::Lock;
+use quiz_image::{Cache, digest};
+use quiz_vm::proto::Order;
+use quiz_vm::standby::{self, Keeper, Standby};
+use quiz_vm::{Verdict, VmSpec};
+
+use super::evidence::{self, RunDir};
+use super::record::Record;
+use super::scratch::Scratch;
+use super::terminal::Terminal;
+use super::{equip, warm};
+use crate::context::Context;
+use crate::errors::Fault;
+
+/// How many may wait at the same time.
+const KEPT: usize = 2;
+/// How long one waits.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// The name of the VM that goes on from `template` with these shares.
+pub fn name(template: &str, vm: &VmSpec) -> String {
+    digest::of_bytes(format!("{template} {:?}", vm.shares).as_bytes())[..20].to_owned()
+}
+
+/// Where the sockets are. Others may not even look: whoever connects gets a VM with everything that is in it.
+fn dir(cache: &Cache) -> PathBuf {
+    cache.dir().join("standby")
+}
+
+/// The VM of that name, if one waits.
+pub fn take(cache: &Cache, name: &str) -> Option<Standby> {
+    let place = dir(cache);
+    match connect(&place, name) {
+        // Whatever is wrong with it, the run starts without.
+        Ok(keeper) => standby::take(keeper).ok(),
+        Err(e) => {
+            if e.kind() == ErrorKind::ConnectionRefused {
+                // Its keeper was killed.
+                fs::remove_file(place.join(socket_name(name))).ok();
+            }
+            None
+        }
+    }
+}
+
+/// Whether a VM may be rehearsed and wait for the next run like the one that this is the record of.
+pub fn can_follow(record: &Record, order: &Order, scratch: &Scratch, chosen: &[Chosen]) -> bool {
+    let ended = matches!(record.verdict, Verdict::Exited { .. } | Verdict::Signalled { .. });
+    // What the profiles do on the host and for one run only is not done for none.
+    let pure = chosen.iter().all(|one| one.profile.setup().is_none() || one.profile.source == Source::BuiltIn);
+    ended && record.template.is_some() && pure && is_general(order, scratch)
+}
+
+/// Nothing in the run is its own that could not be undone.
+fn is_general(order: &Order, scratch: &Scratch) -> bool {
+    scratch.kept.is_empty() && order.personal.inits.programs.is_empty()
+}
+
+/// Starts a keeper for the next run with the same words as this one.
+pub fn leave_one() {
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut command = Command::new(program);
+    command.arg("--hold-standby").args(std::env::args_os().skip(1));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            Ok(())
+        });
+    }
+    // A host that has no process left has none to spare either.
+    command.spawn().ok();
+}
+
+/// Keeps a VM for the next run of `spec`: to its end if it is taken, for a while if not.
+pub fn hold(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
+    let cache = ctx.cache()?;
+    let place = dir(&cache);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place)?;
+    // What keepers have left that were killed.
+    evidence::prune(&place, Some(0), None);
+    let own = RunDir::create(&place, None)?;
+    equip(spec, &own, &Terminal::none(), ctx, |equipment| {
+        let scratch = equipment.ingredients.scratch;
+        let Some(warm) = warm::existing(&equipment.ingredients, &cache, ctx)? else { return Ok(()) };
+        if !is_general(&equipment.order, scratch) {
+            return Ok(());
+        }
+        let name = name(&warm.name, equipment.vm);
+        let Some(lock) = Lock::attempt(&place.join(format!("{name}.lock")), "keeping a VM for the next run")? else {
+            return Ok(());
+        };
+        warm.fill(scratch)?;
+        let mut order = equipment.order;
+        order.program.argv = ["/bin/sh", "-c", "/bin/true"].map(|word| word.as_bytes().to_vec()).to_vec();
+        order.program.shell_after = false;
+        let log = tempfile::tempfile_in(&place)?;
+        let disks: Vec<_> = scratch.thrown_away().collect();
+        let vm = warm.template.clone_of(equipment.vm);
+        let keeper = Keeper { vm: &vm, order, log: &log, disks: &disks, idle: IDLE };
+        let socket = place.join(socket_name(&name));
+        let kept = keeper.keep(
+            || {
+                make_room(&place);
+                fs::remove_file(&socket).ok();
+                bind(&place, &name)
+            },
+            || {
+                fs::remove_file(&socket).ok();
+                drop(lock);
+            },
+        );
+        // Not taken; or a later keeper's, which then is missed by one run.
+        fs::remove_file(&socket).ok();
+        drop(warm);
+        // Whoever told this one to go sees it gone, and its template free.
+        kept.map(drop)?;
+        Ok(())
+    })
+}
+
+/// Has the keepers go that would be too many with one more, those first that have waited longest.
+fn make_room(place: &Path) {
+    let mut waiting: Vec<(SystemTime, String)> = Vec::new();
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        let Some(name) = entry.file_name().to_str().and_then(|name| name.strip_suffix(SOCKET)).map(str::to_owned)
+        else {
+            continue;
+        };
+        let made = entry.metadata().and_then(|meta| meta.modified());
+        waiting.push((made.unwrap_or(SystemTime::UNIX_EPOCH), name));
+    }
+    waiting.sort();
+    let surplus = (waiting.len() + 1).saturating_sub(KEPT);
+    waiting.iter().take(surplus).for_each(|(_, name)| dismiss(place, name));
+}
+
+/// Has every keeper go.
+pub fn dismiss_all(cache: &Cache) {
+    let place = dir(cache);
+    for entry in fs::read_dir(&place).into_iter().flatten().flatten() {
+        if let Some(name) = entry.file_name().to_str().and_then(|name| name.strip_suffix(SOCKET)) {
+            dismiss(&place, name);
+        }
+    }
+}
+
+fn dismiss(place: &Path, name: &str) {
+    // A socket without anyone behind it is only a file.
+    if connect(place, name).and_then(standby::dismiss).is_err() {
+        fs::remove_file(place.join(socket_name(name))).ok();
+    }
+}
+
+const SOCKET: &str = ".sock";
+
+fn socket_name(name: &str) -> String {
+    format!("{name}{SOCKET}")
+}
+
+/// A socket's path may have 107 bytes, which a cache directory alone can exceed: it is reached through an open directory.
+fn through<T>(place: &Path, name: &str, how: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
+    let dir = fs::File::open(place)?;
+    how(Path::new(&format!("/proc/self/fd/{}/{}", dir.file().as_raw_fd(), socket_name(name))))
+}
+
+fn connect(place: &Path, name: &str) -> std::io::Result<UnixStream> {
+    through(place, name, |path| UnixStream::connect(path))
+}
+
+fn bind(place: &Path, name: &str) -> std::io::Result<UnixListener> {
+    through(place, name, |path| UnixListener::bind(path))
+}

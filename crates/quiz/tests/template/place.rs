@@ -1,0 +1,109 @@
+//! Where the tests of templates run: a worktree, and a cache of which all but the templates is the user's.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use quiz_testing::Sandbox;
+use serde_json::Value;
+
+/// A sandbox whose templates are its own: a cache beside the worktree, of which all but the templates is the user's.
+pub struct Place {
+    pub sandbox: Sandbox,
+    pub cache: PathBuf,
+}
+
+impl Place {
+    pub fn new() -> Place {
+        let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+        // Makes what is missing in the user's cache.
+        let first = sandbox.quiz(["--cold", "true"]);
+        assert_eq!(first.code, 0, "{}", first.stderr);
+        let cache = sandbox.beside("cache");
+        fs::create_dir(&cache).unwrap();
+        for entry in fs::read_dir(quiz_testing::cache()).unwrap().flatten() {
+            if entry.file_name() != "templates" {
+                fs_err::os::unix::fs::symlink(entry.path(), cache.join(entry.file_name())).unwrap();
+            }
+        }
+        Place { sandbox, cache }
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = self.sandbox.command(arguments);
+        command.env("QUIZ_CACHE", &self.cache);
+        command
+    }
+
+    pub fn quiz(&self, arguments: &[&str]) -> quiz_testing::Ran {
+        self.command(arguments).output().unwrap().into()
+    }
+
+    /// What a good run printed.
+    pub fn good(&self, arguments: &[&str]) -> String {
+        let ran = self.quiz(arguments);
+        assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.stderr);
+        ran.out()
+    }
+
+    pub fn template_of_last_run(&self) -> Option<String> {
+        let text = fs::read(self.sandbox.last_run().join("result.json")).unwrap();
+        let record: Value = serde_json::from_slice(&text).unwrap();
+        record["template"].as_str().map(str::to_owned)
+    }
+
+    /// Those that runs start from.
+    pub fn templates(&self) -> Vec<PathBuf> {
+        self.all_templates().into_iter().filter(|path| !is_bare(path)).collect()
+    }
+
+    /// Those that others are made from.
+    pub fn bare_templates(&self) -> Vec<PathBuf> {
+        self.all_templates().into_iter().filter(|path| is_bare(path)).collect()
+    }
+
+    pub fn all_templates(&self) -> Vec<PathBuf> {
+        let Ok(found) = fs::read_dir(self.cache.join("templates")) else { return Vec::new() };
+        let entries = found.flatten().filter(|e| !e.file_name().to_string_lossy().starts_with('.'));
+        entries.map(|e| e.path()).collect()
+    }
+
+    pub fn sandbox_input(&self, arguments: &[&str], input: &[u8]) -> quiz_testing::Ran {
+        use std::io::Write;
+        let mut command = self.command(arguments);
+        command.stdin(std::process::Stdio::piped());
+        let mut child = self.sandbox.start(&mut command);
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap().into()
+    }
+
+    /// A QEMU that writes a line to a file each time that it boots a kernel, and the file.
+    pub fn counting_qemu(&self) -> (String, PathBuf) {
+        let (qemu, boots) = (self.sandbox.beside("qemu"), self.sandbox.beside("boots"));
+        let script =
+            "#!/bin/sh\ncase $* in *-incoming*) ;; *-kernel*) echo x >> BOOTS ;; esac\nexec qemu-system-ARCH \"$@\"\n";
+        let script = script.replace("BOOTS", &boots.display().to_string()).replace("ARCH", std::env::consts::ARCH);
+        write_program(&qemu, &script);
+        fs::write(&boots, "").unwrap();
+        (qemu.display().to_string(), boots)
+    }
+}
+
+pub fn is_bare(template: &Path) -> bool {
+    template.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bare-"))
+}
+
+pub fn write_program(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+/// Right by all that is written down about it, and of no use to QEMU.
+pub fn make_useless(template: &Path) {
+    let state = template.join("state");
+    fs::write(&state, "no state of any machine").unwrap();
+    let sum = std::process::Command::new("sha256sum").arg(&state).output().unwrap();
+    let manifest = template.join("manifest.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    record["state_sha256"] = String::from_utf8_lossy(&sum.stdout)[..64].into();
+    fs::write(&manifest, record.to_string()).unwrap();
+}
