@@ -1,5 +1,6 @@
 //! Benchmarks: everything that is compared is measured in one run, turn by turn, so that a noisy host is noisy for all.
 
+mod clones;
 mod cold;
 mod cycle;
 mod floor;
@@ -31,7 +32,15 @@ pub enum Bench {
         #[arg(long)]
         zfs: Option<PathBuf>,
     },
-    /// From a touched file of OpenZFS to the printed `zpool status`, against installing, indexing, booting and loading
+    /// Many clones of a 1 GiB guest with OpenZFS at once: their number in a second, and their memory
+    Clones {
+        #[command(flatten)]
+        common: Common,
+        /// A checkout of OpenZFS; without one, Debian's release is fetched and built
+        #[arg(long)]
+        worktree: Option<PathBuf>,
+    },
+    /// From an edited file of OpenZFS to the printed `zpool status`, against installing, indexing, booting and loading
     Cycle {
         #[command(flatten)]
         common: Common,
@@ -67,6 +76,7 @@ pub fn run(which: &Bench) -> Result<(), String> {
         Bench::Warm { common, peers, zfs } => {
             warm::run(common.rounds, common.kernel.as_deref(), !peers.no_vng, zfs.as_deref())
         }
+        Bench::Clones { common, worktree } => clones::run(common.rounds, common.kernel.as_deref(), worktree.as_deref()),
         Bench::Cycle { common, worktree } => cycle::run(common.rounds, common.kernel.as_deref(), worktree.as_deref()),
     }
 }

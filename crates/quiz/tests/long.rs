@@ -1,12 +1,19 @@
 //! What takes too long for every change: run by `cargo xtask test --long`, some ten minutes the first time. OpenZFS with defects
-//! made on purpose, in a copy of the checkout, and the test suite that must find them; and 25 tests of five groups that must pass.
+//! made on purpose, in a copy of the checkout, and the test suite that must find them; 25 tests of five groups that must
+//! pass; a thousand runs from a template, and two hundred that are killed.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use fs_err as fs;
+use place::Place;
 use quiz_testing::openzfs::{self, Release};
-use quiz_testing::{Ran, Sandbox, kernels};
+use quiz_testing::{Ran, Sandbox, descendants, is_alive, kernels};
+
+#[path = "template/place.rs"]
+#[allow(dead_code, reason = "the tests of templates use the rest")]
+mod place;
 
 /// Where blocks that are written again with the same contents are found out.
 const SOURCE: &str = "module/zfs/zio.c";
@@ -96,4 +103,49 @@ fn the_same_release_runs_on_the_distributions_kernel() {
     let ran = sandbox.quiz_in(&checkout, ["-k", kernel, "-p", "zfs,memdev", "--timeout", "3m", "sh", "-c", script]);
     assert_eq!(ran.code, 0, "{}\n{}", ran.out(), ran.stderr);
     assert!(ran.out().contains("state: ONLINE") && ran.out().contains("\n2.3."), "{}", ran.out());
+}
+
+#[test]
+fn a_thousand_runs_and_two_hundred_that_are_killed_leave_nothing_and_tell_no_lies() {
+    let place = Place::new();
+    for i in 0..1000u32 {
+        let (text, code) = (format!("{i}\n"), i32::try_from(i % 7).unwrap());
+        let ran = place.quiz(&["sh", "-c", &format!("echo {i}; exit {code}")]);
+        assert_eq!((ran.code, ran.out()), (code, text), "run {i}: {}", ran.stderr);
+        assert!(place.template_of_last_run().is_some(), "run {i} did not start from a template");
+    }
+    // Moments that are other ones each time, and can be had again.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let mut random = u64::from(now.subsec_nanos()) | 1;
+    println!("the moments begin with {random}");
+    for i in 0..200 {
+        if i % 20 == 0 {
+            place.good(&["template", "rm", "--all"]);
+        }
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut command = place.command(&["sh", "-c", "echo started; sleep 1"]);
+        command.env("QUIZ_STANDBY", if i % 40 < 20 { "false" } else { "true" });
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis((random >> 33) % 1500));
+        let below = descendants(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let limit = Instant::now() + Duration::from_secs(2);
+        while below.iter().any(|pid| is_alive(*pid)) {
+            assert!(Instant::now() < limit, "run {i}: {below:?} outlived their quiz");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    assert_eq!(place.good(&["echo", "alive"]), "alive\n");
+    place.good(&["template", "rm", "--all"]);
+    place.good(&["true"]);
+    let mut data: Vec<_> = fs::read_dir(place.cache.join("templates/.data")).unwrap().flatten().collect();
+    data.retain(|entry| fs::read_dir(entry.path()).is_ok_and(|mut made| made.next().is_some()));
+    assert_eq!((place.templates().len(), place.bare_templates().len(), data.len()), (1, 1, 2));
+    let limit = Instant::now() + Duration::from_secs(10);
+    while place.processes() > 0 {
+        assert!(Instant::now() < limit, "{} processes are left", place.processes());
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -8,6 +8,7 @@ use place::{Place, make_useless, write_program};
 use quiz_testing::{descendants, is_alive};
 
 #[path = "template/place.rs"]
+#[allow(dead_code, reason = "the long tests use the rest")]
 mod place;
 #[path = "template/standby.rs"]
 mod standby;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -52,33 +53,72 @@ pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool, zfs: Option<&Pat
     };
     let mut floors = Samples::of("bare restore");
     let mut warm = Samples::of("quiz true");
+    let mut waiting = Samples::of("quiz true, a VM waits");
     let mut cold = Samples::of("quiz --cold true");
     let mut theirs = Samples::of("virtme-ng true");
     for _ in 0..rounds {
         floors.add(restore.time()?);
         warm.time(&mut quiz(&worktree, &["true"]))?;
         cold.time(&mut quiz(&worktree, &["--cold", "true"]))?;
+        waiting.add(with_one_waiting(&|words| quiz(&worktree, &[words, &["true"]].concat()))?);
         if let Some(vng) = &vng {
             theirs.time_if(vng.command(emulated).current_dir(&worktree), |output| output.status.code() == Some(255))?;
         }
     }
     match &vng {
-        Some(_) => print(&[&floors, &warm, &cold, &theirs]),
-        None => print(&[&floors, &warm, &cold]),
+        Some(_) => print(&[&floors, &waiting, &warm, &cold, &theirs]),
+        None => print(&[&floors, &waiting, &warm, &cold]),
     }
-    println!("cold / warm: {:.1}", cold.median() / warm.median());
-    if vng.is_some() {
-        println!("virtme-ng / warm: {:.1}", theirs.median() / warm.median());
+    for (name, ours) in [("warm", &warm), ("waiting", &waiting)] {
+        println!("cold / {name}: {:.1}", cold.median() / ours.median());
+        if vng.is_some() {
+            println!("virtme-ng / {name}: {:.1}", theirs.median() / ours.median());
+        }
     }
     let Some(zfs) = zfs else { return Ok(()) };
     let pool = ["-p", "zfs,memdev,pool", "zpool", "status"];
     record(zfs, &pool)?;
     let mut warm = Samples::of("zpool status");
+    let mut waiting = Samples::of("zpool status, a VM waits");
     let mut cold = Samples::of("--cold zpool status");
     for _ in 0..rounds {
         warm.time(&mut quiz(zfs, &pool))?;
+        waiting.add(with_one_waiting(&|words| quiz(zfs, &[words, &pool].concat()))?);
         cold.time(quiz(zfs, &["--cold"]).args(pool))?;
     }
-    print(&[&warm, &cold]);
+    print(&[&cold, &warm, &waiting]);
     Ok(())
+}
+
+/// The time of a run for which a VM waits, after one that has left it.
+fn with_one_waiting(quiz: &dyn Fn(&[&str]) -> Command) -> Result<Duration, String> {
+    let waits = cache_dir()?.with_file_name("standby");
+    let mut time = Duration::ZERO;
+    for _ in 0..2 {
+        let before = sockets(&waits);
+        let begin = Instant::now();
+        let output = quiz(&["--json"]).env("QUIZ_STANDBY", "true").output().map_err(|e| e.to_string())?;
+        time = begin.elapsed();
+        let record = String::from_utf8_lossy(&output.stdout).lines().last().map(str::to_owned).unwrap_or_default();
+        let record: Value = serde_json::from_str(&record).map_err(|e| format!("quiz gave no record: {e}"))?;
+        // The next one has to be there, and nobody may be at work on it any more.
+        let limit = Instant::now() + Duration::from_secs(30);
+        while sockets(&waits).iter().all(|socket| before.contains(socket)) {
+            if Instant::now() > limit {
+                return Err("no VM waits for the next run".to_owned());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if record["start"] == "standby" {
+            return Ok(time);
+        }
+    }
+    Err(format!("the run of {} ms did not take the VM that waited", time.as_millis()))
+}
+
+/// Where VMs wait, and since when.
+fn sockets(dir: &Path) -> Vec<(PathBuf, Option<SystemTime>)> {
+    let found = fs_err::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let found = found.filter(|path| path.extension().is_some_and(|extension| extension == "sock"));
+    found.map(|path| (path.clone(), fs_err::metadata(path).and_then(|meta| meta.modified()).ok())).collect()
 }

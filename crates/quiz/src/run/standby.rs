@@ -106,9 +106,11 @@ pub fn hold(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
             return Ok(());
         }
         let name = name(&warm.name, equipment.vm);
-        let Some(lock) = Lock::attempt(&place.join(format!("{name}.lock")), "keeping a VM for the next run")? else {
+        let lock_file = place.join(format!("{name}.lock"));
+        let mut lock = Lock::attempt(&lock_file, "keeping a VM for the next run")?;
+        if lock.is_none() {
             return Ok(());
-        };
+        }
         warm.fill(scratch)?;
         let mut order = equipment.order;
         order.program.argv = ["/bin/sh", "-c", "/bin/true"].map(|word| word.as_bytes().to_vec()).to_vec();
@@ -126,11 +128,15 @@ pub fn hold(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
             },
             || {
                 fs::remove_file(&socket).ok();
-                drop(lock);
+                // Somebody may have it open to wait for it: then there are two keepers, of which one is found.
+                fs::remove_file(&lock_file).ok();
+                drop(lock.take());
             },
         );
-        // Not taken; or a later keeper's, which then is missed by one run.
-        fs::remove_file(&socket).ok();
+        if lock.is_some() {
+            fs::remove_file(&socket).ok();
+            fs::remove_file(&lock_file).ok();
+        }
         drop(warm);
         // Whoever told this one to go sees it gone, and its template free.
         kept.map(drop)?;

@@ -21,7 +21,7 @@ impl Place {
         let cache = sandbox.beside("cache");
         fs::create_dir(&cache).unwrap();
         for entry in fs::read_dir(quiz_testing::cache()).unwrap().flatten() {
-            if entry.file_name() != "templates" {
+            if !["templates", "standby"].iter().any(|own| entry.file_name() == *own) {
                 fs_err::os::unix::fs::symlink(entry.path(), cache.join(entry.file_name())).unwrap();
             }
         }
@@ -49,6 +49,16 @@ impl Place {
         let text = fs::read(self.sandbox.last_run().join("result.json")).unwrap();
         let record: Value = serde_json::from_slice(&text).unwrap();
         record["template"].as_str().map(str::to_owned)
+    }
+
+    /// How many processes of this place's there are.
+    pub fn processes(&self) -> usize {
+        let of_this = format!("QUIZ_CACHE={}", self.cache.display());
+        let is_of_this = |pid: &std::ffi::OsStr| {
+            let env = fs::read(Path::new("/proc").join(pid).join("environ")).unwrap_or_default();
+            env.split(|byte| *byte == 0).any(|word| word == of_this.as_bytes())
+        };
+        fs::read_dir("/proc").unwrap().flatten().filter(|entry| is_of_this(&entry.file_name())).count()
     }
 
     /// Those that runs start from.
