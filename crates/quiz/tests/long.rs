@@ -128,9 +128,14 @@ fn a_thousand_runs_and_two_hundred_that_are_killed_leave_nothing_and_tell_no_lie
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         std::thread::sleep(Duration::from_millis((random >> 33) % 1500));
-        let below = descendants(child.id());
+        let mut below = descendants(child.id());
         child.kill().unwrap();
         child.wait().unwrap();
+        // A run that is over may be seen starting a keeper, which is to outlive it.
+        for keeper in below.clone().into_iter().filter(|pid| place::is_keeper(*pid)) {
+            let its = descendants(keeper);
+            below.retain(|pid| *pid != keeper && !its.contains(pid));
+        }
         let limit = Instant::now() + Duration::from_secs(2);
         while below.iter().any(|pid| is_alive(*pid)) {
             assert!(Instant::now() < limit, "run {i}: {below:?} outlived their quiz");

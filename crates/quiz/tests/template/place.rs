@@ -98,6 +98,12 @@ impl Place {
     }
 }
 
+/// Whether a process keeps a VM for the next run.
+pub fn is_keeper(pid: u32) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|word| word == b"--hold-standby")
+}
+
 pub fn is_bare(template: &Path) -> bool {
     template.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bare-"))
 }

@@ -9,7 +9,7 @@ use fs_err as fs;
 use quiz_testing::{descendants, is_alive};
 use serde_json::Value;
 
-use crate::place::Place;
+use crate::place::{Place, is_keeper};
 
 /// A place where every run leaves a VM waiting. None is left when it goes.
 struct Waiting(Place);
@@ -52,10 +52,8 @@ impl Waiting {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let env = fs::read(entry.path().join("environ")).unwrap_or_default();
-            let has = |bytes: &[u8], word: &str| bytes.split(|b| *b == 0).any(|w| w == word.as_bytes());
-            if has(&line, "--hold-standby") && has(&env, &of_this) {
+            if is_keeper(pid) && env.split(|byte| *byte == 0).any(|word| word == of_this.as_bytes()) {
                 found.push(pid);
             }
         }
