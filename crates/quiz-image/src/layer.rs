@@ -62,6 +62,8 @@ pub struct Layer {
     pub image: PathBuf,
     /// The name of the entry, which is another for other contents.
     pub name: String,
+    /// What its contents are known by, in any boot of the host.
+    pub key: String,
     _entry: Entry,
 }
 
@@ -118,7 +120,7 @@ pub fn make(
         format!("{label}-{}", &crate::digest::of_bytes(format!("3 {} {key}", host::boot_id()?).as_bytes())[..20]);
     if let Some(entry) = shelf.open(&name)? {
         entry.touch();
-        return Ok(Layer { image: entry.dir().join(IMAGE), name, _entry: entry });
+        return Ok(Layer { image: entry.dir().join(IMAGE), name, key: key.to_owned(), _entry: entry });
     }
     let what = format!("making the layer of {about}");
     let entry = shelf.build(&name, &what, false, report, |dir| {
@@ -156,7 +158,7 @@ pub fn make(
         })
     })?;
     shelf.keep_newest(KEPT)?;
-    Ok(Layer { image: entry.dir().join(IMAGE), name, _entry: entry })
+    Ok(Layer { image: entry.dir().join(IMAGE), name, key: key.to_owned(), _entry: entry })
 }
 
 /// The layer with the modules of `kernel`, if it has any: they are where modprobe looks for them.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use quiz_config::{TypedOption, Verbosity};
 
-use crate::commands::{completions, config, doctor, kernel, profile, root, template, zfs};
+use crate::commands::{completions, config, doctor, kernel, profile, replay, root, runs, show, template, zfs};
 use line::Line;
 
 mod line;
@@ -75,6 +75,12 @@ pub enum Verb {
     Profile(profile::Verb),
     /// Build OpenZFS for kernels, and bring it up to date in the VM
     Zfs(zfs::Zfs),
+    /// List the last runs and how they ended
+    Runs(runs::Runs),
+    /// Show one run, and where its evidence is
+    Show(show::Show),
+    /// Do a run again, and say what has changed since
+    Replay(replay::Replay),
     /// List and remove the saved VMs that runs start from
     #[command(subcommand)]
     Template(template::Verb),

@@ -3,6 +3,7 @@
 
 mod announce;
 mod evidence;
+pub mod history;
 mod layers;
 mod machine;
 mod order;
@@ -13,9 +14,9 @@ pub mod standby;
 mod terminal;
 pub mod warm;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use quiz_arch::Arch;
@@ -35,7 +36,7 @@ use crate::prepare::{self, Prepared};
 use crate::profiles;
 use announce::Announcer;
 use evidence::RunDir;
-pub use record::Record;
+pub use record::{Call, Record};
 use scratch::Scratch;
 use terminal::Terminal;
 use warm::{Ingredients, Plan, Start};
@@ -53,27 +54,18 @@ const SEVERAL_THREADS: (u32, u32) = (8, 1);
 /// How much may come back from a run: what fits on its disk for artifacts.
 const ARTIFACTS: Bounds = Bounds { bytes: scratch::OUT_BYTES, entries: 1_000_000 };
 
-/// Runs what `spec` asks for.
-pub fn run(spec: RunSpec, ctx: &Context) -> ExitCode {
-    let told = || -> Result<u8, Fault> {
-        let ended = prepare_and_run(&spec, None, ctx)?;
-        ended.announce(spec.verbosity);
-        if spec.json {
-            crate::output::text(&(ended.record.line() + "\n"))?;
-        }
-        if ended.next {
-            standby::leave_one();
-        }
-        prune(&spec, ctx)?;
-        Ok(ended.record.exit_code)
-    };
-    match told() {
-        Ok(code) => ExitCode::from(code),
-        Err(fault) => {
-            fault.render();
-            fault.exit_code()
-        }
+/// Runs what `spec` asks for, in the user's foreground; `call` says how to do it again.
+pub fn run(spec: &RunSpec, call: Option<Call>, ctx: &Context) -> Result<Record, Fault> {
+    let ended = prepare_and_run(spec, None, call, ctx)?;
+    ended.announce(spec.verbosity);
+    if spec.json {
+        crate::output::text(&(ended.record.line() + "\n"))?;
     }
+    if ended.next {
+        standby::leave_one();
+    }
+    prune(spec, ctx)?;
+    Ok(ended.record)
 }
 
 /// Who has a program run for them: its output is theirs, and it gets no input and no terminal.
@@ -104,7 +96,7 @@ impl Ended {
 
 /// Runs what `spec` asks for, for `watch`. Old evidence is still there (see [`prune`]).
 pub fn watched(spec: &RunSpec, watch: Watch, ctx: &Context) -> Result<Ended, Fault> {
-    prepare_and_run(spec, Some(watch), ctx)
+    prepare_and_run(spec, Some(watch), None, ctx)
 }
 
 /// Removes the evidence of old runs, as far as `spec` says.
@@ -113,10 +105,10 @@ pub fn prune(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
     Ok(())
 }
 
-fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, ctx: &Context) -> Result<Ended, Fault> {
+fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, call: Option<Call>, ctx: &Context) -> Result<Ended, Fault> {
     let terminal = if watch.is_some() { Terminal::none() } else { Terminal::of_this_process() };
     let dir = RunDir::create(&ctx.runs_dir()?, ctx.worktree.as_ref())?;
-    equip(spec, &dir, &terminal, ctx, |equipment| run_with(equipment, &dir, &terminal, watch, ctx))
+    equip(spec, &dir, &terminal, ctx, |equipment| run_with(equipment, &dir, &terminal, watch, call, ctx))
 }
 
 fn run_with(
@@ -124,9 +116,10 @@ fn run_with(
     dir: &RunDir,
     terminal: &Terminal,
     watch: Option<Watch>,
+    call: Option<Call>,
     ctx: &Context,
 ) -> Result<Ended, Fault> {
-    let Equipment { chosen, kernel, root, choice, vm, order, ingredients, cache } = equipment;
+    let Equipment { chosen, kernel, root, choice, vm, order, ingredients, cache, inputs } = equipment;
     let Ingredients { spec, system, scratch, .. } = ingredients;
     dir.write_command_line(vm)?;
     // What somebody watches takes long in any case, and their ends of the streams are there once.
@@ -232,7 +225,7 @@ fn run_with(
         Start::Bare(_) => ("bare", made),
         Start::Boot => ("boot", made),
     };
-    let record = Record::new(dir, spec, chosen, vm, kernel, root, choice, how, started_at, &outcome);
+    let record = Record::new(dir, spec, chosen, vm, kernel, root, choice, how, (call, inputs), started_at, &outcome);
     dir.finish(&record)?;
     let next = spec.standby && standby::can_follow(&record, &order, scratch, chosen);
     Ok(Ended { record, outcome, next })
@@ -248,6 +241,8 @@ pub struct Equipment<'a> {
     pub order: Order,
     pub ingredients: Ingredients<'a>,
     pub cache: &'a Cache,
+    /// By what the inputs can be told from others.
+    pub inputs: BTreeMap<String, String>,
 }
 
 /// Finds and makes what the run that `spec` asks for needs, whose directory is `dir`, and does `work` with it.
@@ -357,6 +352,15 @@ pub fn equip<R>(
         boot_id: &boot_id,
         evidence: dir.path(),
     };
+    let mut inputs = BTreeMap::from([
+        ("kernel".to_owned(), kernel.identity()),
+        ("root".to_owned(), root.identity()),
+        ("qemu".to_owned(), qemu_path.display().to_string() + &qemu_version.map(version_text).unwrap_or_default()),
+    ]);
+    for layer in &layers {
+        let label = layer.name.rsplit_once('-').map_or(layer.name.as_str(), |(label, _)| label);
+        inputs.insert(format!("layer {label}"), layer.key.clone());
+    }
     work(Equipment {
         chosen: &chosen,
         kernel: &kernel,
@@ -366,7 +370,12 @@ pub fn equip<R>(
         order,
         ingredients,
         cache: &cache,
+        inputs,
     })
+}
+
+fn version_text((major, minor): (u32, u32)) -> String {
+    format!(" {major}.{minor}")
 }
 
 /// What is known of this host.

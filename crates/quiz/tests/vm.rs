@@ -5,6 +5,7 @@
 
 mod vm {
     mod artifacts;
+    mod history;
     mod many;
     mod promises;
     mod shares;

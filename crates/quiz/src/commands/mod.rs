@@ -8,13 +8,17 @@ use clap::error::ErrorKind;
 use crate::cli::{self, Global, RunOptions, Typed, Verb};
 use crate::context::Context;
 use crate::errors::{FAULT, Fault};
+use crate::run::Call;
 
 pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod kernel;
 pub mod profile;
+pub mod replay;
 pub mod root;
+pub mod runs;
+pub mod show;
 pub mod template;
 pub mod zfs;
 
@@ -58,7 +62,8 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
                 crate::run::standby::hold(&spec, &ctx)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            Ok(crate::run::run(spec, &ctx))
+            let call = Call::of_this_process(&ctx);
+            Ok(ExitCode::from(crate::run::run(&spec, call, &ctx)?.exit_code))
         }
         Typed::Verb(global, options, verb) => other_verb(&global, &options, *verb),
         Typed::Reserved(verb) => Err(Fault::new(format!(
@@ -88,7 +93,10 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
         Verb::Doctor(args) => return doctor::run(&args, &Context::new(global)?),
         Verb::Kernel(verb) => kernel::run(verb, &Context::new(global)?)?,
         Verb::Profile(verb) => profile::run(verb, &Context::new(global)?)?,
+        Verb::Replay(args) => return replay::run(&args, global),
         Verb::Root(verb) => root::run(verb, &Context::new(global)?)?,
+        Verb::Runs(args) => runs::run(&args, &Context::new(global)?)?,
+        Verb::Show(args) => show::run(&args, &Context::new(global)?)?,
         Verb::Template(verb) => template::run(verb, &Context::new(global)?)?,
         Verb::Zfs(args) => return zfs::run(args, &Context::new(global)?),
         Verb::Config(_) | Verb::Run(_) => unreachable!("these were handled before"),

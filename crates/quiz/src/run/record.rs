@@ -1,6 +1,7 @@
 //! The record of a run: `result.json`, and what `--json` prints.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -9,13 +10,19 @@ use quiz_image::Kernel;
 use quiz_image::root::Root;
 use quiz_vm::accel::Choice;
 use quiz_vm::{ArtifactsRecord, Outcome, Verdict, VmSpec};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::evidence::RunDir;
+use crate::context::Context;
+
+/// The number of the record's form.
+const SCHEMA: u32 = 1;
 
 /// A run and how it ended. The fields are described in SPECIFICATION.md.
 #[derive(Debug, Serialize)]
 pub struct Record {
+    /// Of this object; another number means that a field has another meaning or is gone.
+    pub schema: u32,
     pub id: String,
     pub dir: PathBuf,
     pub verdict: Verdict,
@@ -41,7 +48,41 @@ pub struct Record {
     pub total_ms: u64,
     pub artifacts: ArtifactsRecord,
     pub notes: Vec<String>,
+    /// How quiz was called, to do it again; none where that cannot be told in text, and for runs that no one called.
+    pub call: Option<Call>,
+    /// By what the inputs can be told from others.
+    pub inputs: BTreeMap<String, String>,
     pub quiz_version: &'static str,
+}
+
+/// A call of quiz for a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Where.
+    pub directory: PathBuf,
+    /// The words behind quiz's own name.
+    pub words: Vec<String>,
+    /// The caller's variables that set something.
+    pub variables: BTreeMap<String, String>,
+}
+
+impl Call {
+    /// The call of this process.
+    pub fn of_this_process(ctx: &Context) -> Option<Call> {
+        let text = |word: &OsString| word.to_str().map(str::to_owned);
+        let words = std::env::args_os().skip(1).map(|word| text(&word)).collect::<Option<_>>()?;
+        let mut variables = BTreeMap::new();
+        for (name, value) in ctx.variables.iter().filter(|(name, _)| Call::is_setting(name)) {
+            variables.insert(text(name)?, text(value)?);
+        }
+        ctx.cwd.to_str()?;
+        Some(Call { directory: ctx.cwd.clone(), words, variables })
+    }
+
+    /// Whether a variable is one that a run depends on.
+    pub fn is_setting(name: &OsStr) -> bool {
+        name.as_encoded_bytes().starts_with(b"QUIZ_") && name != "QUIZ_CACHE"
+    }
 }
 
 /// A profile of a run.
@@ -63,11 +104,13 @@ impl Record {
         root: &Root,
         choice: &Choice,
         (start, template): (&'static str, Option<String>),
+        (call, inputs): (Option<Call>, BTreeMap<String, String>),
         started_at: SystemTime,
         outcome: &Outcome,
     ) -> Record {
         let started_at = jiff::Timestamp::try_from(started_at).map(|at| at.to_string());
         Record {
+            schema: SCHEMA,
             id: dir.id().to_owned(),
             dir: dir.path().to_owned(),
             verdict: outcome.verdict.clone(),
@@ -92,6 +135,8 @@ impl Record {
             total_ms: ms(outcome.total),
             artifacts: outcome.artifacts.clone(),
             notes: outcome.notes.clone(),
+            call,
+            inputs,
             quiz_version: env!("CARGO_PKG_VERSION"),
         }
     }

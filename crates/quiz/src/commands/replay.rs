@@ -1,0 +1,82 @@
+//! `quiz replay`: a run once more, as it was called, and what has changed since.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Args;
+use quiz_image::Report;
+use serde_json::Value;
+
+use crate::cli::{self, Global, Typed};
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::run::{Call, Record, history};
+
+/// Which run.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Its id, or the beginning or end of it [default: the newest that is over]
+    pub run: Option<String>,
+}
+
+/// Does it again; its exit code is ours.
+pub fn run(args: &Replay, global: &Global) -> Result<ExitCode, Fault> {
+    let here = Context::new(global)?;
+    let past = history::find(&here.runs_dir()?, args.run.as_deref())?;
+    let unknown = || Fault::new(format!("the run {} does not tell how it was called", past.id));
+    let record = past.record.as_ref().ok_or_else(|| Fault::new(format!("the run {} {}", past.id, past.verdict())))?;
+    let call: Call = serde_json::from_value(record["call"].clone()).map_err(|_| unknown())?;
+    let words = std::iter::once("quiz").chain(call.words.iter().map(String::as_str)).map(OsString::from);
+    let Ok(Typed::Run(mut said, options, command)) = cli::parse(words) else { return Err(unknown()) };
+    // A directory among the words was taken into account when the call was recorded.
+    said.directory = Some(call.directory.clone());
+    let mut ctx = Context::new(&said)?;
+    ctx.variables.retain(|(name, _)| !Call::is_setting(name));
+    ctx.variables.extend(call.variables.iter().map(|(name, value)| (name.into(), value.into())));
+    let spec = ctx.run_spec(&options, command)?;
+    let again = crate::run::run(&spec, Some(call), &ctx)?;
+    for line in changes(record, &again) {
+        ctx.report.say(&line);
+    }
+    Ok(ExitCode::from(again.exit_code))
+}
+
+/// What is another now than it was.
+fn changes(before: &Value, again: &Record) -> Vec<String> {
+    let mut lines = Vec::new();
+    let was: BTreeMap<String, String> = serde_json::from_value(before["inputs"].clone()).unwrap_or_default();
+    let text = |key: &str| before[key].as_str().unwrap_or_default().to_owned();
+    let mut names = vec![
+        ("kernel", text("kernel"), again.kernel.clone()),
+        ("root", text("root"), again.root.clone()),
+        ("accelerator", text("accelerator"), again.accelerator.to_owned()),
+        ("machine", text("machine"), again.machine.to_owned()),
+        ("quiz", text("quiz_version"), again.quiz_version.to_owned()),
+    ];
+    names.retain(|(_, was, is)| was != is);
+    for (what, was, is) in &names {
+        lines.push(format!("since then: the {what} was {was}, and is {is}"));
+    }
+    let mut inputs: Vec<&String> = was.keys().chain(again.inputs.keys()).collect();
+    inputs.sort();
+    inputs.dedup();
+    for input in inputs.into_iter().filter(|input| names.iter().all(|(what, ..)| *what != input.as_str())) {
+        match (was.get(input), again.inputs.get(input)) {
+            (Some(was), Some(is)) if was == is => {}
+            (Some(_), Some(_)) => lines.push(format!("since then: the {input} has other contents")),
+            (None, _) => lines.push(format!("since then: the {input} has come to it")),
+            (_, None) => lines.push(format!("since then: the {input} has gone")),
+        }
+    }
+    if lines.is_empty() {
+        lines.push("since then: nothing of what quiz knows has changed".to_owned());
+    }
+    let is = serde_json::to_value(&again.verdict).map(|verdict| history::verdict(&verdict)).unwrap_or_default();
+    let was = history::verdict(&before["verdict"]);
+    lines.push(match was == is {
+        true => format!("the verdict is what it was: {is}"),
+        false => format!("the verdict was {was}, and is {is}"),
+    });
+    lines
+}

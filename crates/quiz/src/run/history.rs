@@ -1,0 +1,147 @@
+//! Runs that are over, or go on, as their directories tell. Not for making those (`evidence`).
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde_json::Value;
+
+use crate::errors::Fault;
+
+/// A run, by its directory.
+#[derive(Debug)]
+pub struct Past {
+    /// Its id.
+    pub id: String,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its record, once it is over.
+    pub record: Option<Value>,
+    /// It goes on. One that neither goes on nor has a record was killed.
+    pub goes_on: bool,
+}
+
+impl Past {
+    fn read(dir: PathBuf) -> Option<Past> {
+        let id = dir.file_name()?.to_str()?.to_owned();
+        let lock = fs::File::open(&dir).ok()?;
+        let goes_on = lock.file().try_lock_shared().is_err();
+        let record = fs::read(dir.join("result.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Some(Past { id, dir, record, goes_on })
+    }
+
+    /// A text of the record.
+    pub fn text(&self, key: &str) -> &str {
+        self.record.as_ref().and_then(|record| record[key].as_str()).unwrap_or_default()
+    }
+
+    /// How it ended, in few words.
+    pub fn verdict(&self) -> String {
+        match &self.record {
+            Some(record) => verdict(&record["verdict"]),
+            None if self.goes_on => "goes on".to_owned(),
+            None => "broken off".to_owned(),
+        }
+    }
+
+    /// The program and its arguments, as they would be typed.
+    pub fn command(&self) -> String {
+        let words = self.record.as_ref().and_then(|record| record["command"].as_array());
+        let words: Vec<String> = words.into_iter().flatten().filter_map(|w| w.as_str().map(quoted)).collect();
+        if words.is_empty() { "(a shell)".to_owned() } else { words.join(" ") }
+    }
+}
+
+/// A verdict of a record, in few words.
+pub fn verdict(verdict: &Value) -> String {
+    let kind = verdict["kind"].as_str().unwrap_or("?").replace('_', " ");
+    match (&verdict["code"], &verdict["signal"]) {
+        (Value::Number(code), _) => format!("{kind} {code}"),
+        (_, Value::Number(signal)) => format!("{kind} {signal}"),
+        _ => kind,
+    }
+}
+
+/// A word as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// All runs below `runs`, the newest first.
+pub fn all(runs: &Path) -> Vec<Past> {
+    let found = fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut past: Vec<Past> = found.filter(|path| path.is_dir()).filter_map(Past::read).collect();
+    // The ids begin with the time.
+    past.sort_by(|a, b| b.id.cmp(&a.id));
+    past
+}
+
+/// The run that `wanted` names, by its id or the beginning or end of it; without a name the newest that is over.
+pub fn find(runs: &Path, wanted: Option<&str>) -> Result<Past, Fault> {
+    let mut past = all(runs);
+    let Some(wanted) = wanted else {
+        past.retain(|run| run.record.is_some());
+        let none = || Fault::new(format!("no run has its record in {}", runs.display()));
+        return past.into_iter().next().ok_or_else(none);
+    };
+    past.retain(|run| run.id.starts_with(wanted) || run.id.ends_with(wanted));
+    match past.len() {
+        1 => Ok(past.remove(0)),
+        0 => Err(Fault::new(format!("no run in {} is called {wanted}", runs.display()))
+            .hint("`quiz runs` lists them; old ones are removed (keep_runs, keep_days)")),
+        _ => {
+            let ids: Vec<&str> = past.iter().map(|run| run.id.as_str()).collect();
+            Err(Fault::new(format!("{wanted} may be any of {}", ids.join(", "))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(ids: &[&str]) -> tempfile::TempDir {
+        let top = tempfile::tempdir().unwrap();
+        for id in ids {
+            fs::create_dir(top.path().join(id)).unwrap();
+        }
+        top
+    }
+
+    #[test]
+    fn a_run_is_found_by_a_part_of_its_id_that_only_it_has() {
+        let top = runs(&["20260101-000000-000aaa", "20260101-000001-000aab", "20260102-000000-000bbb"]);
+        let id = |wanted: &str| find(top.path(), Some(wanted)).map(|run| run.id);
+        assert_eq!(id("20260102").unwrap(), "20260102-000000-000bbb");
+        assert_eq!(id("aab").unwrap(), "20260101-000001-000aab");
+        assert!(id("20260101").unwrap_err().message().contains("aaa"));
+        assert!(id("x").unwrap_err().message().contains("is called x"));
+        assert!(find(top.path(), None).unwrap_err().message().contains("no run has its record"));
+        fs::write(top.path().join("20260101-000001-000aab/result.json"), r#"{"schema":1}"#).unwrap();
+        assert_eq!(find(top.path(), None).unwrap().id, "20260101-000001-000aab");
+    }
+
+    #[test]
+    fn one_that_goes_on_is_told_from_one_that_was_killed() {
+        let top = runs(&["1", "2"]);
+        let lock = fs::File::open(top.path().join("2")).unwrap();
+        lock.file().lock().unwrap();
+        let verdicts: Vec<String> = all(top.path()).iter().map(Past::verdict).collect();
+        assert_eq!(verdicts, ["goes on", "broken off"]);
+    }
+
+    #[test]
+    fn verdicts_are_short() {
+        for (record, text) in [
+            (r#"{"kind":"exited","code":3}"#, "exited 3"),
+            (r#"{"kind":"signalled","signal":9}"#, "signalled 9"),
+            (r#"{"kind":"not_found"}"#, "not found"),
+            (r#"{"kind":"panic","message":"x"}"#, "panic"),
+        ] {
+            assert_eq!(verdict(&serde_json::from_str(record).unwrap()), text);
+        }
+    }
+}
