@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use quiz_config::{TypedOption, Verbosity};
 
-use crate::commands::{completions, config, doctor, kernel, profile, replay, root, runs, show, template, zfs};
+use crate::commands::{
+    completions, config, doctor, kernel, kill, logs, profile, ps, replay, root, runs, show, template, zfs,
+};
 use line::Line;
 
 mod line;
@@ -75,6 +77,12 @@ pub enum Verb {
     Profile(profile::Verb),
     /// Build OpenZFS for kernels, and bring it up to date in the VM
     Zfs(zfs::Zfs),
+    /// List the VMs that run
+    Ps(ps::Ps),
+    /// End a VM that runs
+    Kill(kill::Kill),
+    /// Show what the kernel of a run has said
+    Logs(logs::Logs),
     /// List the last runs and how they ended
     Runs(runs::Runs),
     /// Show one run, and where its evidence is
@@ -477,9 +485,9 @@ mod tests {
             _ => None,
         };
         assert_eq!(reserved(&["attach", "x"]), Some("attach"));
-        assert_eq!(reserved(&["-p", "x", "ps"]), Some("ps"));
-        assert_eq!(reserved(&["--", "ps", "list"]), None);
-        assert_eq!(reserved(&["run", "ps"]), None);
+        assert_eq!(reserved(&["-p", "x", "exec"]), Some("exec"));
+        assert_eq!(reserved(&["--", "exec", "list"]), None);
+        assert_eq!(reserved(&["run", "exec"]), None);
         assert_eq!(reserved(&["zpool", "zfs"]), None);
     }
 

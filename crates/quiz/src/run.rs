@@ -8,6 +8,7 @@ mod layers;
 mod machine;
 mod order;
 mod record;
+pub mod registry;
 mod scratch;
 mod setup;
 pub mod standby;
@@ -37,6 +38,7 @@ use crate::profiles;
 use announce::Announcer;
 use evidence::RunDir;
 pub use record::{Call, Record};
+use registry::Running;
 use scratch::Scratch;
 use terminal::Terminal;
 use warm::{Ingredients, Plan, Start};
@@ -128,6 +130,8 @@ fn run_with(
         Some(_) => Plan { start: Start::Boot, camera: None },
     };
     let started_at = SystemTime::now();
+    // Whoever cannot be seen from outside runs all the same.
+    let _seen = registry::register(cache, &running(spec, vm, kernel, dir, started_at)).ok();
     let mut signals = terminal.signals()?;
     let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
     let (mut watched, mut hear) = match watch {
@@ -372,6 +376,23 @@ pub fn equip<R>(
         cache: &cache,
         inputs,
     })
+}
+
+/// What others may know of a run while it goes on.
+fn running(spec: &RunSpec, vm: &VmSpec, kernel: &Kernel, dir: &RunDir, started_at: SystemTime) -> Running {
+    Running {
+        id: dir.id().to_owned(),
+        pid: rustix::process::getpid().as_raw_nonzero().get(),
+        dir: dir.path().to_owned(),
+        runs: dir.path().parent().unwrap_or(dir.path()).to_owned(),
+        started_at: jiff::Timestamp::try_from(started_at).map(|at| at.to_string()).unwrap_or_default(),
+        command: spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+        waits: false,
+        kernel: kernel.name().to_owned(),
+        memory_mib: vm.memory_mib,
+        arch: vm.arch.name.to_owned(),
+        profiles: spec.profiles.clone(),
+    }
 }
 
 fn version_text((major, minor): (u32, u32)) -> String {

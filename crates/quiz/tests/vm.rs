@@ -6,6 +6,7 @@
 mod vm {
     mod artifacts;
     mod history;
+    mod looking;
     mod many;
     mod promises;
     mod shares;

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use clap::{Arg, Command};
 
 /// Verbs of later versions. They are kept free, so that no one gets used to a guest program by these names.
-pub const RESERVED: [&str; 5] = ["ps", "exec", "attach", "logs", "kill"];
+pub const RESERVED: [&str; 2] = ["exec", "attach"];
 
 /// Where a command line has its parts.
 pub enum Line {

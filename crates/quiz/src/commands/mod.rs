@@ -14,7 +14,10 @@ pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod kernel;
+pub mod kill;
+pub mod logs;
 pub mod profile;
+pub mod ps;
 pub mod replay;
 pub mod root;
 pub mod runs;
@@ -91,6 +94,9 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
     match verb {
         Verb::Completions(args) => completions::run(&args)?,
         Verb::Doctor(args) => return doctor::run(&args, &Context::new(global)?),
+        Verb::Kill(args) => kill::run(&args, &Context::new(global)?)?,
+        Verb::Logs(args) => logs::run(&args, &Context::new(global)?)?,
+        Verb::Ps(args) => ps::run(&args, &Context::new(global)?)?,
         Verb::Kernel(verb) => kernel::run(verb, &Context::new(global)?)?,
         Verb::Profile(verb) => profile::run(verb, &Context::new(global)?)?,
         Verb::Replay(args) => return replay::run(&args, global),

@@ -4,6 +4,7 @@
 //! run, and waits at a socket that is named for all that the VM is made of. A run that finds no such socket, or nobody behind it, starts from its
 //! template: nothing but time depends on a keeper.
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -24,9 +25,10 @@ use quiz_vm::{Verdict, VmSpec};
 
 use super::evidence::{self, RunDir};
 use super::record::Record;
+use super::registry::{self, Running};
 use super::scratch::Scratch;
 use super::terminal::Terminal;
-use super::{equip, warm};
+use super::{equip, running, warm};
 use crate::context::Context;
 use crate::errors::Fault;
 
@@ -120,13 +122,22 @@ pub fn hold(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
         let vm = warm.template.clone_of(equipment.vm);
         let keeper = Keeper { vm: &vm, order, log: &log, disks: &disks, idle: IDLE };
         let socket = place.join(socket_name(&name));
+        let shown = Running {
+            waits: true,
+            runs: ctx.runs_dir()?,
+            ..running(spec, &vm, equipment.kernel, &own, SystemTime::now())
+        };
+        let seen = RefCell::new(None);
         let kept = keeper.keep(
             || {
                 make_room(&place);
                 fs::remove_file(&socket).ok();
+                // Whoever cannot be seen from outside waits all the same.
+                *seen.borrow_mut() = registry::register(&cache, &shown).ok();
                 bind(&place, &name)
             },
             || {
+                seen.take();
                 fs::remove_file(&socket).ok();
                 // Somebody may have it open to wait for it: then there are two keepers, of which one is found.
                 fs::remove_file(&lock_file).ok();

@@ -111,6 +111,9 @@ fn a_run_takes_the_vm_that_waits_and_is_a_machine_of_its_own() {
 fn what_is_another_vm_is_not_taken() {
     let place = Waiting::new();
     place.prepare(&[]);
+    let seen = place.0.good(&["ps", "--all"]);
+    assert_eq!(seen.matches("(waits) true").count(), 1, "{seen}");
+    assert!(!place.0.good(&["ps"]).contains("waits"));
     for options in [&["-m", "512M"][..], &["--share", "/usr/share:/other"], &["--cold"], &["--disk", "64M"]] {
         place.0.good(&[options, &["true"]].concat());
         assert_ne!(place.start_of_last_run(), "standby", "{options:?}");

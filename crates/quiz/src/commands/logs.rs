@@ -1,0 +1,59 @@
+//! `quiz logs`: what the kernel of a VM has said, and says.
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use clap::Args;
+use fs_err as fs;
+
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::run::{history, registry};
+
+/// How often a console is looked at that may grow.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// Whose.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Its id, or the beginning or end of it [default: the newest run of this worktree]
+    pub id: Option<String>,
+    /// Go on until the run ends
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// Prints it.
+pub fn run(args: &Logs, ctx: &Context) -> Result<(), Fault> {
+    let (cache, runs) = (ctx.cache()?, ctx.runs_dir()?);
+    let running = registry::find(&cache, &runs, args.id.as_deref());
+    let dir = match &running {
+        Ok(running) => running.dir.clone(),
+        Err(_) => history::find(&runs, args.id.as_deref())?.dir,
+    };
+    let mut console = fs::File::open(dir.join("console.log"))?;
+    let mut goes_on = args.follow && running.is_ok();
+    loop {
+        if !copy(&mut console)? {
+            return Ok(());
+        }
+        if !goes_on {
+            return Ok(());
+        }
+        // Looked at before the last look at the console, so that nothing is missed.
+        goes_on = registry::all(&cache).iter().any(|one| one.dir == dir);
+        std::thread::sleep(EVERY);
+    }
+}
+
+/// Prints what is there now. Says whether somebody reads it.
+fn copy(console: &mut impl Read) -> Result<bool, Fault> {
+    let mut bytes = Vec::new();
+    console.read_to_end(&mut bytes)?;
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Fault::new(format!("cannot write to stdout: {e}"))),
+    }
+}

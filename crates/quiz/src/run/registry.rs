@@ -1,0 +1,161 @@
+//! The VMs of this user that run or wait, for those who look for them from outside. Not for what is kept of a run (`evidence`).
+//!
+//! Each has a file in the cache, which its quiz holds locked. What is there and not locked was left by a quiz that was killed, and goes.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use fs_err as fs;
+use quiz_image::Cache;
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::errors::Fault;
+
+/// A VM that runs or waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The run's id, or its own, of a VM that waits.
+    pub id: String,
+    /// The quiz that it belongs to.
+    pub pid: i32,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// The directory of all runs of its worktree.
+    pub runs: PathBuf,
+    /// When it was started (RFC 3339).
+    pub started_at: String,
+    /// The program and its arguments; bytes that are not UTF-8 are replaced.
+    pub command: Vec<String>,
+    /// It waits for the next run like that.
+    pub waits: bool,
+    /// Its kernel.
+    pub kernel: String,
+    /// Its memory in MiB.
+    pub memory_mib: u32,
+    /// Its architecture.
+    pub arch: String,
+    /// Its profiles.
+    pub profiles: Vec<String>,
+}
+
+/// An entry, as long as its VM is there.
+#[derive(Debug)]
+pub struct Registered {
+    path: PathBuf,
+    _lock: fs::File,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // Whoever looks removes what stays.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+fn place(cache: &Cache) -> PathBuf {
+    cache.dir().join("running")
+}
+
+/// Lets others see a VM. It is whole or not there.
+pub fn register(cache: &Cache, running: &Running) -> Result<Registered, Fault> {
+    let place = place(cache);
+    fs::create_dir_all(&place)?;
+    let mut file = tempfile::Builder::new().prefix(".").tempfile_in(&place)?;
+    serde_json::to_writer(&mut file, running).map_err(|e| Fault::new(format!("cannot note a run: {e}")))?;
+    file.as_file().lock()?;
+    let path = place.join(format!("{}.json", running.id));
+    let lock = file.persist(&path).map_err(|e| Fault::new(format!("cannot note a run: {}", e.error)))?;
+    Ok(Registered { _lock: fs::File::from_parts(lock, &path), path })
+}
+
+/// All that are there, the newest first.
+pub fn all(cache: &Cache) -> Vec<Running> {
+    let found = fs::read_dir(place(cache)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut running: Vec<Running> =
+        found.filter(|path| path.extension().is_some_and(|e| e == "json")).filter_map(|path| read(&path)).collect();
+    running.sort_by(|a, b| b.started_at.cmp(&a.started_at));
+    running
+}
+
+fn read(path: &Path) -> Option<Running> {
+    let file = fs::File::open(path).ok()?;
+    if file.file().try_lock_shared().is_ok() {
+        fs::remove_file(path).ok();
+        return None;
+    }
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// The VM that `wanted` names, by its id or the beginning or end of it; without a name the newest run of those in `runs`.
+pub fn find(cache: &Cache, runs: &Path, wanted: Option<&str>) -> Result<Running, Fault> {
+    let mut running = all(cache);
+    let Some(wanted) = wanted else {
+        running.retain(|one| one.runs == runs && !one.waits);
+        let none = || Fault::new("no VM of this worktree runs").hint("`quiz ps --all` lists those of other worktrees");
+        return running.into_iter().next().ok_or_else(none);
+    };
+    running.retain(|one| one.id.starts_with(wanted) || one.id.ends_with(wanted));
+    match running.len() {
+        1 => Ok(running.remove(0)),
+        0 => Err(Fault::new(format!("no VM that runs is called {wanted}")).hint("`quiz ps --all` lists them")),
+        _ => {
+            let ids: Vec<&str> = running.iter().map(|one| one.id.as_str()).collect();
+            Err(Fault::new(format!("{wanted} may be any of {}", ids.join(", "))))
+        }
+    }
+}
+
+impl Running {
+    /// How long it has been there.
+    pub fn age(&self) -> Option<std::time::Duration> {
+        let started: jiff::Timestamp = self.started_at.parse().ok()?;
+        SystemTime::now().duration_since(started.into()).ok()
+    }
+
+    /// Its quiz's process.
+    pub fn process(&self) -> Option<Pid> {
+        Pid::from_raw(self.pid).filter(|pid| !pid.is_init())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(id: &str, started_at: &str, runs: &str) -> Running {
+        Running {
+            id: id.to_owned(),
+            pid: i32::try_from(std::process::id()).unwrap(),
+            dir: PathBuf::from(runs).join(id),
+            runs: runs.into(),
+            started_at: started_at.to_owned(),
+            command: vec!["true".to_owned()],
+            waits: false,
+            kernel: "6.12".to_owned(),
+            memory_mib: 1024,
+            arch: "x86_64".to_owned(),
+            profiles: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_registered_is_seen_and_what_was_left_is_swept() {
+        let top = tempfile::tempdir().unwrap();
+        let cache = Cache::at(top.path().to_owned());
+        let one = running("1a", "2026-01-01T00:00:00Z", "/w/.quiz/runs");
+        let two = running("2b", "2026-01-02T00:00:00Z", "/w/.quiz/runs");
+        let other = running("3c", "2026-01-03T00:00:00Z", "/other/.quiz/runs");
+        let held = [&one, &two, &other].map(|one| register(&cache, one).unwrap());
+        fs::write(top.path().join("running/4d.json"), serde_json::to_vec(&running("4d", "x", "/w")).unwrap()).unwrap();
+        assert_eq!(all(&cache), [other.clone(), two.clone(), one.clone()]);
+        assert!(!top.path().join("running/4d.json").exists());
+        let of = |wanted| find(&cache, Path::new("/w/.quiz/runs"), wanted);
+        assert_eq!(of(None).unwrap(), two);
+        assert_eq!(of(Some("c")).unwrap(), other);
+        assert_eq!(of(Some("1")).unwrap(), one);
+        assert!(of(Some("")).unwrap_err().message().contains("any of"));
+        drop(held);
+        assert!(all(&cache).is_empty() && of(None).is_err());
+    }
+}
