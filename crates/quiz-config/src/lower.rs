@@ -22,6 +22,8 @@ pub struct Invocation {
     pub shell_after: bool,
     /// `--cold`
     pub cold: bool,
+    /// `--strict`
+    pub strict: bool,
     /// `-v`, `-q`
     pub verbosity: Verbosity,
     /// `--json`
@@ -122,6 +124,7 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         qemu_args: list(&settings.qemu_args),
         append: list(&settings.append).into_iter().map(|words| words.0).collect(),
         panic_on_oops: value(&settings.panic_on_oops).unwrap_or(true),
+        strict: invocation.strict || value(&settings.strict).unwrap_or(false),
         fine_timers: value(&settings.fine_timers).unwrap_or(false),
         profiles: names,
         profile_options,
@@ -249,6 +252,7 @@ mod tests {
             qemu_args: vec![],
             append: vec![],
             panic_on_oops: true,
+            strict: false,
             fine_timers: false,
             profiles: vec![],
             profile_options: vec![],

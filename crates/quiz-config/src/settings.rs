@@ -178,6 +178,8 @@ settings! {
     append: Vec<KernelWords> = "append", "[\"slub_debug=FZ\"]", unset "";
     /// Whether an oops ends the run.
     panic_on_oops: bool = "panic_on_oops", "true", unset "";
+    /// Whether a report of the kernel's checkers (KASAN, lockdep, UBSAN, ...) or a warning is a failure.
+    strict: bool = "strict", "true", unset "";
     /// Timers finer than the kernel's tick, without KVM.
     fine_timers: bool = "fine_timers", "true", unset "";
     /// Whether runs start from saved VMs where they can.

@@ -48,6 +48,8 @@ pub struct RunSpec {
     pub append: Vec<String>,
     /// An oops is a panic, and so ends the run with the verdict "panic".
     pub panic_on_oops: bool,
+    /// A report of the guest's kernel about itself is a failure.
+    pub strict: bool,
     /// An emulated guest calibrates a timer that is finer than its tick, which costs each boot a quarter of a second.
     pub fine_timers: bool,
 

@@ -32,6 +32,31 @@ const TROUBLE: &[&str] = &[
     "PANIC at ",
 ];
 
+/// What begins the report of a checker that was built into the kernel, or of a warning: the kernel goes on, and something is wrong with
+/// it. The words are those of `mm/kasan/report.c`, `mm/kfence/report.c`, `mm/kmsan/report.c`, `kernel/kcsan/report.c`, `lib/ubsan.c`,
+/// `kernel/locking/lockdep.c`, `mm/kmemleak.c`, `kernel/sched/core.c` and `kernel/panic.c`.
+const REPORTS: &[&str] = &[
+    "BUG: KASAN: ",
+    "BUG: KFENCE: ",
+    "BUG: KMSAN: ",
+    "BUG: KCSAN: ",
+    "UBSAN: ",
+    "WARNING: possible circular locking dependency detected",
+    "WARNING: possible recursive locking detected",
+    "WARNING: possible irq lock inversion dependency detected",
+    "WARNING: inconsistent lock state",
+    "WARNING: bad unlock balance detected",
+    "WARNING: suspicious RCU usage",
+    "WARNING: lock held when returning to user space",
+    "BUG: sleeping function called from invalid context",
+    "BUG: scheduling while atomic",
+];
+
+/// What a kernel says of tasks and processors that do not get on. The words are those of `kernel/watchdog.c`, `kernel/hung_task.c` and
+/// `kernel/rcu/tree_stall.h`.
+const STALLS: &[&str] =
+    &["watchdog: BUG: soft lockup", "watchdog: Watchdog detected hard LOCKUP", "INFO: task ", "rcu: INFO: rcu_"];
+
 /// What a panicking kernel prints whatever the cause.
 const PANIC: &str = "Kernel panic - not syncing";
 
@@ -43,6 +68,8 @@ pub struct Console {
     line: Vec<u8>,
     last: VecDeque<String>,
     oops: String,
+    report: Option<String>,
+    stall: Option<String>,
     panicked: bool,
 }
 
@@ -50,10 +77,12 @@ impl Console {
     /// A console that is kept in the file `path`, behind what `before` holds: the console of the VM that this one goes on from.
     pub fn create(path: &Path, before: Option<&Path>) -> io::Result<Console> {
         let (mut log, _) = fs::File::create(path)?.into_parts();
-        let written = match before {
-            Some(before) => io::copy(&mut fs::File::open(before)?, &mut log)?,
-            None => 0,
-        };
+        let before = before.map_or_else(|| Ok(Vec::new()), fs::read)?;
+        log.write_all(&before)?;
+        let written = before.len() as u64;
+        // What was wrong with the guest that was saved is wrong with this one.
+        let report =
+            String::from_utf8_lossy(&before).lines().map(message).find(|text| is_report(text)).map(str::to_owned);
         Ok(Console {
             log,
             written,
@@ -61,6 +90,8 @@ impl Console {
             line: Vec::new(),
             last: VecDeque::new(),
             oops: String::new(),
+            report,
+            stall: None,
             panicked: false,
         })
     }
@@ -89,6 +120,13 @@ impl Console {
         let line = String::from_utf8_lossy(&self.line).into_owned();
         self.line.clear();
         self.panicked |= starts_message(&line, PANIC);
+        let text = message(&line);
+        if self.report.is_none() && is_report(text) {
+            self.report = Some(text.to_owned());
+        }
+        if self.stall.is_none() && STALLS.iter().any(|words| text.starts_with(words)) {
+            self.stall = Some(text.to_owned());
+        }
         let in_oops = !self.oops.is_empty() || TROUBLE.iter().any(|words| starts_message(&line, words));
         if in_oops && self.oops.len() < OOPS {
             self.oops.push_str(&line);
@@ -120,6 +158,16 @@ impl Console {
         self.panicked
     }
 
+    /// The first line of the first report of a checker, or of the first warning.
+    pub fn report(&self) -> Option<&str> {
+        self.report.as_deref()
+    }
+
+    /// The first line about something that does not get on.
+    pub fn stall(&self) -> Option<&str> {
+        self.stall.as_deref()
+    }
+
     /// From the first sign of trouble on; empty without one.
     pub fn oops(&self) -> &str {
         &self.oops
@@ -131,8 +179,21 @@ impl Console {
     }
 }
 
-/// Whether the kernel message in `line` (behind its time stamp and caller) starts with these words.
+/// Whether a kernel message is the first line of a report.
+fn is_report(text: &str) -> bool {
+    REPORTS.iter().any(|words| text.starts_with(words))
+        || (text.starts_with("kmemleak: ") && text.contains("new suspected memory leaks"))
+        // Of `WARN()`, which names the place in the code; others warn of their users' matters in the same word.
+        || (text.starts_with("WARNING: ") && text.contains("+0x"))
+}
+
+/// Whether the kernel message in `line` starts with these words.
 fn starts_message(line: &str, words: &str) -> bool {
+    message(line).starts_with(words)
+}
+
+/// The kernel message in `line`, behind its time stamp and caller.
+fn message(line: &str) -> &str {
     let mut text = line;
     while let Some(rest) = text.trim_start().strip_prefix('[') {
         match rest.split_once(']') {
@@ -140,7 +201,7 @@ fn starts_message(line: &str, words: &str) -> bool {
             None => break,
         }
     }
-    text.trim_start().starts_with(words)
+    text.trim_start()
 }
 
 #[cfg(test)]
@@ -164,6 +225,28 @@ mod tests {
         assert!(c.panicked());
         assert_eq!(c.oops().lines().count(), 3);
         assert!(c.oops().starts_with("[    2.0][  T1] BUG: kernel NULL"));
+    }
+
+    #[test]
+    fn reports_and_stalls_are_told_from_an_oops() {
+        let (_dir, mut c) = console();
+        c.push(b"[ 1.0] INFO: lockdep is turned off.\n[ 1.0] rcu: Hierarchical RCU implementation.\n").unwrap();
+        c.push(b"[ 1.0] kmemleak: Kernel memory leak detector initialized\n[ 1.0] WARNING: Pool 'tank' has\n").unwrap();
+        assert_eq!((c.report(), c.stall()), (None, None));
+        c.push(b"[ 2.0][ T7] UBSAN: array-index-out-of-bounds in a.c:3:4\n[ 3.0] BUG: KASAN: double-free in f\n")
+            .unwrap();
+        c.push(b"[ 4.0] INFO: task sh:12 blocked for more than 10 seconds.\n").unwrap();
+        assert_eq!(c.report(), Some("UBSAN: array-index-out-of-bounds in a.c:3:4"));
+        assert_eq!(c.stall(), Some("INFO: task sh:12 blocked for more than 10 seconds."));
+    }
+
+    #[test]
+    fn warnings_and_leaks_are_reports() {
+        for text in
+            ["WARNING: CPU: 1 PID: 7 at fs/x.c:3 f+0x1/0x2", "kmemleak: 3 new suspected memory leaks (see /sys)"]
+        {
+            assert!(is_report(text), "{text}");
+        }
     }
 
     #[test]

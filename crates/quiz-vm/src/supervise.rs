@@ -359,7 +359,7 @@ impl<'a> Supervisor<'a> {
             self.monitor.kill();
         } else if self.hang_at().is_some_and(|at| now >= at) {
             let limit = self.limits.hang.unwrap_or_default();
-            self.time_is_over(format!("nothing was heard from the guest for {}", text(limit)), true);
+            self.time_is_over(format!("the guest hangs: nothing was heard from it for {}", text(limit)), true);
         } else if self.deadline.is_some_and(|at| now >= at) {
             self.on_deadline();
         }

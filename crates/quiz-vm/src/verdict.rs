@@ -30,6 +30,11 @@ pub enum Verdict {
         /// The first line of its report.
         message: String,
     },
+    /// The guest's kernel reported something wrong with itself, and that was to count as a failure.
+    Report {
+        /// The first line of the report.
+        message: String,
+    },
     /// The guest went away: it reset or powered itself off, or the agent is gone.
     Lost {
         /// What was seen.
@@ -58,7 +63,7 @@ impl Verdict {
         match self {
             Verdict::Exited { code } => *code,
             Verdict::Signalled { signal } | Verdict::Interrupted { signal } => 128u8.saturating_add(*signal),
-            Verdict::Panic { .. } => 121,
+            Verdict::Panic { .. } | Verdict::Report { .. } => 121,
             Verdict::Lost { .. } => 122,
             Verdict::Timeout { .. } => 124,
             Verdict::Fault { .. } => 125,
@@ -121,12 +126,13 @@ mod tests {
             Verdict::NotFound,
             Verdict::NotExecutable { reason: String::new() },
             Verdict::Panic { message: String::new() },
+            Verdict::Report { message: String::new() },
             Verdict::Lost { message: String::new() },
             Verdict::Timeout { message: String::new() },
             Verdict::fault(""),
             Verdict::Interrupted { signal: 2 },
         ];
-        assert_eq!(all.map(|v| v.exit_code()), [137, 128, 127, 126, 121, 122, 124, 125, 130]);
+        assert_eq!(all.map(|v| v.exit_code()), [137, 128, 127, 126, 121, 121, 122, 124, 125, 130]);
         assert_eq!(Verdict::Exited { code: 0 }.exit_code(), 0);
         assert_eq!(Verdict::Exited { code: 255 }.exit_code(), 255);
     }

@@ -202,6 +202,9 @@ pub struct RunOptions {
     /// Boot, even where a template would save it
     #[arg(long)]
     pub cold: bool,
+    /// Fail where the kernel's checkers report something, or it warns
+    #[arg(long)]
+    pub strict: bool,
     /// Be the keeper of a VM that waits for the next run like this one
     #[arg(long, hide = true)]
     pub hold_standby: bool,
@@ -239,7 +242,8 @@ impl RunOptions {
 
     /// The spelling of one option that was given, if any was.
     pub fn first_given(&self) -> Option<&'static str> {
-        let flag = if self.shell_after { Some("--shell-after") } else { self.cold.then_some("--cold") };
+        let flags = [(self.shell_after, "--shell-after"), (self.cold, "--cold"), (self.strict, "--strict")];
+        let flag = flags.into_iter().find_map(|(given, flag)| given.then_some(flag));
         self.typed().first().map(|typed| typed.option).or(flag)
     }
 
@@ -266,6 +270,7 @@ impl RunOptions {
             accel: later.accel.or(self.accel),
             release: later.release.or(self.release),
             cold: later.cold || self.cold,
+            strict: later.strict || self.strict,
             hold_standby: later.hold_standby || self.hold_standby,
             ..self
         }
@@ -454,6 +459,7 @@ mod tests {
             accel: value(),
             release: value(),
             cold: true,
+            strict: true,
             hold_standby: true,
         };
         let command = Cli::command();

@@ -153,6 +153,7 @@ impl Context {
             command,
             shell_after: options.shell_after,
             cold: options.cold,
+            strict: options.strict,
             verbosity: self.verbosity,
             json: self.json,
             cwd: self.cwd.clone(),

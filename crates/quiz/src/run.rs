@@ -431,6 +431,7 @@ fn limits(spec: &RunSpec) -> Limits {
         boot: spec.boot_timeout.unwrap_or(FOR_EVER),
         program: spec.timeout,
         hang: spec.hang_timeout,
+        strict: spec.strict,
         artifacts: ARTIFACTS,
     }
 }
@@ -470,6 +471,7 @@ fn salvage(
                 boot: Duration::from_secs(60),
                 program: None,
                 hang: Some(Duration::from_secs(30)),
+                strict: false,
                 artifacts: ARTIFACTS,
             },
             dir: &place,

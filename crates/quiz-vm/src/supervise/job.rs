@@ -53,6 +53,8 @@ pub struct Limits {
     pub program: Option<Duration>,
     /// A guest from which nothing is heard; `None` waits for ever.
     pub hang: Option<Duration>,
+    /// A report of the guest's kernel about itself is a failure.
+    pub strict: bool,
     /// How much may come back as artifacts.
     pub artifacts: Bounds,
 }

@@ -25,13 +25,21 @@ impl Supervisor<'_> {
             return Verdict::fault(why);
         }
         if let Some(forced) = &seen.forced {
-            return forced.clone();
+            return match (forced, self.console.stall()) {
+                (Verdict::Timeout { message }, Some(line)) => {
+                    Verdict::Timeout { message: format!("{message}; the guest hangs, its kernel said: {line}") }
+                }
+                _ => forced.clone(),
+            };
         }
         if let Some(what) = &seen.nonsense {
             return Verdict::Lost { message: what.clone() };
         }
         if let (Some(status), true, true) = (seen.status, seen.down, ended.success()) {
-            return of_status(status);
+            return match self.console.report().filter(|_| self.limits.strict) {
+                Some(line) => Verdict::Report { message: line.to_owned() },
+                None => of_status(status),
+            };
         }
         if self.console.panicked() {
             let message = self.console.oops().lines().next().unwrap_or("Kernel panic").to_owned();

@@ -109,6 +109,7 @@ pub fn verdict(outcome: &Outcome, record: &Record, verbosity: Verbosity) {
         Verdict::NotFound => (format!("{}: not found in the guest", record.program()), false),
         Verdict::NotExecutable { reason } => (format!("{}: cannot be executed: {reason}", record.program()), false),
         Verdict::Panic { .. } => ("the guest's kernel panicked".to_owned(), true),
+        Verdict::Report { message } => (format!("the guest's kernel reported: {message}"), true),
         Verdict::Lost { message } => (format!("the guest is lost: {message}"), false),
         Verdict::Timeout { message } => (format!("time is over: {message}"), false),
         Verdict::Fault { message } => (format!("error: {message}"), false),

@@ -48,6 +48,35 @@ fn a_timeout_is_124_and_says_where_everything_stood() {
 }
 
 #[test]
+fn a_report_of_the_kernel_is_a_failure_where_that_is_asked_for() {
+    let sandbox = sandbox();
+    let report = "UBSAN: shift-out-of-bounds in fs/x.c:1:2";
+    let script = format!("echo '<4>{report}' > /dev/kmsg; exit 0");
+    assert_eq!(sandbox.quiz(["sh", "-c", &script]).code, 0);
+    for options in [&["--strict"][..], &["--strict", "--cold"]] {
+        let ran = sandbox.quiz([options, &["sh", "-c", &script]].concat());
+        assert_eq!(ran.code, 121, "{}", ran.stderr);
+        assert!(ran.stderr.contains(&format!("the guest's kernel reported: {report}")), "{}", ran.stderr);
+        assert_eq!(record(&sandbox.last_run())["verdict"]["kind"], "report");
+    }
+    // A kernel of quiz's has nothing to report of itself.
+    assert_eq!(sandbox.quiz(["--strict", "sh", "-c", "exit 4"]).code, 4);
+}
+
+#[test]
+fn a_task_that_does_not_get_on_is_told_from_one_that_is_slow() {
+    let sandbox = sandbox();
+    let script = "echo '<3>INFO: task sh:12 blocked for more than 10 seconds.' > /dev/kmsg; sleep 60";
+    let ran = sandbox.quiz(["--timeout", "1s", "sh", "-c", script]);
+    assert_eq!(ran.code, 124, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("longer than 1 s; the guest hangs, its kernel said: INFO: task sh:12"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
 fn a_guest_that_ignores_everything_is_ended_all_the_same() {
     let ran = sandbox().quiz(["--timeout", "1s", "sh", "-c", "trap '' INT TERM HUP; while :; do :; done"]);
     assert_eq!(ran.code, 124, "{}", ran.stderr);
