@@ -11,7 +11,7 @@ use crate::origin::Origin;
 use crate::size::Size;
 use crate::spec::{AccelChoice, DiskSpec, ShareSpec, WorktreeMode};
 use crate::time::Limit;
-use crate::value::{ArchName, Count, Keep, Name, Place, Program, Value, ValueError};
+use crate::value::{ArchName, Count, Keep, Name, Place, Program, ShellCommand, Value, ValueError};
 
 /// A value and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,6 +186,8 @@ settings! {
     templates: bool = "templates", "false", unset "";
     /// Whether a VM waits for the next run of the same kind.
     standby: bool = "standby", "true", unset "";
+    /// What `quiz watch` runs on the host before each run: a shell command.
+    watch_build: ShellCommand = "watch_build", "\"make -s -j8\"", unset "nothing";
     /// Profiles that every run includes.
     profiles: Vec<ProfileUse> = "profiles", "[\"zfs\"]", unset "";
     /// How the guest sees the worktree: ro, rw or off.

@@ -217,6 +217,14 @@ impl Name {
 
 text_value!(Name, "a name", |text, _place| Name::read(text), |name| name.0.clone());
 
+/// A command for the host's shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShellCommand(pub String);
+
+text_value!(ShellCommand, "a shell command", |text, _place| Ok(ShellCommand(plain(text)?.to_owned())), |command| {
+    command.0.clone()
+});
+
 /// The name of an architecture that quiz knows, in quiz's own spelling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchName(pub &'static str);

@@ -66,6 +66,8 @@ pub struct Cli {
 pub enum Verb {
     /// Run a program in a fresh VM: the long form
     Run(Box<Run>),
+    /// Run a program again, in a fresh VM, each time that the worktree's files change
+    Watch(Box<Watch>),
     /// Get, build, list and remove kernels
     #[command(subcommand)]
     Kernel(kernel::Verb),
@@ -104,6 +106,18 @@ pub enum Verb {
 #[derive(Debug, Args)]
 #[command(override_usage = "quiz run [OPTIONS] [--] [PROGRAM [ARGUMENTS]...]")]
 pub struct Run {
+    /// Options of the run.
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// A run that is done again and again.
+#[derive(Debug, Args)]
+#[command(override_usage = "quiz watch [OPTIONS] [--] PROGRAM [ARGUMENTS]...")]
+pub struct Watch {
+    /// A shell command that is run first, on the host; the program is run where it succeeds [default: the setting `watch_build`]
+    #[arg(long, value_name = "COMMAND")]
+    pub build: Option<String>,
     /// Options of the run.
     #[command(flatten)]
     pub options: RunOptions,
@@ -282,6 +296,8 @@ impl RunOptions {
 pub enum Typed {
     /// A run.
     Run(Global, RunOptions, Vec<OsString>),
+    /// A run that is done again and again; with what is run before it.
+    Watch(Global, RunOptions, Option<String>, Vec<OsString>),
     /// A verb other than `run`, with the run's options that stood before it.
     Verb(Global, RunOptions, Box<Verb>),
     /// A verb of a later version.
@@ -307,6 +323,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::E
     Ok(match (verb, program) {
         (None, program) => Typed::Run(global, run, program.unwrap_or_default()),
         (Some(Verb::Run(long)), program) => Typed::Run(global, run.then(long.options), program.unwrap_or_default()),
+        (Some(Verb::Watch(long)), program) => {
+            Typed::Watch(global, run.then(long.options), long.build, program.unwrap_or_default())
+        }
         (Some(verb), _) => Typed::Verb(global, run, Box::new(verb)),
     })
 }
@@ -371,6 +390,21 @@ mod tests {
             &["-k", "6.12", "run", "-m", "1G", "true"],
         ] {
             assert_eq!(program(line), ["true"], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_watched_is_a_program_with_words_of_its_own() {
+        for line in
+            [&["watch", "--build", "make -s", "-m", "2G", "ls", "-m"][..], &["-m", "2G", "watch", "--", "ls", "-m"]]
+        {
+            match typed(line).unwrap() {
+                Typed::Watch(_, options, build, program) => {
+                    assert_eq!((options.memory, program), (Some("2G".into()), vec!["ls".into(), "-m".into()]));
+                    assert_eq!(build.is_some(), line[1] == "--build");
+                }
+                other => panic!("{line:?}: {other:?}"),
+            }
         }
     }
 

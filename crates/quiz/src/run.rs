@@ -40,7 +40,7 @@ use evidence::RunDir;
 pub use record::{Call, Record};
 use registry::Running;
 use scratch::Scratch;
-use terminal::Terminal;
+pub use terminal::Terminal;
 use warm::{Ingredients, Plan, Start};
 
 /// The guest's first process, made by this build.

@@ -13,6 +13,7 @@ mod vm {
     mod streams;
     mod terminal;
     mod verdicts;
+    mod watching;
 }
 
 use quiz_testing::Sandbox;

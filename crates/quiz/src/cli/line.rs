@@ -33,7 +33,7 @@ pub fn split(words: &[OsString], command: &Command) -> Line {
             b"--" => return Line::Run { options: at, program: at + 1 },
             [b'-', b'-', name @ ..] => at += usize::from(long_takes_next(name, command)),
             [b'-', letters @ ..] if !letters.is_empty() => at += usize::from(short_takes_next(letters, command)),
-            b"run" if !behind_run => behind_run = true,
+            b"run" | b"watch" if !behind_run => behind_run = true,
             _ if behind_run => return Line::Run { options: at, program: at },
             name => {
                 if let Some(verb) = RESERVED.into_iter().find(|verb| verb.as_bytes() == name) {

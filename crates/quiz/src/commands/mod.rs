@@ -23,6 +23,7 @@ pub mod root;
 pub mod runs;
 pub mod show;
 pub mod template;
+pub mod watch;
 pub mod zfs;
 
 /// Does what the command line `words` says.
@@ -68,6 +69,7 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
             let call = Call::of_this_process(&ctx);
             Ok(ExitCode::from(crate::run::run(&spec, call, &ctx)?.exit_code))
         }
+        Typed::Watch(global, options, build, command) => watch::run(&global, &options, build.as_deref(), &command),
         Typed::Verb(global, options, verb) => other_verb(&global, &options, *verb),
         Typed::Reserved(verb) => Err(Fault::new(format!(
             "`quiz {verb}` is not in this version of quiz; a guest's program: quiz -- {verb} ..."
@@ -105,7 +107,7 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
         Verb::Show(args) => show::run(&args, &Context::new(global)?)?,
         Verb::Template(verb) => template::run(verb, &Context::new(global)?)?,
         Verb::Zfs(args) => return zfs::run(args, &Context::new(global)?),
-        Verb::Config(_) | Verb::Run(_) => unreachable!("these were handled before"),
+        Verb::Config(_) | Verb::Run(_) | Verb::Watch(_) => unreachable!("these were handled before"),
     }
     Ok(ExitCode::SUCCESS)
 }
