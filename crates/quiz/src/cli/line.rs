@@ -27,13 +27,20 @@ pub enum Line {
 /// with `--`, nor one whose name is not UTF-8.
 pub fn split(words: &[OsString], command: &Command) -> Line {
     let mut behind_run = false;
+    // A verb has options of its own besides those of all.
+    let mut verb: Option<&Command> = None;
     let mut at = 1;
     while let Some(word) = words.get(at) {
         match word.as_bytes() {
             b"--" => return Line::Run { options: at, program: at + 1 },
-            [b'-', b'-', name @ ..] => at += usize::from(long_takes_next(name, command)),
+            [b'-', b'-', name @ ..] => {
+                at += usize::from([Some(command), verb].into_iter().flatten().any(|c| long_takes_next(name, c)));
+            }
             [b'-', letters @ ..] if !letters.is_empty() => at += usize::from(short_takes_next(letters, command)),
-            b"run" | b"watch" if !behind_run => behind_run = true,
+            name @ (b"run" | b"watch") if !behind_run => {
+                behind_run = true;
+                verb = command.get_subcommands().find(|verb| verb.get_name().as_bytes() == name);
+            }
             _ if behind_run => return Line::Run { options: at, program: at },
             name => {
                 if let Some(verb) = RESERVED.into_iter().find(|verb| verb.as_bytes() == name) {
