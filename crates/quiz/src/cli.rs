@@ -395,9 +395,11 @@ mod tests {
 
     #[test]
     fn what_is_watched_is_a_program_with_words_of_its_own() {
-        for line in
-            [&["watch", "--build", "make -s", "-m", "2G", "ls", "-m"][..], &["-m", "2G", "watch", "--", "ls", "-m"]]
-        {
+        for line in [
+            &["watch", "--build", "make -s", "-m", "2G", "ls", "-m"][..],
+            &["-m", "2G", "watch", "--", "ls", "-m"],
+            &["watch", "-m", "2G", "-C", "/", "ls", "-m"],
+        ] {
             match typed(line).unwrap() {
                 Typed::Watch(_, options, build, program) => {
                     assert_eq!((options.memory, program), (Some("2G".into()), vec!["ls".into(), "-m".into()]));
