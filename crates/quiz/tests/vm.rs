@@ -5,6 +5,7 @@
 
 mod vm {
     mod artifacts;
+    mod bisect;
     mod history;
     mod looking;
     mod many;
