@@ -139,7 +139,10 @@ fn run_with(
         None => (None, None),
     };
     let mut waiting = match &start {
-        Start::Template(from) if spec.standby => standby::take(cache, &standby::name(&from.name, vm)),
+        // One that waits has no disks but its own, while a template knows them by their sizes only.
+        Start::Template(from) if spec.standby && scratch.kept.is_empty() => {
+            standby::take(cache, &standby::name(&from.name, vm))
+        }
         _ => None,
     };
     let mut had_waited = waiting.is_some();
@@ -206,7 +209,10 @@ fn run_with(
             });
             match (&outcome.not_resumed, start) {
                 // The template may be as good as ever.
-                (Some(_), begun) if waited => (start, had_waited) = (begun, false),
+                (Some(_), begun) if waited => {
+                    (start, had_waited) = (begun, false);
+                    scratch.write_new()?;
+                }
                 (Some(why), Start::Template(from) | Start::Bare(from)) => {
                     from.drop_it(why, ctx);
                     start = Start::Boot;

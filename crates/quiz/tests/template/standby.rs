@@ -128,6 +128,25 @@ fn what_is_another_vm_is_not_taken() {
 }
 
 #[test]
+fn a_disk_that_is_kept_is_never_one_that_waited() {
+    let place = Waiting::new();
+    place.prepare(&["--disk", "64M"]);
+    let disk = place.0.sandbox.beside("kept.img");
+    fs::write(&disk, vec![0; 64 << 20]).unwrap();
+    let write = "echo written > /dev/disk/by-id/virtio-disk1; sync";
+    place.0.good(&["--disk", disk.to_str().unwrap(), "sh", "-c", write]);
+    assert!(fs::read(&disk).unwrap().starts_with(b"written\n"));
+    place.0.good(&[
+        "--disk",
+        "64M",
+        "sh",
+        "-c",
+        "head -c 8 /dev/disk/by-id/virtio-disk1 | tr -d '\\0' | { ! grep . ; }",
+    ]);
+    assert_eq!(place.start_of_last_run(), "standby");
+}
+
+#[test]
 fn a_panic_of_a_vm_that_waited_has_its_evidence() {
     let place = Waiting::new();
     place.prepare(&[]);
