@@ -18,6 +18,19 @@ pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
 pub fn test(long: bool) -> Result<(), String> {
     check(cargo().args(["fmt", "--all", "--check"]))?;
     check(cargo().args(["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    // All targets are those that are tested by default.
+    check(cargo().args([
+        "clippy",
+        "--quiet",
+        "--locked",
+        "--package",
+        "quiz",
+        "--test",
+        "long",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
     // Two at a time: each has a VM, and more only make each other slow.
     check(cargo().args(["test", "--locked", "--workspace", "--", "--test-threads", "2"]))?;
     if long {

@@ -83,7 +83,7 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
 /// Does what a run does, and undoes it.
 fn rehearse(order: &Order, identity: &setup::Identity) -> std::io::Result<()> {
     setup::personalize(&order.personal, identity)?;
-    program::rehearse(&order.program);
+    program::rehearse(&program::nothing_like(&order.program));
     artifacts::rehearse();
     setup::forget(&order.personal, identity)
 }

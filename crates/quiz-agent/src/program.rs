@@ -74,6 +74,11 @@ pub fn nothing() -> Program {
     }
 }
 
+/// The same in the place of another program, with its environment, directory and terminal.
+pub fn nothing_like(program: &Program) -> Program {
+    Program { argv: nothing().argv, shell_after: false, ..program.clone() }
+}
+
 /// Has a program run to its end that nobody feeds and nobody hears. What every program needs, from the loader to the shell, is in memory
 /// then. A root without them is fine, too.
 pub fn rehearse(program: &Program) {

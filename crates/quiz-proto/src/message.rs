@@ -175,7 +175,7 @@ pub enum ToGuest<'a> {
     /// Do in the prepared guest all that a run does, and undo it: an emulated CPU has everything translated then. [`ToHost::Ready`]
     /// follows once more.
     Rehearse {
-        /// The run; its program is one that does nothing.
+        /// The run; in its program's place one runs that does nothing.
         order: Box<Order>,
     },
     /// Run the program in the prepared guest. Said once.

@@ -2,6 +2,7 @@
 
 pub mod kernels;
 pub mod openzfs;
+pub mod place;
 mod processes;
 mod pty;
 mod sandbox;

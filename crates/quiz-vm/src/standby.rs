@@ -56,7 +56,7 @@ pub enum StandbyError {
 pub struct Keeper<'a> {
     /// The VM, which goes on from a template.
     pub vm: &'a VmSpec,
-    /// What is rehearsed: a run whose program does nothing.
+    /// What is rehearsed.
     pub order: Order,
     /// Where QEMU's words go.
     pub log: &'a File,

@@ -29,7 +29,7 @@ In the guest:
 
 Exit codes:
   the program's own   and 128+N when signal N ended it
-  121                 the guest's kernel panicked
+  121                 the guest's kernel panicked; or reported something (--strict)
   122                 the guest was lost: reset, or gone without a word
   124                 a time limit was reached
   125                 a fault of quiz, of the host, or of this command line
@@ -219,9 +219,9 @@ pub struct RunOptions {
     /// Fail where the kernel's checkers report something, or it warns
     #[arg(long)]
     pub strict: bool,
-    /// Be the keeper of a VM that waits for the next run like this one
-    #[arg(long, hide = true)]
-    pub hold_standby: bool,
+    /// Be the keeper of a VM that waits for the next run that is called like this in that directory
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub hold_standby: Option<PathBuf>,
 }
 
 impl RunOptions {
@@ -256,7 +256,12 @@ impl RunOptions {
 
     /// The spelling of one option that was given, if any was.
     pub fn first_given(&self) -> Option<&'static str> {
-        let flags = [(self.shell_after, "--shell-after"), (self.cold, "--cold"), (self.strict, "--strict")];
+        let flags = [
+            (self.shell_after, "--shell-after"),
+            (self.cold, "--cold"),
+            (self.strict, "--strict"),
+            (self.hold_standby.is_some(), "--hold-standby"),
+        ];
         let flag = flags.into_iter().find_map(|(given, flag)| given.then_some(flag));
         self.typed().first().map(|typed| typed.option).or(flag)
     }
@@ -285,7 +290,7 @@ impl RunOptions {
             release: later.release.or(self.release),
             cold: later.cold || self.cold,
             strict: later.strict || self.strict,
-            hold_standby: later.hold_standby || self.hold_standby,
+            hold_standby: later.hold_standby.or(self.hold_standby),
             ..self
         }
     }
@@ -496,7 +501,7 @@ mod tests {
             release: value(),
             cold: true,
             strict: true,
-            hold_standby: true,
+            hold_standby: Some("/".into()),
         };
         let command = Cli::command();
         for typed in all.typed() {

@@ -63,8 +63,8 @@ pub fn run(spec: &RunSpec, call: Option<Call>, ctx: &Context) -> Result<Record, 
     if spec.json {
         crate::output::text(&(ended.record.line() + "\n"))?;
     }
-    if ended.next {
-        standby::leave_one();
+    if let Some(call) = ended.record.call.as_ref().filter(|_| ended.next) {
+        standby::leave_one(call);
     }
     prune(spec, ctx)?;
     Ok(ended.record)

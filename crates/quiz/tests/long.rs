@@ -7,13 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use fs_err as fs;
-use place::Place;
 use quiz_testing::openzfs::{self, Release};
+use quiz_testing::place::{self, Place};
 use quiz_testing::{Ran, Sandbox, descendants, is_alive, kernels};
-
-#[path = "template/place.rs"]
-#[allow(dead_code, reason = "the tests of templates use the rest")]
-mod place;
 
 /// Where blocks that are written again with the same contents are found out.
 const SOURCE: &str = "module/zfs/zio.c";
@@ -107,7 +103,7 @@ fn the_same_release_runs_on_the_distributions_kernel() {
 
 #[test]
 fn a_thousand_runs_and_two_hundred_that_are_killed_leave_nothing_and_tell_no_lies() {
-    let place = Place::new();
+    let place = Place::new(env!("CARGO_BIN_EXE_quiz"));
     for i in 0..1000u32 {
         let (text, code) = (format!("{i}\n"), i32::try_from(i % 7).unwrap());
         let ran = place.quiz(&["sh", "-c", &format!("echo {i}; exit {code}")]);
@@ -153,4 +149,36 @@ fn a_thousand_runs_and_two_hundred_that_are_killed_leave_nothing_and_tell_no_lie
         assert!(Instant::now() < limit, "{} processes are left", place.processes());
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn a_module_that_was_just_compiled_is_the_one_that_is_loaded() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let kernel = kernels::built(&sandbox, "memdev");
+    let copy = copy(&sandbox, &openzfs::checkout(Release::BookwormBackports).unwrap(), kernel);
+    let source = fs::read_to_string(copy.join(SOURCE)).unwrap();
+    let run = || -> (String, String) {
+        let show = "od -An -v -tx1 /sys/module/zfs/notes/.note.gnu.build-id | tr -d ' \\n'";
+        let ran = sandbox.quiz_in(&copy, ["-k", kernel, "-p", "zfs", "--json", "sh", "-c", &format!("{show}; echo")]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let out = ran.out();
+        let (id, record) = out.split_once('\n').unwrap();
+        let record: serde_json::Value = serde_json::from_str(record).unwrap();
+        (id.to_owned(), record["start"].as_str().unwrap().to_owned())
+    };
+    let mut seen = vec![run().0];
+    assert_eq!(run(), (seen[0].clone(), "template".to_owned()), "nothing was compiled");
+    for round in 0..2 {
+        let mark = format!(
+            "\nstatic const char quiz_mark[] __attribute__((__used__)) = \"{round} {:?}\";\n",
+            SystemTime::now()
+        );
+        fs::write(copy.join(SOURCE), source.clone() + &mark).unwrap();
+        build(&sandbox, &copy, kernel);
+        let (id, start) = run();
+        assert_eq!(start, "bare", "an edit costs no boot");
+        assert!(!seen.contains(&id), "{id} was loaded before: {seen:?}");
+        seen.push(id);
+    }
+    fs::write(copy.join(SOURCE), source).unwrap();
 }

@@ -4,18 +4,19 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
-use place::{Place, make_useless, write_program};
+use quiz_testing::place::{Place, make_useless, write_program};
 use quiz_testing::{descendants, is_alive};
 
-#[path = "template/place.rs"]
-#[allow(dead_code, reason = "the long tests use the rest")]
-mod place;
 #[path = "template/standby.rs"]
 mod standby;
 
+fn place() -> Place {
+    Place::new(env!("CARGO_BIN_EXE_quiz"))
+}
+
 #[test]
 fn runs_start_from_one_template_and_are_different_machines() {
-    let place = Place::new();
+    let place = place();
     let script = "cat /proc/sys/kernel/random/uuid /etc/machine-id; hostid; od -An -N16 -tx1 /dev/urandom; date +%s; cat seen; echo; \
                   mount | grep -c ' / '; echo x > /etc/mark";
     let file = place.sandbox.worktree().join("seen");
@@ -46,7 +47,7 @@ fn runs_start_from_one_template_and_are_different_machines() {
 
 #[test]
 fn what_goes_into_a_template_makes_another() {
-    let place = Place::new();
+    let place = place();
     let mut seen = Vec::new();
     for options in [
         &[][..],
@@ -71,7 +72,7 @@ fn what_goes_into_a_template_makes_another() {
 
 #[test]
 fn disks_of_a_clone_are_its_own() {
-    let place = Place::new();
+    let place = place();
     let script = "test -z \"$(head -c 4096 /dev/disk/by-id/virtio-disk1 | tr -d '\\0')\" && echo used > /dev/disk/by-id/virtio-disk1; sync";
     for _ in 0..3 {
         place.good(&["--disk", "64M", "sh", "-c", script]);
@@ -97,7 +98,7 @@ fn disks_of_a_clone_are_its_own() {
 
 #[test]
 fn a_template_that_is_not_what_it_was_is_dropped_and_the_run_goes_on() {
-    let place = Place::new();
+    let place = place();
     type Damage = fn(&Path);
     let damages: [(&str, Damage); 4] = [
         ("truncated state", |dir| {
@@ -128,10 +129,10 @@ fn a_template_that_is_not_what_it_was_is_dropped_and_the_run_goes_on() {
 
 #[test]
 fn a_template_that_does_not_come_to_life_is_dropped_and_the_run_boots() {
-    let place = Place::new();
+    let place = place();
     place.good(&["true"]);
     make_useless(&place.templates()[0]);
-    let ran = place.sandbox_input(&["cat"], b"input is not lost");
+    let ran = place.quiz_with_input(&["cat"], b"input is not lost");
     assert_eq!((ran.code, ran.out().as_str()), (0, "input is not lost"), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("is dropped, and the VM boots").count(), 1, "{}", ran.stderr);
     assert_eq!(place.template_of_last_run(), None);
@@ -139,7 +140,7 @@ fn a_template_that_does_not_come_to_life_is_dropped_and_the_run_boots() {
 
 #[test]
 fn a_run_that_boots_after_all_has_new_disks() {
-    let place = Place::new();
+    let place = place();
     let profile = place.sandbox.worktree().join("profiles/stamped");
     fs::create_dir_all(&profile).unwrap();
     fs::write(profile.join("profile.toml"), "about = \"x\"\nearly = true\nneeds = [\"blockdev\"]\n").unwrap();
@@ -157,7 +158,7 @@ fn a_run_that_boots_after_all_has_new_disks() {
 
 #[test]
 fn a_guest_that_dies_on_its_way_up_is_booted_once() {
-    let place = Place::new();
+    let place = place();
     let (qemu, boots) = place.counting_qemu();
     let ran = place.quiz(&["--accel", "tcg", "--qemu", &qemu, "--append", "rdinit=/none init=/none", "true"]);
     assert_eq!(ran.code, 121, "{}", ran.stderr);
@@ -171,7 +172,7 @@ fn a_guest_that_dies_on_its_way_up_is_booted_once() {
 
 #[test]
 fn what_lies_over_the_root_is_changed_without_a_boot() {
-    let place = Place::new();
+    let place = place();
     let (qemu, boots) = place.counting_qemu();
     let profile = place.sandbox.worktree().join("profiles/seen");
     fs::create_dir_all(profile.join("files/opt")).unwrap();
@@ -205,7 +206,7 @@ fn what_lies_over_the_root_is_changed_without_a_boot() {
 
 #[test]
 fn first_runs_at_once_make_one_template() {
-    let place = Place::new();
+    let place = place();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| place.good(&["true"]));
@@ -216,7 +217,7 @@ fn first_runs_at_once_make_one_template() {
 
 #[test]
 fn another_qemu_at_the_same_place_does_not_resume_what_the_first_saved() {
-    let place = Place::new();
+    let place = place();
     let qemu = place.sandbox.beside("qemu");
     let run = || {
         // The same version in truth, which quiz cannot know of a file that was replaced.
@@ -232,7 +233,7 @@ fn another_qemu_at_the_same_place_does_not_resume_what_the_first_saved() {
 
 #[test]
 fn without_room_for_a_template_the_run_boots() {
-    let place = Place::new();
+    let place = place();
     // Larger than any file may be.
     let mut command = std::process::Command::new("sh");
     let quiz = place.command(&["-v", "-m", "6G", "true"]);
@@ -249,7 +250,7 @@ fn without_room_for_a_template_the_run_boots() {
 
 #[test]
 fn a_disk_that_is_full_while_a_vm_is_saved_costs_no_run() {
-    let place = Place::new();
+    let place = place();
     let (qemu, templates) = (place.sandbox.beside("qemu"), place.cache.join("templates"));
     fs::create_dir(&templates).unwrap();
     // There is room when the run starts, and none when QEMU does.
@@ -276,7 +277,7 @@ fn a_disk_that_is_full_while_a_vm_is_saved_costs_no_run() {
 
 #[test]
 fn killed_at_any_moment_nothing_is_left_and_nothing_is_broken() {
-    let place = Place::new();
+    let place = place();
     for i in 0..24u64 {
         if i % 8 == 0 {
             // From the beginning: the template is made.
@@ -304,7 +305,7 @@ fn killed_at_any_moment_nothing_is_left_and_nothing_is_broken() {
 
 #[test]
 fn a_panic_of_a_clone_is_its_own() {
-    let place = Place::new();
+    let place = place();
     place.good(&["true"]);
     let template = place.template_of_last_run();
     let ran = place.quiz(&["sh", "-c", "echo kept > /quiz/out/x; sync; echo c > /proc/sysrq-trigger"]);

@@ -59,13 +59,18 @@ fn answer(error: &clap::Error) -> ExitCode {
 
 fn start(typed: Typed) -> Result<ExitCode, Fault> {
     match typed {
+        Typed::Run(mut global, options, command) | Typed::Watch(mut global, options, _, command)
+            if options.hold_standby.is_some() =>
+        {
+            // Whatever directory is among the words was taken into account before.
+            global.directory = options.hold_standby.clone();
+            let ctx = Context::new(&global)?;
+            crate::run::standby::hold(&ctx.run_spec(&options, command)?, &ctx)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Typed::Run(global, options, command) => {
             let ctx = Context::new(&global)?;
             let spec = ctx.run_spec(&options, command)?;
-            if options.hold_standby {
-                crate::run::standby::hold(&spec, &ctx)?;
-                return Ok(ExitCode::SUCCESS);
-            }
             let call = Call::of_this_process(&ctx);
             Ok(ExitCode::from(crate::run::run(&spec, call, &ctx)?.exit_code))
         }

@@ -28,7 +28,11 @@ pub fn run(args: &Replay, global: &Global) -> Result<ExitCode, Fault> {
     let record = past.record.as_ref().ok_or_else(|| Fault::new(format!("the run {} {}", past.id, past.verdict())))?;
     let call: Call = serde_json::from_value(record["call"].clone()).map_err(|_| unknown())?;
     let words = std::iter::once("quiz").chain(call.words.iter().map(String::as_str)).map(OsString::from);
-    let Ok(Typed::Run(mut said, options, command)) = cli::parse(words) else { return Err(unknown()) };
+    let (Ok(Typed::Run(mut said, options, command)) | Ok(Typed::Watch(mut said, options, _, command))) =
+        cli::parse(words)
+    else {
+        return Err(unknown());
+    };
     // A directory among the words was taken into account when the call was recorded.
     said.directory = Some(call.directory.clone());
     let mut ctx = Context::new(&said)?;

@@ -116,7 +116,8 @@ fn ignore_in_git(state: &Path) -> io::Result<()> {
     }
 }
 
-fn quoted(word: &[u8]) -> Vec<u8> {
+/// A word as a shell takes it.
+pub fn quoted(word: &[u8]) -> Vec<u8> {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_./=:,+@%".contains(b);
     if !word.is_empty() && word.iter().all(plain) {
         return word.to_vec();

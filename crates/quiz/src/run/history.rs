@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde_json::Value;
 
+use super::evidence;
 use crate::errors::Fault;
 
 /// A run, by its directory.
@@ -63,11 +64,7 @@ pub fn verdict(verdict: &Value) -> String {
 
 /// A word as a shell takes it.
 pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
+    String::from_utf8(evidence::quoted(word.as_bytes())).expect("text stays text between quotes")
 }
 
 /// All runs below `runs`, the newest first.
@@ -87,14 +84,27 @@ pub fn find(runs: &Path, wanted: Option<&str>) -> Result<Past, Fault> {
         let none = || Fault::new(format!("no run has its record in {}", runs.display()));
         return past.into_iter().next().ok_or_else(none);
     };
-    past.retain(|run| run.id.starts_with(wanted) || run.id.ends_with(wanted));
-    match past.len() {
-        1 => Ok(past.remove(0)),
-        0 => Err(Fault::new(format!("no run in {} is called {wanted}", runs.display()))
-            .hint("`quiz runs` lists them; old ones are removed (keep_runs, keep_days)")),
+    let nothing = || {
+        Fault::new(format!("no run in {} is called {wanted}", runs.display()))
+            .hint("`quiz runs` lists them; old ones are removed (keep_runs, keep_days)")
+    };
+    the_one(past, wanted, |run| &run.id, nothing)
+}
+
+/// The one of `all` whose id is `wanted`, or begins or ends so.
+pub fn the_one<T>(
+    mut all: Vec<T>,
+    wanted: &str,
+    id: impl Fn(&T) -> &str,
+    nothing: impl FnOnce() -> Fault,
+) -> Result<T, Fault> {
+    all.retain(|one| id(one).starts_with(wanted) || id(one).ends_with(wanted));
+    match all.len() {
+        1 => Ok(all.remove(0)),
+        0 => Err(nothing()),
         _ => {
-            let ids: Vec<&str> = past.iter().map(|run| run.id.as_str()).collect();
-            Err(Fault::new(format!("{wanted} may be any of {}", ids.join(", "))))
+            let ids: Vec<&str> = all.iter().map(id).collect();
+            Err(Fault::new(format!("{wanted} may be any of {}", ids.join(", "))).hint("give more of the id"))
         }
     }
 }

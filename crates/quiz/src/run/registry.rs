@@ -10,6 +10,7 @@ use quiz_image::Cache;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::history::the_one;
 use crate::errors::Fault;
 
 /// A VM that runs or waits.
@@ -95,15 +96,8 @@ pub fn find(cache: &Cache, runs: &Path, wanted: Option<&str>) -> Result<Running,
         let none = || Fault::new("no VM of this worktree runs").hint("`quiz ps --all` lists those of other worktrees");
         return running.into_iter().next().ok_or_else(none);
     };
-    running.retain(|one| one.id.starts_with(wanted) || one.id.ends_with(wanted));
-    match running.len() {
-        1 => Ok(running.remove(0)),
-        0 => Err(Fault::new(format!("no VM that runs is called {wanted}")).hint("`quiz ps --all` lists them")),
-        _ => {
-            let ids: Vec<&str> = running.iter().map(|one| one.id.as_str()).collect();
-            Err(Fault::new(format!("{wanted} may be any of {}", ids.join(", "))))
-        }
-    }
+    let nothing = || Fault::new(format!("no VM that runs is called {wanted}")).hint("`quiz ps --all` lists them");
+    the_one(running, wanted, |one| &one.id, nothing)
 }
 
 impl Running {

@@ -24,7 +24,7 @@ use quiz_vm::standby::{self, Keeper, Standby};
 use quiz_vm::{Verdict, VmSpec};
 
 use super::evidence::{self, RunDir};
-use super::record::Record;
+use super::record::{Call, Record};
 use super::registry::{self, Running};
 use super::scratch::Scratch;
 use super::terminal::Terminal;
@@ -76,11 +76,16 @@ fn is_general(order: &Order, scratch: &Scratch) -> bool {
     scratch.kept.is_empty() && order.personal.inits.programs.is_empty()
 }
 
-/// Starts a keeper for the next run with the same words as this one.
-pub fn leave_one() {
+/// Starts a keeper for the next run that is called like this one. The words of this process may be another verb's, which would do its
+/// work once more.
+pub fn leave_one(call: &Call) {
     let Ok(program) = std::env::current_exe() else { return };
     let mut command = Command::new(program);
-    command.arg("--hold-standby").args(std::env::args_os().skip(1));
+    command.arg("--hold-standby").arg(&call.directory).args(&call.words);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| Call::is_setting(name)) {
+        command.env_remove(name);
+    }
+    command.envs(&call.variables);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
     unsafe {
@@ -114,9 +119,7 @@ pub fn hold(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
             return Ok(());
         }
         warm.fill(scratch)?;
-        let mut order = equipment.order;
-        order.program.argv = ["/bin/sh", "-c", "/bin/true"].map(|word| word.as_bytes().to_vec()).to_vec();
-        order.program.shell_after = false;
+        let order = equipment.order;
         let log = tempfile::tempfile_in(&place)?;
         let disks: Vec<_> = scratch.thrown_away().collect();
         let vm = warm.template.clone_of(equipment.vm);

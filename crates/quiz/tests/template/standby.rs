@@ -6,10 +6,9 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use fs_err as fs;
+use quiz_testing::place::{Place, is_keeper, write_program};
 use quiz_testing::{descendants, is_alive};
 use serde_json::Value;
-
-use crate::place::{Place, is_keeper};
 
 /// A place where every run leaves a VM waiting. None is left when it goes.
 struct Waiting(Place);
@@ -22,7 +21,7 @@ impl Drop for Waiting {
 
 impl Waiting {
     fn new() -> Waiting {
-        let waiting = Waiting(Place::new());
+        let waiting = Waiting(crate::place());
         fs::write(waiting.0.sandbox.worktree().join("quiz.toml"), "standby = true\n").unwrap();
         waiting
     }
@@ -105,6 +104,29 @@ fn a_run_takes_the_vm_that_waits_and_is_a_machine_of_its_own() {
         seen.push(lines[..3].to_vec());
         place.until("the next one waits", || !place.sockets().is_empty());
     }
+}
+
+#[test]
+fn runs_that_other_verbs_call_for_leave_one_vm_and_are_not_done_once_more() {
+    let place = Waiting::new();
+    place.prepare(&[]);
+    let runs = || fs::read_dir(place.0.sandbox.worktree().join(".quiz/runs")).unwrap().count();
+    let before = runs();
+    for _ in 0..2 {
+        place.0.good(&["replay"]);
+        assert_eq!(place.start_of_last_run(), "standby");
+        place.until("the next one waits", || !place.sockets().is_empty() && place.keepers().len() == 1);
+    }
+    assert_eq!(runs(), before + 2);
+    // One that is watched serves one that is not.
+    place.0.good(&["template", "rm", "--all"]);
+    let mut watch = place.start(&["watch", "--build", "true", "true"]);
+    place.until("the watched one has left a VM", || place.sockets().len() == 1 && place.keepers().len() == 1);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&watch), rustix::process::Signal::INT).unwrap();
+    assert_eq!(watch.wait().unwrap().code(), Some(130));
+    assert_eq!((runs(), place.0.processes()), (before + 3, 2), "a keeper and its VM are all that is left");
+    place.0.good(&["true"]);
+    assert_eq!(place.start_of_last_run(), "standby");
 }
 
 #[test]
@@ -204,7 +226,7 @@ fn a_profile_with_a_program_on_the_host_is_not_started_for_nobody() {
     let (profile, count) = (place.0.sandbox.worktree().join("profiles/counted"), place.0.sandbox.beside("count"));
     fs::create_dir_all(&profile).unwrap();
     fs::write(profile.join("profile.toml"), "about = \"x\"\n").unwrap();
-    crate::write_program(&profile.join("setup"), &format!("#!/bin/sh\necho x >> {}\n", count.display()));
+    write_program(&profile.join("setup"), &format!("#!/bin/sh\necho x >> {}\n", count.display()));
     place.0.good(&["-p", "counted", "true"]);
     place.0.good(&["-p", "counted", "true"]);
     assert_eq!(place.start_of_last_run(), "template");

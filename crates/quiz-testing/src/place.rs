@@ -3,48 +3,67 @@
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use quiz_testing::Sandbox;
 use serde_json::Value;
+
+use crate::{Ran, Sandbox, cache};
 
 /// A sandbox whose templates are its own: a cache beside the worktree, of which all but the templates is the user's.
 pub struct Place {
+    /// The worktree and the home.
     pub sandbox: Sandbox,
+    /// The cache.
     pub cache: PathBuf,
 }
 
 impl Place {
-    pub fn new() -> Place {
-        let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    /// One for this quiz.
+    ///
+    /// # Panics
+    /// If quiz cannot run a VM, or the directories cannot be made.
+    pub fn new(quiz: impl Into<PathBuf>) -> Place {
+        let sandbox = Sandbox::new(quiz);
         // Makes what is missing in the user's cache.
         let first = sandbox.quiz(["--cold", "true"]);
         assert_eq!(first.code, 0, "{}", first.stderr);
-        let cache = sandbox.beside("cache");
-        fs::create_dir(&cache).unwrap();
-        for entry in fs::read_dir(quiz_testing::cache()).unwrap().flatten() {
-            if !["templates", "standby"].iter().any(|own| entry.file_name() == *own) {
-                fs_err::os::unix::fs::symlink(entry.path(), cache.join(entry.file_name())).unwrap();
+        let own = sandbox.beside("cache");
+        fs::create_dir(&own).unwrap();
+        for entry in fs::read_dir(cache()).unwrap().flatten() {
+            if !["templates", "standby"].iter().any(|name| entry.file_name() == *name) {
+                fs_err::os::unix::fs::symlink(entry.path(), own.join(entry.file_name())).unwrap();
             }
         }
-        Place { sandbox, cache }
+        Place { sandbox, cache: own }
     }
 
+    /// A call of quiz here.
     pub fn command(&self, arguments: &[&str]) -> std::process::Command {
         let mut command = self.sandbox.command(arguments);
         command.env("QUIZ_CACHE", &self.cache);
         command
     }
 
-    pub fn quiz(&self, arguments: &[&str]) -> quiz_testing::Ran {
+    /// Calls quiz and waits for its end.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn quiz(&self, arguments: &[&str]) -> Ran {
         self.command(arguments).output().unwrap().into()
     }
 
     /// What a good run printed.
+    ///
+    /// # Panics
+    /// If it was no good one.
     pub fn good(&self, arguments: &[&str]) -> String {
         let ran = self.quiz(arguments);
         assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.stderr);
         ran.out()
     }
 
+    /// The template that the last run started from or made.
+    ///
+    /// # Panics
+    /// If that run has no record.
     pub fn template_of_last_run(&self) -> Option<String> {
         let text = fs::read(self.sandbox.last_run().join("result.json")).unwrap();
         let record: Value = serde_json::from_slice(&text).unwrap();
@@ -71,13 +90,18 @@ impl Place {
         self.all_templates().into_iter().filter(|path| is_bare(path)).collect()
     }
 
+    /// Both kinds.
     pub fn all_templates(&self) -> Vec<PathBuf> {
         let Ok(found) = fs::read_dir(self.cache.join("templates")) else { return Vec::new() };
         let entries = found.flatten().filter(|e| !e.file_name().to_string_lossy().starts_with('.'));
         entries.map(|e| e.path()).collect()
     }
 
-    pub fn sandbox_input(&self, arguments: &[&str], input: &[u8]) -> quiz_testing::Ran {
+    /// Calls quiz with this on its standard input.
+    ///
+    /// # Panics
+    /// If it cannot be started or does not read.
+    pub fn quiz_with_input(&self, arguments: &[&str], input: &[u8]) -> Ran {
         use std::io::Write;
         let mut command = self.command(arguments);
         command.stdin(std::process::Stdio::piped());
@@ -104,10 +128,15 @@ pub fn is_keeper(pid: u32) -> bool {
     line.split(|byte| *byte == 0).any(|word| word == b"--hold-standby")
 }
 
+/// Whether a template, by its directory, is a bare one.
 pub fn is_bare(template: &Path) -> bool {
     template.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bare-"))
 }
 
+/// Writes an executable file.
+///
+/// # Panics
+/// If it cannot be written.
 pub fn write_program(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
