@@ -4,21 +4,20 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use fs_err as fs;
-use quiz_proto::{CHUNK, Stream, ToHost};
+use quiz_proto::{CHUNK, ProgramId, Stream, ToHost};
 
-use crate::link::{Link, StreamWriter};
+use crate::link::Link;
 use crate::setup::OUT;
 
 /// Sends everything, or nothing when there is nothing. What cannot be sent is named in a note.
 pub fn send_all(link: &Link) {
-    let writer = BufWriter::with_capacity(CHUNK, StreamWriter { link, stream: Stream::Artifacts });
+    let writer = BufWriter::with_capacity(CHUNK, link.sender(ProgramId::MAIN, Stream::Artifacts));
     let sent = archive(link, writer);
     if let Err(e) = sent
         && e.kind() != io::ErrorKind::BrokenPipe
     {
         link.send(&ToHost::Note(format!("the artifacts are incomplete: {e}").into()));
     }
-    link.send(&ToHost::Eof(Stream::Artifacts));
 }
 
 /// Looks for what there is to send, for practice.

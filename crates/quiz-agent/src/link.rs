@@ -1,10 +1,11 @@
 //! The channel to the host: frames out under a lock, frames in on one thread, and the credit of every stream.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use quiz_proto::{CHUNK, Decoder, Stream, ToGuest, ToHost, WINDOW, encode};
+use quiz_proto::{CHUNK, Decoder, ProgramId, Stream, ToGuest, ToHost, WINDOW, encode};
 
 /// The sending end, shared by every thread that has something to say.
 #[derive(Clone)]
@@ -15,7 +16,7 @@ pub struct Link {
 struct Shared {
     /// Blocking writes only, one at a time: the virtio port loses wake-ups when it is polled while it is written.
     port: Mutex<Port>,
-    outgoing: [Window; 3],
+    outgoing: Mutex<HashMap<(ProgramId, Stream), Arc<Window>>>,
 }
 
 struct Port {
@@ -25,15 +26,8 @@ struct Port {
 
 /// What may still be sent of one stream, in bytes; `None` when nobody reads it any more.
 struct Window {
-    stream: Stream,
     credit: Mutex<Option<u32>>,
     changed: Condvar,
-}
-
-impl Window {
-    fn new(stream: Stream) -> Window {
-        Window { stream, credit: Mutex::new(Some(WINDOW)), changed: Condvar::new() }
-    }
 }
 
 /// The receiving end; exactly one thread reads.
@@ -43,7 +37,8 @@ pub struct Receiver {
     buffer: Vec<u8>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// What a mutex holds, whatever the thread that held it before has come to.
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -51,10 +46,8 @@ impl Link {
     /// Both ends of the channel on an open port.
     pub fn new(port: File) -> (Link, Receiver) {
         let reader = port.try_clone().expect("a descriptor can be duplicated this early");
-        let shared = Shared {
-            port: Mutex::new(Port { file: port, buffer: Vec::new() }),
-            outgoing: [Stream::Stdout, Stream::Stderr, Stream::Artifacts].map(Window::new),
-        };
+        let shared =
+            Shared { port: Mutex::new(Port { file: port, buffer: Vec::new() }), outgoing: Mutex::new(HashMap::new()) };
         (
             Link { shared: Arc::new(shared) },
             Receiver { port: reader, decoder: Decoder::default(), buffer: vec![0; 2 * CHUNK] },
@@ -73,36 +66,17 @@ impl Link {
         }
     }
 
-    fn window(&self, stream: Stream) -> &Window {
-        self.shared.outgoing.iter().find(|w| w.stream == stream).expect("a stream that the agent sends")
+    /// The sending end of a stream that begins.
+    pub fn sender(&self, program: ProgramId, stream: Stream) -> Sender {
+        let window = Arc::new(Window { credit: Mutex::new(Some(WINDOW)), changed: Condvar::new() });
+        locked(&self.shared.outgoing).insert((program, stream), window.clone());
+        Sender { link: self.clone(), program, stream, window }
     }
 
-    /// Waits until some bytes of the stream may be sent, and says how many (at most [`CHUNK`]); `None` when nobody
-    /// reads it any more.
-    pub fn wait_for_credit(&self, stream: Stream) -> Option<usize> {
-        let window = self.window(stream);
-        let mut credit = locked(&window.credit);
-        loop {
-            match *credit {
-                None => return None,
-                Some(0) => credit = window.changed.wait(credit).unwrap_or_else(PoisonError::into_inner),
-                Some(n) => return Some(CHUNK.min(usize::try_from(n).unwrap_or(CHUNK))),
-            }
-        }
-    }
-
-    /// Sends bytes that [`Link::wait_for_credit`] allowed.
-    pub fn send_data(&self, stream: Stream, bytes: &[u8]) {
-        if let Some(credit) = locked(&self.window(stream).credit).as_mut() {
-            *credit = credit.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-        }
-        self.send(&ToHost::Data(stream, bytes.into()));
-    }
-
-    /// The host has taken bytes of a stream, or (`None`) will take no more.
-    pub fn credit(&self, stream: Stream, more: Option<u32>) {
-        if !matches!(stream, Stream::Stdin) {
-            let window = self.window(stream);
+    /// The host has taken bytes of a stream, or (`None`) will take no more. It may not know yet that the stream has ended.
+    pub fn credit(&self, program: ProgramId, stream: Stream, more: Option<u32>) {
+        let window = locked(&self.shared.outgoing).get(&(program, stream)).cloned();
+        if let Some(window) = window {
             let mut credit = locked(&window.credit);
             *credit = match (*credit, more) {
                 (Some(had), Some(more)) => Some(had.saturating_add(more)),
@@ -110,6 +84,56 @@ impl Link {
             };
             window.changed.notify_all();
         }
+    }
+}
+
+/// The sending end of one stream. Its end is sent when this is dropped.
+pub struct Sender {
+    link: Link,
+    program: ProgramId,
+    stream: Stream,
+    window: Arc<Window>,
+}
+
+impl Sender {
+    /// Waits until some bytes may be sent, and says how many (at most [`CHUNK`]); `None` when nobody reads them any more.
+    pub fn wait_for_credit(&self) -> Option<usize> {
+        let mut credit = locked(&self.window.credit);
+        loop {
+            match *credit {
+                None => return None,
+                Some(0) => credit = self.window.changed.wait(credit).unwrap_or_else(PoisonError::into_inner),
+                Some(n) => return Some(CHUNK.min(usize::try_from(n).unwrap_or(CHUNK))),
+            }
+        }
+    }
+
+    /// Sends bytes that [`Sender::wait_for_credit`] allowed.
+    pub fn send(&self, bytes: &[u8]) {
+        if let Some(credit) = locked(&self.window.credit).as_mut() {
+            *credit = credit.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        }
+        self.link.send(&ToHost::Data(self.program, self.stream, bytes.into()));
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        locked(&self.link.shared.outgoing).remove(&(self.program, self.stream));
+        self.link.send(&ToHost::Eof(self.program, self.stream));
+    }
+}
+
+impl Write for Sender {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let allowed = self.wait_for_credit().ok_or(io::ErrorKind::BrokenPipe)?;
+        let n = allowed.min(bytes.len());
+        self.send(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -135,26 +159,5 @@ impl Receiver {
                 Err(e) => return Err(e),
             }
         }
-    }
-}
-
-/// Writes one outgoing stream in frames, as far as the host's credit goes.
-pub struct StreamWriter<'a> {
-    /// The channel.
-    pub link: &'a Link,
-    /// The stream.
-    pub stream: Stream,
-}
-
-impl Write for StreamWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let allowed = self.link.wait_for_credit(self.stream).ok_or(io::ErrorKind::BrokenPipe)?;
-        let n = allowed.min(bytes.len());
-        self.link.send_data(self.stream, &bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod link;
 mod modules;
 mod mounts;
 mod program;
+mod programs;
 mod setup;
 mod stacks;
 mod terminal;
@@ -51,7 +52,7 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
         First::Prepare(moment, system) => setup::prepare(&moment, &system).map_err(|e| e.to_string())?,
         First::Salvage(nonce, out_serial) => {
             // The credits for the archive have to be heard.
-            program::listen(receiver, link);
+            programs::listen(receiver, link);
             setup::mount_out(&out_serial).map_err(|e| e.to_string())?;
             artifacts::send_all(link);
             link.send(&ToHost::Down { nonce });
@@ -72,7 +73,7 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
         }
     };
     setup::personalize(&order.personal, &identity).map_err(|e| e.to_string())?;
-    program::run(&order.program, nonce, link, receiver);
+    programs::run(&order, nonce, link, receiver);
     artifacts::send_all(link);
     let writable = order.personal.shares.iter().any(|share| share.writable);
     mounts::write_back(writable, order.personal.write_back);

@@ -1,66 +1,18 @@
-//! The program of the run: started, fed, read, signalled, waited for.
+//! One program: started on pipes or a terminal, waited for. Not for what goes on between it and the host (see `programs`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
-use quiz_proto::{CHUNK, Nonce, Program, Status, Stream, ToGuest, ToHost};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use quiz_proto::{Program, Status, Stream};
 
-use crate::link::{Link, Receiver};
-use crate::{kmsg, stacks, terminal};
-
-/// How often the agent says that it is alive.
-const PULSE: Duration = Duration::from_secs(1);
-
-/// How long output may still trickle in after every process was killed; only processes stuck in the kernel need it.
-const DRAIN: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
-
-/// Runs the program to its end and reports it; all its output is sent before that.
-pub fn run(program: &Program, nonce: Nonce, link: &Link, receiver: Receiver) {
-    let ended = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd can be made"));
-    let mut running = match Running::start(program) {
-        Ok(running) => running,
-        Err(status) => return link.send(&ToHost::Exited { nonce, status }),
-    };
-    let control =
-        Control { group: Arc::new(AtomicI32::new(running.pid)), terminal: running.terminal.take().map(Arc::new) };
-    link.send(&ToHost::Started);
-    dispatch(receiver, link.clone(), control.clone(), running.input.take());
-    kmsg::forward(link.clone());
-    pulse(link.clone());
-    let pumps: Vec<_> = running
-        .outputs
-        .drain(..)
-        .map(|(stream, file)| {
-            let (link, ended) = (link.clone(), ended.clone());
-            thread::spawn(move || pump(&link, stream, file, &ended))
-        })
-        .collect();
-    let mut status = wait_for(running.pid);
-    if let (true, Some(slave)) = (program.shell_after, &running.slave) {
-        status = shell_after(program, slave, status, &control);
-    }
-    // What the program left behind would hold its output open, and the VM is about to end anyway.
-    kill_all();
-    drop(running.slave);
-    rustix::io::write(&*ended, &1u64.to_ne_bytes()).expect("an eventfd takes one event");
-    for pump in pumps {
-        // A pump that panicked has reported itself through the panic hook.
-        pump.join().ok();
-    }
-    link.send(&ToHost::Exited { nonce, status });
-}
+use crate::terminal;
 
 /// A program that does nothing, by a shell.
 pub fn nothing() -> Program {
@@ -87,7 +39,7 @@ pub fn rehearse(program: &Program) {
     drop((input, slave));
     let readers = outputs.into_iter().map(|(_, mut file)| thread::spawn(move || io::copy(&mut file, &mut io::sink())));
     let readers: Vec<_> = readers.collect();
-    wait_for(pid);
+    while wait_for_any(|| ()).is_some_and(|(ended, _)| ended != pid) {}
     for reader in readers {
         // A terminal says EIO where a pipe ends.
         reader.join().ok();
@@ -95,40 +47,23 @@ pub fn rehearse(program: &Program) {
     drop(terminal);
 }
 
-/// Hears the host when there is no program: only credits matter.
-pub fn listen(receiver: Receiver, link: &Link) {
-    dispatch(receiver, link.clone(), Control { group: Arc::new(AtomicI32::new(0)), terminal: None }, None);
-}
-
-/// What the host's orders act on.
-#[derive(Clone)]
-struct Control {
-    group: Arc<AtomicI32>,
-    terminal: Option<Arc<File>>,
-}
-
-impl Control {
-    fn signal(&self, signal: i32) {
-        let foreground = self.terminal.as_deref().and_then(terminal::foreground_group);
-        let group = foreground.unwrap_or_else(|| self.group.load(Ordering::Relaxed));
-        if group > 1 {
-            // SAFETY: kill has no memory effects; the group is the program's.
-            unsafe { libc::kill(-group, signal) };
-        }
-    }
-}
-
-struct Running {
-    pid: i32,
-    input: Option<File>,
-    outputs: Vec<(Stream, File)>,
-    terminal: Option<File>,
-    /// Kept open for the shell that follows.
-    slave: Option<OwnedFd>,
+/// A program that was started.
+pub struct Running {
+    /// Its process, and at first its process group.
+    pub pid: i32,
+    /// Its standard input.
+    pub input: Option<File>,
+    /// What it writes to.
+    pub outputs: Vec<(Stream, File)>,
+    /// Our end of its terminal.
+    pub terminal: Option<File>,
+    /// Its own end, kept open for the shell that follows.
+    pub slave: Option<OwnedFd>,
 }
 
 impl Running {
-    fn start(program: &Program) -> Result<Running, Status> {
+    /// Starts it. A program that cannot be has ended at once.
+    pub fn start(program: &Program) -> Result<Running, Status> {
         let broken = |e: io::Error| Status::NotExecutable(e.raw_os_error().unwrap_or(libc::EIO));
         let mut command = command(program, program.argv.iter().map(|a| OsStr::from_bytes(a)));
         let mut running = Running { pid: 0, input: None, outputs: Vec::new(), terminal: None, slave: None };
@@ -225,134 +160,43 @@ fn find(program: &Program) -> Option<PathBuf> {
     std::env::split_paths(&OsString::from_vec(path)).find_map(|dir| exists(dir.join(&name)))
 }
 
-/// Waits for the program, and for every orphan that ends meanwhile: the first process inherits them.
-fn wait_for(pid: i32) -> Status {
-    loop {
-        let mut raw = 0;
-        // SAFETY: waitpid writes one int, to a live variable.
-        let ended = unsafe { libc::waitpid(-1, &raw mut raw, 0) };
-        if ended == pid {
-            return if libc::WIFSIGNALED(raw) {
-                Status::Signal(libc::WTERMSIG(raw) as u8)
-            } else {
-                Status::Code(libc::WEXITSTATUS(raw) as u8)
-            };
-        }
-        if ended < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
-            // The kernel no longer knows the program: whatever it did, it cannot be called a success.
-            return Status::Signal(libc::SIGKILL as u8);
-        }
-    }
-}
-
-/// A shell for looking around afterwards. The program's status stays the run's.
-fn shell_after(program: &Program, slave: &OwnedFd, status: Status, control: &Control) -> Status {
+/// Starts a shell for looking around afterwards, on the terminal of a program that has ended.
+pub fn shell_after(program: &Program, slave: &OwnedFd) -> Option<i32> {
     let mut shell = command(program, [OsStr::new("/bin/sh")].into_iter());
     if Path::new("/bin/bash").exists() {
         shell = command(program, ["/bin/bash", "-i"].map(OsStr::new).into_iter());
     }
-    if on_terminal(&mut shell, slave).is_ok()
-        && let Ok(child) = shell.spawn()
-    {
-        let pid = i32::try_from(child.id()).expect("a pid is positive and small");
-        control.group.store(pid, Ordering::Relaxed);
-        wait_for(pid);
-    }
-    status
+    on_terminal(&mut shell, slave).ok()?;
+    i32::try_from(shell.spawn().ok()?.id()).ok()
 }
 
-fn kill_all() {
-    // SAFETY: no memory effects; from the first process it reaches every process but itself.
-    unsafe { libc::kill(-1, libc::SIGKILL) };
-}
-
-fn dispatch(mut receiver: Receiver, link: Link, control: Control, input: Option<File>) {
-    let (feed, fed) = mpsc::channel::<Vec<u8>>();
-    let mut feed = Some(feed);
-    let on_terminal = control.terminal.is_some();
-    if let Some(input) = input {
-        let link = link.clone();
-        thread::spawn(move || feed_input(&link, input, &fed));
-    }
-    thread::spawn(move || {
-        loop {
-            let heard = receiver.next(|message| match message {
-                ToGuest::Data(Stream::Stdin, bytes) => {
-                    if let Some(feed) = &feed {
-                        // The feeder has told the host when the program takes no more.
-                        feed.send(bytes.into_owned()).ok();
-                    }
-                }
-                ToGuest::Eof(Stream::Stdin) if on_terminal => {}
-                ToGuest::Eof(Stream::Stdin) => feed = None,
-                ToGuest::Credit(stream, n) => link.credit(stream, Some(n)),
-                ToGuest::Close(stream) => link.credit(stream, None),
-                ToGuest::Resize(size) => {
-                    if let Some(terminal) = &control.terminal {
-                        // The old size is no reason to end the run.
-                        terminal::resize(&**terminal, size).ok();
-                    }
-                }
-                ToGuest::Signal(signal) => control.signal(signal),
-                ToGuest::Stacks => stacks::send(&link),
-                ToGuest::Kill => kill_all(),
-                ToGuest::Data(..)
-                | ToGuest::Eof(_)
-                | ToGuest::Prepare { .. }
-                | ToGuest::Rehearse { .. }
-                | ToGuest::Start { .. }
-                | ToGuest::Salvage { .. } => {}
-            });
-            if let Err(e) = heard {
-                return link.send(&ToHost::Failed(format!("the host is not understood: {e}").into()));
+/// Waits for the next process that ends, orphans among them: the first process inherits them. `None` when there is none.
+///
+/// It is taken under the guard that `hold` gives: whoever is starting a program holds it, and waits for that one alone if it cannot be executed.
+pub fn wait_for_any<G>(hold: impl Fn() -> G) -> Option<(i32, Status)> {
+    loop {
+        // SAFETY: all zeroes is a siginfo; waitid and waitpid write to live variables.
+        let (seen, info) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            (libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOWAIT), info)
+        };
+        if seen < 0 {
+            if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
+                continue;
             }
+            return None;
         }
-    });
-}
-
-fn feed_input(link: &Link, mut input: File, fed: &mpsc::Receiver<Vec<u8>>) {
-    for bytes in fed {
-        if input.write_all(&bytes).is_err() {
-            return link.send(&ToHost::Close(Stream::Stdin));
-        }
-        link.send(&ToHost::Credit(Stream::Stdin, u32::try_from(bytes.len()).unwrap_or(u32::MAX)));
-    }
-}
-
-/// Carries one output stream to the host until it ends, nobody reads it, or the program is over and it is drained.
-fn pump(link: &Link, stream: Stream, mut file: File, ended: &OwnedFd) {
-    let mut buffer = vec![0; CHUNK];
-    let mut over = false;
-    while let Some(allowed) = link.wait_for_credit(stream) {
-        let timeout = over.then_some(DRAIN);
-        let mut fds = [PollFd::new(&file, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
-        let watched = if over { 1 } else { 2 };
-        match poll(&mut fds[..watched], timeout.as_ref()) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => break,
-        }
-        if fds[0].revents().is_empty() {
-            over = true;
-            continue;
-        }
-        match file.read(&mut buffer[..allowed]) {
-            Ok(0) => break,
-            Ok(n) => link.send_data(stream, &buffer[..n]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            // A terminal whose last user is gone says EIO.
-            Err(_) => break,
+        let _guard = hold();
+        let mut raw = 0;
+        // SAFETY: as above.
+        let ended = unsafe { libc::waitpid(info.si_pid(), &raw mut raw, libc::WNOHANG) };
+        if ended > 0 {
+            let status = if libc::WIFSIGNALED(raw) {
+                Status::Signal(libc::WTERMSIG(raw) as u8)
+            } else {
+                Status::Code(libc::WEXITSTATUS(raw) as u8)
+            };
+            return Some((ended, status));
         }
     }
-    link.send(&ToHost::Eof(stream));
-}
-
-fn pulse(link: Link) {
-    thread::spawn(move || {
-        loop {
-            thread::sleep(PULSE);
-            link.send(&ToHost::Pulse);
-        }
-    });
 }

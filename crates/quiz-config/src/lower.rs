@@ -24,6 +24,8 @@ pub struct Invocation {
     pub cold: bool,
     /// `--strict`
     pub strict: bool,
+    /// `--keep`
+    pub keep: bool,
     /// `-v`, `-q`
     pub verbosity: Verbosity,
     /// `--json`
@@ -58,6 +60,9 @@ pub struct BuildDefaults {
     /// The keyring that sources are checked against.
     pub keyring: Option<PathBuf>,
 }
+
+/// Longer than any VM lives, short enough for arithmetic.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Too little for any Linux to start in.
 const LEAST_MEMORY_MIB: u64 = 64;
@@ -135,6 +140,7 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         timeout: limit(&settings.timeout),
         boot_timeout: limit(&settings.boot_timeout),
         hang_timeout: limit(&settings.hang_timeout),
+        keep: invocation.keep.then(|| limit(&settings.keep_time).unwrap_or(FOR_EVER)),
         keep_runs: value(&settings.keep_runs).and_then(|Keep(count)| count),
         keep_days: value(&settings.keep_days).and_then(|Keep(count)| count),
         command: invocation.command,
@@ -264,6 +270,7 @@ mod tests {
             timeout: None,
             boot_timeout: Some(Duration::from_secs(120)),
             hang_timeout: Some(Duration::from_secs(60)),
+            keep: None,
             cold: false,
             standby: false,
             verbosity: Verbosity::Normal,

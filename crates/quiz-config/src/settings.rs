@@ -204,6 +204,8 @@ settings! {
     boot_timeout: Limit = "boot_timeout", "\"1m\"", unset "";
     /// How long the guest may give no sign of life.
     hang_timeout: Limit = "hang_timeout", "\"1m\"", unset "";
+    /// How long a VM stays after its program (`--keep`).
+    keep_time: Limit = "keep_time", "\"2h\"", unset "";
     /// How many runs' evidence is kept.
     keep_runs: Keep = "keep_runs", "50", unset "";
     /// For how many days runs' evidence is kept.

@@ -75,6 +75,9 @@ pub struct RunSpec {
     /// How long the guest may give no sign of life before it counts as hung. None: for ever.
     pub hang_timeout: Option<Duration>,
 
+    /// The VM stays after its program, so long.
+    pub keep: Option<Duration>,
+
     /// Boot, even where a template would save it.
     pub cold: bool,
     /// A VM is left waiting for the next run of the same kind.

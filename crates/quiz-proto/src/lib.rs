@@ -14,7 +14,7 @@ pub use codec::{Decoder, FrameError, encode};
 pub use message::*;
 
 /// Version of the frames. Any change to a message changes it.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// The largest message, in bytes, without its length prefix. Anything longer is refused before it is buffered.
 ///

@@ -9,7 +9,16 @@ use serde::{Deserialize, Serialize};
 /// A random number that ties a record to one run: a guest restored from a saved state cannot know it in advance.
 pub type Nonce = [u8; 16];
 
-/// A byte stream that is multiplexed over the channel, with flow control of its own.
+/// Which program of the guest: the run's own, or one that was started beside it. The host counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProgramId(pub u32);
+
+impl ProgramId {
+    /// The run's own.
+    pub const MAIN: ProgramId = ProgramId(0);
+}
+
+/// A byte stream of a program, with flow control of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stream {
     /// Host to guest: the program's standard input, or what is typed on its terminal.
@@ -18,7 +27,7 @@ pub enum Stream {
     Stdout,
     /// Guest to host: standard error.
     Stderr,
-    /// Guest to host: a tar archive of `/quiz/out`.
+    /// Guest to host, of the run's own program: a tar archive of `/quiz/out`.
     Artifacts,
 }
 
@@ -160,6 +169,8 @@ pub struct Order {
     pub personal: Personal,
     /// The program.
     pub program: Program,
+    /// The guest stays when the program has ended, until [`ToGuest::End`].
+    pub keep: bool,
 }
 
 /// What the host says.
@@ -192,18 +203,27 @@ pub enum ToGuest<'a> {
         /// Serial number of the disk that held `/quiz/out`.
         out_serial: String,
     },
+    /// Run another program while the run's own runs or its guest is kept: [`ToHost::Ended`].
+    Exec {
+        /// How it is called from now on.
+        id: ProgramId,
+        /// The program.
+        program: Box<Program>,
+    },
+    /// The guest of a program that has ended is no longer kept.
+    End,
     /// Bytes of a stream.
-    Data(Stream, #[serde(borrow)] Cow<'a, [u8]>),
+    Data(ProgramId, Stream, #[serde(borrow)] Cow<'a, [u8]>),
     /// The stream has ended.
-    Eof(Stream),
+    Eof(ProgramId, Stream),
     /// The host has taken this many bytes of the stream.
-    Credit(Stream, u32),
+    Credit(ProgramId, Stream, u32),
     /// Nobody reads the stream any more: the program gets SIGPIPE when it writes.
-    Close(Stream),
+    Close(ProgramId, Stream),
     /// The terminal's size changed.
-    Resize(WinSize),
+    Resize(ProgramId, WinSize),
     /// Send this signal to the program's process group (the foreground one on a terminal).
-    Signal(i32),
+    Signal(ProgramId, i32),
     /// Say where every process of the guest stands: [`ToHost::Stacks`].
     Stacks,
     /// The program's time is over or the user has interrupted: kill it, do not wait for artifacts to be complete.
@@ -240,13 +260,13 @@ pub enum ToHost<'a> {
     /// Still alive; said about once a second while the program runs.
     Pulse,
     /// Bytes of a stream.
-    Data(Stream, #[serde(borrow)] Cow<'a, [u8]>),
+    Data(ProgramId, Stream, #[serde(borrow)] Cow<'a, [u8]>),
     /// The stream has ended.
-    Eof(Stream),
+    Eof(ProgramId, Stream),
     /// The program has taken this many bytes of the stream.
-    Credit(Stream, u32),
+    Credit(ProgramId, Stream, u32),
     /// The program has closed its end of the stream.
-    Close(Stream),
+    Close(ProgramId, Stream),
     /// A kernel message of level warning or worse since the program started.
     Kernel {
         /// Syslog level: 0 (emergency) to 4 (warning).
@@ -261,7 +281,14 @@ pub enum ToHost<'a> {
     Stacks(#[serde(borrow)] Cow<'a, str>),
     /// That was the last of the [`ToHost::Stacks`].
     StacksEnd,
-    /// The program has ended.
+    /// A program beside the run's own has ended; all its output was sent before.
+    Ended {
+        /// Which.
+        id: ProgramId,
+        /// How.
+        status: Status,
+    },
+    /// The run's program has ended.
     Exited {
         /// The run's.
         nonce: Nonce,

@@ -9,6 +9,10 @@ fn stream() -> impl Strategy<Value = Stream> {
     prop_oneof![Just(Stream::Stdin), Just(Stream::Stdout), Just(Stream::Stderr), Just(Stream::Artifacts)]
 }
 
+fn program() -> impl Strategy<Value = ProgramId> {
+    any::<u32>().prop_map(ProgramId)
+}
+
 fn status() -> impl Strategy<Value = Status> {
     prop_oneof![
         any::<u8>().prop_map(Status::Code),
@@ -23,9 +27,14 @@ fn to_host() -> impl Strategy<Value = ToHost<'static>> {
         any::<u32>().prop_map(|version| ToHost::Hello { version }),
         Just(ToHost::Started),
         Just(ToHost::Pulse),
-        (stream(), proptest::collection::vec(any::<u8>(), 0..CHUNK)).prop_map(|(s, b)| ToHost::Data(s, Cow::Owned(b))),
-        stream().prop_map(ToHost::Eof),
-        (stream(), any::<u32>()).prop_map(|(s, n)| ToHost::Credit(s, n)),
+        (program(), stream(), proptest::collection::vec(any::<u8>(), 0..CHUNK)).prop_map(|(id, s, b)| ToHost::Data(
+            id,
+            s,
+            Cow::Owned(b)
+        )),
+        (program(), stream()).prop_map(|(id, s)| ToHost::Eof(id, s)),
+        (program(), stream(), any::<u32>()).prop_map(|(id, s, n)| ToHost::Credit(id, s, n)),
+        (program(), status()).prop_map(|(id, status)| ToHost::Ended { id, status }),
         (0u8..8, ".*").prop_map(|(level, t)| ToHost::Kernel { level, text: Cow::Owned(t) }),
         (any::<[u8; 16]>(), status()).prop_map(|(nonce, status)| ToHost::Exited { nonce, status }),
         ".*".prop_map(|t| ToHost::Failed(Cow::Owned(t))),
@@ -35,7 +44,7 @@ fn to_host() -> impl Strategy<Value = ToHost<'static>> {
 
 fn owned(m: ToHost<'_>) -> ToHost<'static> {
     match m {
-        ToHost::Data(s, b) => ToHost::Data(s, Cow::Owned(b.into_owned())),
+        ToHost::Data(id, s, b) => ToHost::Data(id, s, Cow::Owned(b.into_owned())),
         ToHost::Kernel { level, text } => ToHost::Kernel { level, text: Cow::Owned(text.into_owned()) },
         ToHost::Failed(t) => ToHost::Failed(Cow::Owned(t.into_owned())),
         ToHost::Note(t) => ToHost::Note(Cow::Owned(t.into_owned())),
@@ -45,9 +54,10 @@ fn owned(m: ToHost<'_>) -> ToHost<'static> {
         ToHost::Begun => ToHost::Begun,
         ToHost::Started => ToHost::Started,
         ToHost::Pulse => ToHost::Pulse,
-        ToHost::Eof(s) => ToHost::Eof(s),
-        ToHost::Credit(s, n) => ToHost::Credit(s, n),
-        ToHost::Close(s) => ToHost::Close(s),
+        ToHost::Eof(id, s) => ToHost::Eof(id, s),
+        ToHost::Credit(id, s, n) => ToHost::Credit(id, s, n),
+        ToHost::Close(id, s) => ToHost::Close(id, s),
+        ToHost::Ended { id, status } => ToHost::Ended { id, status },
         ToHost::StacksEnd => ToHost::StacksEnd,
         ToHost::Exited { nonce, status } => ToHost::Exited { nonce, status },
         ToHost::Down { nonce } => ToHost::Down { nonce },
@@ -144,7 +154,10 @@ fn start_carries_arguments_exactly() {
         separate_stderr: true,
         shell_after: false,
     };
-    let message = ToGuest::Start { nonce: [3; 16], order: Box::new(Order { personal: Personal::default(), program }) };
+    let message = ToGuest::Start {
+        nonce: [3; 16],
+        order: Box::new(Order { personal: Personal::default(), program, keep: false }),
+    };
     let mut wire = Vec::new();
     encode(&message, &mut wire);
     let mut decoder = Decoder::default();

@@ -6,7 +6,9 @@
 
 pub mod accel;
 pub mod artifacts;
+pub mod client;
 mod console;
+pub mod control;
 mod escape;
 mod monitor;
 mod pump;

@@ -57,41 +57,48 @@ impl Mailbox {
 
 /// How much of standard input may be read ahead.
 #[derive(Clone)]
-pub struct Allowance(Arc<(Mutex<u32>, Condvar)>);
+pub struct Allowance(Arc<(Mutex<Option<u32>>, Condvar)>);
 
 impl Allowance {
     /// The guest has taken this many bytes.
     pub fn add(&self, bytes: u32) {
         let (credit, changed) = &*self.0;
         let mut credit = credit.lock().unwrap_or_else(PoisonError::into_inner);
-        *credit = credit.saturating_add(bytes).min(WINDOW);
+        *credit = credit.map(|credit| credit.saturating_add(bytes).min(WINDOW));
         changed.notify_one();
     }
 
-    fn wait(&self) -> usize {
+    /// Nothing will be taken any more, and whoever feeds the input is to notice.
+    pub fn close(&self) {
+        let (credit, changed) = &*self.0;
+        *credit.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        changed.notify_one();
+    }
+
+    fn wait(&self) -> Option<usize> {
         let (credit, changed) = &*self.0;
         let mut credit = credit.lock().unwrap_or_else(PoisonError::into_inner);
-        while *credit == 0 {
+        while *credit == Some(0) {
             credit = changed.wait(credit).unwrap_or_else(PoisonError::into_inner);
         }
-        CHUNK.min(usize::try_from(*credit).unwrap_or(CHUNK))
+        credit.map(|credit| CHUNK.min(usize::try_from(credit).unwrap_or(CHUNK)))
     }
 
     fn take(&self, bytes: usize) {
         let (credit, _) = &*self.0;
         let mut credit = credit.lock().unwrap_or_else(PoisonError::into_inner);
-        *credit = credit.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
+        *credit = credit.map(|credit| credit.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX)));
     }
 }
 
 /// Reads standard input as far as the guest takes it.
 pub fn read_input(input: OwnedFd, mailbox: Mailbox) -> Allowance {
-    let allowance = Allowance(Arc::new((Mutex::new(WINDOW), Condvar::new())));
+    let allowance = Allowance(Arc::new((Mutex::new(Some(WINDOW)), Condvar::new())));
     let ours = allowance.clone();
     thread::spawn(move || {
         let mut input = File::from(input);
-        loop {
-            let mut bytes = vec![0; ours.wait()];
+        while let Some(allowed) = ours.wait() {
+            let mut bytes = vec![0; allowed];
             match input.read(&mut bytes) {
                 Ok(0) => break,
                 Ok(n) => {

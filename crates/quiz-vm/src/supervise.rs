@@ -5,6 +5,7 @@
 //! QEMU has ended and the output is written. Then [`Supervisor::judge`] looks at what was seen, strictest first.
 
 mod agent;
+mod clients;
 mod job;
 mod judge;
 mod user;
@@ -32,6 +33,7 @@ use crate::standby::Standby;
 use crate::{Outcome, Verdict};
 
 pub(crate) use agent::now;
+use clients::Clients;
 pub use job::{Job, Limits, NoSignals, Notice, Point, Run, Saver, Signals, Streams};
 
 /// How long QEMU may take to end after it was asked to.
@@ -94,7 +96,9 @@ enum Phase {
     Saving(Point),
     /// The program runs.
     Running,
-    /// The program has ended; artifacts are on their way.
+    /// The program has ended, and the guest stays for others.
+    Kept,
+    /// The run is over; artifacts are on their way.
     Ending,
     /// Time is over: the agent tells where everything stands.
     Stacks,
@@ -145,10 +149,17 @@ struct Supervisor<'a> {
     events: Receiver<Event>,
     bell: Arc<OwnedFd>,
 
+    clients: Clients,
+    /// The environment and the working directories of the program.
+    surroundings: Surroundings,
+
     signals: &'a mut dyn Signals,
     show: &'a mut dyn FnMut(Notice),
     seen: Seen,
 }
+
+/// Names and values; directories, of which the first that exists is used.
+type Surroundings = (Vec<(Vec<u8>, Vec<u8>)>, Vec<Vec<u8>>);
 
 /// One output stream of the program, on its way to the user.
 struct Outlet {
@@ -191,10 +202,14 @@ impl<'a> Supervisor<'a> {
             }
             None => (Monitor::start(run.vm, &log)?, None),
         };
-        let terminal = match &run.job {
-            Job::Program(_, order) | Job::Resumed(order) => order.program.terminal.map(|_| Escape::default()),
-            Job::Salvage { .. } => None,
+        let (terminal, surroundings) = match &run.job {
+            Job::Program(_, order) | Job::Resumed(order) => {
+                let program = &order.program;
+                (program.terminal.map(|_| Escape::default()), (program.env.clone(), program.cwd.clone()))
+            }
+            Job::Salvage { .. } => (None, Surroundings::default()),
         };
+        let clients = Clients::new(run.door, run.front)?;
         let resuming = run.vm.incoming.is_some();
         let (phase, limit) = if resuming { (Phase::Resuming, RESUME) } else { (Phase::Booting, run.limits.boot) };
         let outlet = |stream, output| Outlet {
@@ -235,6 +250,8 @@ impl<'a> Supervisor<'a> {
             mailbox,
             events,
             bell,
+            clients,
+            surroundings,
             signals: run.signals,
             show: run.show,
             seen: Seen::default(),
@@ -271,6 +288,9 @@ impl<'a> Supervisor<'a> {
         }
         let not_resumed = (self.phase == Phase::Resuming && self.seen.forced.is_none()).then(|| self.why_not_resumed());
         let verdict = self.judge();
+        if not_resumed.is_none() {
+            self.say_farewell(&verdict);
+        }
         let (oops, console_tail) = (self.console.oops().to_owned(), self.console.last_lines());
         if !oops.is_empty()
             && let Err(e) = fs::write(self.dir.join("oops.txt"), &oops)
@@ -300,7 +320,7 @@ impl<'a> Supervisor<'a> {
         });
         let ready = {
             let pidfd = self.monitor.pidfd();
-            let mut fds = [
+            let mut fds = vec![
                 PollFd::new(&pidfd, PollFlags::IN),
                 PollFd::new(&self.monitor.console, PollFlags::IN),
                 PollFd::new(&self.monitor.agent, PollFlags::IN | wants_write),
@@ -308,12 +328,15 @@ impl<'a> Supervisor<'a> {
                 PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
             ];
-            match poll(&mut fds, timeout.as_ref()) {
-                Ok(_) => fds.map(|fd| !fd.revents().is_empty()),
-                Err(_) => [false, true, true, true, true, true],
-            }
+            fds.extend(self.clients.polled());
+            let polled = poll(&mut fds, timeout.as_ref());
+            // After an error nothing is known; to look everywhere blocks nowhere.
+            fds.iter().map(|fd| polled.is_err() || !fd.revents().is_empty()).collect::<Vec<_>>()
         };
-        let [_, console, agent, qmp, signals, bell] = ready;
+        let [_, console, agent, qmp, signals, bell, clients @ ..] = ready.as_slice() else {
+            unreachable!("there is one answer for each descriptor")
+        };
+        let [console, agent, qmp, signals, bell] = [console, agent, qmp, signals, bell].map(|ready| *ready);
         if console {
             self.read_console();
         }
@@ -330,8 +353,12 @@ impl<'a> Supervisor<'a> {
         if signals {
             self.on_signals();
         }
+        if clients.contains(&true) {
+            self.serve(clients);
+        }
         self.on_deadlines(Instant::now());
         self.write_agent();
+        self.write_clients();
     }
 
     // ---- Time.
@@ -344,7 +371,7 @@ impl<'a> Supervisor<'a> {
 
     /// When silence becomes a hang. Only where the agent is expected to speak.
     fn hang_at(&self) -> Option<Instant> {
-        let speaking = matches!(self.phase, Phase::Running | Phase::Ending);
+        let speaking = matches!(self.phase, Phase::Running | Phase::Kept | Phase::Ending);
         self.limits.hang.filter(|_| speaking).map(|limit| self.heard + limit)
     }
 
@@ -383,6 +410,7 @@ impl<'a> Supervisor<'a> {
                 let message = format!("the program ran longer than {}", text(self.limits.program.unwrap_or_default()));
                 self.time_is_over(message, false);
             }
+            Phase::Kept => self.end_kept(),
             Phase::Stacks => self.ask_by_nmi(),
             Phase::Grace => self.kill_processes(),
             Phase::Ending => self.deadline = None,
@@ -416,6 +444,16 @@ impl<'a> Supervisor<'a> {
     fn kill_processes(&mut self) {
         self.say(&ToGuest::Kill);
         self.enter(Phase::Killed, Some(KILLED));
+    }
+
+    /// The guest stays when its program has ended.
+    fn is_kept(&self) -> bool {
+        self.limits.keep.is_some()
+    }
+
+    fn end_kept(&mut self) {
+        self.say(&ToGuest::End);
+        self.enter(Phase::Ending, None);
     }
 
     fn quit(&mut self) {

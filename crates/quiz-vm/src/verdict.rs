@@ -1,7 +1,9 @@
 //! How a run ended: one value, one exit code, one record.
 
+use std::io;
 use std::time::Duration;
 
+use quiz_proto::Status;
 use serde::Serialize;
 
 /// How a run ended. The exit codes are those of SPECIFICATION.md.
@@ -72,9 +74,38 @@ impl Verdict {
         }
     }
 
+    /// One line for people.
+    pub fn headline(&self) -> String {
+        match self {
+            Verdict::Exited { code } => format!("the program exited with {code}"),
+            Verdict::Signalled { signal } => format!("the program died of signal {signal}"),
+            Verdict::NotFound => "the program is not in the guest".to_owned(),
+            Verdict::NotExecutable { reason } => format!("the program cannot be executed: {reason}"),
+            Verdict::Panic { .. } => "the guest's kernel panicked".to_owned(),
+            Verdict::Report { message } => format!("the guest's kernel reported: {message}"),
+            Verdict::Lost { message } => format!("the guest is lost: {message}"),
+            Verdict::Timeout { message } => format!("time is over: {message}"),
+            Verdict::Fault { message } => format!("error: {message}"),
+            Verdict::Interrupted { signal } => format!("interrupted by signal {signal}"),
+        }
+    }
+
     /// A fault with this cause.
     pub fn fault(message: impl ToString) -> Verdict {
         Verdict::Fault { message: message.to_string() }
+    }
+}
+
+impl From<Status> for Verdict {
+    fn from(status: Status) -> Verdict {
+        match status {
+            Status::Code(code) => Verdict::Exited { code },
+            Status::Signal(signal) => Verdict::Signalled { signal },
+            Status::NotFound => Verdict::NotFound,
+            Status::NotExecutable(errno) => {
+                Verdict::NotExecutable { reason: io::Error::from_raw_os_error(errno).to_string() }
+            }
+        }
     }
 }
 

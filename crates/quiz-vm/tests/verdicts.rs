@@ -44,18 +44,21 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
     supervise(Run {
         vm: &vm,
         standby: None,
-        job: Job::Program(Box::default(), Box::new(Order { personal: Personal::default(), program })),
+        job: Job::Program(Box::default(), Box::new(Order { personal: Personal::default(), program, keep: false })),
         saver: None,
         limits: Limits {
             boot: bound("silent"),
             program: None,
             hang: Some(bound("hangs")),
             strict: false,
+            keep: None,
             artifacts: Bounds { bytes: 1 << 20, entries: 10 },
         },
         console_before: None,
         dir,
         streams: Streams { input: None, output: Box::new(std::io::sink()), errors: Box::new(std::io::sink()) },
+        door: None,
+        front: None,
         signals: &mut NoSignals::new().unwrap(),
         show: &mut |_| {},
     })

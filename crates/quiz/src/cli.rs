@@ -8,7 +8,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use quiz_config::{TypedOption, Verbosity};
 
 use crate::commands::{
-    completions, config, doctor, kernel, kill, logs, profile, ps, replay, root, runs, show, template, zfs,
+    attach, completions, config, cp, doctor, exec, kernel, kill, logs, profile, ps, replay, root, runs, show, template,
+    zfs,
 };
 use line::Line;
 
@@ -81,6 +82,12 @@ pub enum Verb {
     Zfs(zfs::Zfs),
     /// List the VMs that run
     Ps(ps::Ps),
+    /// Run another program in a VM that runs
+    Exec(exec::Exec),
+    /// Show what the program of a VM writes, and type to it
+    Attach(attach::Attach),
+    /// Copy files and directories into a VM that runs, or out of it
+    Cp(cp::Cp),
     /// End a VM that runs
     Kill(kill::Kill),
     /// Show what the kernel of a run has said
@@ -219,6 +226,12 @@ pub struct RunOptions {
     /// Fail where the kernel's checkers report something, or it warns
     #[arg(long)]
     pub strict: bool,
+    /// Leave the VM running behind the program, for `quiz exec`, until `quiz kill` [default TIME: the setting `keep_time`]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true)]
+    pub keep: Option<Option<OsString>>,
+    /// Be the keeper of a VM whose program another quiz shows, which is standard input
+    #[arg(long, hide = true, value_name = "TERMINAL")]
+    pub hold_run: Option<String>,
     /// Be the keeper of a VM that waits for the next run that is called like this in that directory
     #[arg(long, hide = true, value_name = "DIR")]
     pub hold_standby: Option<PathBuf>,
@@ -228,7 +241,7 @@ impl RunOptions {
     /// The options that are settings, by key.
     pub fn typed(&self) -> Vec<TypedOption> {
         let one = |value: &Option<OsString>| value.iter().cloned().collect::<Vec<_>>();
-        let all: [(&'static str, &'static str, Vec<OsString>); 18] = [
+        let all: [(&'static str, &'static str, Vec<OsString>); 19] = [
             ("profiles", "--profile", self.profile.clone()),
             ("kernel", "--kernel", one(&self.kernel)),
             ("arch", "--arch", one(&self.arch)),
@@ -237,6 +250,7 @@ impl RunOptions {
             ("timeout", "--timeout", one(&self.timeout)),
             ("boot_timeout", "--boot-timeout", one(&self.boot_timeout)),
             ("hang_timeout", "--hang-timeout", one(&self.hang_timeout)),
+            ("keep_time", "--keep", self.keep.iter().flatten().cloned().collect()),
             ("shares", "--share", self.share.clone()),
             ("worktree", "--worktree", one(&self.worktree)),
             ("disks", "--disk", self.disk.clone()),
@@ -260,6 +274,8 @@ impl RunOptions {
             (self.shell_after, "--shell-after"),
             (self.cold, "--cold"),
             (self.strict, "--strict"),
+            (self.keep.is_some(), "--keep"),
+            (self.hold_run.is_some(), "--hold-run"),
             (self.hold_standby.is_some(), "--hold-standby"),
         ];
         let flag = flags.into_iter().find_map(|(given, flag)| given.then_some(flag));
@@ -290,6 +306,8 @@ impl RunOptions {
             release: later.release.or(self.release),
             cold: later.cold || self.cold,
             strict: later.strict || self.strict,
+            keep: later.keep.or(self.keep),
+            hold_run: later.hold_run.or(self.hold_run),
             hold_standby: later.hold_standby.or(self.hold_standby),
             ..self
         }
@@ -303,10 +321,10 @@ pub enum Typed {
     Run(Global, RunOptions, Vec<OsString>),
     /// A run that is done again and again; with what is run before it.
     Watch(Global, RunOptions, Option<String>, Vec<OsString>),
+    /// A program beside the one of a VM that runs.
+    Exec(Global, exec::Exec, exec::Words),
     /// A verb other than `run`, with the run's options that stood before it.
     Verb(Global, RunOptions, Box<Verb>),
-    /// A verb of a later version.
-    Reserved(&'static str),
 }
 
 /// Reads the command line `words`, the program's own name first.
@@ -315,13 +333,14 @@ pub enum Typed {
 /// Also the help and the version that were asked for.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::Error> {
     let mut words: Vec<OsString> = words.into_iter().collect();
+    let mut behind_dashes = false;
     let program = match line::split(&words, &Cli::command()) {
         Line::Run { options, program } => {
+            behind_dashes = program > options;
             let program = words.split_off(program);
             words.truncate(options);
             Some(program)
         }
-        Line::Reserved(verb) => return Ok(Typed::Reserved(verb)),
         Line::Verb => None,
     };
     let Cli { global, run, verb } = Cli::try_parse_from(words)?;
@@ -330,6 +349,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::E
         (Some(Verb::Run(long)), program) => Typed::Run(global, run.then(long.options), program.unwrap_or_default()),
         (Some(Verb::Watch(long)), program) => {
             Typed::Watch(global, run.then(long.options), long.build, program.unwrap_or_default())
+        }
+        (Some(Verb::Exec(exec)), program) => {
+            if let Some(option) = run.first_given() {
+                let message = format!("{option} belongs to a run: `quiz exec` has options of its own\n");
+                return Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+            }
+            Typed::Exec(global, exec, exec::Words { words: program.unwrap_or_default(), behind_dashes })
         }
         (Some(verb), _) => Typed::Verb(global, run, Box::new(verb)),
     })
@@ -501,6 +527,8 @@ mod tests {
             release: value(),
             cold: true,
             strict: true,
+            keep: Some(value()),
+            hold_run: Some("none".into()),
             hold_standby: Some("/".into()),
         };
         let command = Cli::command();
@@ -509,7 +537,7 @@ mod tests {
             let long = typed.option.trim_start_matches('-');
             assert!(command.get_arguments().any(|arg| arg.get_long() == Some(long)), "{long}");
         }
-        assert_eq!(all.typed().len(), 18);
+        assert_eq!(all.typed().len(), 19);
     }
 
     #[test]
@@ -526,16 +554,22 @@ mod tests {
     }
 
     #[test]
-    fn verbs_of_later_versions_are_kept_free() {
-        let reserved = |words: &[&str]| match typed(words).unwrap() {
-            Typed::Reserved(verb) => Some(verb),
-            _ => None,
+    fn the_words_behind_exec_are_the_programs() {
+        let exec = |words: &[&str]| match typed(words).unwrap() {
+            Typed::Exec(_, exec, words) => (exec, words.words, words.behind_dashes),
+            other => panic!("expected exec, got {other:?}"),
         };
-        assert_eq!(reserved(&["attach", "x"]), Some("attach"));
-        assert_eq!(reserved(&["-p", "x", "exec"]), Some("exec"));
-        assert_eq!(reserved(&["--", "exec", "list"]), None);
-        assert_eq!(reserved(&["run", "exec"]), None);
-        assert_eq!(reserved(&["zpool", "zfs"]), None);
+        assert_eq!(exec(&["exec", "ls", "-l"]).1, ["ls", "-l"]);
+        assert_eq!(exec(&["exec", "12ab", "--", "-x"]).1, ["12ab", "--", "-x"]);
+        let (_, words, behind_dashes) = exec(&["exec", "--", "12ab"]);
+        assert!(behind_dashes && words == ["12ab"]);
+        assert_eq!(exec(&["-q", "exec", "--env", "A=B", "run", "--env"]).1, ["run", "--env"]);
+        assert_eq!(program(&["--keep", "exec", "x"][..1]), Vec::<OsString>::new());
+        assert_eq!(program(&["--keep", "sleep", "5"]), ["sleep", "5"]);
+        assert_eq!(program(&["--keep=5m", "sleep", "5"]), ["sleep", "5"]);
+        assert_eq!(program(&["--", "exec", "list"]), ["exec", "list"]);
+        assert_eq!(program(&["run", "exec"]), ["exec"]);
+        assert!(typed(&["-p", "x", "exec", "true"]).is_err());
     }
 
     #[test]

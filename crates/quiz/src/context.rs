@@ -154,6 +154,7 @@ impl Context {
             shell_after: options.shell_after,
             cold: options.cold,
             strict: options.strict,
+            keep: options.keep.is_some(),
             verbosity: self.verbosity,
             json: self.json,
             cwd: self.cwd.clone(),

@@ -4,6 +4,7 @@
 mod announce;
 mod evidence;
 pub mod history;
+pub mod keep;
 mod layers;
 mod machine;
 mod order;
@@ -17,6 +18,7 @@ pub mod warm;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -58,7 +60,7 @@ const ARTIFACTS: Bounds = Bounds { bytes: scratch::OUT_BYTES, entries: 1_000_000
 
 /// Runs what `spec` asks for, in the user's foreground; `call` says how to do it again.
 pub fn run(spec: &RunSpec, call: Option<Call>, ctx: &Context) -> Result<Record, Fault> {
-    let ended = prepare_and_run(spec, None, call, ctx)?;
+    let ended = prepare_and_run(spec, Viewer::User, call, ctx)?;
     ended.announce(spec.verbosity);
     if spec.json {
         crate::output::text(&(ended.record.line() + "\n"))?;
@@ -80,6 +82,16 @@ pub struct Watch<'a> {
     pub hear: &'a mut dyn FnMut(Notice),
 }
 
+/// Who the program is run for.
+enum Viewer<'a> {
+    /// The user, on this process's own streams.
+    User,
+    /// Somebody else in this process.
+    Watch(Watch<'a>),
+    /// Another quiz, on whose terminal it is, at the other end.
+    Another(Terminal, UnixStream),
+}
+
 /// A run that is over.
 pub struct Ended {
     /// Its record.
@@ -98,7 +110,7 @@ impl Ended {
 
 /// Runs what `spec` asks for, for `watch`. Old evidence is still there (see [`prune`]).
 pub fn watched(spec: &RunSpec, watch: Watch, ctx: &Context) -> Result<Ended, Fault> {
-    prepare_and_run(spec, Some(watch), None, ctx)
+    prepare_and_run(spec, Viewer::Watch(watch), None, ctx)
 }
 
 /// Removes the evidence of old runs, as far as `spec` says.
@@ -107,17 +119,21 @@ pub fn prune(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
     Ok(())
 }
 
-fn prepare_and_run(spec: &RunSpec, watch: Option<Watch>, call: Option<Call>, ctx: &Context) -> Result<Ended, Fault> {
-    let terminal = if watch.is_some() { Terminal::none() } else { Terminal::of_this_process() };
+fn prepare_and_run(spec: &RunSpec, viewer: Viewer, call: Option<Call>, ctx: &Context) -> Result<Ended, Fault> {
+    let terminal = match &viewer {
+        Viewer::User => Terminal::of_this_process(),
+        Viewer::Watch(_) => Terminal::none(),
+        Viewer::Another(terminal, _) => *terminal,
+    };
     let dir = RunDir::create(&ctx.runs_dir()?, ctx.worktree.as_ref())?;
-    equip(spec, &dir, &terminal, ctx, |equipment| run_with(equipment, &dir, &terminal, watch, call, ctx))
+    equip(spec, &dir, &terminal, ctx, |equipment| run_with(equipment, &dir, &terminal, viewer, call, ctx))
 }
 
 fn run_with(
     equipment: Equipment<'_>,
     dir: &RunDir,
     terminal: &Terminal,
-    watch: Option<Watch>,
+    viewer: Viewer,
     call: Option<Call>,
     ctx: &Context,
 ) -> Result<Ended, Fault> {
@@ -125,19 +141,25 @@ fn run_with(
     let Ingredients { spec, system, scratch, .. } = ingredients;
     dir.write_command_line(vm)?;
     // What somebody watches takes long in any case, and their ends of the streams are there once.
-    let Plan { mut start, mut camera } = match watch {
-        None => warm::plan(ingredients, cache, ctx),
-        Some(_) => Plan { start: Start::Boot, camera: None },
+    let Plan { mut start, mut camera } = match viewer {
+        Viewer::Watch(_) => Plan { start: Start::Boot, camera: None },
+        _ => warm::plan(ingredients, cache, ctx),
     };
     let started_at = SystemTime::now();
     // Whoever cannot be seen from outside runs all the same.
-    let _seen = registry::register(cache, &running(spec, vm, kernel, dir, started_at)).ok();
+    let seen = registry::register(cache, &running(spec, vm, kernel, dir, started_at)).ok();
+    let door = seen.as_ref().and_then(|_| registry::open_door(cache, dir.id()).ok());
     let mut signals = terminal.signals()?;
     let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
-    let (mut watched, mut hear) = match watch {
-        Some(Watch { output, errors, hear }) => (Some(Streams { input: terminal.input(), output, errors }), Some(hear)),
-        None => (None, None),
-    };
+    let (mut watched, mut hear, mut front) = (None, None, None);
+    match viewer {
+        Viewer::User => {}
+        Viewer::Watch(Watch { output, errors, hear: heard }) => {
+            watched = Some(Streams { input: terminal.input(), output, errors });
+            hear = Some(heard);
+        }
+        Viewer::Another(_, other) => front = Some(other),
+    }
     let mut waiting = match &start {
         // One that waits has no disks but its own, while a template knows them by their sizes only.
         Start::Template(from) if spec.standby && scratch.kept.is_empty() => {
@@ -197,10 +219,13 @@ fn run_with(
                 limits: limits(spec),
                 console_before: before.as_deref(),
                 dir: dir.path(),
-                streams: match watched.take() {
-                    Some(streams) => streams,
-                    None => terminal.streams()?,
+                streams: match (watched.take(), &front) {
+                    (Some(streams), _) => streams,
+                    (None, Some(_)) => Streams::nowhere(),
+                    (None, None) => terminal.streams()?,
                 },
+                door: door.as_ref().and_then(|door| door.try_clone().ok()),
+                front: front.as_ref().map(UnixStream::try_clone).transpose()?,
                 signals: &mut signals,
                 show: &mut |notice| match &mut hear {
                     Some(hear) => hear(notice),
@@ -438,6 +463,7 @@ fn limits(spec: &RunSpec) -> Limits {
         program: spec.timeout,
         hang: spec.hang_timeout,
         strict: spec.strict,
+        keep: spec.keep,
         artifacts: ARTIFACTS,
     }
 }
@@ -478,10 +504,13 @@ fn salvage(
                 program: None,
                 hang: Some(Duration::from_secs(30)),
                 strict: false,
+                keep: None,
                 artifacts: ARTIFACTS,
             },
             dir: &place,
-            streams: Streams { input: None, output: Box::new(std::io::sink()), errors: Box::new(std::io::sink()) },
+            streams: Streams::nowhere(),
+            door: None,
+            front: None,
             signals,
             show: &mut |_| {},
         })

@@ -7,6 +7,7 @@ mod vm {
     mod artifacts;
     mod bisect;
     mod history;
+    mod inside;
     mod looking;
     mod many;
     mod promises;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::time::Instant;
 
 use fs_err as fs;
-use quiz_proto::{CHUNK, Moment, Status, Stream, ToGuest, ToHost, encode};
+use quiz_proto::{CHUNK, Moment, ProgramId, Status, Stream, ToGuest, ToHost, encode};
 
 use super::{Job, Notice, PANIC, Phase, Point, SAVE, Supervisor};
 use crate::artifacts::Unpacking;
@@ -70,24 +70,30 @@ impl Supervisor<'_> {
             ToHost::Begun => {}
             ToHost::Started => self.on_started(),
             ToHost::Pulse => {}
-            ToHost::Data(Stream::Artifacts, bytes) => self.on_artifacts(&bytes),
-            ToHost::Data(stream, bytes) => {
+            ToHost::Data(ProgramId::MAIN, Stream::Artifacts, bytes) => self.on_artifacts(&bytes),
+            ToHost::Data(ProgramId::MAIN, stream, bytes) => {
+                self.clients.show(stream, &bytes);
                 if let Some(sender) = self.outlet(stream).and_then(|outlet| outlet.sender.as_ref()) {
                     // A pump that has given up has said so; the guest hears it with `Close`.
                     sender.send(bytes.into_owned()).ok();
                 }
             }
-            ToHost::Eof(stream) => {
+            ToHost::Eof(ProgramId::MAIN, stream) => {
                 if let Some(outlet) = self.outlet(stream) {
                     outlet.sender = None;
                 }
             }
-            ToHost::Credit(Stream::Stdin, bytes) => {
+            ToHost::Credit(ProgramId::MAIN, Stream::Stdin, bytes) => {
                 if let Some(allowance) = &self.allowance {
                     allowance.add(bytes);
                 }
+                self.tell_watchers(ToHost::Credit(ProgramId::MAIN, Stream::Stdin, bytes));
             }
-            ToHost::Credit(..) | ToHost::Close(_) => {}
+            ToHost::Credit(ProgramId::MAIN, ..) | ToHost::Close(ProgramId::MAIN, _) => {}
+            ToHost::Data(id, ..) | ToHost::Eof(id, _) | ToHost::Credit(id, ..) | ToHost::Close(id, _) => {
+                self.pass_on(id, message);
+            }
+            ToHost::Ended { id, .. } => self.pass_on(id, message),
             ToHost::Kernel { level, text } => (self.show)(Notice::Kernel(level, &text)),
             ToHost::Note(text) => {
                 (self.show)(Notice::Note(&text));
@@ -99,8 +105,20 @@ impl Supervisor<'_> {
             ToHost::Exited { nonce, status } if nonce == self.nonce => {
                 self.seen.status.get_or_insert(status);
                 self.program = self.ready.map(|ready| self.began.elapsed().saturating_sub(ready));
-                if matches!(self.phase, Phase::Preparing | Phase::Running) {
-                    self.enter(Phase::Ending, None);
+                match self.limits.keep {
+                    Some(limit) if self.phase == Phase::Running => {
+                        self.enter(Phase::Kept, Some(limit));
+                        self.dismiss_watchers(status);
+                    }
+                    // It did not start, or was to end: there is nothing to stay for.
+                    _ => {
+                        if self.is_kept() {
+                            self.say(&ToGuest::End);
+                        }
+                        if matches!(self.phase, Phase::Preparing | Phase::Running) {
+                            self.enter(Phase::Ending, None);
+                        }
+                    }
                 }
             }
             ToHost::Down { nonce } if nonce == self.nonce => {
@@ -186,6 +204,7 @@ impl Supervisor<'_> {
     fn start_program(&mut self) {
         if let Some(Job::Program(_, mut order) | Job::Resumed(mut order)) = self.job.take() {
             order.personal.moment = now();
+            order.keep = self.is_kept();
             self.say(&ToGuest::Start { nonce: self.nonce, order });
         }
     }
@@ -197,8 +216,11 @@ impl Supervisor<'_> {
         }
         match self.input.take() {
             Some(input) => self.allowance = Some(pump::read_input(input, self.mailbox.clone())),
-            None => self.say(&ToGuest::Eof(Stream::Stdin)),
+            // It is for those who watch to say so.
+            None if self.is_kept() => {}
+            None => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
         }
+        self.do_as_all_asked();
     }
 
     fn on_artifacts(&mut self, bytes: &[u8]) {

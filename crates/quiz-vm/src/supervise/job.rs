@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub struct Limits {
     pub hang: Option<Duration>,
     /// A report of the guest's kernel about itself is a failure.
     pub strict: bool,
+    /// The guest stays for others when the program has ended: so long.
+    pub keep: Option<Duration>,
     /// How much may come back as artifacts.
     pub artifacts: Bounds,
 }
@@ -67,6 +70,13 @@ pub struct Streams {
     pub output: Box<dyn Write + Send>,
     /// Standard error.
     pub errors: Box<dyn Write + Send>,
+}
+
+impl Streams {
+    /// Nothing to read, and nobody who reads.
+    pub fn nowhere() -> Streams {
+        Streams { input: None, output: Box::new(io::sink()), errors: Box::new(io::sink()) }
+    }
 }
 
 /// The signals that quiz gets.
@@ -107,6 +117,10 @@ pub struct Run<'a> {
     pub dir: &'a Path,
     /// The user's descriptors.
     pub streams: Streams,
+    /// Where others come in.
+    pub door: Option<UnixListener>,
+    /// One who is there already, and has been welcomed.
+    pub front: Option<UnixStream>,
     /// The user's signals.
     pub signals: &'a mut dyn Signals,
     /// Hears what happens.

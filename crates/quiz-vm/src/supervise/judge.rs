@@ -1,10 +1,8 @@
 //! The verdict: from what was seen of a VM to how it ended. Not for the seeing (see the supervisor).
 
-use std::io;
 use std::os::unix::process::ExitStatusExt;
 
 use fs_err as fs;
-use quiz_proto::Status;
 
 use super::{Phase, Supervisor};
 use crate::Verdict;
@@ -38,7 +36,7 @@ impl Supervisor<'_> {
         if let (Some(status), true, true) = (seen.status, seen.down, ended.success()) {
             return match self.console.report().filter(|_| self.limits.strict) {
                 Some(line) => Verdict::Report { message: line.to_owned() },
-                None => of_status(status),
+                None => status.into(),
             };
         }
         if self.console.panicked() {
@@ -69,17 +67,6 @@ impl Supervisor<'_> {
     fn last_of_qemu(&self) -> String {
         let log = fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
         log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("QEMU said nothing").to_owned()
-    }
-}
-
-fn of_status(status: Status) -> Verdict {
-    match status {
-        Status::Code(code) => Verdict::Exited { code },
-        Status::Signal(signal) => Verdict::Signalled { signal },
-        Status::NotFound => Verdict::NotFound,
-        Status::NotExecutable(errno) => {
-            Verdict::NotExecutable { reason: io::Error::from_raw_os_error(errno).to_string() }
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use quiz_proto::{Stream, ToGuest, WinSize};
+use quiz_proto::{ProgramId, Stream, ToGuest, WinSize};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{CREDIT, GRACE, Job, Outlet, Phase, Supervisor};
@@ -34,19 +34,18 @@ impl Supervisor<'_> {
                     self.monitor.kill();
                     return;
                 }
-                self.say(&ToGuest::Data(Stream::Stdin, bytes.into()));
+                self.say(&ToGuest::Data(ProgramId::MAIN, Stream::Stdin, bytes.into()));
             }
-            Event::InputEnded => self.say(&ToGuest::Eof(Stream::Stdin)),
+            Event::InputEnded => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
             Event::Written(Stream::Artifacts, bytes) => {
                 let owed = self.artifact_credit.take().unwrap_or(0) + bytes;
                 self.artifact_credit = Some(self.pay(Stream::Artifacts, owed));
             }
             Event::Written(stream, bytes) => {
-                let owed = self.outlet(stream).map_or(0, |outlet| outlet.owed) + bytes;
-                let owed = self.pay(stream, owed);
                 if let Some(outlet) = self.outlet(stream) {
-                    outlet.owed = owed;
+                    outlet.owed += bytes;
                 }
+                self.pay_all();
             }
             Event::WriteFailed(stream, error) => {
                 if error.kind() != io::ErrorKind::BrokenPipe {
@@ -56,7 +55,7 @@ impl Supervisor<'_> {
                 if let Some(outlet) = self.outlet(stream) {
                     outlet.sender = None;
                 }
-                self.say(&ToGuest::Close(stream));
+                self.say(&ToGuest::Close(ProgramId::MAIN, stream));
             }
             Event::Finished(stream) => {
                 if let Some(outlet) = self.outlet(stream) {
@@ -66,12 +65,26 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Returns credit for the program's output, as soon as all who watch it keep up.
+    pub(super) fn pay_all(&mut self) {
+        if self.clients.are_behind() {
+            return;
+        }
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let owed = self.outlet(stream).map_or(0, |outlet| outlet.owed);
+            let owed = self.pay(stream, owed);
+            if let Some(outlet) = self.outlet(stream) {
+                outlet.owed = owed;
+            }
+        }
+    }
+
     /// Returns credit to the guest once it is worth an interrupt; says what is still owed.
     fn pay(&mut self, stream: Stream, owed: u32) -> u32 {
         if owed < CREDIT {
             return owed;
         }
-        self.say(&ToGuest::Credit(stream, owed));
+        self.say(&ToGuest::Credit(ProgramId::MAIN, stream, owed));
         0
     }
 
@@ -84,10 +97,14 @@ impl Supervisor<'_> {
                 continue;
             }
             self.seen.signals += 1;
+            if self.phase == Phase::Kept {
+                self.end_kept();
+                continue;
+            }
             let number = u8::try_from(signal).unwrap_or(libc::SIGTERM as u8);
             self.seen.forced.get_or_insert(Verdict::Interrupted { signal: number });
             if self.seen.signals == 1 && self.phase == Phase::Running {
-                self.say(&ToGuest::Signal(signal));
+                self.say(&ToGuest::Signal(ProgramId::MAIN, signal));
                 self.enter(Phase::Grace, Some(GRACE));
             } else {
                 self.monitor.kill();
@@ -101,7 +118,7 @@ impl Supervisor<'_> {
             Some(Job::Program(_, order) | Job::Resumed(order)) => {
                 order.program.terminal = order.program.terminal.map(|_| size);
             }
-            _ => self.say(&ToGuest::Resize(size)),
+            _ => self.say(&ToGuest::Resize(ProgramId::MAIN, size)),
         }
     }
 

@@ -8,7 +8,7 @@ use std::os::fd::FromRawFd;
 use std::process::exit;
 use std::time::Duration;
 
-use quiz_proto::{Decoder, Nonce, Status, Stream, ToGuest, ToHost, encode};
+use quiz_proto::{Decoder, Nonce, ProgramId, Status, Stream, ToGuest, ToHost, encode};
 
 fn main() {
     let behaviour = std::env::args()
@@ -42,7 +42,7 @@ fn main() {
     let nonce = hear_start(&mut agent);
     let exited = |code| ToHost::Exited { nonce, status: Status::Code(code) };
     say(&mut agent, &ToHost::Started);
-    say(&mut agent, &ToHost::Data(Stream::Stdout, b"out".as_slice().into()));
+    say(&mut agent, &ToHost::Data(ProgramId::MAIN, Stream::Stdout, b"out".as_slice().into()));
     match behaviour.as_str() {
         "good" => {
             say(&mut agent, &exited(0));

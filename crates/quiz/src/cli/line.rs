@@ -5,9 +5,6 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::{Arg, Command};
 
-/// Verbs of later versions. They are kept free, so that no one gets used to a guest program by these names.
-pub const RESERVED: [&str; 2] = ["exec", "attach"];
-
 /// Where a command line has its parts.
 pub enum Line {
     /// A run: quiz's own words, perhaps `--`, and the program's.
@@ -19,8 +16,6 @@ pub enum Line {
     },
     /// All words are quiz's own.
     Verb,
-    /// It begins with a verb of a later version.
-    Reserved(&'static str),
 }
 
 /// Finds where the program's words begin, which clap itself cannot do exactly: it has no external subcommand together
@@ -37,15 +32,12 @@ pub fn split(words: &[OsString], command: &Command) -> Line {
                 at += usize::from([Some(command), verb].into_iter().flatten().any(|c| long_takes_next(name, c)));
             }
             [b'-', letters @ ..] if !letters.is_empty() => at += usize::from(short_takes_next(letters, command)),
-            name @ (b"run" | b"watch") if !behind_run => {
+            name @ (b"run" | b"watch" | b"exec") if !behind_run => {
                 behind_run = true;
                 verb = command.get_subcommands().find(|verb| verb.get_name().as_bytes() == name);
             }
             _ if behind_run => return Line::Run { options: at, program: at },
             name => {
-                if let Some(verb) = RESERVED.into_iter().find(|verb| verb.as_bytes() == name) {
-                    return Line::Reserved(verb);
-                }
                 let is_verb = command.get_subcommands().any(|verb| verb.get_name().as_bytes() == name);
                 return if is_verb || name == b"help" { Line::Verb } else { Line::Run { options: at, program: at } };
             }
@@ -57,7 +49,11 @@ pub fn split(words: &[OsString], command: &Command) -> Line {
 
 /// Whether the long option `name` has its value in the next word. Of an unknown option clap says that it is one.
 fn long_takes_next(name: &[u8], command: &Command) -> bool {
-    !name.contains(&b'=') && command.get_arguments().any(|arg| long_is(arg, name) && arg.get_action().takes_values())
+    !name.contains(&b'=') && command.get_arguments().any(|arg| long_is(arg, name) && takes_next(arg))
+}
+
+fn takes_next(arg: &Arg) -> bool {
+    arg.get_action().takes_values() && !arg.is_require_equals_set()
 }
 
 fn long_is(arg: &Arg, name: &[u8]) -> bool {
@@ -68,7 +64,7 @@ fn long_is(arg: &Arg, name: &[u8]) -> bool {
 fn short_takes_next(letters: &[u8], command: &Command) -> bool {
     let takes = |letter: &u8| {
         let short = Some(char::from(*letter));
-        command.get_arguments().any(|arg| arg.get_short() == short && arg.get_action().takes_values())
+        command.get_arguments().any(|arg| arg.get_short() == short && takes_next(arg))
     };
     // The rest of the word is the value of the first one that takes any.
     letters.iter().position(takes).is_some_and(|at| at + 1 == letters.len())

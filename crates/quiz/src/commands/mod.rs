@@ -10,9 +10,12 @@ use crate::context::Context;
 use crate::errors::{FAULT, Fault};
 use crate::run::Call;
 
+pub mod attach;
 pub mod completions;
 pub mod config;
+pub mod cp;
 pub mod doctor;
+pub mod exec;
 pub mod kernel;
 pub mod kill;
 pub mod logs;
@@ -68,6 +71,18 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
             crate::run::standby::hold(&ctx.run_spec(&options, command)?, &ctx)?;
             Ok(ExitCode::SUCCESS)
         }
+        Typed::Run(global, options, command) if options.hold_run.is_some() => {
+            let ctx = Context::new(&global)?;
+            let spec = ctx.run_spec(&options, command)?;
+            let call = Call::of_this_process(&ctx);
+            let terminal = options.hold_run.as_deref().unwrap_or_default();
+            Ok(ExitCode::from(crate::run::keep::hold(&spec, call, terminal, &ctx)?.exit_code))
+        }
+        Typed::Run(global, options, command) if options.keep.is_some() => {
+            let ctx = Context::new(&global)?;
+            let spec = ctx.run_spec(&options, command)?;
+            crate::run::keep::front(&spec, &ctx)
+        }
         Typed::Run(global, options, command) => {
             let ctx = Context::new(&global)?;
             let spec = ctx.run_spec(&options, command)?;
@@ -76,9 +91,7 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
         }
         Typed::Watch(global, options, build, command) => watch::run(&global, &options, build.as_deref(), &command),
         Typed::Verb(global, options, verb) => other_verb(&global, &options, *verb),
-        Typed::Reserved(verb) => Err(Fault::new(format!(
-            "`quiz {verb}` is not in this version of quiz; a guest's program: quiz -- {verb} ..."
-        ))),
+        Typed::Exec(global, args, words) => exec::run(&args, words, &Context::new(&global)?),
     }
 }
 
@@ -100,6 +113,8 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
     }
     match verb {
         Verb::Completions(args) => completions::run(&args)?,
+        Verb::Attach(args) => return attach::run(&args, &Context::new(global)?),
+        Verb::Cp(args) => cp::run(&args, &Context::new(global)?)?,
         Verb::Doctor(args) => return doctor::run(&args, &Context::new(global)?),
         Verb::Kill(args) => kill::run(&args, &Context::new(global)?)?,
         Verb::Logs(args) => logs::run(&args, &Context::new(global)?)?,
@@ -112,7 +127,7 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
         Verb::Show(args) => show::run(&args, &Context::new(global)?)?,
         Verb::Template(verb) => template::run(verb, &Context::new(global)?)?,
         Verb::Zfs(args) => return zfs::run(args, &Context::new(global)?),
-        Verb::Config(_) | Verb::Run(_) | Verb::Watch(_) => unreachable!("these were handled before"),
+        Verb::Config(_) | Verb::Exec(_) | Verb::Run(_) | Verb::Watch(_) => unreachable!("these were handled before"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,12 +1,15 @@
 //! The VMs of this user that run or wait, for those who look for them from outside. Not for what is kept of a run (`evidence`).
 //!
-//! Each has a file in the cache, which its quiz holds locked. What is there and not locked was left by a quiz that was killed, and goes.
+//! Each has a file in the cache, which its quiz holds locked, and a socket beside it. What is there and not locked was left by a quiz that was
+//! killed, and goes.
 
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fs_err as fs;
 use quiz_image::Cache;
+use quiz_vm::control;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -49,10 +52,18 @@ pub struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        // Whoever looks removes what stays.
-        fs::remove_file(&self.path).ok();
+        remove(&self.path);
     }
 }
+
+fn remove(path: &Path) {
+    // Whoever looks removes what stays.
+    fs::remove_file(path).ok();
+    fs::remove_file(path.with_extension(SOCKET)).ok();
+}
+
+/// The extension of the sockets.
+const SOCKET: &str = "sock";
 
 fn place(cache: &Cache) -> PathBuf {
     cache.dir().join("running")
@@ -82,7 +93,7 @@ pub fn all(cache: &Cache) -> Vec<Running> {
 fn read(path: &Path) -> Option<Running> {
     let file = fs::File::open(path).ok()?;
     if file.file().try_lock_shared().is_ok() {
-        fs::remove_file(path).ok();
+        remove(path);
         return None;
     }
     serde_json::from_slice(&fs::read(path).ok()?).ok()
@@ -100,7 +111,18 @@ pub fn find(cache: &Cache, runs: &Path, wanted: Option<&str>) -> Result<Running,
     the_one(running, wanted, |one| &one.id, nothing)
 }
 
+/// Where others come in to the VM of the run `id`. Gone with what [`register`] returned.
+pub fn open_door(cache: &Cache, id: &str) -> std::io::Result<UnixListener> {
+    control::bind(&place(cache), &format!("{id}.{SOCKET}"))
+}
+
 impl Running {
+    /// Goes to the VM.
+    pub fn visit(&self, cache: &Cache) -> Result<UnixStream, Fault> {
+        control::connect(&place(cache), &format!("{}.{SOCKET}", self.id))
+            .map_err(|e| Fault::new(format!("cannot reach the VM of {}: {e}", self.id)))
+    }
+
     /// How long it has been there.
     pub fn age(&self) -> Option<std::time::Duration> {
         let started: jiff::Timestamp = self.started_at.parse().ok()?;

@@ -6,9 +6,8 @@
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,6 +18,7 @@ use quiz_config::profile::Source;
 use quiz_config::{Chosen, RunSpec};
 use quiz_image::lock::Lock;
 use quiz_image::{Cache, digest};
+use quiz_vm::control;
 use quiz_vm::proto::Order;
 use quiz_vm::standby::{self, Keeper, Standby};
 use quiz_vm::{Verdict, VmSpec};
@@ -137,7 +137,7 @@ pub fn hold(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
                 fs::remove_file(&socket).ok();
                 // Whoever cannot be seen from outside waits all the same.
                 *seen.borrow_mut() = registry::register(&cache, &shown).ok();
-                bind(&place, &name)
+                control::bind(&place, &socket_name(&name))
             },
             || {
                 seen.take();
@@ -197,16 +197,6 @@ fn socket_name(name: &str) -> String {
     format!("{name}{SOCKET}")
 }
 
-/// A socket's path may have 107 bytes, which a cache directory alone can exceed: it is reached through an open directory.
-fn through<T>(place: &Path, name: &str, how: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
-    let dir = fs::File::open(place)?;
-    how(Path::new(&format!("/proc/self/fd/{}/{}", dir.file().as_raw_fd(), socket_name(name))))
-}
-
 fn connect(place: &Path, name: &str) -> std::io::Result<UnixStream> {
-    through(place, name, |path| UnixStream::connect(path))
-}
-
-fn bind(place: &Path, name: &str) -> std::io::Result<UnixListener> {
-    through(place, name, |path| UnixListener::bind(path))
+    control::connect(place, &socket_name(name))
 }

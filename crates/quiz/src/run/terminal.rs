@@ -23,6 +23,8 @@ pub struct Terminal {
     /// The program gets a terminal, because the user is at one.
     size: Option<WinSize>,
     separate_stderr: bool,
+    /// It is this process's own, not that of another quiz.
+    own: bool,
     /// Standard input may be read: it is no terminal, or one whose foreground we are in.
     readable: bool,
 }
@@ -36,6 +38,7 @@ impl Terminal {
         let at_terminal = stdin.is_terminal() && std::io::stdout().is_terminal() && !in_background;
         Terminal {
             size: at_terminal.then(|| size_of(&stdin)),
+            own: true,
             separate_stderr: at_terminal && !std::io::stderr().is_terminal(),
             readable: !in_background,
         }
@@ -43,7 +46,32 @@ impl Terminal {
 
     /// The program has nothing to do with them.
     pub fn none() -> Terminal {
-        Terminal { size: None, separate_stderr: false, readable: false }
+        Terminal { size: None, separate_stderr: false, own: true, readable: false }
+    }
+
+    /// Another quiz's: how it [`Terminal::describes`] it.
+    pub fn of_another(described: &str) -> Option<Terminal> {
+        let (size, separate_stderr) = match described.strip_suffix('+') {
+            Some(size) => (size, true),
+            None => (described, false),
+        };
+        let size = match size {
+            "none" => None,
+            size => {
+                let (rows, cols) = size.split_once('x')?;
+                Some(WinSize { rows: rows.parse().ok()?, cols: cols.parse().ok()? })
+            }
+        };
+        Some(Terminal { size, separate_stderr, own: false, readable: false })
+    }
+
+    /// What another quiz needs to know to prepare a program for this terminal, in one word.
+    pub fn describes(&self) -> String {
+        let separate = if self.separate_stderr { "+" } else { "" };
+        match self.size {
+            Some(WinSize { rows, cols }) => format!("{rows}x{cols}{separate}"),
+            None => format!("none{separate}"),
+        }
     }
 
     /// The size of the terminal that the program is to have; none without one.
@@ -81,7 +109,7 @@ impl Terminal {
 
     /// Makes the terminal raw until the value is dropped; every key then goes to the guest.
     pub fn raw(&self) -> Result<Option<Raw>, Fault> {
-        if self.size.is_none() {
+        if self.size.is_none() || !self.own {
             return Ok(None);
         }
         let stdin = std::io::stdin();
@@ -109,7 +137,7 @@ impl Terminal {
             SignalDelivery::with_pipe(read, write, SignalOnly, signals)
         };
         let delivery = make().map_err(|e| Fault::new(format!("cannot listen for signals: {e}")))?;
-        Ok(UserSignals { delivery, terminal: self.size.is_some() })
+        Ok(UserSignals { delivery, terminal: self.size.is_some() && self.own })
     }
 }
 

@@ -1,0 +1,345 @@
+//! The side of those who come to a VM that runs: their streams and signals, tied to a program in it. Not for the supervisor's side (see
+//! `supervise::clients`).
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use quiz_proto::{CHUNK, Decoder, ProgramId, Status, Stream, ToGuest, ToHost, WINDOW, encode};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::control::{Answer, Request};
+use crate::escape::Escape;
+use crate::pump::{self, Allowance, Event, Mailbox};
+use crate::{Signals, Streams};
+
+/// How long the supervisor may take to say its first word.
+const WELCOME: Duration = Duration::from_secs(5);
+/// Credit is returned in pieces of this size, in bytes.
+const CREDIT: u32 = WINDOW / 4;
+
+/// How it came to an end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parting {
+    /// The program that was asked for has ended.
+    Ended(Status),
+    /// The VM has, or the program that was watched.
+    Over {
+        /// The exit code for whoever waited for it.
+        code: u8,
+        /// What has happened, unless it was the program's own doing.
+        message: Option<String>,
+        /// The VM stays.
+        stays: bool,
+    },
+    /// The user left with the escape.
+    Escaped,
+    /// The user left with a signal.
+    Interrupted(u8),
+    /// The supervisor is gone without a word.
+    Gone,
+}
+
+/// Why there was no conversation, or why it cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The VM's quiz is another.
+    #[error("it belongs to another version of quiz (its frames have version {theirs}, not {})", quiz_proto::VERSION)]
+    Version {
+        /// What it speaks.
+        theirs: u32,
+    },
+    /// A stream of this side failed.
+    #[error("cannot write to {stream}: {error}")]
+    Write {
+        /// Which.
+        stream: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+    /// The host said no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Waits until the supervisor has said its first word; whether the run's program has a terminal.
+pub fn greet(socket: &UnixStream) -> Result<bool, ClientError> {
+    socket.set_read_timeout(Some(WELCOME))?;
+    let mut decoder = Decoder::default();
+    loop {
+        // Byte by byte: what follows is for the conversation.
+        let mut byte = [0];
+        if (&mut &*socket).read(&mut byte)? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        decoder.push(&byte);
+        match decoder.next::<Answer>() {
+            Ok(Some(Answer::Welcome { version: quiz_proto::VERSION, terminal })) => return Ok(terminal),
+            Ok(Some(Answer::Welcome { version, .. })) => return Err(ClientError::Version { theirs: version }),
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => return Err(ClientError::Version { theirs: 0 }),
+        }
+    }
+}
+
+/// What the user's side of a conversation is.
+pub struct Ends<'a> {
+    /// The user's descriptors.
+    pub streams: Streams,
+    /// The user's signals.
+    pub signals: &'a mut dyn Signals,
+    /// What is typed goes to a terminal, which there is a way out of.
+    pub terminal: bool,
+    /// Says what to do about a signal that ends programs.
+    pub heed: &'a mut dyn FnMut(i32) -> Heed,
+}
+
+/// What a signal is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heed {
+    /// The program is to get it.
+    Pass,
+    /// The program is to get it, and the conversation is over.
+    PassAndLeave,
+    /// The conversation is over.
+    Leave,
+    /// Nothing: it was dealt with.
+    Nothing,
+}
+
+/// Says what is wanted, and ties the program's streams to the user's until it is over.
+pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Parting, ClientError> {
+    socket.set_nonblocking(true)?;
+    let (mailbox, events, bell) = Mailbox::new()?;
+    let outlet = |stream, output| Outlet {
+        stream,
+        sender: Some(pump::write_output(stream, output, mailbox.clone())),
+        owed: 0,
+        open: true,
+    };
+    let Ends { streams, signals, terminal, heed } = ends;
+    let mut conversation = Conversation {
+        socket,
+        decoder: Decoder::default(),
+        outgoing: Vec::new(),
+        escape: terminal.then(Escape::default),
+        heed,
+        outlets: [outlet(Stream::Stdout, streams.output), outlet(Stream::Stderr, streams.errors)],
+        allowance: None,
+        events,
+        bell,
+        signals,
+        heard_signals: 0,
+        failed: None,
+        parting: None,
+    };
+    encode(request, &mut conversation.outgoing);
+    match streams.input {
+        Some(input) => conversation.allowance = Some(pump::read_input(input, mailbox)),
+        // Somebody else feeds the run's program.
+        None if *request == Request::Attach => {}
+        None => conversation.say(ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
+    }
+    conversation.go_on()
+}
+
+struct Conversation<'a> {
+    socket: UnixStream,
+    decoder: Decoder,
+    outgoing: Vec<u8>,
+    escape: Option<Escape>,
+    heed: &'a mut dyn FnMut(i32) -> Heed,
+    outlets: [Outlet; 2],
+    allowance: Option<Allowance>,
+    events: Receiver<Event>,
+    bell: Arc<OwnedFd>,
+    signals: &'a mut dyn Signals,
+    heard_signals: u32,
+    failed: Option<ClientError>,
+    parting: Option<Parting>,
+}
+
+struct Outlet {
+    stream: Stream,
+    sender: Option<Sender<Vec<u8>>>,
+    owed: u32,
+    open: bool,
+}
+
+impl Conversation<'_> {
+    fn go_on(mut self) -> Result<Parting, ClientError> {
+        while self.parting.is_none() && self.failed.is_none() {
+            self.turn(true);
+        }
+        self.outlets.iter_mut().for_each(|outlet| outlet.sender = None);
+        self.allowance.iter().for_each(Allowance::close);
+        let left = matches!(self.parting, Some(Parting::Escaped | Parting::Interrupted(_)));
+        let before = self.heard_signals;
+        // What has come is the user's, unless they are in a hurry.
+        while !left && self.failed.is_none() && self.heard_signals == before && self.outlets.iter().any(|o| o.open) {
+            self.turn(false);
+        }
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok(self.parting.unwrap_or(Parting::Gone)),
+        }
+    }
+
+    fn say(&mut self, message: ToGuest) {
+        encode(&Request::Say(message), &mut self.outgoing);
+    }
+
+    /// Waits for the next thing to happen and deals with it; `socket`: also at the other end.
+    fn turn(&mut self, socket: bool) {
+        let wants_write = if self.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+        let ready = {
+            let mut fds = [
+                PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN | wants_write),
+            ];
+            let watched = if socket { 3 } else { 2 };
+            match poll(&mut fds[..watched], None) {
+                Ok(_) => fds.map(|fd| !fd.revents().is_empty()),
+                Err(_) => [true, true, socket],
+            }
+        };
+        if ready[0] {
+            self.on_signals();
+        }
+        if ready[1] {
+            rustix::io::read(&*self.bell, &mut [0; 8]).ok();
+            while let Ok(event) = self.events.try_recv() {
+                self.on_event(event);
+            }
+        }
+        if ready[2] && socket {
+            self.hear();
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while !self.outgoing.is_empty() {
+            match rustix::net::send(&self.socket, &self.outgoing, rustix::net::SendFlags::NOSIGNAL) {
+                Ok(n) => {
+                    self.outgoing.drain(..n);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return,
+                // What the other end has said before it went is still to be read.
+                Err(_) => self.outgoing.clear(),
+            }
+        }
+    }
+
+    fn hear(&mut self) {
+        let mut buffer = vec![0; 8 * CHUNK];
+        match self.socket.read(&mut buffer) {
+            Ok(0) => self.parting = Some(Parting::Gone),
+            Ok(n) => self.decoder.push(&buffer[..n]),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => self.parting = Some(Parting::Gone),
+        }
+        let mut decoder = std::mem::take(&mut self.decoder);
+        while let Ok(Some(answer)) = decoder.next::<Answer>() {
+            self.on_answer(answer);
+        }
+        self.decoder = decoder;
+    }
+
+    fn on_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Guest(ToHost::Data(_, stream, bytes)) => {
+                if let Some(sender) = self.outlet(stream).and_then(|outlet| outlet.sender.as_ref()) {
+                    // A pump that has given up has said so.
+                    sender.send(bytes.into_owned()).ok();
+                } else {
+                    // Nobody wants it, and its end is waited for all the same.
+                    let taken = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                    self.say(ToGuest::Credit(ProgramId::MAIN, stream, taken));
+                }
+            }
+            Answer::Guest(ToHost::Eof(_, stream)) => {
+                if let Some(outlet) = self.outlet(stream) {
+                    outlet.sender = None;
+                }
+            }
+            Answer::Guest(ToHost::Credit(_, Stream::Stdin, bytes)) => {
+                if let Some(allowance) = &self.allowance {
+                    allowance.add(bytes);
+                }
+            }
+            Answer::Guest(ToHost::Ended { status, .. }) => self.parting = Some(Parting::Ended(status)),
+            Answer::Over { code, message, stays } => self.parting = Some(Parting::Over { code, message, stays }),
+            Answer::Guest(_) | Answer::Welcome { .. } => {}
+        }
+    }
+
+    fn outlet(&mut self, stream: Stream) -> Option<&mut Outlet> {
+        self.outlets.iter_mut().find(|outlet| outlet.stream == stream)
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Input(bytes) => {
+                if let Some(escape) = &mut self.escape
+                    && escape.typed(&bytes, Instant::now())
+                {
+                    self.parting = Some(Parting::Escaped);
+                    return;
+                }
+                self.say(ToGuest::Data(ProgramId::MAIN, Stream::Stdin, bytes.into()));
+            }
+            Event::InputEnded => self.say(ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
+            Event::Written(stream, bytes) => {
+                let Some(outlet) = self.outlet(stream) else { return };
+                outlet.owed += bytes;
+                if outlet.owed >= CREDIT {
+                    let owed = std::mem::take(&mut outlet.owed);
+                    self.say(ToGuest::Credit(ProgramId::MAIN, stream, owed));
+                }
+            }
+            Event::WriteFailed(stream, error) => {
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    let stream = if stream == Stream::Stdout { "standard output" } else { "standard error" };
+                    self.failed = Some(ClientError::Write { stream, error });
+                    return;
+                }
+                if let Some(outlet) = self.outlet(stream) {
+                    outlet.sender = None;
+                }
+                self.say(ToGuest::Close(ProgramId::MAIN, stream));
+            }
+            Event::Finished(stream) => {
+                if let Some(outlet) = self.outlet(stream) {
+                    outlet.open = false;
+                }
+            }
+        }
+    }
+
+    fn on_signals(&mut self) {
+        for signal in self.signals.pending() {
+            if signal == libc::SIGWINCH {
+                if let Some(size) = self.signals.window_size() {
+                    self.say(ToGuest::Resize(ProgramId::MAIN, size));
+                }
+                continue;
+            }
+            self.heard_signals += 1;
+            let heed = (self.heed)(signal);
+            if matches!(heed, Heed::Pass | Heed::PassAndLeave) {
+                self.say(ToGuest::Signal(ProgramId::MAIN, signal));
+                self.flush();
+            }
+            if matches!(heed, Heed::Leave | Heed::PassAndLeave) {
+                let signal = u8::try_from(signal).unwrap_or(libc::SIGTERM as u8);
+                self.parting = Some(Parting::Interrupted(signal));
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `quiz attach`: what the program of a VM writes, here too.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use quiz_image::Report;
+use quiz_vm::Streams;
+use quiz_vm::client::{Ends, Heed, Parting, converse, greet};
+use quiz_vm::control::Request;
+
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::run::{Terminal, registry};
+
+/// Which VM.
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// Its id, or the beginning or end of it [default: the newest run of this worktree]
+    pub id: Option<String>,
+}
+
+/// Shows it until the program or the VM ends, or the user leaves.
+pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
+    let cache = ctx.cache()?;
+    let running = registry::find(&cache, &ctx.runs_dir()?, args.id.as_deref())?;
+    let terminal = Terminal::of_this_process();
+    let socket = running.visit(&cache)?;
+    let on_terminal =
+        greet(&socket).map_err(|e| Fault::new(format!("cannot attach to the VM of {}: {e}", running.id)))?;
+    // What is typed goes where a terminal is at both ends.
+    let at_terminal = on_terminal && terminal.window_size().is_some();
+    let parting = {
+        let _raw = if at_terminal { terminal.raw()? } else { None };
+        let (streams, mut signals) = (terminal.streams()?, terminal.signals()?);
+        let streams = Streams { input: streams.input.filter(|_| at_terminal), ..streams };
+        let mut heed = |_| Heed::Leave;
+        let ends = Ends { streams, signals: &mut signals, terminal: at_terminal, heed: &mut heed };
+        converse(socket, &Request::Attach, ends)?
+    };
+    Ok(match parting {
+        Parting::Over { code, message, .. } => {
+            message.iter().for_each(|message| ctx.report.say(message));
+            ExitCode::from(code)
+        }
+        Parting::Gone => return Err(Fault::new(format!("the quiz of {} is gone, and its VM with it", running.id))),
+        Parting::Escaped | Parting::Interrupted(_) | Parting::Ended(_) => {
+            ctx.report.say(&format!("left; the program goes on: quiz attach {}", running.id));
+            ExitCode::SUCCESS
+        }
+    })
+}

@@ -1,0 +1,158 @@
+//! `quiz exec`: another program in a VM that runs.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use clap::Args;
+use quiz_image::{Cache, Report};
+use quiz_vm::client::{Ends, Heed, Parting, converse, greet};
+use quiz_vm::control::{self, Request};
+use quiz_vm::{Streams, Verdict};
+
+use crate::cli::RunOptions;
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::run::Terminal;
+use crate::run::registry::{self, Running};
+
+/// How.
+#[derive(Debug, Args)]
+#[command(override_usage = "quiz exec [OPTIONS] [ID] [--] [PROGRAM [ARGUMENTS]...]")]
+#[command(after_help = "\
+The first word is the VM's if it is the id, or at least four characters of its
+beginning or end, of a VM that runs; without it the newest run of this worktree
+is meant. Without a program there is a shell. The program gets the environment
+and the directory of the run's own, and a terminal where quiz has one. Its exit
+code is quiz's; 121, 122, 124 and 125 stand for the end of the VM under it.")]
+pub struct Exec {
+    /// Set a variable for the program, or pass on the caller's
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<OsString>,
+}
+
+/// The words behind the options.
+#[derive(Debug)]
+pub struct Words {
+    /// The VM, perhaps, and the program.
+    pub words: Vec<OsString>,
+    /// There was `--` in front of them: all are the program's.
+    pub behind_dashes: bool,
+}
+
+/// Runs it.
+pub fn run(args: &Exec, words: Words, ctx: &Context) -> Result<ExitCode, Fault> {
+    let cache = ctx.cache()?;
+    let (running, command) = find(words, &cache, ctx)?;
+    let spec = ctx.run_spec(&RunOptions { env: args.env.clone(), ..RunOptions::default() }, command)?;
+    let terminal = Terminal::of_this_process();
+    let bytes = |word: &OsString| word.as_bytes().to_vec();
+    let argv = match spec.command.as_slice() {
+        [] => ["/bin/bash", "-l"].map(|word| word.as_bytes().to_vec()).to_vec(),
+        command => command.iter().map(bytes).collect(),
+    };
+    let exec = control::Exec {
+        argv,
+        env: spec.env.iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+        cwd: ctx.cwd.as_os_str().as_bytes().to_vec(),
+        terminal: terminal.window_size(),
+        separate_stderr: terminal.separate_stderr(),
+    };
+    let _raw = terminal.raw()?;
+    let parting = run_in(&running, &cache, exec, terminal.streams()?, &terminal)?;
+    drop(_raw);
+    tell(parting, &running, ctx)
+}
+
+/// Which VM, and the program.
+fn find(words: Words, cache: &Cache, ctx: &Context) -> Result<(Running, Vec<OsString>), Fault> {
+    let runs = ctx.runs_dir()?;
+    let Words { mut words, behind_dashes } = words;
+    let named = words.first().and_then(|word| word.to_str()).filter(|word| !behind_dashes && may_be_id(word));
+    if let Some(named) = named.map(str::to_owned) {
+        let found = registry::find(cache, &runs, Some(&named));
+        if found.is_ok() || is_whole_id(&named) {
+            words.remove(0);
+            if words.first().is_some_and(|word| word == "--") {
+                words.remove(0);
+            }
+            return Ok((found?, words));
+        }
+    }
+    Ok((registry::find(cache, &runs, None)?, words))
+}
+
+/// Whether a word can be a part of an id that somebody has typed. Few programs are called like that.
+fn may_be_id(word: &str) -> bool {
+    word.len() >= 4
+        && word.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f' | b'-'))
+        && word.bytes().any(|b| b.is_ascii_digit())
+}
+
+/// Whether it is a whole one: `20260102-030405-678abc`.
+fn is_whole_id(word: &str) -> bool {
+    may_be_id(word) && word.split('-').map(str::len).eq([8, 6, 6])
+}
+
+/// Has a program run in a VM.
+pub fn run_in(
+    running: &Running,
+    cache: &Cache,
+    exec: control::Exec,
+    streams: Streams,
+    terminal: &Terminal,
+) -> Result<Parting, Fault> {
+    let socket = running.visit(cache)?;
+    let unreachable = |e| Fault::new(format!("cannot run anything in the VM of {}: {e}", running.id));
+    greet(&socket).map_err(unreachable)?;
+    let at_terminal = exec.terminal.is_some();
+    let mut signals = terminal.signals()?;
+    let mut heard = 0;
+    let mut heed = |signal| {
+        heard += 1;
+        match signal {
+            // From the keyboard: it is the program's affair.
+            libc::SIGINT | libc::SIGQUIT if heard == 1 => Heed::Pass,
+            _ => Heed::PassAndLeave,
+        }
+    };
+    let ends = Ends { streams, signals: &mut signals, terminal: at_terminal, heed: &mut heed };
+    Ok(converse(socket, &Request::Exec(Box::new(exec)), ends)?)
+}
+
+/// Says how it ended where the program has not, and the exit code.
+fn tell(parting: Parting, running: &Running, ctx: &Context) -> Result<ExitCode, Fault> {
+    Ok(ExitCode::from(match parting {
+        Parting::Ended(status) => {
+            let verdict = Verdict::from(status);
+            if !matches!(verdict, Verdict::Exited { .. } | Verdict::Signalled { .. }) {
+                ctx.report.say(&verdict.headline());
+            }
+            verdict.exit_code()
+        }
+        Parting::Over { code, message, .. } => {
+            message.iter().for_each(|message| ctx.report.say(message));
+            code
+        }
+        Parting::Escaped => {
+            ctx.report.say("left; the program was hung up");
+            Verdict::Interrupted { signal: libc::SIGHUP as u8 }.exit_code()
+        }
+        Parting::Interrupted(signal) => Verdict::Interrupted { signal }.exit_code(),
+        Parting::Gone => {
+            return Err(Fault::new(format!("the quiz of {} is gone, and its VM with it", running.id)));
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_hardly_ever_taken_for_an_id() {
+        assert!(["678abc", "20260102-030405-678abc", "0304", "5-678abc"].iter().all(|word| may_be_id(word)));
+        assert!(["dd", "ed", "7z", "fade", "2to3", "bc", "sh", "cafe", "zpool"].iter().all(|word| !may_be_id(word)));
+        assert!(is_whole_id("20260102-030405-678abc") && !is_whole_id("030405-678abc") && !is_whole_id("678abc"));
+    }
+}

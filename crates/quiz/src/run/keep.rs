@@ -1,0 +1,136 @@
+//! A run whose VM stays when its program has ended: a keeper, in a process of its own, has the VM; the quiz that was called shows the program, and
+//! goes when that has ended. Not for those who come later (see `commands::exec`).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStderr, Command, ExitCode, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use quiz_config::RunSpec;
+use quiz_image::Report;
+use quiz_vm::client::{Ends, Heed, Parting, converse};
+use quiz_vm::control::Request;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::record::{Call, Record};
+use super::registry;
+use super::terminal::Terminal;
+use super::{Viewer, prepare_and_run, prune};
+use crate::context::Context;
+use crate::errors::Fault;
+
+/// Starts a keeper, shows the program, and goes when that has ended: with its exit code.
+pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
+    if spec.json {
+        return Err(Fault::new("--json and --keep do not go together: the record is complete when the VM has ended")
+            .hint("`quiz kill` ends it; `quiz show --json` prints the record then"));
+    }
+    let terminal = Terminal::of_this_process();
+    let (mut keeper, socket) = start(&terminal)?;
+    let words = keeper.stderr.take().map(Words::relay).transpose()?;
+    let pid = keeper.id().cast_signed();
+    let mut heed = |signal| match (signal, Pid::from_raw(pid), Signal::from_named_raw(signal)) {
+        // The program goes on without a terminal.
+        (libc::SIGHUP, ..) => Heed::Leave,
+        (_, Some(pid), Some(signal)) if kill_process(pid, signal).is_ok() => Heed::Nothing,
+        _ => Heed::Leave,
+    };
+    let parting = {
+        let _raw = terminal.raw()?;
+        let (mut streams, mut signals) = (terminal.streams()?, terminal.signals()?);
+        if streams.input.is_none() {
+            streams.input = Some(fs_err::File::open("/dev/null")?.into_parts().0.into());
+        }
+        let at_terminal = terminal.window_size().is_some();
+        converse(
+            socket,
+            &Request::Attach,
+            Ends { streams, signals: &mut signals, terminal: at_terminal, heed: &mut heed },
+        )?
+    };
+    let told = |what: &str, next: &str| -> Result<(), Fault> {
+        if let Some(one) = registry::all(&ctx.cache()?).into_iter().find(|one| one.pid == pid) {
+            ctx.report.say(&format!("{what}: {next} {id}, quiz kill {id}", id = one.id));
+        }
+        Ok(())
+    };
+    match parting {
+        Parting::Over { code, stays: true, .. } => {
+            words.iter().for_each(Words::catch_up);
+            told("the VM stays", "quiz exec")?;
+            Ok(ExitCode::from(code))
+        }
+        Parting::Escaped | Parting::Interrupted(_) => {
+            told("the program goes on", "quiz attach")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Parting::Over { .. } | Parting::Gone | Parting::Ended(_) => {
+            let ended = keeper.wait()?;
+            words.into_iter().for_each(Words::finish);
+            let killed = || Fault::new(format!("the keeper of the VM was killed ({ended})"));
+            ended.code().and_then(|code| u8::try_from(code).ok()).map(ExitCode::from).ok_or_else(killed)
+        }
+    }
+}
+
+/// Starts quiz once more, with the same words, as the keeper.
+fn start(terminal: &Terminal) -> Result<(Child, UnixStream), Fault> {
+    let cannot = |e| Fault::new(format!("cannot start a keeper for the VM: {e}"));
+    let (ours, theirs) = UnixStream::pair().map_err(cannot)?;
+    let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
+    command.arg("--hold-run").arg(terminal.describes()).args(std::env::args_os().skip(1));
+    command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::piped());
+    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            Ok(())
+        });
+    }
+    Ok((command.spawn().map_err(cannot)?, ours))
+}
+
+/// What the keeper says, on its way to the user.
+struct Words {
+    pipe: OwnedFd,
+    relay: JoinHandle<()>,
+}
+
+impl Words {
+    fn relay(mut from: ChildStderr) -> std::io::Result<Words> {
+        let pipe = from.as_fd().try_clone_to_owned()?;
+        let relay = thread::spawn(move || {
+            // Where stderr is gone there is no one left to tell.
+            std::io::copy(&mut from, &mut std::io::stderr()).ok();
+        });
+        Ok(Words { pipe, relay })
+    }
+
+    /// Waits until all is told that has been said.
+    fn catch_up(&self) {
+        let at_once = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        while matches!(poll(&mut [PollFd::new(&self.pipe, PollFlags::IN)], Some(&at_once)), Ok(1)) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until the keeper has nothing more to say.
+    fn finish(self) {
+        // A relay that panicked has said so.
+        self.relay.join().ok();
+    }
+}
+
+/// Is the keeper: runs what `spec` asks for, whose program another quiz shows on a terminal that it `describes`, and stays.
+pub fn hold(spec: &RunSpec, call: Option<Call>, describes: &str, ctx: &Context) -> Result<Record, Fault> {
+    let terminal = Terminal::of_another(describes)
+        .ok_or_else(|| Fault::new(format!("--hold-run: `{describes}` describes no terminal")))?;
+    let front = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let ended = prepare_and_run(spec, Viewer::Another(terminal, front), call, ctx)?;
+    ended.announce(spec.verbosity);
+    prune(spec, ctx)?;
+    Ok(ended.record)
+}
