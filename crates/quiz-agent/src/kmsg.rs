@@ -1,6 +1,6 @@
-//! Forwards the kernel's warnings to the host while the program runs.
+//! Forwards the kernel's messages to the host while the program runs.
 //!
-//! All messages are on the console anyway; these are the ones that the user should see at once.
+//! All are on the console anyway; these are the ones that the user wants to see at once.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::thread;
@@ -9,11 +9,8 @@ use quiz_proto::ToHost;
 
 use crate::link::Link;
 
-/// The least severe level that is forwarded: warning.
-const LEVEL: u32 = 4;
-
-/// Forwards from now on, on a thread of its own.
-pub fn forward(link: Link) {
+/// Forwards those of this level and worse from now on, on a thread of its own.
+pub fn forward(link: Link, least: u8) {
     let Ok(mut log) = fs_err::File::open("/dev/kmsg") else { return };
     if log.seek(SeekFrom::End(0)).is_err() {
         return;
@@ -23,8 +20,9 @@ pub fn forward(link: Link) {
         loop {
             match log.read(&mut record) {
                 Ok(n) => {
-                    if let Some((level, text)) = parse(&String::from_utf8_lossy(&record[..n])) {
-                        link.send(&ToHost::Kernel { level, text: text.into() });
+                    let record = String::from_utf8_lossy(&record[..n]);
+                    if let Some((level, micros, text)) = parse(&record).filter(|(level, ..)| *level <= least) {
+                        link.send(&ToHost::Kernel { level, micros, text: text.into() });
                     }
                 }
                 // EPIPE: the ring buffer was overwritten before we read; go on with what is there.
@@ -35,14 +33,15 @@ pub fn forward(link: Link) {
     });
 }
 
-/// The level and text of one record of `/dev/kmsg` (`Documentation/ABI/testing/dev-kmsg`), if it is a kernel message of
-/// interest.
-fn parse(record: &str) -> Option<(u8, &str)> {
+/// Level, time and text of one record of `/dev/kmsg` (`Documentation/ABI/testing/dev-kmsg`), if it is the kernel's own.
+fn parse(record: &str) -> Option<(u8, u64, &str)> {
     let (prefix, rest) = record.split_once(';')?;
-    let priority: u32 = prefix.split(',').next()?.parse().ok()?;
+    let mut fields = prefix.split(',');
+    let priority: u32 = fields.next()?.parse().ok()?;
+    let micros = fields.nth(1)?.parse().ok()?;
     let (facility, level) = (priority >> 3, priority & 7);
     let text = rest.split('\n').next()?;
-    (facility == 0 && level <= LEVEL).then_some((level as u8, text))
+    (facility == 0).then_some((level as u8, micros, text))
 }
 
 #[cfg(test)]
@@ -50,9 +49,8 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn only_kernel_warnings_and_worse_are_taken() {
-        assert_eq!(parse("4,12,99,-;careful\n SUBSYSTEM=x\n"), Some((4, "careful")));
-        assert_eq!(parse("6,12,99,-;chatter\n"), None);
+    fn only_the_kernels_own_are_taken() {
+        assert_eq!(parse("4,12,99,-;careful\n SUBSYSTEM=x\n"), Some((4, 99, "careful")));
         assert_eq!(parse("12,12,99,-;from user space\n"), None);
         assert_eq!(parse("nonsense"), None);
     }

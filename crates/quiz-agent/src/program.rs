@@ -160,12 +160,19 @@ fn find(program: &Program) -> Option<PathBuf> {
     std::env::split_paths(&OsString::from_vec(path)).find_map(|dir| exists(dir.join(&name)))
 }
 
-/// Starts a shell for looking around afterwards, on the terminal of a program that has ended.
-pub fn shell_after(program: &Program, slave: &OwnedFd) -> Option<i32> {
+/// Starts a shell for looking around afterwards, on the terminal of a program that has ended; its exit code is in `QUIZ_STATUS`.
+pub fn shell_after(program: &Program, slave: &OwnedFd, status: Status) -> Option<i32> {
     let mut shell = command(program, [OsStr::new("/bin/sh")].into_iter());
     if Path::new("/bin/bash").exists() {
         shell = command(program, ["/bin/bash", "-i"].map(OsStr::new).into_iter());
     }
+    let code = match status {
+        Status::Code(code) => i32::from(code),
+        Status::Signal(signal) => 128 + i32::from(signal),
+        Status::NotFound => 127,
+        Status::NotExecutable(_) => 126,
+    };
+    shell.env("QUIZ_STATUS", code.to_string());
     on_terminal(&mut shell, slave).ok()?;
     i32::try_from(shell.spawn().ok()?.id()).ok()
 }

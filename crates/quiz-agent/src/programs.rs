@@ -87,11 +87,13 @@ pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver) {
     link.send(&ToHost::Started);
     let (pid, slave) = (running.pid, running.slave.take());
     let outputs = programs.add(&mut locked(&programs.table), ProgramId::MAIN, running, None);
-    kmsg::forward(link.clone());
+    if let Some(level) = order.messages {
+        kmsg::forward(link.clone(), level);
+    }
     pulse(link.clone());
     let status = programs.wait_for(pid);
     if let (true, Some(slave)) = (program.shell_after, &slave)
-        && let Some(shell) = program::shell_after(program, slave)
+        && let Some(shell) = program::shell_after(program, slave, status)
     {
         if let Some(entry) = locked(&programs.table).running.get_mut(&ProgramId::MAIN) {
             entry.group = shell;

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use crate::item::{EnvItem, Fragment, KernelWords, ProfileUse, Word};
 use crate::origin::Origin;
 use crate::size::Size;
-use crate::spec::{AccelChoice, DiskSpec, ShareSpec, WorktreeMode};
+use crate::spec::{AccelChoice, DiskSpec, Escape, KernelMessages, ShareSpec, WorktreeMode};
 use crate::time::Limit;
 use crate::value::{ArchName, Count, Keep, Name, Place, Program, ShellCommand, Value, ValueError};
 
@@ -204,6 +204,10 @@ settings! {
     boot_timeout: Limit = "boot_timeout", "\"1m\"", unset "";
     /// How long the guest may give no sign of life.
     hang_timeout: Limit = "hang_timeout", "\"1m\"", unset "";
+    /// Which messages of the guest's kernel are shown while the program runs.
+    kernel_messages: KernelMessages = "kernel_messages", "\"info\"", unset "";
+    /// The key that, three times within a second, leaves a terminal.
+    escape: Escape = "escape", "\"ctrl-a\"", unset "";
     /// How long a VM stays after its program (`--keep`).
     keep_time: Limit = "keep_time", "\"2h\"", unset "";
     /// How many runs' evidence is kept.

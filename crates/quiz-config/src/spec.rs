@@ -75,6 +75,10 @@ pub struct RunSpec {
     /// How long the guest may give no sign of life before it counts as hung. None: for ever.
     pub hang_timeout: Option<Duration>,
 
+    /// Which of its kernel's messages are shown.
+    pub kernel_messages: KernelMessages,
+    /// How its terminal is left.
+    pub escape: Escape,
     /// The VM stays after its program, so long.
     pub keep: Option<Duration>,
 
@@ -137,6 +141,66 @@ pub enum DiskSpec {
     },
     /// A file or block device of the host, absolute, which keeps what the guest writes.
     File(PathBuf),
+}
+
+/// Which messages of the guest's kernel are shown: those of a level of syslog and worse ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the names are syslog's")]
+pub enum KernelMessages {
+    Off,
+    Emerg,
+    Alert,
+    Crit,
+    Err,
+    #[default]
+    Warning,
+    Notice,
+    Info,
+    Debug,
+}
+
+impl KernelMessages {
+    /// The number of the least severe level that is shown, 0 to 7.
+    pub fn level(self) -> Option<u8> {
+        (self as u8).checked_sub(1)
+    }
+}
+
+/// The key that, pressed three times, leaves a terminal; none if there is no such key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Escape(pub Option<u8>);
+
+impl Escape {
+    /// Ctrl-], as for systemd-nspawn.
+    pub const DEFAULT: Escape = Escape(Some(0x1d));
+
+    /// The key as it is written: `ctrl-]`.
+    pub fn name(self) -> String {
+        self.0.map_or_else(|| "off".to_owned(), |byte| format!("ctrl-{}", char::from(byte | 0x40).to_ascii_lowercase()))
+    }
+
+    /// The key that is written like this.
+    pub fn named(text: &str) -> Option<Escape> {
+        if text == "off" {
+            return Some(Escape(None));
+        }
+        let (ctrl, key) = text.split_at_checked(5)?;
+        match key.as_bytes() {
+            [key] if ctrl.eq_ignore_ascii_case("ctrl-") => match key.to_ascii_uppercase() {
+                // Not those that every shell needs: Ctrl-M is Enter, Ctrl-I the tabulator, Ctrl-[ begins each arrow key.
+                b'M' | b'I' | b'J' | b'[' => None,
+                key @ b'A'..=b'_' => Some(Escape(Some(key & 0x1f))),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl Default for Escape {
+    fn default() -> Escape {
+        Escape::DEFAULT
+    }
 }
 
 /// How much quiz says on stderr.

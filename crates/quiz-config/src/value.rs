@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use crate::size::{Size, SizeError};
-use crate::spec::{AccelChoice, WorktreeMode};
+use crate::spec::{AccelChoice, Escape, KernelMessages, WorktreeMode};
 use crate::time::{Limit, TimeError};
 
 /// Where a value was written, as far as its meaning depends on that.
@@ -365,6 +365,23 @@ choice_value!(AccelChoice, "auto, kvm or tcg",
 choice_value!(WorktreeMode, "ro, rw or off",
     "ro" => WorktreeMode::ReadOnly, "rw" => WorktreeMode::ReadWrite, "off" => WorktreeMode::Off);
 
+choice_value!(KernelMessages, "off or a level: emerg, alert, crit, err, warning, notice, info, debug",
+    "off" => KernelMessages::Off, "emerg" => KernelMessages::Emerg, "alert" => KernelMessages::Alert,
+    "crit" => KernelMessages::Crit, "err" => KernelMessages::Err, "warning" => KernelMessages::Warning,
+    "notice" => KernelMessages::Notice, "info" => KernelMessages::Info, "debug" => KernelMessages::Debug);
+text_value!(
+    Escape,
+    "a key such as ctrl-], or off",
+    |text, _place| {
+        let text = plain(text)?;
+        Escape::named(text).ok_or_else(|| ValueError::Choice {
+            found: text.to_owned(),
+            choices: "off, ctrl-], ctrl-a and so on (not ctrl-m, ctrl-i, ctrl-j, ctrl-[)".to_owned(),
+        })
+    },
+    |escape| escape.name()
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -427,6 +444,15 @@ mod tests {
         for mode in [WorktreeMode::ReadOnly, WorktreeMode::ReadWrite, WorktreeMode::Off] {
             assert_eq!(read(mode.show().as_str().expect("choices are text")), Ok(mode));
         }
+        for (text, key) in [("ctrl-]", Some(0x1d)), ("Ctrl-A", Some(1)), ("ctrl-\\", Some(0x1c)), ("off", None)] {
+            assert_eq!(read::<Escape>(text).unwrap().0, key, "{text}");
+        }
+        for text in ["ctrl-m", "ctrl-", "]", "ctrl-é", "alt-x", "ctrl-1"] {
+            assert!(read::<Escape>(text).is_err(), "{text}");
+        }
+        assert_eq!(Escape::DEFAULT.name(), "ctrl-]");
+        assert_eq!(read::<KernelMessages>("err").unwrap().level(), Some(3));
+        assert_eq!(read::<KernelMessages>("off").unwrap().level(), None);
         assert_eq!(read::<AccelChoice>("hvf").unwrap_err().to_string(), "`hvf` is not one of auto, kvm, tcg");
     }
 }

@@ -169,6 +169,8 @@ pub struct Order {
     pub personal: Personal,
     /// The program.
     pub program: Program,
+    /// The least severe kernel messages that are forwarded while the program runs: a syslog level, 0 (emergency) to 7 (debug).
+    pub messages: Option<u8>,
     /// The guest stays when the program has ended, until [`ToGuest::End`].
     pub keep: bool,
 }
@@ -267,10 +269,12 @@ pub enum ToHost<'a> {
     Credit(ProgramId, Stream, u32),
     /// The program has closed its end of the stream.
     Close(ProgramId, Stream),
-    /// A kernel message of level warning or worse since the program started.
+    /// A kernel message since the program started, of a level that is asked for.
     Kernel {
-        /// Syslog level: 0 (emergency) to 4 (warning).
+        /// Syslog level: 0 (emergency) to 7 (debug).
         level: u8,
+        /// The kernel's time in microseconds.
+        micros: u64,
         /// The text, one line.
         #[serde(borrow)]
         text: Cow<'a, str>,

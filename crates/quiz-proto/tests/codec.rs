@@ -35,7 +35,11 @@ fn to_host() -> impl Strategy<Value = ToHost<'static>> {
         (program(), stream()).prop_map(|(id, s)| ToHost::Eof(id, s)),
         (program(), stream(), any::<u32>()).prop_map(|(id, s, n)| ToHost::Credit(id, s, n)),
         (program(), status()).prop_map(|(id, status)| ToHost::Ended { id, status }),
-        (0u8..8, ".*").prop_map(|(level, t)| ToHost::Kernel { level, text: Cow::Owned(t) }),
+        (0u8..8, any::<u64>(), ".*").prop_map(|(level, micros, t)| ToHost::Kernel {
+            level,
+            micros,
+            text: Cow::Owned(t)
+        }),
         (any::<[u8; 16]>(), status()).prop_map(|(nonce, status)| ToHost::Exited { nonce, status }),
         ".*".prop_map(|t| ToHost::Failed(Cow::Owned(t))),
         any::<[u8; 16]>().prop_map(|nonce| ToHost::Down { nonce }),
@@ -45,7 +49,7 @@ fn to_host() -> impl Strategy<Value = ToHost<'static>> {
 fn owned(m: ToHost<'_>) -> ToHost<'static> {
     match m {
         ToHost::Data(id, s, b) => ToHost::Data(id, s, Cow::Owned(b.into_owned())),
-        ToHost::Kernel { level, text } => ToHost::Kernel { level, text: Cow::Owned(text.into_owned()) },
+        ToHost::Kernel { level, micros, text } => ToHost::Kernel { level, micros, text: Cow::Owned(text.into_owned()) },
         ToHost::Failed(t) => ToHost::Failed(Cow::Owned(t.into_owned())),
         ToHost::Note(t) => ToHost::Note(Cow::Owned(t.into_owned())),
         ToHost::Stacks(t) => ToHost::Stacks(Cow::Owned(t.into_owned())),
@@ -156,7 +160,7 @@ fn start_carries_arguments_exactly() {
     };
     let message = ToGuest::Start {
         nonce: [3; 16],
-        order: Box::new(Order { personal: Personal::default(), program, keep: false }),
+        order: Box::new(Order { personal: Personal::default(), program, messages: None, keep: false }),
     };
     let mut wire = Vec::new();
     encode(&message, &mut wire);

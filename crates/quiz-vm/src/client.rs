@@ -91,8 +91,8 @@ pub struct Ends<'a> {
     pub streams: Streams,
     /// The user's signals.
     pub signals: &'a mut dyn Signals,
-    /// What is typed goes to a terminal, which there is a way out of.
-    pub terminal: bool,
+    /// The key that, three times within a second, leaves the program's terminal.
+    pub escape: Option<u8>,
     /// Says what to do about a signal that ends programs.
     pub heed: &'a mut dyn FnMut(i32) -> Heed,
 }
@@ -120,12 +120,12 @@ pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Par
         owed: 0,
         open: true,
     };
-    let Ends { streams, signals, terminal, heed } = ends;
+    let Ends { streams, signals, escape, heed } = ends;
     let mut conversation = Conversation {
         socket,
         decoder: Decoder::default(),
         outgoing: Vec::new(),
-        escape: terminal.then(Escape::default),
+        escape: Escape::new(escape),
         heed,
         outlets: [outlet(Stream::Stdout, streams.output), outlet(Stream::Stderr, streams.errors)],
         allowance: None,
@@ -150,7 +150,7 @@ struct Conversation<'a> {
     socket: UnixStream,
     decoder: Decoder,
     outgoing: Vec<u8>,
-    escape: Option<Escape>,
+    escape: Escape,
     heed: &'a mut dyn FnMut(i32) -> Heed,
     outlets: [Outlet; 2],
     allowance: Option<Allowance>,
@@ -286,9 +286,7 @@ impl Conversation<'_> {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Input(bytes) => {
-                if let Some(escape) = &mut self.escape
-                    && escape.typed(&bytes, Instant::now())
-                {
+                if self.escape.typed(&bytes, Instant::now()) {
                     self.parting = Some(Parting::Escaped);
                     return;
                 }

@@ -1,22 +1,27 @@
-//! The way out of a terminal whose guest no longer listens: Ctrl-] three times within a second, as in systemd-nspawn.
+//! The way out of a terminal whose guest no longer listens: a key (Ctrl-], as in systemd-nspawn) three times within a second.
 
 use std::time::{Duration, Instant};
 
-const KEY: u8 = 0x1d;
 const TIMES: usize = 3;
 const WITHIN: Duration = Duration::from_secs(1);
 
 /// Watches what is typed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Escape {
+    key: Option<u8>,
     pressed: Vec<Instant>,
 }
 
 impl Escape {
+    /// Watches for this key, if there is one.
+    pub fn new(key: Option<u8>) -> Escape {
+        Escape { key, pressed: Vec::new() }
+    }
+
     /// Takes what was typed; true when the user wants out.
     pub fn typed(&mut self, bytes: &[u8], now: Instant) -> bool {
         for byte in bytes {
-            if *byte != KEY {
+            if Some(*byte) != self.key {
                 self.pressed.clear();
                 continue;
             }
@@ -38,12 +43,13 @@ mod tests {
     fn only_three_in_a_row_within_a_second_count() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut escape = Escape::default();
+        let mut escape = Escape::new(Some(0x1d));
         assert!(!escape.typed(b"\x1d\x1d", at(0)));
         assert!(!escape.typed(b"x\x1d\x1d", at(10)));
         assert!(!escape.typed(b"\x1d", at(2000)));
         assert!(!escape.typed(b"\x1d", at(2100)));
         assert!(escape.typed(b"\x1d", at(2200)));
-        assert!(Escape::default().typed(b"\x1d\x1d\x1d", at(0)));
+        assert!(Escape::new(Some(1)).typed(b"\x01\x01\x01", at(0)));
+        assert!(!Escape::new(None).typed(b"\x1d\x1d\x1d", at(0)));
     }
 }

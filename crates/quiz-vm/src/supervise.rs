@@ -205,7 +205,7 @@ impl<'a> Supervisor<'a> {
         let (terminal, surroundings) = match &run.job {
             Job::Program(_, order) | Job::Resumed(order) => {
                 let program = &order.program;
-                (program.terminal.map(|_| Escape::default()), (program.env.clone(), program.cwd.clone()))
+                (program.terminal.map(|_| Escape::new(run.escape)), (program.env.clone(), program.cwd.clone()))
             }
             Job::Salvage { .. } => (None, Surroundings::default()),
         };

@@ -44,7 +44,10 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
     supervise(Run {
         vm: &vm,
         standby: None,
-        job: Job::Program(Box::default(), Box::new(Order { personal: Personal::default(), program, keep: false })),
+        job: Job::Program(
+            Box::default(),
+            Box::new(Order { personal: Personal::default(), program, messages: None, keep: false }),
+        ),
         saver: None,
         limits: Limits {
             boot: bound("silent"),
@@ -58,6 +61,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         dir,
         streams: Streams { input: None, output: Box::new(std::io::sink()), errors: Box::new(std::io::sink()) },
         door: None,
+        escape: None,
         front: None,
         signals: &mut NoSignals::new().unwrap(),
         show: &mut |_| {},

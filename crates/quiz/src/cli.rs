@@ -190,6 +190,9 @@ pub struct RunOptions {
     /// How long the guest may give no sign of life
     #[arg(long, value_name = "TIME")]
     pub hang_timeout: Option<OsString>,
+    /// Which kernel messages are shown: off, or those of a level (err, warning, info, ...) and worse
+    #[arg(long, value_name = "LEVEL")]
+    pub kernel_messages: Option<OsString>,
     /// Show a host directory to the guest
     #[arg(long, value_name = "HOST[:GUEST][:rw]")]
     pub share: Vec<OsString>,
@@ -241,7 +244,7 @@ impl RunOptions {
     /// The options that are settings, by key.
     pub fn typed(&self) -> Vec<TypedOption> {
         let one = |value: &Option<OsString>| value.iter().cloned().collect::<Vec<_>>();
-        let all: [(&'static str, &'static str, Vec<OsString>); 19] = [
+        let all: [(&'static str, &'static str, Vec<OsString>); 20] = [
             ("profiles", "--profile", self.profile.clone()),
             ("kernel", "--kernel", one(&self.kernel)),
             ("arch", "--arch", one(&self.arch)),
@@ -250,6 +253,7 @@ impl RunOptions {
             ("timeout", "--timeout", one(&self.timeout)),
             ("boot_timeout", "--boot-timeout", one(&self.boot_timeout)),
             ("hang_timeout", "--hang-timeout", one(&self.hang_timeout)),
+            ("kernel_messages", "--kernel-messages", one(&self.kernel_messages)),
             ("keep_time", "--keep", self.keep.iter().flatten().cloned().collect()),
             ("shares", "--share", self.share.clone()),
             ("worktree", "--worktree", one(&self.worktree)),
@@ -299,6 +303,7 @@ impl RunOptions {
             timeout: later.timeout.or(self.timeout),
             boot_timeout: later.boot_timeout.or(self.boot_timeout),
             hang_timeout: later.hang_timeout.or(self.hang_timeout),
+            kernel_messages: later.kernel_messages.or(self.kernel_messages),
             worktree: later.worktree.or(self.worktree),
             qemu: later.qemu.or(self.qemu),
             machine: later.machine.or(self.machine),
@@ -515,6 +520,7 @@ mod tests {
             timeout: value(),
             boot_timeout: value(),
             hang_timeout: value(),
+            kernel_messages: value(),
             share: list(),
             worktree: value(),
             disk: list(),
@@ -537,7 +543,7 @@ mod tests {
             let long = typed.option.trim_start_matches('-');
             assert!(command.get_arguments().any(|arg| arg.get_long() == Some(long)), "{long}");
         }
-        assert_eq!(all.typed().len(), 19);
+        assert_eq!(all.typed().len(), 20);
     }
 
     #[test]

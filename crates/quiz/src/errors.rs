@@ -47,7 +47,7 @@ impl Fault {
 
     /// Tells the user, on stderr.
     pub fn render(&self) {
-        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let colour = crate::output::allows_colours(std::io::stderr().is_terminal());
         let mut text = String::new();
         match &self.what {
             What::Config(ConfigError::File(problems)) => problems.iter().for_each(|p| text += &snippet(p, colour)),

@@ -51,6 +51,11 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// Whether colours may be used on a stream, which is a terminal or not (see no-color.org).
+pub fn allows_colours(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -172,6 +172,7 @@ fn run_with(
         ctx.report.say("a VM of it was waiting");
     }
     let mut outcome = {
+        terminal.tell_escape(spec.escape, ctx);
         let _raw = terminal.raw()?;
         loop {
             let job = match start {
@@ -226,6 +227,7 @@ fn run_with(
                 },
                 door: door.as_ref().and_then(|door| door.try_clone().ok()),
                 front: front.as_ref().map(UnixStream::try_clone).transpose()?,
+                escape: spec.escape.0,
                 signals: &mut signals,
                 show: &mut |notice| match &mut hear {
                     Some(hear) => hear(notice),
@@ -511,6 +513,7 @@ fn salvage(
             streams: Streams::nowhere(),
             door: None,
             front: None,
+            escape: None,
             signals,
             show: &mut |_| {},
         })

@@ -94,7 +94,9 @@ impl Supervisor<'_> {
                 self.pass_on(id, message);
             }
             ToHost::Ended { id, .. } => self.pass_on(id, message),
-            ToHost::Kernel { level, text } => (self.show)(Notice::Kernel(level, &text)),
+            ToHost::Kernel { level, micros, text } => {
+                (self.show)(Notice::Kernel { level, micros, text: &text });
+            }
             ToHost::Note(text) => {
                 (self.show)(Notice::Note(&text));
                 self.seen.notes.push(text.into_owned());

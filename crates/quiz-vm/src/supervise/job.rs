@@ -93,8 +93,15 @@ pub trait Signals {
 pub enum Notice<'a> {
     /// Raw output of the guest's console.
     Console(&'a [u8]),
-    /// A kernel message of this syslog level.
-    Kernel(u8, &'a str),
+    /// A kernel message.
+    Kernel {
+        /// Its syslog level.
+        level: u8,
+        /// The kernel's time in microseconds.
+        micros: u64,
+        /// One line.
+        text: &'a str,
+    },
     /// A line that the user should read.
     Note(&'a str),
 }
@@ -119,6 +126,8 @@ pub struct Run<'a> {
     pub streams: Streams,
     /// Where others come in.
     pub door: Option<UnixListener>,
+    /// The key that, three times within a second, leaves the program's terminal.
+    pub escape: Option<u8>,
     /// One who is there already, and has been welcomed.
     pub front: Option<UnixStream>,
     /// The user's signals.

@@ -8,6 +8,7 @@ use quiz_vm::Streams;
 use quiz_vm::client::{Ends, Heed, Parting, converse, greet};
 use quiz_vm::control::Request;
 
+use crate::cli::RunOptions;
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::run::{Terminal, registry};
@@ -29,12 +30,17 @@ pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
         greet(&socket).map_err(|e| Fault::new(format!("cannot attach to the VM of {}: {e}", running.id)))?;
     // What is typed goes where a terminal is at both ends.
     let at_terminal = on_terminal && terminal.window_size().is_some();
+    let spec = ctx.run_spec(&RunOptions::default(), Vec::new())?;
+    let escape = spec.escape.0.filter(|_| at_terminal);
+    if at_terminal {
+        terminal.tell_escape(spec.escape, ctx);
+    }
     let parting = {
         let _raw = if at_terminal { terminal.raw()? } else { None };
         let (streams, mut signals) = (terminal.streams()?, terminal.signals()?);
         let streams = Streams { input: streams.input.filter(|_| at_terminal), ..streams };
         let mut heed = |_| Heed::Leave;
-        let ends = Ends { streams, signals: &mut signals, terminal: at_terminal, heed: &mut heed };
+        let ends = Ends { streams, signals: &mut signals, escape, heed: &mut heed };
         converse(socket, &Request::Attach, ends)?
     };
     Ok(match parting {

@@ -12,6 +12,7 @@ use std::thread;
 
 use clap::Args;
 use fs_err as fs;
+use quiz_config::Escape;
 use quiz_image::report::{Progress, Unit};
 use quiz_image::{Cache, Report};
 use quiz_vm::client::Parting;
@@ -119,7 +120,7 @@ impl Guest<'_> {
             separate_stderr: false,
         };
         let streams = Streams { input: input.map(Into::into), output, errors: Box::new(words.clone()) };
-        let parting = exec::run_in(&self.running, self.cache, exec, streams, &Terminal::none())?;
+        let parting = exec::run_in(&self.running, self.cache, exec, streams, &Terminal::none(), Escape(None))?;
         Ok(End { parting, words: words.text() })
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use clap::Args;
+use quiz_config::Escape;
 use quiz_image::{Cache, Report};
 use quiz_vm::client::{Ends, Heed, Parting, converse, greet};
 use quiz_vm::control::{self, Request};
@@ -58,9 +59,11 @@ pub fn run(args: &Exec, words: Words, ctx: &Context) -> Result<ExitCode, Fault> 
         terminal: terminal.window_size(),
         separate_stderr: terminal.separate_stderr(),
     };
-    let _raw = terminal.raw()?;
-    let parting = run_in(&running, &cache, exec, terminal.streams()?, &terminal)?;
-    drop(_raw);
+    terminal.tell_escape(spec.escape, ctx);
+    let parting = {
+        let _raw = terminal.raw()?;
+        run_in(&running, &cache, exec, terminal.streams()?, &terminal, spec.escape)?
+    };
     tell(parting, &running, ctx)
 }
 
@@ -101,11 +104,12 @@ pub fn run_in(
     exec: control::Exec,
     streams: Streams,
     terminal: &Terminal,
+    escape: Escape,
 ) -> Result<Parting, Fault> {
     let socket = running.visit(cache)?;
     let unreachable = |e| Fault::new(format!("cannot run anything in the VM of {}: {e}", running.id));
     greet(&socket).map_err(unreachable)?;
-    let at_terminal = exec.terminal.is_some();
+    let escape = escape.0.filter(|_| exec.terminal.is_some());
     let mut signals = terminal.signals()?;
     let mut heard = 0;
     let mut heed = |signal| {
@@ -116,7 +120,7 @@ pub fn run_in(
             _ => Heed::PassAndLeave,
         }
     };
-    let ends = Ends { streams, signals: &mut signals, terminal: at_terminal, heed: &mut heed };
+    let ends = Ends { streams, signals: &mut signals, escape, heed: &mut heed };
     Ok(converse(socket, &Request::Exec(Box::new(exec)), ends)?)
 }
 

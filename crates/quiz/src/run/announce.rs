@@ -4,7 +4,7 @@
 //! reads, must not keep the supervisor from its clock.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -27,11 +27,13 @@ pub struct Announcer {
     dropped: AtomicU64,
     verbosity: Verbosity,
     raw: bool,
+    coloured: bool,
 }
 
 impl Announcer {
     /// An announcer; on a raw terminal a line has to end in a carriage return too.
     pub fn start(verbosity: Verbosity, raw: bool) -> Announcer {
+        let coloured = crate::output::allows_colours(raw || std::io::stderr().is_terminal());
         let (queue, pieces) = sync_channel::<Vec<u8>>(QUEUE);
         let writer = thread::spawn(move || {
             for piece in pieces {
@@ -39,14 +41,16 @@ impl Announcer {
                 std::io::stderr().write_all(&piece).ok();
             }
         });
-        Announcer { queue: Some(queue), writer: Some(writer), dropped: AtomicU64::new(0), verbosity, raw }
+        Announcer { queue: Some(queue), writer: Some(writer), dropped: AtomicU64::new(0), verbosity, raw, coloured }
     }
 
     /// Shows it, if it is worth showing.
     pub fn show(&self, notice: Notice) {
         match (notice, self.verbosity) {
             (Notice::Console(bytes), Verbosity::Verbose) => self.put(bytes.to_vec()),
-            (Notice::Kernel(_, text), Verbosity::Normal) => self.line(&format!("kernel: {text}")),
+            (Notice::Kernel { level, micros, text }, Verbosity::Normal) => {
+                self.line(&kernel_line(level, micros, text, self.coloured));
+            }
             (Notice::Note(text), Verbosity::Normal | Verbosity::Verbose) => self.line(&format!("quiz: {text}")),
             _ => {}
         }
@@ -77,6 +81,16 @@ impl Announcer {
             say(&format!("{dropped} more kernel messages are only in console.log"));
         }
     }
+}
+
+/// Syslog's levels, from 0.
+const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
+
+/// A kernel message as it is shown: with its time in seconds and its level, dimmed where there are colours.
+fn kernel_line(level: u8, micros: u64, text: &str, coloured: bool) -> String {
+    let level = LEVELS.get(usize::from(level)).unwrap_or(&"?");
+    let line = format!("kernel: [{:5}.{:06}] {level}: {text}", micros / 1_000_000, micros % 1_000_000);
+    if coloured { format!("\x1b[2m{line}\x1b[0m") } else { line }
 }
 
 /// One line of quiz's own.

@@ -29,6 +29,7 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
             .hint("`quiz kill` ends it; `quiz show --json` prints the record then"));
     }
     let terminal = Terminal::of_this_process();
+    terminal.tell_escape(spec.escape, ctx);
     let (mut keeper, socket) = start(&terminal)?;
     let words = keeper.stderr.take().map(Words::relay).transpose()?;
     let pid = keeper.id().cast_signed();
@@ -44,12 +45,8 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
         if streams.input.is_none() {
             streams.input = Some(fs_err::File::open("/dev/null")?.into_parts().0.into());
         }
-        let at_terminal = terminal.window_size().is_some();
-        converse(
-            socket,
-            &Request::Attach,
-            Ends { streams, signals: &mut signals, terminal: at_terminal, heed: &mut heed },
-        )?
+        let escape = spec.escape.0.filter(|_| terminal.window_size().is_some());
+        converse(socket, &Request::Attach, Ends { streams, signals: &mut signals, escape, heed: &mut heed })?
     };
     let told = |what: &str, next: &str| -> Result<(), Fault> {
         if let Some(one) = registry::all(&ctx.cache()?).into_iter().find(|one| one.pid == pid) {

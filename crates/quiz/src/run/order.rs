@@ -133,7 +133,8 @@ pub fn order(
             "the arguments and the environment are {size} bytes long, too long for any program"
         )));
     }
-    Ok(Order { personal, program, keep: spec.keep.is_some() })
+    let messages = spec.kernel_messages.level();
+    Ok(Order { personal, program, messages, keep: spec.keep.is_some() })
 }
 
 /// Whether a profile's `init` can run before the guest knows which run it is for. None can that comes after one that cannot, nor

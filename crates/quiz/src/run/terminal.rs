@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
+use quiz_config::{Escape, Verbosity};
+use quiz_image::Report;
 use quiz_vm::proto::WinSize;
 use quiz_vm::{Signals, Streams};
 use rustix::termios::{self, OptionalActions, Termios};
@@ -12,6 +14,7 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
+use crate::context::Context;
 use crate::errors::Fault;
 
 /// The terminal as we found it, for the panic hook.
@@ -105,6 +108,20 @@ impl Terminal {
             output: Box::new(std::fs::File::from(duplicate(&std::io::stdout())?)),
             errors: Box::new(std::fs::File::from(duplicate(&std::io::stderr())?)),
         })
+    }
+
+    /// Says, the first time that this user is at a terminal of a guest, how it is left.
+    pub fn tell_escape(&self, escape: Escape, ctx: &Context) {
+        if self.size.is_none() || !self.own || escape.0.is_none() || ctx.verbosity == Verbosity::Quiet {
+            return;
+        }
+        let Ok(state) = ctx.paths.state() else { return };
+        let first = fs_err::create_dir_all(&state)
+            .and_then(|()| fs_err::OpenOptions::new().write(true).create_new(true).open(state.join("told-escape")));
+        // Where nothing can be noted it would be told every time.
+        if first.is_ok() {
+            ctx.report.say(&format!("{} three times within a second leaves the guest (told once)", escape.name()));
+        }
     }
 
     /// Makes the terminal raw until the value is dropped; every key then goes to the guest.

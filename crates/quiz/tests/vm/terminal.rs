@@ -68,12 +68,103 @@ fn a_guest_that_no_longer_listens_can_be_left_by_the_keyboard() {
 }
 
 #[test]
+fn the_escape_is_told_once_and_can_be_another_key() {
+    let sandbox = sandbox();
+    let told = "three times within a second leaves the guest";
+    let mut pty = Pty::new(24, 80);
+    let script = ["sh", "-c", "stty raw -isig; echo ready; sleep 1000"];
+    let mut quiz = pty.start(sandbox.command(script).env("QUIZ_ESCAPE", "ctrl-a"));
+    let shown = pty.wait_for("ready", LONG);
+    assert!(shown.contains("ctrl-a") && shown.contains(told), "{shown}");
+    pty.type_keys(b"\x1d\x1d\x1d");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(quiz.try_wait().unwrap().is_none(), "that is not the key");
+    pty.type_keys(b"\x01\x01\x01");
+    assert_eq!(quiz.wait().unwrap().code(), Some(130));
+    let mut quiz = pty.start(&mut sandbox.command(script));
+    let shown = pty.wait_for("ready", LONG);
+    assert!(!shown.contains(told), "{shown}");
+    pty.type_keys(b"\x1d\x1d\x1d");
+    assert_eq!(quiz.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn the_shell_has_job_control_and_the_right_size_at_any_moment() {
+    let sandbox = sandbox();
+    let mut pty = Pty::new(24, 80);
+    let before = pty.modes();
+    let mut quiz = pty.start(sandbox.command([""; 0]).env("TERM", "xterm-256color"));
+    pty.wait_for("# ", LONG);
+    pty.type_keys(b"sleep 1000\r");
+    pty.wait_for("sleep 1000", LONG);
+    std::thread::sleep(Duration::from_millis(300));
+    pty.type_keys(b"\x1a");
+    pty.wait_for("Stopped", LONG);
+    pty.type_keys(b"jobs; fg\r");
+    pty.wait_for("sleep 1000\r\nsleep 1000", LONG);
+    pty.type_keys(b"\x03");
+    pty.type_keys(b"echo $TERM $?\r");
+    pty.wait_for("xterm-256color 130", LONG);
+    for i in 0..200 {
+        pty.resize(20 + i % 30, 60 + i);
+    }
+    pty.resize(47, 111);
+    pty.type_keys(b"stty size\r");
+    pty.wait_for("47 111", LONG);
+    pty.type_keys(b"exit 5\r");
+    assert_eq!(quiz.wait().unwrap().code(), Some(5));
+    assert_eq!(pty.modes().local_modes, before.local_modes);
+    assert_eq!(pty.modes().output_modes, before.output_modes);
+}
+
+#[test]
+fn a_terminal_that_hangs_up_takes_its_run_along() {
+    let sandbox = sandbox();
+    let mut pty = Pty::new(24, 80);
+    let mut quiz = pty.start(&mut sandbox.command(["sh", "-c", "echo ready; sleep 1000"]));
+    pty.wait_for("ready", LONG);
+    let vm = quiz_testing::descendants(quiz.id());
+    drop(pty);
+    assert_eq!(quiz.wait().unwrap().code(), Some(129));
+    assert!(!vm.is_empty() && vm.iter().all(|pid| !quiz_testing::is_alive(*pid)));
+}
+
+#[test]
+fn another_program_has_a_terminal_of_its_own() {
+    let sandbox = sandbox();
+    assert_eq!(sandbox.quiz(["--keep=2m", "true"]).code, 0);
+    let mut pty = Pty::new(31, 97);
+    let before = pty.modes();
+    let mut quiz = pty.start(sandbox.command(["exec"]).env("TERM", "xterm"));
+    pty.wait_for("# ", LONG);
+    pty.type_keys(b"stty size; tty; echo $TERM\r");
+    pty.wait_for("31 97\r\n/dev/pts/", LONG);
+    pty.resize(40, 132);
+    pty.type_keys(b"cat\r\x03stty size\r");
+    pty.wait_for("40 132", LONG);
+    pty.type_keys(b"exit 6\r");
+    assert_eq!(quiz.wait().unwrap().code(), Some(6));
+    // Left by the escape it is hung up, and the VM stays.
+    let mut quiz =
+        pty.start(&mut sandbox.command(["exec", "sh", "-c", "echo $$ > /tmp/pid; stty raw; echo ready; sleep 1000"]));
+    pty.wait_for("ready", LONG);
+    pty.type_keys(b"\x1d\x1d\x1d");
+    assert_eq!(quiz.wait().unwrap().code(), Some(129));
+    assert_eq!(pty.modes().local_modes, before.local_modes);
+    let gone = "for i in 1 2 3 4 5 6 7 8 9; do kill -0 $(cat /tmp/pid) || exit 0; sleep 0.5; done; exit 1";
+    assert_eq!(sandbox.quiz(["exec", "sh", "-c", gone]).code, 0);
+    assert_eq!(sandbox.quiz(["kill"]).code, 0);
+}
+
+#[test]
 fn a_shell_after_the_program_keeps_the_programs_code() {
     let sandbox = sandbox();
     let mut pty = Pty::new(24, 80);
     let mut quiz = pty.start(&mut sandbox.command(["-S", "sh", "-c", "echo over; exit 4"]));
     pty.wait_for("over", LONG);
     pty.wait_for("# ", LONG);
+    pty.type_keys(b"echo it was $QUIZ_STATUS\r");
+    pty.wait_for("it was 4", LONG);
     pty.type_keys(b"exit 0\r");
     assert_eq!(quiz.wait().unwrap().code(), Some(4));
 }

@@ -209,7 +209,7 @@ impl Watcher {
                 }
                 Piece::Console(bytes.to_vec())
             }
-            Notice::Kernel(_, text) => Piece::Kernel(text.to_owned()),
+            Notice::Kernel { text, .. } => Piece::Kernel(text.to_owned()),
             Notice::Note(text) => Piece::Note(text.to_owned()),
         };
         // What does not fit is in console.log.
