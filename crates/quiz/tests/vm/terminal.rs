@@ -95,14 +95,17 @@ fn the_shell_has_job_control_and_the_right_size_at_any_moment() {
     let before = pty.modes();
     let mut quiz = pty.start(sandbox.command([""; 0]).env("TERM", "xterm-256color"));
     pty.wait_for("# ", LONG);
-    pty.type_keys(b"sleep 1000\r");
-    pty.wait_for("sleep 1000", LONG);
-    std::thread::sleep(Duration::from_millis(300));
+    // It says when it is in the foreground: keys that come before would be the shell's. And it starts nothing, for a shell that is stopped while it
+    // does (vfork) never stops.
+    pty.type_keys(b"bash -c 'trap \"echo is back\" CONT; echo is there; while :; do read -t 0.1; done'\r");
+    pty.wait_for("\ris there", LONG);
     pty.type_keys(b"\x1a");
     pty.wait_for("Stopped", LONG);
-    pty.type_keys(b"jobs; fg\r");
-    pty.wait_for("sleep 1000\r\nsleep 1000", LONG);
+    pty.wait_for("# ", LONG);
+    pty.type_keys(b"fg\r");
+    pty.wait_for("\nis back", LONG);
     pty.type_keys(b"\x03");
+    pty.wait_for("# ", LONG);
     pty.type_keys(b"echo $TERM $?\r");
     pty.wait_for("xterm-256color 130", LONG);
     for i in 0..200 {
@@ -139,8 +142,13 @@ fn another_program_has_a_terminal_of_its_own() {
     pty.wait_for("# ", LONG);
     pty.type_keys(b"stty size; tty; echo $TERM\r");
     pty.wait_for("31 97\r\n/dev/pts/", LONG);
+    pty.wait_for("# ", LONG);
     pty.resize(40, 132);
-    pty.type_keys(b"cat\r\x03stty size\r");
+    pty.type_keys(b"echo up; cat\r");
+    pty.wait_for("\rup\r\n", LONG);
+    pty.type_keys(b"\x03");
+    pty.wait_for("# ", LONG);
+    pty.type_keys(b"stty size\r");
     pty.wait_for("40 132", LONG);
     pty.type_keys(b"exit 6\r");
     assert_eq!(quiz.wait().unwrap().code(), Some(6));
