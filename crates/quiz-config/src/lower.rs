@@ -26,6 +26,8 @@ pub struct Invocation {
     pub strict: bool,
     /// `--keep`
     pub keep: bool,
+    /// `--tmux`
+    pub tmux: bool,
     /// `-v`, `-q`
     pub verbosity: Verbosity,
     /// `--json`
@@ -60,6 +62,9 @@ pub struct BuildDefaults {
     /// The keyring that sources are checked against.
     pub keyring: Option<PathBuf>,
 }
+
+/// The profile that `--tmux` needs.
+const TMUX: &str = "tmux";
 
 /// Longer than any VM lives, short enough for arithmetic.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -111,7 +116,10 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
     let mut packages: Vec<String> = list(&settings.packages).into_iter().map(|word| word.0).collect();
     packages.sort();
     packages.dedup();
-    let (names, options) = profiles(&settings.profiles);
+    let (mut names, options) = profiles(&settings.profiles);
+    if invocation.tmux && !names.iter().any(|name| name == TMUX) {
+        names.push(TMUX.to_owned());
+    }
     let mut profile_options = invocation.profile_options;
     profile_options.extend(options);
     Ok(RunSpec {
@@ -147,6 +155,7 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         keep_days: value(&settings.keep_days).and_then(|Keep(count)| count),
         command: invocation.command,
         shell_after: invocation.shell_after,
+        tmux: invocation.tmux,
         cwd: invocation.cwd,
         worktree: invocation.worktree,
         cold: invocation.cold || !value(&settings.templates).unwrap_or(true),
@@ -245,6 +254,7 @@ mod tests {
         let expected = RunSpec {
             command: vec!["uname".into(), "-a".into()],
             shell_after: false,
+            tmux: false,
             cwd: "/src/tree/sub".into(),
             kernel: None,
             arch: "x86_64".to_owned(),

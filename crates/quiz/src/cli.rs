@@ -181,6 +181,9 @@ pub struct RunOptions {
     /// Give a shell in the VM after the program
     #[arg(short = 'S', long)]
     pub shell_after: bool,
+    /// Run the program in tmux, with the kernel's log in a window of its own
+    #[arg(long)]
+    pub tmux: bool,
     /// How long the program may run (30s, 5m, off)
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<OsString>,
@@ -276,6 +279,7 @@ impl RunOptions {
     pub fn first_given(&self) -> Option<&'static str> {
         let flags = [
             (self.shell_after, "--shell-after"),
+            (self.tmux, "--tmux"),
             (self.cold, "--cold"),
             (self.strict, "--strict"),
             (self.keep.is_some(), "--keep"),
@@ -300,6 +304,7 @@ impl RunOptions {
             memory: later.memory.or(self.memory),
             cpus: later.cpus.or(self.cpus),
             shell_after: later.shell_after || self.shell_after,
+            tmux: later.tmux || self.tmux,
             timeout: later.timeout.or(self.timeout),
             boot_timeout: later.boot_timeout.or(self.boot_timeout),
             hang_timeout: later.hang_timeout.or(self.hang_timeout),
@@ -517,6 +522,7 @@ mod tests {
             memory: value(),
             cpus: value(),
             shell_after: true,
+            tmux: true,
             timeout: value(),
             boot_timeout: value(),
             hang_timeout: value(),

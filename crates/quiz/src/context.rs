@@ -155,6 +155,7 @@ impl Context {
             cold: options.cold,
             strict: options.strict,
             keep: options.keep.is_some(),
+            tmux: options.tmux,
             verbosity: self.verbosity,
             json: self.json,
             cwd: self.cwd.clone(),

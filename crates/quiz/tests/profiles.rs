@@ -9,6 +9,7 @@ mod profiles {
     mod faults;
     mod network;
     mod own;
+    mod windows;
 }
 
 use quiz_testing::{Ran, Sandbox};

@@ -19,6 +19,9 @@ use crate::errors::Fault;
 /// The serial number of the disk with the root.
 pub const ROOT: &str = "quiz-root";
 
+/// Runs a program in a session of tmux; of the profile `tmux`.
+const TMUX: &[u8] = b"/usr/local/lib/quiz/tmux";
+
 /// The most bytes of arguments and environment, less than a frame holds; Linux itself allows less.
 const ARGUMENTS: usize = 6 * 1024 * 1024;
 
@@ -125,6 +128,9 @@ pub fn order(
         inits: inits(&late, parts),
         write_back: !parts.scratch.kept.is_empty(),
     };
+    if spec.tmux && terminal.window_size().is_none() {
+        return Err(Fault::new("--tmux needs a terminal on standard input and standard output"));
+    }
     let program = program(spec, ctx, &parts.asked.env, shares, terminal);
     let size: usize = program.argv.iter().map(Vec::len).sum::<usize>()
         + program.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
@@ -133,7 +139,8 @@ pub fn order(
             "the arguments and the environment are {size} bytes long, too long for any program"
         )));
     }
-    let messages = spec.kernel_messages.level();
+    // In tmux they are among the program's output.
+    let messages = spec.kernel_messages.level().filter(|_| !spec.tmux);
     Ok(Order { personal, program, messages, keep: spec.keep.is_some() })
 }
 
@@ -201,13 +208,19 @@ fn program(
     terminal: &Terminal,
 ) -> Program {
     let bytes = |word: &OsStr| word.as_bytes().to_vec();
-    let argv = match spec.command.as_slice() {
+    let mut argv = match spec.command.as_slice() {
         [] => vec![b"/bin/bash".to_vec(), b"-l".to_vec()],
         command => command.iter().map(|word| bytes(word)).collect(),
     };
+    if spec.tmux {
+        argv.insert(0, TMUX.to_vec());
+    }
     let mut env = base_env();
     for (name, value) in of_profiles {
         set(&mut env, name.as_ref(), value.as_ref());
+    }
+    if spec.tmux {
+        set(&mut env, "QUIZ_PROFILES".as_ref(), spec.profiles.join(",").as_ref());
     }
     for (name, value) in &spec.env {
         set(&mut env, name, value);
