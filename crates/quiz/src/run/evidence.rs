@@ -195,12 +195,13 @@ mod tests {
     #[test]
     fn many_runs_at_once_have_directories_of_their_own() {
         let top = tempfile::tempdir().unwrap();
-        let ids: std::collections::HashSet<String> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..50)
-                .map(|_| scope.spawn(|| RunDir::create(&top.path().join("runs"), None).unwrap().id().to_owned()))
-                .collect();
+        // All are held to the end: one that is dropped without a run makes room for its name.
+        let dirs: Vec<RunDir> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..50).map(|_| scope.spawn(|| RunDir::create(&top.path().join("runs"), None).unwrap())).collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()
         });
+        let ids: std::collections::HashSet<&str> = dirs.iter().map(RunDir::id).collect();
         assert_eq!(ids.len(), 50);
     }
 }
