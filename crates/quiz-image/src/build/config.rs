@@ -80,8 +80,11 @@ static VERSIONS: &[(Series, Series, Builtin)] = &[
     ((5, 6), END, builtin!("since-5.6")),
     ((5, 9), END, builtin!("since-5.9")),
     ((5, 16), END, builtin!("since-5.16")),
+    ((0, 0), (5, 18), builtin!("before-5.18")),
+    ((5, 18), END, builtin!("since-5.18")),
     ((0, 0), (6, 2), builtin!("before-6.2")),
     ((6, 2), END, builtin!("since-6.2")),
+    ((6, 5), END, builtin!("since-6.5")),
     ((6, 6), END, builtin!("since-6.6")),
     ((6, 8), END, builtin!("since-6.8")),
     ((6, 10), END, builtin!("since-6.10")),
@@ -308,6 +311,8 @@ mod tests {
         assert!(has((4, 18), old) && has((6, 15), old) && !has((6, 16), old) && !has((7, 0), old));
         let decompressors = "CONFIG_SQUASHFS_COMPILE_DECOMP_MULTI_PERCPU=y";
         assert!(!has((6, 1), decompressors) && has((6, 2), decompressors));
+        let (switch, choice) = ("CONFIG_DEBUG_INFO=y", "CONFIG_DEBUG_INFO_DWARF5=y");
+        assert!(has((5, 17), switch) && !has((5, 17), choice) && !has((5, 18), switch) && has((5, 18), choice));
     }
 
     #[test]
@@ -324,7 +329,7 @@ mod tests {
 
     #[test]
     fn fragments_are_found_by_name_or_path() {
-        assert!(named("debug").unwrap().text.contains("CONFIG_DEBUG_INFO"));
+        assert!(named("debug").unwrap().text.contains("CONFIG_DEBUG_LIST"));
         let error = named("nosuch").unwrap_err().to_string();
         assert!(error.contains("`nosuch`") && error.contains("kasan"), "{error}");
         assert!(matches!(named("./nosuch.config"), Err(ConfigError::Fragment(FragmentError::Read(_)))));

@@ -171,7 +171,7 @@ mod tests {
         fs::remove_file(&goes).unwrap();
         let again = record.again().unwrap();
         let texts: Vec<&str> = again.fragments.iter().map(|f| f.text.as_str()).collect();
-        assert!(texts[0].contains("CONFIG_DEBUG_INFO"));
+        assert!(texts[0].contains("CONFIG_DEBUG_LIST"));
         assert_eq!(texts[1..], ["CONFIG_A=m\n", "CONFIG_B=y\n"]);
         assert_eq!(Record::read(Path::new("/nonexistent")), None);
     }
