@@ -36,6 +36,8 @@ pub struct Arch {
     pub console_device: Option<&'static str>,
     /// It has a time-stamp counter whose rate the kernel can be told.
     pub tsc: bool,
+    /// Words for the kernel's command line that have it panic, and so tell where it is, when a non-maskable interrupt comes from outside.
+    pub nmi_words: &'static [&'static str],
     /// Whether KVM on a host of this same architecture can run it.
     pub kvm: bool,
 }
@@ -97,6 +99,9 @@ const fn pci(name: &'static str) -> Machine {
     }
 }
 
+/// A microvm has no port that tells an NMI's reason, which a kernel then takes for an error of the bus.
+const X86_NMI: &[&str] = &["unknown_nmi_panic", "sysctl.kernel.panic_on_unrecovered_nmi=1"];
+
 const MICROVM: Machine = Machine {
     name: "microvm",
     transport: Transport::Mmio,
@@ -132,6 +137,7 @@ static X86_64: Arch = Arch {
     console: "ttyS0",
     console_device: None,
     tsc: true,
+    nmi_words: X86_NMI,
     kvm: true,
 };
 
@@ -151,6 +157,7 @@ static AARCH64: Arch = Arch {
     console: "ttyAMA0",
     console_device: None,
     tsc: false,
+    nmi_words: &[],
     kvm: true,
 };
 
@@ -170,6 +177,7 @@ static S390X: Arch = Arch {
     console: "ttysclp0",
     console_device: Some("sclpconsole"),
     tsc: false,
+    nmi_words: &[],
     kvm: true,
 };
 
@@ -189,6 +197,7 @@ static PPC64LE: Arch = Arch {
     console: "hvc0",
     console_device: None,
     tsc: false,
+    nmi_words: &[],
     kvm: true,
 };
 
@@ -208,6 +217,7 @@ static RISCV64: Arch = Arch {
     console: "ttyS0",
     console_device: None,
     tsc: false,
+    nmi_words: &[],
     kvm: true,
 };
 
@@ -227,6 +237,7 @@ static ARMV7: Arch = Arch {
     console: "ttyAMA0",
     console_device: None,
     tsc: false,
+    nmi_words: &[],
     kvm: false,
 };
 
@@ -246,6 +257,7 @@ static I686: Arch = Arch {
     console: "ttyS0",
     console_device: None,
     tsc: true,
+    nmi_words: X86_NMI,
     kvm: false,
 };
 
@@ -265,6 +277,7 @@ static MIPS64EL: Arch = Arch {
     console: "ttyS0",
     console_device: None,
     tsc: false,
+    nmi_words: &[],
     kvm: false,
 };
 

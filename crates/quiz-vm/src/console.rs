@@ -15,6 +15,8 @@ const TAIL: usize = 1024 * 1024;
 const LINE: usize = 4096;
 /// How much of an oops is kept, in bytes.
 const OOPS: usize = 256 * 1024;
+/// How much is kept of what the kernel says from a mere report or stall on, so that there is room for an oops that follows, in bytes.
+const REPORT: usize = 64 * 1024;
 /// How many last lines are kept for a message.
 const LAST_LINES: usize = 12;
 
@@ -57,6 +59,16 @@ const REPORTS: &[&str] = &[
 const STALLS: &[&str] =
     &["watchdog: BUG: soft lockup", "watchdog: Watchdog detected hard LOCKUP", "INFO: task ", "rcu: INFO: rcu_"];
 
+/// Whether a kernel that says this is about to die of it, and everything that it says then is about that.
+pub fn is_fatal(text: &str) -> bool {
+    // OpenZFS only has the task stand still that found something wrong.
+    let fatal = TROUBLE.iter().filter(|words| !["VERIFY", "PANIC at "].contains(words));
+    fatal.into_iter().any(|words| text.starts_with(words)) && !is_report(text)
+}
+
+/// What a kernel says before it tells where processors and tasks stand because it was asked to.
+const ASKED: &str = "sysrq: Show ";
+
 /// What a panicking kernel prints whatever the cause.
 const PANIC: &str = "Kernel panic - not syncing";
 
@@ -68,6 +80,8 @@ pub struct Console {
     line: Vec<u8>,
     last: VecDeque<String>,
     oops: String,
+    asked: String,
+    trouble: Option<String>,
     report: Option<String>,
     stall: Option<String>,
     panicked: bool,
@@ -90,6 +104,8 @@ impl Console {
             line: Vec::new(),
             last: VecDeque::new(),
             oops: String::new(),
+            asked: String::new(),
+            trouble: None,
             report,
             stall: None,
             panicked: false,
@@ -119,18 +135,23 @@ impl Console {
     fn end_line(&mut self) {
         let line = String::from_utf8_lossy(&self.line).into_owned();
         self.line.clear();
-        self.panicked |= starts_message(&line, PANIC);
         let text = message(&line);
-        if self.report.is_none() && is_report(text) {
-            self.report = Some(text.to_owned());
+        self.panicked |= text.starts_with(PANIC);
+        let starts = |all: &[&str]| all.iter().any(|words| text.starts_with(words));
+        let (trouble, report, stall) = (starts(TROUBLE), is_report(text), starts(STALLS));
+        for (is_it, first) in [(trouble, &mut self.trouble), (report, &mut self.report), (stall, &mut self.stall)] {
+            if is_it && first.is_none() {
+                *first = Some(text.to_owned());
+            }
         }
-        if self.stall.is_none() && STALLS.iter().any(|words| text.starts_with(words)) {
-            self.stall = Some(text.to_owned());
-        }
-        let in_oops = !self.oops.is_empty() || TROUBLE.iter().any(|words| starts_message(&line, words));
-        if in_oops && self.oops.len() < OOPS {
+        let limit = if self.trouble.is_some() { OOPS } else { REPORT };
+        if (trouble || report || stall || !self.oops.is_empty()) && self.oops.len() < limit {
             self.oops.push_str(&line);
             self.oops.push('\n');
+        }
+        if (text.starts_with(ASKED) || !self.asked.is_empty()) && self.asked.len() < OOPS {
+            self.asked.push_str(&line);
+            self.asked.push('\n');
         }
         if self.last.len() == LAST_LINES {
             self.last.pop_front();
@@ -168,7 +189,22 @@ impl Console {
         self.stall.as_deref()
     }
 
-    /// From the first sign of trouble on; empty without one.
+    /// The first line that says that the kernel is in trouble.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// The line that tells most of what was wrong.
+    pub fn headline(&self) -> Option<&str> {
+        self.trouble().or(self.report()).or(self.stall())
+    }
+
+    /// What the kernel said of where processors and tasks stand, because it was asked; empty if it was not.
+    pub fn asked(&self) -> &str {
+        &self.asked
+    }
+
+    /// From the first sign of trouble, report of a checker or stall on; empty without one.
     pub fn oops(&self) -> &str {
         &self.oops
     }
@@ -185,11 +221,6 @@ fn is_report(text: &str) -> bool {
         || (text.starts_with("kmemleak: ") && text.contains("new suspected memory leaks"))
         // Of `WARN()`, which names the place in the code; others warn of their users' matters in the same word.
         || (text.starts_with("WARNING: ") && text.contains("+0x"))
-}
-
-/// Whether the kernel message in `line` starts with these words.
-fn starts_message(line: &str, words: &str) -> bool {
-    message(line).starts_with(words)
 }
 
 /// The kernel message in `line`, behind its time stamp and caller.
@@ -225,6 +256,18 @@ mod tests {
         assert!(c.panicked());
         assert_eq!(c.oops().lines().count(), 3);
         assert!(c.oops().starts_with("[    2.0][  T1] BUG: kernel NULL"));
+        assert_eq!(c.trouble(), Some("BUG: kernel NULL pointer dereference"));
+    }
+
+    #[test]
+    fn a_long_report_leaves_room_for_the_oops_after_it() {
+        let (_dir, mut c) = console();
+        c.push(b"[ 1.0] INFO: task sh:12 blocked for more than 10 seconds.\n").unwrap();
+        for _ in 0..OOPS / 10 {
+            c.push(b"[ 1.0] and more\n").unwrap();
+        }
+        c.push(b"[ 2.0] BUG: kernel NULL pointer dereference\n[ 2.0] Call Trace:\n").unwrap();
+        assert!(c.oops().len() < OOPS / 2 && c.oops().ends_with("Call Trace:\n"));
     }
 
     #[test]

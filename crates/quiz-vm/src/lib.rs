@@ -21,6 +21,7 @@ pub mod supervise;
 pub mod template;
 mod verdict;
 
+pub use console::is_fatal;
 pub use spec::*;
 pub use supervise::{Limits, Run, Signals, Streams, supervise};
 pub use verdict::{ArtifactsRecord, Outcome, Verdict};

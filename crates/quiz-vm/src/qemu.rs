@@ -161,6 +161,11 @@ pub fn command_line(vm: &VmSpec) -> String {
         "mitigations=off".to_owned(),
         "random.trust_cpu=on".to_owned(),
     ];
+    if vm.cpus > 1 {
+        // A panic tells where the other processors are, too.
+        words.push("panic_print=0x40".to_owned());
+    }
+    words.extend(vm.arch.nmi_words.iter().map(|word| word.to_string()));
     if vm.accel == Accel::Tcg {
         // QEMU translates code by the address at which it is seen (before 8.0, and by the page since). With every process at addresses of
         // its own, the loader and the C library are translated again for each, which is most of what a short program takes.

@@ -42,8 +42,8 @@ const QUIT: Duration = Duration::from_secs(5);
 const PANIC: Duration = Duration::from_secs(5);
 /// How long the agent may take to tell where everything stands.
 const STACKS: Duration = Duration::from_millis(1500);
-/// How long the guest may take to answer a non-maskable interrupt.
-const NMI: Duration = Duration::from_millis(700);
+/// How long the guest may take to answer a non-maskable interrupt: to print the stacks of all processors, emulated on a busy host.
+const NMI: Duration = Duration::from_secs(3);
 /// How long a resumed guest may take to say its first word.
 const RESUME: Duration = Duration::from_secs(10);
 /// How long the state of a VM's devices may take to be saved.
@@ -70,6 +70,8 @@ pub fn supervise(run: Run) -> Outcome {
             notes: Vec::new(),
             console_tail: String::new(),
             oops: String::new(),
+            headline: None,
+            asked: String::new(),
             not_resumed: None,
         },
     }
@@ -182,6 +184,8 @@ struct Seen {
     stopped: bool,
     write_error: Option<String>,
     panic_at: Option<Instant>,
+    /// The agent was asked where everything stands, and did not answer.
+    mute: bool,
     signals: u32,
     notes: Vec<String>,
     /// QEMU's words about a command that it refused.
@@ -307,6 +311,8 @@ impl<'a> Supervisor<'a> {
             notes: self.seen.notes,
             console_tail,
             oops,
+            headline: self.console.headline().map(str::to_owned),
+            asked: self.console.asked().to_owned(),
             not_resumed,
         }
     }
@@ -411,7 +417,10 @@ impl<'a> Supervisor<'a> {
                 self.time_is_over(message, false);
             }
             Phase::Kept => self.end_kept(),
-            Phase::Stacks => self.ask_by_nmi(),
+            Phase::Stacks => {
+                self.seen.mute = true;
+                self.ask_by_nmi();
+            }
             Phase::Grace => self.kill_processes(),
             Phase::Ending => self.deadline = None,
             Phase::Nmi | Phase::Killed => {

@@ -139,8 +139,12 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// The last lines of the console, for a run that ended badly.
     pub console_tail: String,
-    /// The kernel's report, if it was in trouble.
+    /// What the kernel said from the first sign of trouble, report of a checker or stall on.
     pub oops: String,
+    /// The line of it that tells most, without its time stamp: of trouble, else a report, else a stall.
+    pub headline: Option<String>,
+    /// What the kernel said of where processors and tasks stand, when time was over.
+    pub asked: String,
     /// Why a saved VM did not come to life; nothing has happened then, and the run can be tried another way.
     pub not_resumed: Option<String>,
 }

@@ -2,6 +2,7 @@
 //! order.
 
 mod announce;
+mod crash;
 mod evidence;
 pub mod history;
 pub mod keep;
@@ -80,6 +81,8 @@ pub struct Watch<'a> {
     pub errors: Box<dyn Write + Send>,
     /// Hears what happens, in the user's place. It must not wait for anyone.
     pub hear: &'a mut dyn FnMut(Notice),
+    /// Tells what the program is doing, for a guest that dies of it.
+    pub doing: &'a dyn Fn() -> Option<String>,
 }
 
 /// Who the program is run for.
@@ -97,6 +100,8 @@ pub struct Ended {
     /// Its record.
     pub record: Record,
     outcome: Outcome,
+    /// What happened to the guest's kernel, in short.
+    crash: Option<String>,
     /// A VM may wait for the next run like it.
     next: bool,
 }
@@ -104,7 +109,7 @@ pub struct Ended {
 impl Ended {
     /// Tells the user how, if it was not just the program that exited.
     pub fn announce(&self, verbosity: Verbosity) {
-        announce::verdict(&self.outcome, &self.record, verbosity);
+        announce::verdict(&self.outcome, self.crash.as_deref(), &self.record, verbosity);
     }
 }
 
@@ -151,12 +156,12 @@ fn run_with(
     let door = seen.as_ref().and_then(|_| registry::open_door(cache, dir.id()).ok());
     let mut signals = terminal.signals()?;
     let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
-    let (mut watched, mut hear, mut front) = (None, None, None);
+    let (mut watched, mut hear, mut doing, mut front) = (None, None, None, None);
     match viewer {
         Viewer::User => {}
-        Viewer::Watch(Watch { output, errors, hear: heard }) => {
+        Viewer::Watch(Watch { output, errors, hear: heard, doing: of }) => {
             watched = Some(Streams { input: terminal.input(), output, errors });
-            hear = Some(heard);
+            (hear, doing) = (Some(heard), Some(of));
         }
         Viewer::Another(_, other) => front = Some(other),
     }
@@ -251,7 +256,7 @@ fn run_with(
             }
         }
     };
-    announcer.finish();
+    announcer.finish(matches!(outcome.verdict, Verdict::Panic { .. } | Verdict::Timeout { .. }));
     salvage(&mut outcome, started_at, vm, scratch, dir, &mut signals);
     if let Some(camera) = camera.as_ref().filter(|_| spec.verbosity == Verbosity::Verbose) {
         camera.failures.iter().for_each(|why| ctx.report.say(&format!("no template was made: {why}")));
@@ -262,10 +267,16 @@ fn run_with(
         Start::Bare(_) => ("bare", made),
         Start::Boot => ("boot", made),
     };
-    let record = Record::new(dir, spec, chosen, vm, kernel, root, choice, how, (call, inputs), started_at, &outcome);
+    let crash = crash::read(&mut outcome, spec, kernel, doing.and_then(|doing| doing()), dir.path(), ctx);
+    let mut record =
+        Record::new(dir, spec, chosen, vm, kernel, root, choice, how, (call, inputs), started_at, &outcome);
+    let crash = crash.map(|crash| {
+        record.oops = Some(crash.record);
+        crash.short
+    });
     dir.finish(&record)?;
     let next = spec.standby && standby::can_follow(&record, &order, scratch, chosen);
-    Ok(Ended { record, outcome, next })
+    Ok(Ended { record, outcome, crash, next })
 }
 
 /// All that a run is made of.

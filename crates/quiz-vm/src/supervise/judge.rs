@@ -27,6 +27,9 @@ impl Supervisor<'_> {
                 (Verdict::Timeout { message }, Some(line)) => {
                     Verdict::Timeout { message: format!("{message}; the guest hangs, its kernel said: {line}") }
                 }
+                (Verdict::Timeout { message }, None) if seen.mute => {
+                    Verdict::Timeout { message: format!("{message}; the guest hangs: its agent does not answer") }
+                }
                 _ => forced.clone(),
             };
         }
@@ -40,7 +43,7 @@ impl Supervisor<'_> {
             };
         }
         if self.console.panicked() {
-            let message = self.console.oops().lines().next().unwrap_or("Kernel panic").to_owned();
+            let message = self.console.trouble().unwrap_or("Kernel panic").to_owned();
             return Verdict::Panic { message };
         }
         if seen.stopped {

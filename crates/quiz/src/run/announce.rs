@@ -3,22 +3,24 @@
 //! They are written by a thread of their own from a bounded queue: a kernel that floods its log, or a stderr that nobody
 //! reads, must not keep the supervisor from its clock.
 
-use std::fmt::Write as _;
+use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use quiz_config::Verbosity;
 use quiz_vm::supervise::Notice;
-use quiz_vm::{Outcome, Verdict};
+use quiz_vm::{Outcome, Verdict, is_fatal};
 
 use super::record::Record;
 
 /// How many pieces may wait to be written.
 const QUEUE: usize = 256;
-/// How much of an oops is shown; the rest is in `oops.txt`.
-const OOPS_LINES: usize = 40;
+
+/// How long a kernel may take to die of an oops.
+const DEATH: Duration = Duration::from_secs(2);
 
 /// Shows what happens during a run.
 pub struct Announcer {
@@ -28,6 +30,13 @@ pub struct Announcer {
     verbosity: Verbosity,
     raw: bool,
     coloured: bool,
+    dying: RefCell<Option<Dying>>,
+}
+
+/// What a kernel says that is about to die. It is told in short when it has died.
+struct Dying {
+    since: Instant,
+    lines: Vec<String>,
 }
 
 impl Announcer {
@@ -41,7 +50,15 @@ impl Announcer {
                 std::io::stderr().write_all(&piece).ok();
             }
         });
-        Announcer { queue: Some(queue), writer: Some(writer), dropped: AtomicU64::new(0), verbosity, raw, coloured }
+        Announcer {
+            queue: Some(queue),
+            writer: Some(writer),
+            dropped: AtomicU64::new(0),
+            verbosity,
+            raw,
+            coloured,
+            dying: RefCell::new(None),
+        }
     }
 
     /// Shows it, if it is worth showing.
@@ -49,11 +66,32 @@ impl Announcer {
         match (notice, self.verbosity) {
             (Notice::Console(bytes), Verbosity::Verbose) => self.put(bytes.to_vec()),
             (Notice::Kernel { level, micros, text }, Verbosity::Normal) => {
-                self.line(&kernel_line(level, micros, text, self.coloured));
+                self.kernel(text, kernel_line(level, micros, text, self.coloured));
             }
             (Notice::Note(text), Verbosity::Normal | Verbosity::Verbose) => self.line(&format!("quiz: {text}")),
             _ => {}
         }
+    }
+
+    /// Shows a message of the kernel's, whose line is `line`.
+    fn kernel(&self, text: &str, line: String) {
+        let mut dying = self.dying.borrow_mut();
+        match &mut *dying {
+            Some(Dying { since, lines }) if since.elapsed() < DEATH && lines.len() < QUEUE => lines.push(line),
+            None if is_fatal(text) => *dying = Some(Dying { since: Instant::now(), lines: vec![line] }),
+            _ => {
+                // It lives on.
+                drop(dying);
+                self.release();
+                self.line(&line);
+            }
+        }
+    }
+
+    /// Shows what was held back.
+    fn release(&self) {
+        let held = self.dying.borrow_mut().take();
+        held.into_iter().flat_map(|dying| dying.lines).for_each(|line| self.line(&line));
     }
 
     fn line(&self, text: &str) {
@@ -69,8 +107,11 @@ impl Announcer {
         }
     }
 
-    /// Waits until everything is written.
-    pub fn finish(mut self) {
+    /// Waits until everything is written. What a kernel said when it died is left to [`verdict`], if `told` there.
+    pub fn finish(mut self, told: bool) {
+        if !told {
+            self.release();
+        }
         self.queue = None;
         if let Some(writer) = self.writer.take() {
             // A writer that panicked has nothing more to say.
@@ -98,8 +139,8 @@ fn say(line: &str) {
     std::io::stderr().write_all(format!("quiz: {line}\n").as_bytes()).ok();
 }
 
-/// Tells how the run ended, when it is not the program's own doing.
-pub fn verdict(outcome: &Outcome, record: &Record, verbosity: Verbosity) {
+/// Tells how the run ended, when it is not the program's own doing; `crash` is what happened to the guest's kernel.
+pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosity: Verbosity) {
     let dir = record.dir.display();
     for refused in &outcome.artifacts.refused {
         say(&format!("an artifact was refused: {refused}"));
@@ -130,17 +171,14 @@ pub fn verdict(outcome: &Outcome, record: &Record, verbosity: Verbosity) {
         Verdict::Interrupted { signal } => (format!("interrupted by signal {signal}"), false),
     };
     let mut text = String::new();
-    if oops {
-        let lines: Vec<&str> = outcome.oops.lines().collect();
-        for line in lines.iter().take(OOPS_LINES) {
-            writeln!(text, "{line}").expect("a String grows");
-        }
-        if lines.len() > OOPS_LINES {
-            writeln!(text, "… {} more lines in oops.txt", lines.len() - OOPS_LINES).expect("a String grows");
-        }
-    } else if needs_console(&outcome.verdict) && !outcome.console_tail.is_empty() {
+    // Where a hanging guest was says more than what it said last.
+    let found = matches!(outcome.verdict, Verdict::Timeout { .. }) && crash.is_some();
+    if needs_console(&outcome.verdict) && !found && !outcome.console_tail.is_empty() {
         text.push_str("the console's last lines:\n");
         text.push_str(&outcome.console_tail);
+    }
+    if oops || needs_console(&outcome.verdict) {
+        text.push_str(crash.unwrap_or_default());
     }
     if verbosity != Verbosity::Quiet {
         std::io::stderr().write_all(text.as_bytes()).ok();

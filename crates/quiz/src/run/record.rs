@@ -12,6 +12,7 @@ use quiz_vm::accel::Choice;
 use quiz_vm::{ArtifactsRecord, Outcome, Verdict, VmSpec};
 use serde::{Deserialize, Serialize};
 
+use super::crash::OopsRecord;
 use super::evidence::RunDir;
 use crate::context::Context;
 
@@ -48,6 +49,8 @@ pub struct Record {
     pub total_ms: u64,
     pub artifacts: ArtifactsRecord,
     pub notes: Vec<String>,
+    /// What the guest's kernel reported, if it did.
+    pub oops: Option<OopsRecord>,
     /// How quiz was called, to do it again; none where that cannot be told in text, and for runs that no one called.
     pub call: Option<Call>,
     /// By what the inputs can be told from others.
@@ -135,6 +138,7 @@ impl Record {
             total_ms: ms(outcome.total),
             artifacts: outcome.artifacts.clone(),
             notes: outcome.notes.clone(),
+            oops: None,
             call,
             inputs,
             quiz_version: env!("CARGO_PKG_VERSION"),

@@ -110,10 +110,15 @@ pub fn run(args: Test, outer: Option<String>, ctx: &Context) -> Result<ExitCode,
     let screen = Screen::start(&course, ctx);
     let mut watcher = Watcher::new(Arc::clone(&course), screen.sender());
     let said = dir.path().join("suite.log");
+    let doing = || {
+        let course = course.lock().unwrap_or_else(PoisonError::into_inner);
+        course.running().filter(|_| course.started()).map(|test| format!("the test {test}"))
+    };
     let watch = run::Watch {
         output: watcher.output(&said)?,
         errors: watcher.errors(),
         hear: &mut |notice| watcher.hear(notice),
+        doing: &doing,
     };
     let ended = run::watched(&spec, watch, ctx);
     drop(watcher);

@@ -1,0 +1,206 @@
+//! Looks frames up in the debug information (DWARF) of a kernel or a module. Not for finding the file.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::Path;
+
+use addr2line::Context;
+use gimli::{EndianSlice, RunTimeEndian, SectionId};
+use object::{
+    File, Object, ObjectKind, ObjectSection, ObjectSymbol, RelocationEncoding, RelocationKind, RelocationTarget,
+    SectionIndex, SectionKind, SymbolKind,
+};
+
+use crate::{Frame, Place, Places};
+
+/// Why frames could not be looked up in a file.
+#[derive(Debug, thiserror::Error)]
+pub enum DebugError {
+    /// It cannot be read.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It is no ELF file, or damaged.
+    #[error("{path} cannot be read as an ELF file: {why}")]
+    Elf {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// It is stripped.
+    #[error("{0} has no debug information")]
+    None(String),
+}
+
+/// How far functions lie apart at most, beyond their own size, in bytes.
+const PADDING: u64 = 64;
+/// Where the sections of a module are put, one behind the other: each begins at 0 in the file.
+const FIRST: u64 = 0x1000;
+
+/// What was found in a file.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Where each frame is; empty where the file's function of that name is another one.
+    pub places: Vec<Places>,
+    /// The source file of the function that was asked for as a landmark.
+    pub landmark: Option<String>,
+}
+
+/// Looks `frames` up in the file at `path`; `landmark` is a function whose source file is wanted, too.
+///
+/// A frame is taken for what it says only if the function is as large as it says: debug information of another build would name
+/// wrong lines.
+///
+/// # Errors
+/// If the file is of no use at all.
+pub fn look_up(path: &Path, frames: &[&Frame], landmark: Option<&str>) -> Result<Found, DebugError> {
+    let data = fs_err::read(path)?;
+    let damaged = |e: String| DebugError::Elf { path: path.display().to_string(), why: e };
+    let file = File::parse(&*data).map_err(|e| damaged(e.to_string()))?;
+    if file.section_by_name(".debug_info").is_none() {
+        return Err(DebugError::None(path.display().to_string()));
+    }
+    let bases = bases(&file);
+    let endian = if file.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
+    let mut sections: HashMap<&'static str, Cow<'_, [u8]>> = HashMap::new();
+    let names = gimli::DwarfSections::load(|id: SectionId| {
+        sections.insert(id.name(), section(&file, id.name(), &bases)?);
+        Ok::<_, object::Error>(id.name())
+    });
+    let names = names.map_err(|e| damaged(e.to_string()))?;
+    let dwarf = names.borrow(|name| EndianSlice::new(sections.get(name).map_or(&[][..], |data| data), endian));
+    let context = Context::from_dwarf(dwarf).map_err(|e| damaged(e.to_string()))?;
+    let functions = functions(&file, &bases);
+    let places = frames.iter().map(|frame| {
+        let at = functions.get(frame.function.as_str()).into_iter().flatten().find(|f| f.fits(frame));
+        at.map_or_else(Vec::new, |function| {
+            // A return address is behind the call.
+            let offset = if frame.exact { frame.offset } else { frame.offset.saturating_sub(1) };
+            let mut places = places_at(&context, function.address + offset);
+            // Code of the assembler's has lines, and no functions.
+            for place in places.iter_mut().filter(|place| place.function.is_empty()) {
+                place.function.clone_from(&frame.function);
+            }
+            places
+        })
+    });
+    let places = places.collect();
+    let landmark = landmark
+        .and_then(|name| functions.get(name)?.first())
+        .and_then(|function| places_at(&context, function.address).pop())
+        .map(|place| place.file);
+    Ok(Found { places, landmark })
+}
+
+/// The inlined functions at an address and the one that they are in, the innermost first.
+fn places_at(context: &Context<EndianSlice<'_, RunTimeEndian>>, address: u64) -> Places {
+    let mut found = Vec::new();
+    let Ok(mut frames) = context.find_frames(address).skip_all_loads() else { return found };
+    while let Ok(Some(frame)) = frames.next() {
+        let function = frame.function.as_ref().and_then(|f| f.raw_name().ok()).map(Cow::into_owned).unwrap_or_default();
+        let Some(location) = frame.location else { continue };
+        if let (Some(file), Some(line)) = (location.file, location.line) {
+            found.push(Place { function, file: file.to_owned(), line });
+        }
+    }
+    found
+}
+
+/// Where each section lies: of a finished kernel where it says, of a module's at an address that no other has.
+fn bases(file: &File<'_>) -> HashMap<SectionIndex, u64> {
+    if file.kind() != ObjectKind::Relocatable {
+        return HashMap::new();
+    }
+    let mut next = FIRST;
+    let mut bases = HashMap::new();
+    for section in file.sections() {
+        if matches!(section.kind(), SectionKind::Text | SectionKind::Data | SectionKind::ReadOnlyData) {
+            bases.insert(section.index(), next);
+            next = (next + section.size() + FIRST).next_multiple_of(FIRST);
+        }
+    }
+    bases
+}
+
+/// The contents of a section of debug information, which in a module still has places for addresses.
+fn section<'a>(file: &File<'a>, name: &str, bases: &HashMap<SectionIndex, u64>) -> object::Result<Cow<'a, [u8]>> {
+    let Some(section) = file.section_by_name(name) else { return Ok(Cow::Borrowed(&[])) };
+    let mut data = section.uncompressed_data()?;
+    if file.kind() != ObjectKind::Relocatable {
+        return Ok(data);
+    }
+    for (offset, relocation) in section.relocations() {
+        let simple = relocation.kind() == RelocationKind::Absolute
+            && matches!(relocation.encoding(), RelocationEncoding::Generic | RelocationEncoding::X86Signed);
+        let RelocationTarget::Symbol(index) = relocation.target() else { continue };
+        if !simple {
+            continue;
+        }
+        let symbol = file.symbol_by_index(index)?;
+        let base = symbol.section_index().and_then(|index| bases.get(&index)).copied().unwrap_or_default();
+        let width = usize::from(relocation.size() / 8);
+        let data = data.to_mut();
+        let Some(at) = usize::try_from(offset).ok().and_then(|at| data.get_mut(at..at + width)) else { continue };
+        let there = if relocation.has_implicit_addend() { number(at, file.is_little_endian()) } else { 0 };
+        let value = (base + symbol.address()).wrapping_add_signed(relocation.addend()).wrapping_add(there);
+        let bytes = value.to_le_bytes();
+        at.copy_from_slice(&bytes[..width]);
+        if !file.is_little_endian() {
+            at.reverse();
+        }
+    }
+    Ok(data)
+}
+
+fn number(bytes: &[u8], little: bool) -> u64 {
+    let step = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
+    if little { bytes.iter().rev().fold(0, step) } else { bytes.iter().fold(0, step) }
+}
+
+/// A function of a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Function {
+    address: u64,
+    size: u64,
+    /// To the next symbol of its section, which is what the kernel takes for its size; none for the last one.
+    distance: Option<u64>,
+}
+
+impl Function {
+    fn fits(&self, frame: &Frame) -> bool {
+        let beyond = frame.size.checked_sub(self.size);
+        frame.offset <= frame.size
+            && match self.distance {
+                Some(distance) => distance == frame.size || beyond.is_some_and(|beyond| beyond < PADDING),
+                // The kernel has put other sections behind.
+                None => beyond.is_some(),
+            }
+    }
+}
+
+/// The functions of a file by their names; several may have the same.
+fn functions<'a>(file: &'a File<'_>, bases: &HashMap<SectionIndex, u64>) -> HashMap<&'a str, Vec<Function>> {
+    let mut starts: HashMap<SectionIndex, BTreeSet<u64>> = HashMap::new();
+    let mut all = Vec::new();
+    for symbol in file.symbols() {
+        let (Ok(name), Some(index)) = (symbol.name(), symbol.section_index()) else { continue };
+        // Labels of the assembler and marks of instruction sets are no symbols of the kernel's.
+        if name.is_empty() || name.starts_with(".L") || name.starts_with('$') {
+            continue;
+        }
+        if !matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label) {
+            continue;
+        }
+        let address = bases.get(&index).copied().unwrap_or_default() + symbol.address();
+        starts.entry(index).or_default().insert(address);
+        all.push((name, index, address, symbol.size()));
+    }
+    let mut functions: HashMap<&str, Vec<Function>> = HashMap::new();
+    for (name, index, address, size) in all {
+        let next = starts[&index].range(address + 1..).next();
+        let distance = next.map(|next| next - address);
+        functions.entry(name).or_default().push(Function { address, size, distance });
+    }
+    functions
+}

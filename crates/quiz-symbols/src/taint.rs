@@ -1,0 +1,54 @@
+//! The letters by which a kernel says what has become of it, in words (`Documentation/admin-guide/tainted-kernels.rst`).
+
+/// The letters and their meanings.
+const LETTERS: &[(char, &str)] = &[
+    ('P', "proprietary module"),
+    ('F', "module was force loaded"),
+    ('S', "CPU out of specification"),
+    ('R', "module was force unloaded"),
+    ('M', "processor reported a machine check"),
+    ('B', "bad page"),
+    ('U', "tainted by userspace"),
+    ('D', "kernel died recently (oops or BUG)"),
+    ('A', "ACPI table overridden"),
+    ('W', "kernel warned before"),
+    ('C', "staging driver"),
+    ('I', "workaround for a firmware bug"),
+    ('O', "out-of-tree module"),
+    ('E', "unsigned module"),
+    ('L', "soft lockup before"),
+    ('K', "live patched"),
+    ('X', "auxiliary taint of the distribution"),
+    ('T', "built with the struct randomization plugin"),
+    ('N', "test of the kernel"),
+    ('J', "fwctl's mutating debug interface was used"),
+];
+
+/// The letters of a line of the kernel's, such as `CPU: 0 PID: 7 Comm: sh Tainted: P           O       6.12.1 #1`. `G`, which says that all
+/// modules are free, is none.
+pub fn letters(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("Tainted: ")?;
+    let known = |word: &&str| word.chars().all(|c| c == 'G' || LETTERS.iter().any(|(letter, _)| *letter == c));
+    let letters: String = rest.split_whitespace().take_while(known).collect();
+    Some(letters.replace('G', "")).filter(|letters| !letters.is_empty())
+}
+
+/// What letters mean, in the order in which they stand.
+pub fn words(letters: &str) -> Vec<&'static str> {
+    letters.chars().filter_map(|c| LETTERS.iter().find(|(letter, _)| *letter == c)).map(|(_, words)| *words).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_told_from_the_release() {
+        let line = "CPU: 0 UID: 0 PID: 71 Comm: zpool Tainted: P           O       6.12.117-quiz #1";
+        assert_eq!(letters(line).as_deref(), Some("PO"));
+        assert_eq!(words("PO"), ["proprietary module", "out-of-tree module"]);
+        assert_eq!(letters("CPU: 0 PID: 71 Comm: sh Not tainted 6.12.117-quiz #1"), None);
+        assert_eq!(letters("CPU: 0 PID: 71 Comm: sh Tainted: G        W          6.1.0 #1").as_deref(), Some("W"));
+        assert_eq!(letters("Tainted: [P]=PROPRIETARY_MODULE, [O]=OOT_MODULE"), None);
+    }
+}

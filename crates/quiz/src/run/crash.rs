@@ -1,0 +1,156 @@
+//! What is made of a kernel's last words: `oops.txt` and `stacks.txt` with lines of source, a short form for the user, and a part of the
+//! record. Not for the verdict, which does not depend on any of it.
+
+use std::io;
+use std::path::Path;
+
+use fs_err as fs;
+use quiz_config::RunSpec;
+use quiz_image::Kernel;
+use quiz_image::kernel::Origin;
+use quiz_symbols::{Origins, Report, Symbols, tell, telling};
+use quiz_vm::{Outcome, Verdict};
+use serde::Serialize;
+
+use crate::context::Context;
+
+/// What a kernel panics of that was asked by an interrupt where it is.
+const ASKED: &str = "Kernel panic - not syncing: NMI";
+
+/// A kernel's report, in the record.
+#[derive(Debug, Serialize)]
+pub struct OopsRecord {
+    /// Its first line.
+    pub headline: String,
+    /// Where the blame lies, as far as that can be told.
+    pub culprit: Option<Culprit>,
+    /// The letters of the kernel's taint.
+    pub taint: Option<String>,
+    /// The name of the guest's task that it happened to.
+    pub task: Option<String>,
+}
+
+/// A place in the kernel or a module.
+#[derive(Debug, Serialize)]
+pub struct Culprit {
+    pub function: String,
+    /// None for the kernel proper.
+    pub module: Option<String>,
+    /// The source file and line, where there is debug information.
+    pub file: Option<String>,
+    pub line: Option<u32>,
+}
+
+/// A kernel's last words, read.
+pub struct Crash {
+    pub record: OopsRecord,
+    /// What happened, in a few lines.
+    pub short: String,
+}
+
+/// Reads what the kernel of a run that is over said, and completes the evidence in `dir` with lines of source. None where it had nothing
+/// to say. `doing` is what the guest was doing, where that is more than the run's program.
+pub fn read(
+    outcome: &mut Outcome,
+    spec: &RunSpec,
+    kernel: &Kernel,
+    doing: Option<String>,
+    dir: &Path,
+    ctx: &Context,
+) -> Option<Crash> {
+    let time_was_over = matches!(outcome.verdict, Verdict::Timeout { .. });
+    let asked = if time_was_over { outcome.asked.as_str() } else { "" };
+    let stacks_file = dir.join("stacks.txt");
+    let stacks = if time_was_over { fs::read_to_string(&stacks_file).unwrap_or_default() } else { String::new() };
+    let all = [&outcome.oops, asked, &stacks].map(String::from).concat();
+    if all.is_empty() {
+        return None;
+    }
+    let symbols = Symbols::of(&all, &origins(spec, kernel, ctx));
+    let mut notes = Vec::new();
+    let mut keep =
+        |written: io::Result<()>| notes.extend(written.err().map(|e| format!("evidence is incomplete: {e}")));
+    if !asked.is_empty() || !stacks.is_empty() {
+        let said = match asked {
+            "" => String::new(),
+            _ => format!(
+                "\nWhat the kernel said of processors and blocked tasks:\n\n{}",
+                tell::annotated(asked, &symbols)
+            ),
+        };
+        keep(fs::write(&stacks_file, tell::annotated(&stacks, &symbols) + &said));
+    }
+    let report = report(outcome, asked);
+    let crash = report.map(|report| {
+        let mut circumstances = vec![format!("while {} ran", doing.unwrap_or_else(|| program(spec)))];
+        circumstances.extend(report.task.as_ref().map(|task| format!("in the task {task}")));
+        let short = tell::in_short(&report, &symbols, &circumstances);
+        if !outcome.oops.is_empty() {
+            let text = format!("{short}\nWhat the kernel said:\n\n{}", tell::annotated(&outcome.oops, &symbols));
+            keep(fs::write(dir.join("oops.txt"), text));
+        }
+        Crash { record: record(report, &symbols), short }
+    });
+    outcome.notes.append(&mut notes);
+    crash
+}
+
+/// The report that tells most. Of a guest that did not get on by itself that is where its processors were, for which it was asked; what it
+/// panicked of then is the question.
+fn report(outcome: &Outcome, asked: &str) -> Option<Report> {
+    let said = outcome.headline.as_deref().map(|headline| Report::read(&outcome.oops, headline));
+    if !matches!(outcome.verdict, Verdict::Timeout { .. }) {
+        return said;
+    }
+    let busy = || Report::of_busy_processor(&outcome.oops).or_else(|| Report::of_busy_processor(asked));
+    said.filter(|report| report.culprit.is_some() && !report.headline.starts_with(ASKED)).or_else(busy)
+}
+
+fn record(report: Report, symbols: &Symbols) -> OopsRecord {
+    let culprit = report.culprit.map(|frame| {
+        let place = telling(symbols.places(&frame));
+        Culprit {
+            function: place.map_or_else(|| frame.function.clone(), |place| place.function.clone()),
+            file: place.map(|place| place.file.clone()),
+            line: place.map(|place| place.line),
+            module: frame.module,
+        }
+    });
+    OopsRecord { headline: report.headline, culprit, taint: report.taint, task: report.task }
+}
+
+/// The program of a run as its user has typed it, for one line.
+fn program(spec: &RunSpec) -> String {
+    let words: Vec<String> = spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let text = words.join(" ").replace('\n', " ");
+    match text.char_indices().nth(100) {
+        _ if text.is_empty() => "the shell".to_owned(),
+        Some((end, _)) => format!("`{}…`", &text[..end]),
+        None => format!("`{text}`"),
+    }
+}
+
+/// Where debug information of what the guest ran can be: of the kernel in its entry, of modules there and in all that the guest could see.
+fn origins(spec: &RunSpec, kernel: &Kernel, ctx: &Context) -> Origins {
+    let remedy = match &kernel.manifest.origin {
+        Origin::DebianPackage { .. } => {
+            "the distribution's kernels have none; `quiz kernel build` makes one that has it"
+        }
+        _ => "it was built without; `quiz kernel build --all` builds it again with what this quiz gives it",
+    };
+    let worktree = ctx.worktree.as_ref().map_or(&ctx.cwd, |worktree| &worktree.dir);
+    let shared = spec.shares.iter().map(|share| share.host.clone());
+    let places: Vec<_> = std::iter::once(worktree.clone()).chain(shared).collect();
+    let own = ["debug", "lib"].map(|part| kernel.dir().join(part));
+    let own = own.into_iter().find(|dir| dir.is_dir());
+    let kbuild = kernel.dir().join("kbuild");
+    // The compiler may have been called by the entry's name or by where it leads to.
+    let resolved = fs::canonicalize(&kbuild);
+    Origins {
+        vmlinux: kernel.vmlinux(),
+        release: kernel.manifest.release.clone(),
+        modules: own.into_iter().chain(places.iter().cloned()).collect(),
+        roots: places.into_iter().chain([kbuild]).chain(resolved).collect(),
+        remedy: remedy.to_owned(),
+    }
+}
