@@ -42,8 +42,11 @@ const QUIT: Duration = Duration::from_secs(5);
 const PANIC: Duration = Duration::from_secs(5);
 /// How long the agent may take to tell where everything stands.
 const STACKS: Duration = Duration::from_millis(1500);
-/// How long the guest may take to answer a non-maskable interrupt: to print the stacks of all processors, emulated on a busy host.
-const NMI: Duration = Duration::from_secs(3);
+/// How long a guest that was up may take to answer a non-maskable interrupt: its kernel collects the stacks of all processors and waits a
+/// second for them to stop before it prints a word, and a busy host makes that longer.
+const NMI: Duration = Duration::from_secs(8);
+/// How long a guest may take that boots, which seldom has an answer.
+const NMI_IN_BOOT: Duration = Duration::from_millis(700);
 /// How long a resumed guest may take to say its first word.
 const RESUME: Duration = Duration::from_secs(10);
 /// How long the state of a VM's devices may take to be saved.
@@ -447,7 +450,7 @@ impl<'a> Supervisor<'a> {
     fn ask_by_nmi(&mut self) {
         self.monitor.say(command::STATUS);
         self.monitor.say(command::NMI);
-        self.enter(Phase::Nmi, Some(NMI));
+        self.enter(Phase::Nmi, Some(if self.boot.is_some() { NMI } else { NMI_IN_BOOT }));
     }
 
     fn kill_processes(&mut self) {
@@ -500,6 +503,10 @@ impl<'a> Supervisor<'a> {
             Said::Refused(why) if matches!(self.phase, Phase::Resuming | Phase::Saving(_)) => {
                 self.seen.refused.get_or_insert(why);
                 self.on_migration("failed");
+            }
+            // The machine has no such interrupt, so there is nothing to wait for.
+            Said::Refused(_) if self.phase == Phase::Nmi => {
+                self.monitor.kill();
             }
             Said::Stopped | Said::AgentPort { .. } | Said::Status(_) | Said::Refused(_) => {}
         }
