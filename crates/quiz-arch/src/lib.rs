@@ -61,6 +61,9 @@ pub struct Machine {
     pub needs_tsc_khz: bool,
     /// How many virtio devices it has room for.
     pub slots: usize,
+    /// How the guest finds QEMU's firmware configuration device, through which it says where a dump of its memory has what (`vmcoreinfo`): by a
+    /// word of its command line, or if that is empty by itself. None where there is no such device.
+    pub fw_cfg: Option<&'static str>,
 }
 
 /// How virtio devices are attached to a machine; decides QEMU's device names and the kernel's drivers.
@@ -96,8 +99,12 @@ const fn pci(name: &'static str) -> Machine {
         needs_tsc_khz: false,
         // A PCI bus has 32, of which machines take the first and the last for themselves.
         slots: 30,
+        fw_cfg: None,
     }
 }
+
+/// `virt` of the architectures that have it.
+const VIRT: Machine = Machine { fw_cfg: Some(""), ..pci("virt") };
 
 /// A microvm has no port that tells an NMI's reason, which a kernel then takes for an error of the bus.
 const X86_NMI: &[&str] = &["unknown_nmi_panic", "sysctl.kernel.panic_on_unrecovered_nmi=1"];
@@ -112,6 +119,7 @@ const MICROVM: Machine = Machine {
     pvh: true,
     needs_tsc_khz: true,
     slots: 24,
+    fw_cfg: Some(""),
 };
 
 static X86_64: Arch = Arch {
@@ -127,9 +135,16 @@ static X86_64: Arch = Arch {
     qemu_package: "qemu-system-x86",
     machines: &[
         // Without ACPI tables to read it boots sooner, but the kernel must take its devices from the command line.
-        Machine { discovery: Discovery::CommandLine, options: &["acpi=off", "isa-serial=on"], slots: 8, ..MICROVM },
+        Machine {
+            discovery: Discovery::CommandLine,
+            options: &["acpi=off", "isa-serial=on"],
+            slots: 8,
+            // Two ports of registers and one for DMA (drivers/firmware/qemu_fw_cfg.c).
+            fw_cfg: Some("qemu_fw_cfg.ioport=12@0x510:0:1:4"),
+            ..MICROVM
+        },
         MICROVM,
-        Machine { pvh: true, ..pci("q35") },
+        Machine { pvh: true, fw_cfg: Some(""), ..pci("q35") },
     ],
     // Emulated, AVX is slower than SSE, and whoever measures its implementations at start (OpenZFS, RAID 6) measures all
     // that there are; a fast string copy is a slow one.
@@ -152,7 +167,7 @@ static AARCH64: Arch = Arch {
     cross: "aarch64-linux-gnu-",
     qemu: "qemu-system-aarch64",
     qemu_package: "qemu-system-arm",
-    machines: &[pci("virt")],
+    machines: &[VIRT],
     cpu: "max",
     console: "ttyAMA0",
     console_device: None,
@@ -212,7 +227,7 @@ static RISCV64: Arch = Arch {
     cross: "riscv64-linux-gnu-",
     qemu: "qemu-system-riscv64",
     qemu_package: "qemu-system-misc",
-    machines: &[pci("virt")],
+    machines: &[VIRT],
     cpu: "rv64",
     console: "ttyS0",
     console_device: None,
@@ -232,7 +247,7 @@ static ARMV7: Arch = Arch {
     cross: "arm-linux-gnueabihf-",
     qemu: "qemu-system-arm",
     qemu_package: "qemu-system-arm",
-    machines: &[pci("virt")],
+    machines: &[VIRT],
     cpu: "cortex-a15",
     console: "ttyAMA0",
     console_device: None,
@@ -252,7 +267,7 @@ static I686: Arch = Arch {
     cross: "i686-linux-gnu-",
     qemu: "qemu-system-i386",
     qemu_package: "qemu-system-x86",
-    machines: &[pci("q35")],
+    machines: &[Machine { fw_cfg: Some(""), ..pci("q35") }],
     cpu: "max",
     console: "ttyS0",
     console_device: None,

@@ -23,5 +23,7 @@ pub use lower::{BuildDefaults, Invocation, build_defaults, lower};
 pub use origin::Origin;
 pub use profile::{Catalog, Chosen, Given, Profile, ProfileError};
 pub use settings::{Effective, KEYS, Key, Settings, Sourced, nearest};
-pub use spec::{AccelChoice, DiskSpec, Escape, KernelMessages, RunSpec, ShareSpec, Verbosity, WorktreeMode};
+pub use spec::{
+    AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, KernelMessages, RunSpec, ShareSpec, Verbosity, WorktreeMode,
+};
 pub use worktree::{Caller, Worktree};

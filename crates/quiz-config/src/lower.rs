@@ -149,6 +149,8 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         boot_timeout: limit(&settings.boot_timeout),
         hang_timeout: limit(&settings.hang_timeout),
         kernel_messages: value(&settings.kernel_messages).unwrap_or_default(),
+        dump: value(&settings.dump).unwrap_or_default(),
+        dump_format: value(&settings.dump_format).unwrap_or_default(),
         escape: value(&settings.escape).unwrap_or_default(),
         keep: invocation.keep.then(|| limit(&settings.keep_time).unwrap_or(FOR_EVER)),
         keep_runs: value(&settings.keep_runs).and_then(|Keep(count)| count),
@@ -232,7 +234,7 @@ fn environment(items: Vec<EnvItem>, caller: &[(OsString, OsString)]) -> Vec<(OsS
 mod tests {
     use super::*;
     use crate::layer::{Sources, TypedOption, load};
-    use crate::spec::{AccelChoice, DiskSpec, Escape, KernelMessages, WorktreeMode};
+    use crate::spec::{AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, KernelMessages, WorktreeMode};
 
     fn run(options: &[(&'static str, &str)]) -> Result<RunSpec, ConfigError> {
         let options = options.iter().map(|(key, value)| TypedOption { key, option: "--option", value: value.into() });
@@ -283,6 +285,8 @@ mod tests {
             boot_timeout: Some(Duration::from_secs(120)),
             hang_timeout: Some(Duration::from_secs(60)),
             kernel_messages: KernelMessages::Warning,
+            dump: DumpWhen::Off,
+            dump_format: DumpForm::Kdump,
             escape: Escape::DEFAULT,
             keep: None,
             cold: false,

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use crate::item::{EnvItem, Fragment, KernelWords, ProfileUse, Word};
 use crate::origin::Origin;
 use crate::size::Size;
-use crate::spec::{AccelChoice, DiskSpec, Escape, KernelMessages, ShareSpec, WorktreeMode};
+use crate::spec::{AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, KernelMessages, ShareSpec, WorktreeMode};
 use crate::time::Limit;
 use crate::value::{ArchName, Count, Keep, Name, Place, Program, ShellCommand, Value, ValueError};
 
@@ -206,6 +206,10 @@ settings! {
     hang_timeout: Limit = "hang_timeout", "\"1m\"", unset "";
     /// Which messages of the guest's kernel are shown while the program runs.
     kernel_messages: KernelMessages = "kernel_messages", "\"info\"", unset "";
+    /// When the guest's memory is kept, in `vmcore` of the run's directory.
+    dump: DumpWhen = "dump", "\"on-panic\"", unset "";
+    /// How it is kept: for drgn and crash, or for gdb.
+    dump_format: DumpForm = "dump_format", "\"elf\"", unset "";
     /// The key that, three times within a second, leaves a terminal.
     escape: Escape = "escape", "\"ctrl-a\"", unset "";
     /// How long a VM stays after its program (`--keep`).

@@ -79,6 +79,10 @@ pub struct RunSpec {
 
     /// Which of its kernel's messages are shown.
     pub kernel_messages: KernelMessages,
+    /// When its memory is kept.
+    pub dump: DumpWhen,
+    /// How its memory is kept.
+    pub dump_format: DumpForm,
     /// How its terminal is left.
     pub escape: Escape,
     /// The VM stays after its program, so long.
@@ -166,6 +170,28 @@ impl KernelMessages {
     pub fn level(self) -> Option<u8> {
         (self as u8).checked_sub(1)
     }
+}
+
+/// When the guest's memory is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DumpWhen {
+    /// Never.
+    #[default]
+    Off,
+    /// After a panic.
+    OnPanic,
+    /// After whatever was not the program's own end: a panic, a hang, a reset.
+    OnFailure,
+}
+
+/// The form of a dump of the guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DumpForm {
+    /// Compressed physical memory, for drgn and crash.
+    #[default]
+    Kdump,
+    /// An ELF file of virtual memory, for gdb.
+    Elf,
 }
 
 /// The key that, pressed three times, leaves a terminal; none if there is no such key.

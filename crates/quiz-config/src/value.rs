@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use crate::size::{Size, SizeError};
-use crate::spec::{AccelChoice, Escape, KernelMessages, WorktreeMode};
+use crate::spec::{AccelChoice, DumpForm, DumpWhen, Escape, KernelMessages, WorktreeMode};
 use crate::time::{Limit, TimeError};
 
 /// Where a value was written, as far as its meaning depends on that.
@@ -365,6 +365,9 @@ choice_value!(AccelChoice, "auto, kvm or tcg",
 choice_value!(WorktreeMode, "ro, rw or off",
     "ro" => WorktreeMode::ReadOnly, "rw" => WorktreeMode::ReadWrite, "off" => WorktreeMode::Off);
 
+choice_value!(DumpWhen, "off, on-panic or on-failure",
+    "off" => DumpWhen::Off, "on-panic" => DumpWhen::OnPanic, "on-failure" => DumpWhen::OnFailure);
+choice_value!(DumpForm, "kdump or elf", "kdump" => DumpForm::Kdump, "elf" => DumpForm::Elf);
 choice_value!(KernelMessages, "off or a level: emerg, alert, crit, err, warning, notice, info, debug",
     "off" => KernelMessages::Off, "emerg" => KernelMessages::Emerg, "alert" => KernelMessages::Alert,
     "crit" => KernelMessages::Crit, "err" => KernelMessages::Err, "warning" => KernelMessages::Warning,

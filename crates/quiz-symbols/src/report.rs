@@ -174,7 +174,7 @@ const MACHINERY: &[&str] = &[
 
 /// The same in modules: OpenZFS reports what it finds wrong itself.
 const OF_MODULES: &[&str] = &["spl_panic", "spl_dumpstack", "vcmn_err", "cmn_err", "vpanic", "zfs_panic_recover"];
-/// Where a processor is that has nothing to do, or that prints what the others do.
+/// Where a processor is that has nothing to do.
 const IDLE: &[&str] = &[
     "default_idle",
     "default_idle_call",
@@ -187,8 +187,9 @@ const IDLE: &[&str] = &[
     "do_idle",
     "arch_cpu_idle",
     "cpu_do_idle",
-    "write_sysrq_trigger",
 ];
+/// The function that a processor is in which asks the others where they are.
+const ASKING: &str = " write_sysrq_trigger+";
 /// Where a processor is that waits for what another one is to do.
 const WAITING: &[&str] = &[
     "multi_cpu_stop",
@@ -268,7 +269,15 @@ impl Report {
     pub fn of_busy_processor(text: &str) -> Option<Report> {
         let lines: Vec<&str> = text.lines().collect();
         let starts = |line: &str| PROCESSOR.iter().any(|start| message(line).starts_with(start));
-        let stacks = (0..lines.len()).filter(|i| starts(lines[*i])).map(|i| {
+        let asks = |i: &usize| {
+            // The line that names the processor begins one, too.
+            let names = |line: &str| message(line).starts_with("CPU: ");
+            let first = lines[*i..].iter().position(|line| names(line)).unwrap_or(0);
+            let end = lines[*i + first + 1..].iter().position(|line| starts(line));
+            let own = &lines[*i..end.map_or(lines.len(), |end| *i + first + 1 + end)];
+            own.iter().any(|line| line.contains(ASKING))
+        };
+        let stacks = (0..lines.len()).filter(|i| starts(lines[*i]) && !asks(i)).map(|i| {
             let number = lines[i..].iter().find_map(|line| message(line).strip_prefix("CPU: ")?.split(' ').next());
             let report = Report::read(&lines[i..].join("\n"), message(lines[i]));
             Report { headline: format!("where processor {} was when it was asked", number.unwrap_or("?")), ..report }
@@ -434,6 +443,9 @@ mod tests {
         assert_eq!(report.culprit.unwrap().function, "stuck");
         let idle: Vec<&str> = text.lines().take(10).collect();
         assert_eq!(Report::of_busy_processor(&idle.join("\n")), None);
+        let asking = "NMI backtrace for cpu 1\nCPU: 1 PID: 53 Comm: init Not tainted 6\nCall Trace:\n <TASK>\n\
+            __handle_sysrq+0x94/0x180\n write_sysrq_trigger+0x4c/0x70\n proc_reg_write+0x4a/0x90\n </TASK>\n";
+        assert_eq!(Report::of_busy_processor(asking), None);
     }
 
     #[test]

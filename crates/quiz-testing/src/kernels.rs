@@ -5,8 +5,8 @@ use crate::Sandbox;
 /// Debian's source package, since Debian's mirror is what tests need anyway.
 const PACKAGE: &str = "linux-source-6.12";
 const SUITE: &str = "bookworm";
-/// Whether the guest's kernel has debug information, which an older quiz did not give it.
-const HAS_DEBUG_INFO: &str = "zcat /proc/config.gz | grep -q ^CONFIG_DEBUG_INFO=y || exit 3";
+/// Whether the guest's kernel has what dumps of its memory need, the last thing that an older quiz did not give it.
+const IS_RECENT: &str = "zcat /proc/config.gz | grep -q ^CONFIG_FW_CFG_SYSFS_CMDLINE=y || exit 3";
 
 /// A kernel that quiz has built, with what `profiles` need: built now if there is none, or if the one that there is was built
 /// before quiz gave kernels all of that. What `-k` takes.
@@ -14,7 +14,7 @@ const HAS_DEBUG_INFO: &str = "zcat /proc/config.gz | grep -q ^CONFIG_DEBUG_INFO=
 /// # Panics
 /// If it cannot be built.
 pub fn built(sandbox: &Sandbox, profiles: &str) -> &'static str {
-    let try_it = || sandbox.quiz(["-p", profiles, "-k", "6.12", "--timeout", "1m", "sh", "-c", HAS_DEBUG_INFO]);
+    let try_it = || sandbox.quiz(["-p", profiles, "-k", "6.12", "--timeout", "1m", "sh", "-c", IS_RECENT]);
     let first = try_it();
     let refused = first.code == 125 && (first.stderr.contains(" lacks ") || first.stderr.contains("no kernel"));
     if refused || first.code == 3 {

@@ -27,12 +27,16 @@ pub enum Said {
     Status(String),
     /// How saving or resuming goes: `active`, `completed`, `failed`, …
     Migration(String),
+    /// The guest's memory was written, or (with the reason) not.
+    Dumped(Option<String>),
     /// A command was refused.
     Refused(String),
 }
 
 /// The commands, ready to be written.
 pub mod command {
+    use crate::supervise::DumpFormat;
+
     /// Must come first.
     pub const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
     /// Ends QEMU in an orderly way.
@@ -52,6 +56,23 @@ pub mod command {
     pub fn save(file: &str) -> Vec<u8> {
         let uri = format!("exec:cat > '{}'", file.replace('\'', "'\\''"));
         let command = serde_json::json!({ "execute": "migrate", "arguments": { "uri": uri } });
+        format!("{command}\n").into_bytes()
+    }
+
+    /// A guest that resets or ends itself stands still instead, with its memory as it was.
+    pub const STAND_STILL: &[u8] =
+        b"{\"execute\":\"set-action\",\"arguments\":{\"reboot\":\"shutdown\",\"shutdown\":\"pause\"}}\n";
+
+    /// Writes the guest's memory to a new file, and says when that is done.
+    pub fn dump(file: &str, format: DumpFormat) -> Vec<u8> {
+        let mut arguments = serde_json::json!({ "protocol": format!("file:{file}"), "detach": true });
+        match format {
+            DumpFormat::Kdump => arguments["format"] = "kdump-zlib".into(),
+            DumpFormat::Elf => {}
+        }
+        // As the guest's page tables have it, so that what reads ELF files finds what the kernel has mapped.
+        arguments["paging"] = (format == DumpFormat::Elf).into();
+        let command = serde_json::json!({ "execute": "dump-guest-memory", "arguments": arguments });
         format!("{command}\n").into_bytes()
     }
 
@@ -110,6 +131,12 @@ fn parse(line: &[u8]) -> Option<Said> {
     match line.event?.as_str() {
         "SHUTDOWN" => Some(Said::Shutdown { reason: text(&line.data, "reason").unwrap_or_default() }),
         "STOP" => Some(Said::Stopped),
+        "DUMP_COMPLETED" => {
+            let result = line.data.as_ref().and_then(|data| data.get("result")).cloned();
+            let good = text(&result, "status").as_deref() == Some("completed");
+            let why = || text(&line.data, "error").unwrap_or_else(|| "QEMU gave no reason".to_owned());
+            Some(Said::Dumped((!good).then(why)))
+        }
         "MIGRATION" => Some(Said::Migration(text(&line.data, "status")?)),
         "VSERPORT_CHANGE" if text(&line.data, "id").as_deref() == Some("agent") => {
             Some(Said::AgentPort { open: line.data?.get("open")?.as_bool()? })
@@ -130,6 +157,8 @@ mod tests {
 {"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}
 {"return": {"running": false, "status": "internal-error"}}
 {"event": "MIGRATION", "data": {"status": "completed"}}
+{"event": "DUMP_COMPLETED", "data": {"result": {"total": 1, "status": "completed", "completed": 1}}}
+{"event": "DUMP_COMPLETED", "data": {"result": {"total": 1, "status": "failed", "completed": 0}, "error": "full"}}
 {"error": {"class": "GenericError", "desc": "no"}}
 not json
 "#;
@@ -143,6 +172,8 @@ not json
                     Said::Shutdown { reason: "guest-reset".into() },
                     Said::Status("internal-error".into()),
                     Said::Migration("completed".into()),
+                    Said::Dumped(None),
+                    Said::Dumped(Some("full".into())),
                     Said::Refused("no".into()),
                 ]
             );
@@ -155,6 +186,7 @@ not json
         let value: Value = serde_json::from_str(&said).unwrap();
         assert_eq!(value["arguments"]["uri"], "exec:cat > '/a b/it'\\''s \"x\"'");
         serde_json::from_slice::<Value>(command::MIGRATION).unwrap();
+        serde_json::from_slice::<Value>(command::STAND_STILL).unwrap();
         serde_json::from_slice::<Value>(&command::resume(6)).unwrap();
     }
 

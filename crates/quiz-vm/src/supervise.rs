@@ -34,7 +34,7 @@ use crate::{Outcome, Verdict};
 
 pub(crate) use agent::now;
 use clients::Clients;
-pub use job::{Job, Limits, NoSignals, Notice, Point, Run, Saver, Signals, Streams};
+pub use job::{Dump, DumpFormat, Job, Limits, NoSignals, Notice, Point, Run, Saver, Signals, Streams};
 
 /// How long QEMU may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(5);
@@ -49,12 +49,16 @@ const NMI: Duration = Duration::from_secs(8);
 const NMI_IN_BOOT: Duration = Duration::from_millis(700);
 /// How long a resumed guest may take to say its first word.
 const RESUME: Duration = Duration::from_secs(10);
+/// How long the guest's memory may take to be written.
+const DUMP: Duration = Duration::from_secs(600);
 /// How long the state of a VM's devices may take to be saved.
 const SAVE: Duration = Duration::from_secs(30);
 /// How long a program may take to end by itself after the user's signal was passed on.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the guest may take to end after its processes were killed.
 const KILLED: Duration = Duration::from_secs(1);
+/// The file with the guest's memory.
+const DUMP_FILE: &str = "vmcore";
 /// Credit is returned to the guest in pieces of this size, in bytes: each costs the guest an interrupt.
 const CREDIT: u32 = WINDOW / 4;
 
@@ -75,6 +79,7 @@ pub fn supervise(run: Run) -> Outcome {
             oops: String::new(),
             headline: None,
             asked: String::new(),
+            dumped: false,
             not_resumed: None,
         },
     }
@@ -113,6 +118,8 @@ enum Phase {
     Grace,
     /// The guest's processes were killed.
     Killed,
+    /// The guest stands still, and its memory is written.
+    Dumping,
     /// QEMU was asked to end.
     Quitting,
 }
@@ -191,6 +198,8 @@ struct Seen {
     mute: bool,
     signals: u32,
     notes: Vec<String>,
+    /// The guest's memory was kept, or could not be.
+    dump: Option<bool>,
     /// QEMU's words about a command that it refused.
     refused: Option<String>,
 }
@@ -263,6 +272,9 @@ impl<'a> Supervisor<'a> {
             show: run.show,
             seen: Seen::default(),
         };
+        if run.limits.dump.is_some() {
+            supervisor.monitor.say(command::STAND_STILL);
+        }
         if resuming {
             // The guest hears it as soon as it lives.
             supervisor.say_order();
@@ -316,6 +328,7 @@ impl<'a> Supervisor<'a> {
             oops,
             headline: self.console.headline().map(str::to_owned),
             asked: self.console.asked().to_owned(),
+            dumped: self.seen.dump == Some(true),
             not_resumed,
         }
     }
@@ -390,9 +403,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn on_deadlines(&mut self, now: Instant) {
-        if self.seen.panic_at.is_some_and(|at| now >= at + PANIC) {
+        if self.seen.panic_at.is_some_and(|at| now >= at + PANIC) && self.phase != Phase::Dumping {
             // It said its last words and did not end by itself.
-            self.monitor.kill();
+            self.end_or_dump();
         } else if self.hang_at().is_some_and(|at| now >= at) {
             let limit = self.limits.hang.unwrap_or_default();
             self.time_is_over(format!("the guest hangs: nothing was heard from it for {}", text(limit)), true);
@@ -426,7 +439,9 @@ impl<'a> Supervisor<'a> {
             }
             Phase::Grace => self.kill_processes(),
             Phase::Ending => self.deadline = None,
-            Phase::Nmi | Phase::Killed => {
+            Phase::Nmi | Phase::Killed => self.end_or_dump(),
+            Phase::Dumping => {
+                self.seen.notes.push(format!("vmcore is incomplete: it was not written within {}", text(DUMP)));
                 self.monitor.kill();
             }
             Phase::Quitting => {
@@ -468,6 +483,43 @@ impl<'a> Supervisor<'a> {
         self.enter(Phase::Ending, None);
     }
 
+    /// Ends a guest that does not end by itself, after its memory was kept if that is wanted.
+    fn end_or_dump(&mut self) {
+        if self.wants_dump() {
+            self.monitor.say(command::STOP);
+            return self.dump();
+        }
+        self.monitor.kill();
+    }
+
+    fn wants_dump(&mut self) -> bool {
+        self.read_console();
+        let panicked = self.console.panicked();
+        self.limits.dump.is_some_and(|dump| panicked || dump.of_every_failure) && self.seen.dump.is_none()
+    }
+
+    /// Has the memory of a guest that stands still written.
+    fn dump(&mut self) {
+        let Some(dump) = self.limits.dump else { return };
+        let file = self.dir.join(DUMP_FILE);
+        match file.to_str() {
+            Some(path) => self.monitor.say(&command::dump(path, dump.format)),
+            None => return self.on_dumped(Some("its path is not UTF-8".to_owned())),
+        }
+        self.enter(Phase::Dumping, Some(DUMP));
+    }
+
+    fn on_dumped(&mut self, problem: Option<String>) {
+        let good = problem.is_none();
+        self.seen.dump.get_or_insert(good);
+        self.seen.notes.extend(problem.map(|why| format!("the guest's memory could not be kept: {why}")));
+        if !good {
+            // What there is of it is of no use.
+            fs::remove_file(self.dir.join(DUMP_FILE)).ok();
+        }
+        self.quit();
+    }
+
     fn quit(&mut self) {
         self.monitor.say(command::QUIT);
         self.enter(Phase::Quitting, Some(QUIT));
@@ -486,9 +538,20 @@ impl<'a> Supervisor<'a> {
 
     fn on_qmp(&mut self, said: Said) {
         match said {
-            Said::Shutdown { reason } => self.seen.shutdown = Some(reason),
+            Said::Shutdown { reason } => {
+                self.seen.shutdown.get_or_insert(reason);
+            }
             // It stops to be saved.
             Said::Stopped if matches!(self.phase, Phase::Saving(_)) => {}
+            Said::Stopped if self.phase == Phase::Dumping => {}
+            // It stands still because it has ended.
+            Said::Stopped if self.limits.dump.is_some() && self.seen.shutdown.is_some() => {
+                if self.wants_dump() {
+                    self.dump()
+                } else {
+                    self.quit()
+                }
+            }
             Said::Stopped if self.phase != Phase::Quitting => {
                 // Nobody asked for that: the accelerator gave up.
                 self.seen.stopped = true;
@@ -499,6 +562,8 @@ impl<'a> Supervisor<'a> {
                 // A panic is still being printed.
                 self.seen.panic_at.get_or_insert_with(Instant::now);
             }
+            Said::Dumped(problem) if self.phase == Phase::Dumping => self.on_dumped(problem),
+            Said::Refused(why) if self.phase == Phase::Dumping => self.on_dumped(Some(why)),
             Said::Migration(status) => self.on_migration(&status),
             Said::Refused(why) if matches!(self.phase, Phase::Resuming | Phase::Saving(_)) => {
                 self.seen.refused.get_or_insert(why);
@@ -508,7 +573,7 @@ impl<'a> Supervisor<'a> {
             Said::Refused(_) if self.phase == Phase::Nmi => {
                 self.monitor.kill();
             }
-            Said::Stopped | Said::AgentPort { .. } | Said::Status(_) | Said::Refused(_) => {}
+            Said::Stopped | Said::AgentPort { .. } | Said::Status(_) | Said::Dumped(_) | Said::Refused(_) => {}
         }
     }
 

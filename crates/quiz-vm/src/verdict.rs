@@ -145,6 +145,8 @@ pub struct Outcome {
     pub headline: Option<String>,
     /// What the kernel said of where processors and tasks stand, when time was over.
     pub asked: String,
+    /// The guest's memory is in `vmcore`.
+    pub dumped: bool,
     /// Why a saved VM did not come to life; nothing has happened then, and the run can be tried another way.
     pub not_resumed: Option<String>,
 }

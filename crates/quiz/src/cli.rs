@@ -196,6 +196,12 @@ pub struct RunOptions {
     /// Which kernel messages are shown: off, or those of a level (err, warning, info, ...) and worse
     #[arg(long, value_name = "LEVEL")]
     pub kernel_messages: Option<OsString>,
+    /// When the guest's memory is kept, for `quiz debug`
+    #[arg(long, value_name = "off|on-panic|on-failure")]
+    pub dump: Option<OsString>,
+    /// How: for drgn and crash, or for gdb
+    #[arg(long, value_name = "kdump|elf")]
+    pub dump_format: Option<OsString>,
     /// Show a host directory to the guest
     #[arg(long, value_name = "HOST[:GUEST][:rw]")]
     pub share: Vec<OsString>,
@@ -247,7 +253,7 @@ impl RunOptions {
     /// The options that are settings, by key.
     pub fn typed(&self) -> Vec<TypedOption> {
         let one = |value: &Option<OsString>| value.iter().cloned().collect::<Vec<_>>();
-        let all: [(&'static str, &'static str, Vec<OsString>); 20] = [
+        let all: [(&'static str, &'static str, Vec<OsString>); 22] = [
             ("profiles", "--profile", self.profile.clone()),
             ("kernel", "--kernel", one(&self.kernel)),
             ("arch", "--arch", one(&self.arch)),
@@ -257,6 +263,8 @@ impl RunOptions {
             ("boot_timeout", "--boot-timeout", one(&self.boot_timeout)),
             ("hang_timeout", "--hang-timeout", one(&self.hang_timeout)),
             ("kernel_messages", "--kernel-messages", one(&self.kernel_messages)),
+            ("dump", "--dump", one(&self.dump)),
+            ("dump_format", "--dump-format", one(&self.dump_format)),
             ("keep_time", "--keep", self.keep.iter().flatten().cloned().collect()),
             ("shares", "--share", self.share.clone()),
             ("worktree", "--worktree", one(&self.worktree)),
@@ -309,6 +317,8 @@ impl RunOptions {
             boot_timeout: later.boot_timeout.or(self.boot_timeout),
             hang_timeout: later.hang_timeout.or(self.hang_timeout),
             kernel_messages: later.kernel_messages.or(self.kernel_messages),
+            dump: later.dump.or(self.dump),
+            dump_format: later.dump_format.or(self.dump_format),
             worktree: later.worktree.or(self.worktree),
             qemu: later.qemu.or(self.qemu),
             machine: later.machine.or(self.machine),
@@ -527,6 +537,8 @@ mod tests {
             boot_timeout: value(),
             hang_timeout: value(),
             kernel_messages: value(),
+            dump: value(),
+            dump_format: value(),
             share: list(),
             worktree: value(),
             disk: list(),
@@ -549,7 +561,7 @@ mod tests {
             let long = typed.option.trim_start_matches('-');
             assert!(command.get_arguments().any(|arg| arg.get_long() == Some(long)), "{long}");
         }
-        assert_eq!(all.typed().len(), 20);
+        assert_eq!(all.typed().len(), 22);
     }
 
     #[test]

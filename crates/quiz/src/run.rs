@@ -24,14 +24,14 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use quiz_arch::Arch;
-use quiz_config::{AccelChoice, Chosen, RunSpec, Verbosity};
+use quiz_config::{AccelChoice, Chosen, DumpForm, DumpWhen, RunSpec, Verbosity};
 use quiz_image::host::boot_id;
 use quiz_image::root::Root;
 use quiz_image::{Cache, Kernel, Report, initramfs};
 use quiz_vm::accel::{Choice, Host, Wish};
 use quiz_vm::artifacts::Bounds;
 use quiz_vm::proto::Order;
-use quiz_vm::supervise::{Job, Notice, Saver};
+use quiz_vm::supervise::{Dump, DumpFormat, Job, Notice, Saver};
 use quiz_vm::{Accel, Disk, DiskFormat, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 
 use crate::context::Context;
@@ -477,6 +477,13 @@ fn limits(spec: &RunSpec) -> Limits {
         hang: spec.hang_timeout,
         strict: spec.strict,
         keep: spec.keep,
+        dump: (spec.dump != DumpWhen::Off).then_some(Dump {
+            of_every_failure: spec.dump == DumpWhen::OnFailure,
+            format: match spec.dump_format {
+                DumpForm::Kdump => DumpFormat::Kdump,
+                DumpForm::Elf => DumpFormat::Elf,
+            },
+        }),
         artifacts: ARTIFACTS,
     }
 }
@@ -518,6 +525,7 @@ fn salvage(
                 hang: Some(Duration::from_secs(30)),
                 strict: false,
                 keep: None,
+                dump: None,
                 artifacts: ARTIFACTS,
             },
             dir: &place,

@@ -94,6 +94,8 @@ impl Supervisor<'_> {
                 self.pass_on(id, message);
             }
             ToHost::Ended { id, .. } => self.pass_on(id, message),
+            // When time is over it is asked for what only the evidence is to have.
+            ToHost::Kernel { .. } if !matches!(self.phase, Phase::Running | Phase::Kept | Phase::Ending) => {}
             ToHost::Kernel { level, micros, text } => {
                 (self.show)(Notice::Kernel { level, micros, text: &text });
             }
@@ -102,6 +104,7 @@ impl Supervisor<'_> {
                 self.seen.notes.push(text.into_owned());
             }
             ToHost::Stacks(text) => self.on_stacks(&text),
+            ToHost::StacksEnd if self.phase == Phase::Stacks && self.wants_dump() => self.end_or_dump(),
             ToHost::StacksEnd if self.phase == Phase::Stacks => self.kill_processes(),
             ToHost::StacksEnd => {}
             ToHost::Exited { nonce, status } if nonce == self.nonce => {

@@ -58,8 +58,28 @@ pub struct Limits {
     pub strict: bool,
     /// The guest stays for others when the program has ended: so long.
     pub keep: Option<Duration>,
+    /// When the guest's memory is kept.
+    pub dump: Option<Dump>,
     /// How much may come back as artifacts.
     pub artifacts: Bounds,
+}
+
+/// What is kept of a guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dump {
+    /// After whatever was not the program's own end; else after panics.
+    pub of_every_failure: bool,
+    /// How.
+    pub format: DumpFormat,
+}
+
+/// The form of a dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DumpFormat {
+    /// Pages of physical memory, compressed, without those that are zero: for drgn and crash.
+    Kdump,
+    /// An ELF file with the memory as the guest has mapped it: for gdb.
+    Elf,
 }
 
 /// The user's ends of the program's streams.

@@ -187,6 +187,9 @@ pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosit
     if needs_console(&outcome.verdict) || oops {
         say(&format!("the evidence is in {dir}"));
     }
+    if outcome.dumped {
+        say(&format!("the guest's memory is in {dir}/vmcore: quiz debug {}", record.id));
+    }
 }
 
 /// Whether the end of the console says more about this verdict than the verdict itself.

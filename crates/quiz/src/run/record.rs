@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use quiz_config::{Chosen, RunSpec};
+use quiz_config::{Chosen, DumpForm, RunSpec};
 use quiz_image::Kernel;
 use quiz_image::root::Root;
 use quiz_vm::accel::Choice;
@@ -51,6 +51,8 @@ pub struct Record {
     pub notes: Vec<String>,
     /// What the guest's kernel reported, if it did.
     pub oops: Option<OopsRecord>,
+    /// The form of the dump of the guest's memory in `vmcore`, if there is one: `kdump` or `elf`.
+    pub dump: Option<&'static str>,
     /// How quiz was called, to do it again; none where that cannot be told in text, and for runs that no one called.
     pub call: Option<Call>,
     /// By what the inputs can be told from others.
@@ -139,6 +141,10 @@ impl Record {
             artifacts: outcome.artifacts.clone(),
             notes: outcome.notes.clone(),
             oops: None,
+            dump: outcome.dumped.then_some(match spec.dump_format {
+                DumpForm::Kdump => "kdump",
+                DumpForm::Elf => "elf",
+            }),
             call,
             inputs,
             quiz_version: env!("CARGO_PKG_VERSION"),
