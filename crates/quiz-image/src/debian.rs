@@ -246,6 +246,7 @@ fn unpack_image(
         vmlinux_file: None,
         compiler: compiler(dir),
         llvm: false,
+        variant: None,
         built_at: jiff::Timestamp::now(),
         quiz_version: env!("CARGO_PKG_VERSION").to_owned(),
         sha256,

@@ -192,6 +192,7 @@ mod tests {
                     vmlinux_file: None,
                     compiler: None,
                     llvm: false,
+                    variant: None,
                     built_at: jiff::Timestamp::now(),
                     quiz_version: "0".to_owned(),
                     sha256: BTreeMap::new(),

@@ -39,6 +39,9 @@ pub struct KernelManifest {
     /// Built with Clang and LLVM's tools.
     #[serde(default)]
     pub llvm: bool,
+    /// What kind of kernel it is, where it is not a plain one: `kasan`. Such a kernel is taken only when that is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
     /// When the entry was made.
     pub built_at: jiff::Timestamp,
     /// Which quiz made it.
@@ -252,23 +255,32 @@ pub fn find(
 ///
 /// A selector is, in this order, an entry's exact name, an exact release (`uname -r`), or a version or its start:
 /// `6.12` means the best 6.12.x and never a release candidate. Without one it is the newest stable kernel that quiz built, else the
-/// newest stable one of a distribution. Kernels from a user's own tree are chosen by exact name or release only.
+/// newest stable one of a distribution. Kernels from a user's own tree are chosen by exact name or release only, and variants by
+/// these or by a version and the variant's name: `6.12-kasan`.
 /// Of equal versions a built one goes before a distribution's, and GCC's before Clang's.
 pub fn select<'a>(
     kernels: impl IntoIterator<Item = &'a KernelManifest>,
     arch: &str,
     selector: Option<&str>,
 ) -> Option<&'a KernelManifest> {
+    let plain = |k: &KernelManifest| !k.origin.is_tree() && k.variant.is_none();
     let mut kernels: Vec<_> = kernels.into_iter().filter(|k| k.arch == arch).collect();
     kernels.sort_by(|a, b| better(a, b));
     let first = |wanted: &dyn Fn(&KernelManifest) -> bool| kernels.iter().copied().find(|k| wanted(k));
     match selector {
         Some(text) => first(&|k| k.name == text)
             .or_else(|| first(&|k| k.release == text))
-            .or_else(|| first(&|k| !k.origin.is_tree() && k.version.matches(text))),
-        None => first(&|k| k.origin.is_built() && !k.origin.is_tree() && k.version.is_stable())
+            .or_else(|| first(&|k| plain(k) && k.version.matches(text)))
+            .or_else(|| first(&|k| !k.origin.is_tree() && is_variant_of(k, text))),
+        None => first(&|k| plain(k) && k.origin.is_built() && k.version.is_stable())
             .or_else(|| first(&|k| !k.origin.is_built() && k.version.is_stable())),
     }
+}
+
+/// Whether `text` is a version of the kernel's, or the start of it, and its variant.
+fn is_variant_of(kernel: &KernelManifest, text: &str) -> bool {
+    let version = |variant: &String| text.strip_suffix(variant.as_str())?.strip_suffix('-');
+    kernel.variant.as_ref().and_then(version).is_some_and(|version| kernel.version.matches(version))
 }
 
 /// The better of two comes first.
@@ -284,7 +296,7 @@ pub fn remove(cache: &Cache, name: &str) -> Result<(), KernelError> {
     Ok(shelf(cache).remove(name)?)
 }
 
-/// Which kernels an update has made superfluous: per architecture, series (`6.12`), kind (built, Clang-built or a
+/// Which kernels an update has made superfluous: per architecture, series (`6.12`), kind (built, Clang-built, a variant, or a
 /// distribution's, with its flavour), all but the newest. Release candidates go when their release or a later candidate is there;
 /// of linux-next the newest day stays. Kernels from a user's own tree stay.
 pub fn superseded(kernels: &[KernelManifest]) -> Vec<&KernelManifest> {
@@ -300,7 +312,7 @@ pub fn superseded(kernels: &[KernelManifest]) -> Vec<&KernelManifest> {
             ),
             _ => None,
         };
-        (k.arch.clone(), k.version.series(), k.origin.is_built(), k.llvm, flavour)
+        (k.arch.clone(), k.version.series(), k.origin.is_built(), k.llvm, k.variant.clone(), flavour)
     };
     kernels
         .iter()
@@ -340,6 +352,7 @@ mod tests {
             vmlinux_file: None,
             compiler: None,
             llvm: name.contains("llvm"),
+            variant: name.ends_with("-kasan").then(|| "kasan".to_owned()),
             built_at: "2026-11-22T20:00:00Z".parse().unwrap(),
             quiz_version: "0".to_owned(),
             sha256: BTreeMap::new(),
@@ -410,6 +423,14 @@ mod tests {
         assert_eq!(selected(&all, Some("mine")), Some("mine"));
         assert_eq!(selected(&all, Some("6.12.99")), None);
         assert_eq!(selected(&all, Some("5.10")), None);
+        let variants = [built("6.12.5-kasan", "6.12.5"), built("6.12.32-kasan", "6.12.32"), built("6.12.4", "6.12.4")];
+        assert_eq!(selected(&variants, Some("6.12")), Some("6.12.4"), "a variant is never taken for a plain kernel");
+        assert_eq!(selected(&variants, None), Some("6.12.4"));
+        assert_eq!(selected(&variants[..2], Some("6.12")), None);
+        assert_eq!(selected(&variants, Some("6.12-kasan")), Some("6.12.32-kasan"));
+        assert_eq!(selected(&variants, Some("6.12.5-kasan")), Some("6.12.5-kasan"));
+        assert_eq!(selected(&variants, Some("6.12-lockdep")), None);
+        assert_eq!(superseded(&variants).len(), 1, "the older of the two of one kind");
         let all = [all[1].clone(), odd];
         assert_eq!(selected(&all, Some("6.12")), Some("6.12"), "an exact name goes first");
         assert_eq!(selected(&all, Some("6.1.5-odd")), Some("6.12"));

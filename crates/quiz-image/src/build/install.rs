@@ -63,6 +63,7 @@ pub(crate) fn targets<'a>(make: &Make<'a>, boot: Boot, outcome: &Outcome) -> Vec
 pub(crate) struct Identity {
     pub name: String,
     pub origin: Origin,
+    pub variant: Option<String>,
 }
 
 /// Fills `dir` and returns its manifest.
@@ -119,6 +120,7 @@ pub(crate) fn fill(
         // Before 5.8 the configuration did not record it.
         compiler: Some(compiler).filter(|text| text.len() > 1),
         llvm: make.llvm,
+        variant: identity.variant,
         built_at: jiff::Timestamp::now(),
         quiz_version: env!("CARGO_PKG_VERSION").to_owned(),
         sha256,

@@ -179,7 +179,8 @@ fn make_entry(
     progress.done();
     let seconds = started.elapsed().as_secs();
 
-    let identity = Identity { name: name.to_owned(), origin: obtained.origin.clone() };
+    let identity =
+        Identity { name: name.to_owned(), origin: obtained.origin.clone(), variant: request.variant.clone() };
     let manifest = install::fill(dir, &make, &obtained.tree, &outcome, identity, report)?;
     Record { request: request.clone(), objects: fresh.then_some(objects), seconds }.write(dir)?;
     Ok(manifest)
@@ -190,7 +191,7 @@ fn make_entry(
 fn build_dir(request: &BuildRequest) -> String {
     match (&request.name, &request.source) {
         (Some(name), _) => format!("build-{name}"),
-        (None, _) => format!("build{}", request.variant()),
+        (None, _) => format!("build{}", request.suffix()),
     }
 }
 
@@ -198,14 +199,17 @@ fn build_dir(request: &BuildRequest) -> String {
 /// A user's tree is called what its owner calls it.
 fn local_version(request: &BuildRequest, obtained: &Obtained) -> Option<String> {
     let suffix = match (&request.source, &obtained.origin, &request.name) {
-        (Source::Tree { .. }, ..) => return None,
-        (Source::Git { .. }, Origin::Git { commit, .. }, None) => format!("-g{}", &commit[..12.min(commit.len())]),
+        (Source::Tree { .. }, ..) => return request.variant.as_ref().map(|variant| format!("-{variant}")),
+        (Source::Git { .. }, Origin::Git { commit, .. }, None) => {
+            let variant = request.variant.as_ref().map_or_else(String::new, |variant| format!("-{variant}"));
+            format!("-g{}{variant}", &commit[..12.min(commit.len())])
+        }
         (_, _, Some(name)) => {
             let version = obtained.tree.version.to_string();
             let rest = name.strip_prefix(&version).unwrap_or(name).trim_start_matches('-');
             if rest.is_empty() { "-quiz".to_owned() } else { format!("-quiz-{rest}") }
         }
-        (_, _, None) => format!("-quiz{}", request.variant()),
+        (_, _, None) => format!("-quiz{}", request.suffix()),
     };
     // The whole of `uname -r` may have 64 characters.
     Some(suffix.chars().filter(|c| *c != '~').take(40).collect())
@@ -217,17 +221,17 @@ fn default_name(
     obtained: &Obtained,
     report: &dyn Report,
 ) -> Result<String, BuildError> {
-    let variant = request.variant();
+    let suffix = request.suffix();
     let version = obtained.tree.version;
     Ok(match &obtained.origin {
         Origin::Git { commit, .. } if !matches!(request.source, Source::Release { .. }) => {
-            format!("{version}-g{}{variant}", &commit[..12.min(commit.len())])
+            format!("{version}-g{}{suffix}", &commit[..12.min(commit.len())])
         }
         Origin::Tree { path } => {
             let base = path.file_name().unwrap_or_default().to_string_lossy();
             let plain: String =
                 base.chars().map(|c| if c.is_ascii_alphanumeric() || ".+-_".contains(c) { c } else { '_' }).collect();
-            let name = format!("tree-{}{variant}", plain.trim_start_matches('.'));
+            let name = format!("tree-{}{suffix}", plain.trim_start_matches('.'));
             // Another tree may have the same name in another place.
             let taken = kernel::list(cache, report)?.iter().any(|k| {
                 k.name() == name && !matches!(&k.manifest.origin, Origin::Tree { path: other } if other == path)
@@ -238,7 +242,7 @@ fn default_name(
                 name
             }
         }
-        _ => format!("{version}{variant}"),
+        _ => format!("{version}{suffix}"),
     })
 }
 

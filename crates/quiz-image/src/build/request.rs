@@ -22,6 +22,9 @@ pub struct BuildRequest {
     pub source: Source,
     /// The entry's name; None lets quiz choose one after version, architecture and compiler.
     pub name: Option<String>,
+    /// What kind of kernel it is to be, beside the plain one: the name of the fragment of quiz's that makes it one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
     /// The user's configuration fragments, the later over the earlier.
     pub fragments: Vec<Fragment>,
     /// Edits over the fragments.
@@ -51,6 +54,7 @@ impl BuildRequest {
             arch,
             source,
             name: None,
+            variant: None,
             fragments: Vec::new(),
             edits: Vec::new(),
             strict: false,
@@ -86,10 +90,11 @@ impl BuildRequest {
         request
     }
 
-    /// What follows the version in names of kernels that differ from the plain one: `-aarch64`, `-llvm`.
-    pub(crate) fn variant(&self) -> String {
-        let arch = if self.is_cross() { format!("-{}", self.arch.name) } else { String::new() };
-        arch + if self.llvm { "-llvm" } else { "" }
+    /// What follows the version in names of kernels that differ from the plain one: `-aarch64`, `-llvm`, `-kasan`.
+    pub(crate) fn suffix(&self) -> String {
+        let part = |name: Option<&str>| name.map_or_else(String::new, |name| format!("-{name}"));
+        let arch = part(self.is_cross().then_some(self.arch.name));
+        arch + &part(self.llvm.then_some("llvm")) + &part(self.variant.as_deref())
     }
 }
 

@@ -85,8 +85,8 @@ impl Here {
 }
 
 /// The suffix that a kernel for x86_64 has on this host.
-fn variant() -> String {
-    BuildRequest::new(x86(), Source::Tree { path: PathBuf::new() }).variant()
+fn suffix() -> String {
+    BuildRequest::new(x86(), Source::Tree { path: PathBuf::new() }).suffix()
 }
 
 #[test]
@@ -102,8 +102,8 @@ fn a_release_is_fetched_built_and_cleaned_up_after() {
     request.mirrors.releases = server.url.clone();
     let kernel = here.build(&request).unwrap();
     let manifest = &kernel.manifest;
-    assert_eq!(manifest.name, format!("6.12.0{}", variant()));
-    assert_eq!(manifest.release, format!("6.12.0-quiz{}", variant()));
+    assert_eq!(manifest.name, format!("6.12.0{}", suffix()));
+    assert_eq!(manifest.release, format!("6.12.0-quiz{}", suffix()));
     assert_eq!((manifest.boot, manifest.boot_file.as_str()), (Boot::BzImage, "bzImage"));
     let url = format!("{}/v6.x/linux-6.12.tar.xz", server.url);
     assert_eq!(manifest.origin, Origin::Tarball { url, sha256: sum, signature_checked: false });
@@ -127,6 +127,20 @@ fn a_release_is_fetched_built_and_cleaned_up_after() {
     assert_eq!(here.work(), 0);
 }
 
+#[test]
+fn a_variant_has_a_name_and_a_release_of_its_own() {
+    let here = Here::new();
+    let tree = here.dir.path().join("linux");
+    write(&tree, "one");
+    let plain = BuildRequest::new(x86(), Source::Tree { path: tree });
+    let fragments = vec![super::config::named("kasan").unwrap()];
+    let variant = here.build(&BuildRequest { variant: Some("kasan".to_owned()), fragments, ..plain }).unwrap();
+    assert_eq!(variant.name(), format!("tree-linux{}-kasan", suffix()));
+    assert_eq!(variant.manifest.release, "6.12.0-kasan");
+    assert_eq!(variant.option("KASAN").unwrap().as_deref(), Some("y"));
+    assert_eq!(rebuild(&here.cache, &variant, None, &Silent).unwrap().name(), variant.name());
+}
+
 fn state(dir: &Path) -> BTreeMap<PathBuf, SystemTime> {
     let entries = WalkDir::new(dir).into_iter().map(Result::unwrap);
     entries.map(|e| (e.path().to_owned(), e.metadata().unwrap().modified().unwrap())).collect()
@@ -141,7 +155,7 @@ fn a_users_tree_stays_clean_and_a_failed_build_keeps_the_old_kernel() {
     let request = BuildRequest::new(x86(), Source::Tree { path: tree.clone() });
     let first = here.build(&request).unwrap();
     assert_eq!(state(&tree), before, "the tree was written to");
-    let name = format!("tree-linux{}", variant());
+    let name = format!("tree-linux{}", suffix());
     assert_eq!((first.name(), first.manifest.release.as_str()), (name.as_str(), "6.12.0"));
     assert_eq!(first.manifest.origin, Origin::Tree { path: fs::canonicalize(&tree).unwrap() });
     assert_eq!(fs::read_to_string(first.boot()).unwrap(), "one");
@@ -208,7 +222,7 @@ fn a_branch_is_built_commit_by_commit() {
     let url = format!("file://{}", origin.display());
     let request = BuildRequest::new(x86(), Source::Git { url: url.clone(), reference: "main".to_owned() });
     let first = here.build(&request).unwrap();
-    assert_eq!(first.name(), format!("6.12.0-g{}{}", &one[..12], variant()));
+    assert_eq!(first.name(), format!("6.12.0-g{}{}", &one[..12], suffix()));
     assert_eq!(first.manifest.release, format!("6.12.0-g{}", &one[..12]));
     let two = commit("two");
     let second = here.build(&request).unwrap();
@@ -227,6 +241,6 @@ fn a_branch_is_built_commit_by_commit() {
     git(&["tag", "next-20261121"]);
     next.source = Source::parse("next-20261121", "bookworm").unwrap();
     let kernel = here.build(&next).unwrap();
-    assert_eq!(kernel.name(), format!("next-20261121{}", variant()));
+    assert_eq!(kernel.name(), format!("next-20261121{}", suffix()));
     assert!(!kernel.manifest.version.is_stable());
 }

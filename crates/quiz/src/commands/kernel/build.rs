@@ -40,6 +40,10 @@ pub struct Build {
     /// The architecture [default: the host's]
     #[arg(short, long)]
     pub arch: Option<String>,
+    /// Build another kind of kernel beside the plain one: debug, kasan, lockdep or trace. It has that fragment, and its name follows the
+    /// version: `-k 6.12-kasan` takes it, `-k 6.12` never does
+    #[arg(long, value_name = "NAME", value_parser = variants())]
+    pub variant: Option<String>,
     /// What the kernel is called [default: its version]
     #[arg(long)]
     pub name: Option<String>,
@@ -93,6 +97,11 @@ pub struct Build {
     pub release: Option<String>,
 }
 
+/// The names of variants: those of quiz's own fragments.
+fn variants() -> Vec<&'static str> {
+    config::optional().into_iter().map(|(name, _)| name).collect()
+}
+
 /// Builds it.
 pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     let settings = ctx.settings(Vec::new())?;
@@ -144,7 +153,8 @@ fn request(
         (None, None, Some(dir)) => Source::Tree { path: fs_err::canonicalize(ctx.cwd.join(dir))? },
         _ => return Err(Fault::new("a kernel is built of one source: a version, a package, --git or --tree")),
     };
-    let fragments = defaults.fragments.iter().cloned().map(Ok).chain(args.fragment.iter().map(|f| fragment(f, ctx)));
+    let given = args.variant.iter().chain(&args.fragment).map(|f| fragment(f, ctx));
+    let fragments = defaults.fragments.iter().cloned().map(Ok).chain(given);
     let fragments: Vec<String> = fragments.collect::<Result<_, Fault>>()?;
     // The user's own come last: they win.
     let chosen = profiles::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
@@ -152,6 +162,7 @@ fn request(
     let named = fragments.iter().map(|fragment| config::named(fragment));
     Ok(BuildRequest {
         name: args.name.clone(),
+        variant: args.variant.clone(),
         fragments: of_profiles.chain(named).collect::<Result<_, config::ConfigError>>()?,
         edits: edits(&args)?,
         strict: args.strict,
