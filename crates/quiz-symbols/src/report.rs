@@ -174,7 +174,7 @@ const MACHINERY: &[&str] = &[
 
 /// The same in modules: OpenZFS reports what it finds wrong itself.
 const OF_MODULES: &[&str] = &["spl_panic", "spl_dumpstack", "vcmn_err", "cmn_err", "vpanic", "zfs_panic_recover"];
-/// Where a processor is that has nothing to do.
+/// Where a processor is that has nothing to do, or that prints what the others do.
 const IDLE: &[&str] = &[
     "default_idle",
     "default_idle_call",
@@ -187,9 +187,8 @@ const IDLE: &[&str] = &[
     "do_idle",
     "arch_cpu_idle",
     "cpu_do_idle",
+    "write_sysrq_trigger",
 ];
-/// The function that a processor is in which asks the others where they are.
-const ASKING: &str = " write_sysrq_trigger+";
 /// Where a processor is that waits for what another one is to do.
 const WAITING: &[&str] = &[
     "multi_cpu_stop",
@@ -267,26 +266,29 @@ impl Report {
     /// The stack of a processor in `text` that was busy in the kernel when it was asked, if there is one; of several the first that does not
     /// wait for another.
     pub fn of_busy_processor(text: &str) -> Option<Report> {
-        let lines: Vec<&str> = text.lines().collect();
-        let starts = |line: &str| PROCESSOR.iter().any(|start| message(line).starts_with(start));
-        let asks = |i: &usize| {
-            // The line that names the processor begins one, too.
-            let names = |line: &str| message(line).starts_with("CPU: ");
-            let first = lines[*i..].iter().position(|line| names(line)).unwrap_or(0);
-            let end = lines[*i + first + 1..].iter().position(|line| starts(line));
-            let own = &lines[*i..end.map_or(lines.len(), |end| *i + first + 1 + end)];
-            own.iter().any(|line| line.contains(ASKING))
-        };
-        let stacks = (0..lines.len()).filter(|i| starts(lines[*i]) && !asks(i)).map(|i| {
-            let number = lines[i..].iter().find_map(|line| message(line).strip_prefix("CPU: ")?.split(' ').next());
-            let report = Report::read(&lines[i..].join("\n"), message(lines[i]));
-            Report { headline: format!("where processor {} was when it was asked", number.unwrap_or("?")), ..report }
-        });
-        let has = |report: &Report, names: &[&str]| {
-            report.culprit.iter().chain(&report.trace).any(|frame| names.contains(&frame.function.as_str()))
-        };
-        let busy: Vec<Report> = stacks.filter(|report| report.culprit.is_some() && !has(report, IDLE)).collect();
-        busy.iter().find(|report| !has(report, WAITING)).or(busy.first()).cloned()
+        let lines: Vec<&str> = text.lines().map(message).collect();
+        let starts = |line: &&&str| PROCESSOR.iter().any(|start| line.starts_with(start));
+        let mut waiting = None;
+        let mut rest = &lines[lines.iter().position(|line| starts(&line)).unwrap_or(lines.len())..];
+        while let Some((first, others)) = rest.split_first() {
+            let end = others.iter().position(|line| starts(&line)).unwrap_or(others.len());
+            let (stack, next) = rest.split_at(end + 1);
+            rest = next;
+            let has = |names: &[&str]| {
+                stack.iter().filter_map(|line| frame(line)).any(|frame| names.contains(&frame.function.as_str()))
+            };
+            let report = Report::read(&stack.join("\n"), first);
+            if report.culprit.is_none() || has(IDLE) {
+                continue;
+            }
+            let number = first.strip_prefix("CPU: ").and_then(|line| line.split(' ').next()).unwrap_or("?");
+            let report = Report { headline: format!("where processor {number} was when it was asked"), ..report };
+            if !has(WAITING) {
+                return Some(report);
+            }
+            waiting = waiting.or(Some(report));
+        }
+        waiting
     }
 }
 
@@ -443,9 +445,15 @@ mod tests {
         assert_eq!(report.culprit.unwrap().function, "stuck");
         let idle: Vec<&str> = text.lines().take(10).collect();
         assert_eq!(Report::of_busy_processor(&idle.join("\n")), None);
-        let asking = "NMI backtrace for cpu 1\nCPU: 1 PID: 53 Comm: init Not tainted 6\nCall Trace:\n <TASK>\n\
-            __handle_sysrq+0x94/0x180\n write_sysrq_trigger+0x4c/0x70\n proc_reg_write+0x4a/0x90\n </TASK>\n";
+        let asking = "[ 1.0] CPU: 0 PID: 9 Comm: init\n[ 1.0] Call Trace:\n[ 1.0]  write_sysrq_trigger+0x1/0x2\n\
+            [ 1.0]  proc_reg_write+0x1/0x2\n";
         assert_eq!(Report::of_busy_processor(asking), None);
+        let waits = "[ 1.0] CPU: 0 PID: 9 Comm: m\n[ 1.0]  multi_cpu_stop+0x1/0x2\n";
+        assert!(Report::of_busy_processor(waits).is_some());
+        assert_eq!(
+            Report::of_busy_processor(&[waits, text].concat()).unwrap().headline,
+            "where processor 1 was when it was asked"
+        );
     }
 
     #[test]

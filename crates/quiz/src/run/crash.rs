@@ -141,6 +141,9 @@ fn origins(spec: &RunSpec, kernel: &Kernel, ctx: &Context) -> Origins {
     let worktree = ctx.worktree.as_ref().map_or(&ctx.cwd, |worktree| &worktree.dir);
     let shared = spec.shares.iter().map(|share| share.host.clone());
     let places: Vec<_> = std::iter::once(worktree.clone()).chain(shared).collect();
+    // A build of OpenZFS is made there of links to the sources.
+    let release = &kernel.manifest.release;
+    let build = ctx.worktree.as_ref().map(|worktree| worktree.state_dir().join("build").join(release));
     let own = ["debug", "lib"].map(|part| kernel.dir().join(part));
     let own = own.into_iter().find(|dir| dir.is_dir());
     let kbuild = kernel.dir().join("kbuild");
@@ -148,9 +151,9 @@ fn origins(spec: &RunSpec, kernel: &Kernel, ctx: &Context) -> Origins {
     let resolved = fs::canonicalize(&kbuild);
     Origins {
         vmlinux: kernel.vmlinux(),
-        release: kernel.manifest.release.clone(),
+        release: release.clone(),
         modules: own.into_iter().chain(places.iter().cloned()).collect(),
-        roots: places.into_iter().chain([kbuild]).chain(resolved).collect(),
+        roots: places.into_iter().chain([kbuild]).chain(resolved).chain(build).collect(),
         remedy: remedy.to_owned(),
     }
 }
