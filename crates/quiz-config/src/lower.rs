@@ -28,6 +28,8 @@ pub struct Invocation {
     pub keep: bool,
     /// `--tmux`
     pub tmux: bool,
+    /// `--gdb`
+    pub gdb: bool,
     /// `-v`, `-q`
     pub verbosity: Verbosity,
     /// `--json`
@@ -145,9 +147,10 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         shares: shares(list(&settings.shares)),
         disks: list(&settings.disks),
         env: environment(list(&settings.env), &invocation.variables),
-        timeout: limit(&settings.timeout),
-        boot_timeout: limit(&settings.boot_timeout),
-        hang_timeout: limit(&settings.hang_timeout),
+        // A guest that stands still for a debugger does not hang.
+        timeout: limit(&settings.timeout).filter(|_| !invocation.gdb),
+        boot_timeout: limit(&settings.boot_timeout).filter(|_| !invocation.gdb),
+        hang_timeout: limit(&settings.hang_timeout).filter(|_| !invocation.gdb),
         kernel_messages: value(&settings.kernel_messages).unwrap_or_default(),
         dump: value(&settings.dump).unwrap_or_default(),
         dump_format: value(&settings.dump_format).unwrap_or_default(),
@@ -158,9 +161,10 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         command: invocation.command,
         shell_after: invocation.shell_after,
         tmux: invocation.tmux,
+        gdb: invocation.gdb,
         cwd: invocation.cwd,
         worktree: invocation.worktree,
-        cold: invocation.cold || !value(&settings.templates).unwrap_or(true),
+        cold: invocation.cold || invocation.gdb || !value(&settings.templates).unwrap_or(true),
         standby: value(&settings.standby).unwrap_or(false),
         verbosity: invocation.verbosity,
         json: invocation.json,
@@ -257,6 +261,7 @@ mod tests {
             command: vec!["uname".into(), "-a".into()],
             shell_after: false,
             tmux: false,
+            gdb: false,
             cwd: "/src/tree/sub".into(),
             kernel: None,
             arch: "x86_64".to_owned(),

@@ -57,6 +57,8 @@ pub struct RunSpec {
     pub profiles: Vec<String>,
     /// Options of profiles that some layer sets, the strongest last; also of profiles that this run does not include.
     pub profile_options: Vec<Given>,
+    /// The VM waits for gdb.
+    pub gdb: bool,
     /// The program is run in a session of tmux.
     pub tmux: bool,
     /// The worktree that the caller is in, if any.

@@ -47,6 +47,13 @@ pub struct Found {
     pub landmark: Option<String>,
 }
 
+/// Whether the file at `path` has any.
+pub fn is_in(path: &Path) -> bool {
+    let Ok(file) = fs_err::File::open(path) else { return false };
+    let cache = object::ReadCache::new(file.into_parts().0);
+    File::parse(&cache).is_ok_and(|file| file.section_by_name(".debug_info").is_some())
+}
+
 /// Looks `frames` up in the file at `path`; `landmark` is a function whose source file is wanted, too.
 ///
 /// A frame is taken for what it says only if the function is as large as it says: debug information of another build would name

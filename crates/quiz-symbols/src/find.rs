@@ -110,6 +110,20 @@ impl Symbols {
     }
 }
 
+/// The newest file of each module for the guest's kernel that has debug information, by the module's name.
+pub fn all_modules(origins: &Origins) -> Vec<(String, PathBuf)> {
+    let mut newest: BTreeMap<String, (SystemTime, PathBuf)> = BTreeMap::new();
+    for_each_module(origins, |name, time, path| {
+        if newest.get(&name).is_none_or(|(other, _)| *other < time)
+            && debug::is_in(path)
+            && is_for(path, &origins.release)
+        {
+            newest.insert(name, (time, path.to_owned()));
+        }
+    });
+    newest.into_iter().map(|(name, (_, path))| (name, path)).collect()
+}
+
 /// What tells frames apart; the address to return to and that of an instruction are different places.
 fn key(frame: &Frame) -> String {
     format!("{}{}", frame.text(), if frame.exact { "!" } else { "" })
@@ -121,26 +135,31 @@ fn module_files<'a>(names: &[&'a str], origins: &Origins) -> HashMap<&'a str, Ve
     if names.is_empty() {
         return HashMap::new();
     }
-    for dir in &origins.modules {
-        for entry in WalkDir::new(dir).into_iter().filter_entry(may_have_modules).flatten() {
-            let path = entry.path();
-            if path.extension().is_none_or(|end| end != "ko") {
-                continue;
-            }
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy().replace('-', "_");
-            let Some(name) = names.iter().find(|name| **name == stem) else { continue };
-            if is_for(path, &origins.release) {
-                let time =
-                    entry.metadata().ok().and_then(|meta| meta.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH);
-                found.entry(name).or_default().push((time, path.to_owned()));
-            }
+    for_each_module(origins, |stem, time, path| {
+        let Some(name) = names.iter().find(|name| **name == stem) else { return };
+        if is_for(path, &origins.release) {
+            found.entry(name).or_default().push((time, path.to_owned()));
         }
-    }
+    });
     let newest_first = |mut files: Vec<(SystemTime, PathBuf)>| {
         files.sort_by(|a, b| b.cmp(a));
         files.into_iter().map(|(_, path)| path).collect()
     };
     found.into_iter().map(|(name, files)| (name, newest_first(files))).collect()
+}
+
+/// Calls `take` with the name, the time and the path of each file that may be a module.
+fn for_each_module(origins: &Origins, mut take: impl FnMut(String, SystemTime, &Path)) {
+    for dir in &origins.modules {
+        for entry in WalkDir::new(dir).into_iter().filter_entry(may_have_modules).flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|end| end == "ko") {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy().replace('-', "_");
+                let time = entry.metadata().ok().and_then(|meta| meta.modified().ok());
+                take(name, time.unwrap_or(SystemTime::UNIX_EPOCH), path);
+            }
+        }
+    }
 }
 
 /// Leaves out what is large and holds no module that was just compiled.

@@ -9,6 +9,7 @@ pub mod artifacts;
 pub mod client;
 mod console;
 pub mod control;
+mod dump;
 mod escape;
 mod monitor;
 mod pump;

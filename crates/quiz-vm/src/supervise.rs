@@ -13,6 +13,7 @@ mod user;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
@@ -28,9 +29,9 @@ use crate::escape::Escape;
 use crate::monitor::{Monitor, StartError};
 use crate::pump::{self, Allowance, Event, Mailbox};
 use crate::qmp::{self, Said, command};
-use crate::sparse;
 use crate::standby::Standby;
 use crate::{Outcome, Verdict};
+use crate::{dump, sparse};
 
 pub(crate) use agent::now;
 use clients::Clients;
@@ -510,6 +511,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn on_dumped(&mut self, problem: Option<String>) {
+        let problem = problem.or_else(|| self.mend_dump().err().map(|e| e.to_string()));
         let good = problem.is_none();
         self.seen.dump.get_or_insert(good);
         self.seen.notes.extend(problem.map(|why| format!("the guest's memory could not be kept: {why}")));
@@ -518,6 +520,17 @@ impl<'a> Supervisor<'a> {
             fs::remove_file(self.dir.join(DUMP_FILE)).ok();
         }
         self.quit();
+    }
+
+    fn mend_dump(&self) -> io::Result<()> {
+        if self.limits.dump.is_none_or(|dump| dump.format != DumpFormat::Elf) {
+            return Ok(());
+        }
+        let path = self.dir.join(DUMP_FILE);
+        // QEMU makes it for reading only.
+        fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let (mut file, _) = fs::OpenOptions::new().read(true).write(true).open(&path)?.into_parts();
+        dump::mend(&mut file)
     }
 
     fn quit(&mut self) {
@@ -544,6 +557,7 @@ impl<'a> Supervisor<'a> {
             // It stops to be saved.
             Said::Stopped if matches!(self.phase, Phase::Saving(_)) => {}
             Said::Stopped if self.phase == Phase::Dumping => {}
+            Said::Stopped if self.limits.debugged && self.seen.shutdown.is_none() => {}
             // It stands still because it has ended.
             Said::Stopped if self.limits.dump.is_some() && self.seen.shutdown.is_some() => {
                 if self.wants_dump() {

@@ -55,6 +55,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
             hang: Some(bound("hangs")),
             strict: false,
             keep: None,
+            debugged: false,
             dump: None,
             artifacts: Bounds { bytes: 1 << 20, entries: 10 },
         },

@@ -8,8 +8,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use quiz_config::{TypedOption, Verbosity};
 
 use crate::commands::{
-    attach, completions, config, cp, doctor, exec, kernel, kill, logs, profile, ps, replay, root, runs, show, template,
-    zfs,
+    attach, completions, config, cp, debug, doctor, exec, kernel, kill, logs, profile, ps, replay, root, runs, show,
+    template, zfs,
 };
 use line::Line;
 
@@ -96,6 +96,8 @@ pub enum Verb {
     Runs(runs::Runs),
     /// Show one run, and where its evidence is
     Show(show::Show),
+    /// Open a debugger on a guest's memory, or on a VM that waits for one
+    Debug(debug::Debug),
     /// Do a run again, and say what has changed since
     Replay(replay::Replay),
     /// List and remove the saved VMs that runs start from
@@ -202,6 +204,9 @@ pub struct RunOptions {
     /// How: for drgn and crash, or for gdb
     #[arg(long, value_name = "kdump|elf")]
     pub dump_format: Option<OsString>,
+    /// Have the VM wait for gdb before its kernel's first instruction
+    #[arg(long)]
+    pub gdb: bool,
     /// Show a host directory to the guest
     #[arg(long, value_name = "HOST[:GUEST][:rw]")]
     pub share: Vec<OsString>,
@@ -288,6 +293,7 @@ impl RunOptions {
         let flags = [
             (self.shell_after, "--shell-after"),
             (self.tmux, "--tmux"),
+            (self.gdb, "--gdb"),
             (self.cold, "--cold"),
             (self.strict, "--strict"),
             (self.keep.is_some(), "--keep"),
@@ -313,6 +319,7 @@ impl RunOptions {
             cpus: later.cpus.or(self.cpus),
             shell_after: later.shell_after || self.shell_after,
             tmux: later.tmux || self.tmux,
+            gdb: later.gdb || self.gdb,
             timeout: later.timeout.or(self.timeout),
             boot_timeout: later.boot_timeout.or(self.boot_timeout),
             hang_timeout: later.hang_timeout.or(self.hang_timeout),
@@ -533,6 +540,7 @@ mod tests {
             cpus: value(),
             shell_after: true,
             tmux: true,
+            gdb: true,
             timeout: value(),
             boot_timeout: value(),
             hang_timeout: value(),

@@ -156,6 +156,7 @@ impl Context {
             strict: options.strict,
             keep: options.keep.is_some(),
             tmux: options.tmux,
+            gdb: options.gdb,
             verbosity: self.verbosity,
             json: self.json,
             cwd: self.cwd.clone(),

@@ -2,7 +2,8 @@
 //! order.
 
 mod announce;
-mod crash;
+pub mod crash;
+pub mod debugger;
 mod evidence;
 pub mod history;
 pub mod keep;
@@ -18,9 +19,10 @@ mod terminal;
 pub mod warm;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use quiz_arch::Arch;
@@ -142,7 +144,7 @@ fn run_with(
     call: Option<Call>,
     ctx: &Context,
 ) -> Result<Ended, Fault> {
-    let Equipment { chosen, kernel, root, choice, vm, order, ingredients, cache, inputs } = equipment;
+    let Equipment { chosen, kernel, root, choice, vm, order, ingredients, cache, inputs, stub } = equipment;
     let Ingredients { spec, system, scratch, .. } = ingredients;
     dir.write_command_line(vm)?;
     // What somebody watches takes long in any case, and their ends of the streams are there once.
@@ -155,6 +157,12 @@ fn run_with(
     let seen = registry::register(cache, &running(spec, vm, kernel, dir, started_at)).ok();
     let door = seen.as_ref().and_then(|_| registry::open_door(cache, dir.id()).ok());
     let mut signals = terminal.signals()?;
+    if let Some(stub) = &stub {
+        debugger::write_script(dir.path(), &crash::modules(kernel, ctx), Some(stub))?;
+        let words = debugger::gdb(kernel, dir.path(), None);
+        let words: Vec<String> = words.iter().flatten().map(|word| history::quoted(&word.to_string_lossy())).collect();
+        ctx.report.say(&format!("the VM waits for gdb: {}", words.join(" ")));
+    }
     let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
     let (mut watched, mut hear, mut doing, mut front) = (None, None, None, None);
     match viewer {
@@ -291,6 +299,8 @@ pub struct Equipment<'a> {
     pub cache: &'a Cache,
     /// By what the inputs can be told from others.
     pub inputs: BTreeMap<String, String>,
+    /// The socket where the VM waits for gdb.
+    pub stub: Option<PathBuf>,
 }
 
 /// Finds and makes what the run that `spec` asks for needs, whose directory is `dir`, and does `work` with it.
@@ -309,6 +319,17 @@ pub fn equip<R>(
         .tempdir_in(dir.path())
         .map_err(|e| Fault::new(format!("cannot make a directory for the profiles: {e}")))?;
     let asked = setup::run(&chosen, &kernel, own.path(), ctx)?;
+
+    // Nobody else may connect, and QEMU takes a path of a bounded length only.
+    let private = spec.gdb.then(|| tempfile::Builder::new().prefix("quiz-gdb-").tempdir()).transpose()?;
+    let stub = private.as_ref().map(|dir| dir.path().join("stub"));
+    let stub_words = stub.iter().flat_map(|stub| {
+        let mut socket = OsString::from("unix:");
+        socket.push(stub);
+        socket.push(",server=on,wait=off");
+        ["-S".into(), "-gdb".into(), socket]
+    });
+    let stub_words: Vec<OsString> = stub_words.collect();
 
     let cache = ctx.cache()?;
     let mut host = host(ctx)?;
@@ -343,6 +364,10 @@ pub fn equip<R>(
         if !spec.panic_on_oops {
             append.insert(0, "oops=continue".to_owned());
         }
+        if spec.gdb {
+            // Symbols are where vmlinux says.
+            append.insert(0, "nokaslr".to_owned());
+        }
         let vm = VmSpec {
             qemu: qemu_path.clone(),
             arch,
@@ -362,7 +387,7 @@ pub fn equip<R>(
             disks: disks.clone(),
             shares: shares.iter().map(|share| share.offered.clone()).collect(),
             net: asked.net.clone(),
-            extra: [&asked.qemu_args[..], &spec.qemu_args].concat(),
+            extra: [&asked.qemu_args[..], &spec.qemu_args, &stub_words].concat(),
         };
         Ok((vm, initramfs))
     };
@@ -419,6 +444,7 @@ pub fn equip<R>(
         ingredients,
         cache: &cache,
         inputs,
+        stub,
     })
 }
 
@@ -477,6 +503,7 @@ fn limits(spec: &RunSpec) -> Limits {
         hang: spec.hang_timeout,
         strict: spec.strict,
         keep: spec.keep,
+        debugged: spec.gdb,
         dump: (spec.dump != DumpWhen::Off).then_some(Dump {
             of_every_failure: spec.dump == DumpWhen::OnFailure,
             format: match spec.dump_format {
@@ -525,6 +552,7 @@ fn salvage(
                 hang: Some(Duration::from_secs(30)),
                 strict: false,
                 keep: None,
+                debugged: false,
                 dump: None,
                 artifacts: ARTIFACTS,
             },

@@ -58,6 +58,8 @@ pub struct Limits {
     pub strict: bool,
     /// The guest stays for others when the program has ended: so long.
     pub keep: Option<Duration>,
+    /// A debugger may have the VM stand still.
+    pub debugged: bool,
     /// When the guest's memory is kept.
     pub dump: Option<Dump>,
     /// How much may come back as artifacts.

@@ -14,6 +14,7 @@ pub mod attach;
 pub mod completions;
 pub mod config;
 pub mod cp;
+pub mod debug;
 pub mod doctor;
 pub mod exec;
 pub mod kernel;
@@ -74,7 +75,8 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
         Typed::Run(global, options, command) if options.hold_run.is_some() => {
             let ctx = Context::new(&global)?;
             let spec = ctx.run_spec(&options, command)?;
-            let call = Call::of_this_process(&ctx);
+            // As it was typed, without the words that made this process the keeper.
+            let call = Call::of_this_process(&ctx).map(|call| Call { words: call.words[2..].to_vec(), ..call });
             let terminal = options.hold_run.as_deref().unwrap_or_default();
             Ok(ExitCode::from(crate::run::keep::hold(&spec, call, terminal, &ctx)?.exit_code))
         }
@@ -115,6 +117,7 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
         Verb::Completions(args) => completions::run(&args)?,
         Verb::Attach(args) => return attach::run(&args, &Context::new(global)?),
         Verb::Cp(args) => cp::run(&args, &Context::new(global)?)?,
+        Verb::Debug(args) => debug::run(&args, &Context::new(global)?)?,
         Verb::Doctor(args) => return doctor::run(&args, &Context::new(global)?),
         Verb::Kill(args) => kill::run(&args, &Context::new(global)?)?,
         Verb::Logs(args) => logs::run(&args, &Context::new(global)?)?,

@@ -38,7 +38,9 @@ pub fn run(args: &Replay, global: &Global) -> Result<ExitCode, Fault> {
     let mut ctx = Context::new(&said)?;
     ctx.variables.retain(|(name, _)| !Call::is_setting(name));
     ctx.variables.extend(call.variables.iter().map(|(name, value)| (name.into(), value.into())));
-    let spec = ctx.run_spec(&options, command)?;
+    let mut spec = ctx.run_spec(&options, command)?;
+    // What is to be seen is how it ends.
+    spec.keep = None;
     let again = crate::run::run(&spec, Some(call), &ctx)?;
     for line in changes(record, &again) {
         ctx.report.say(&line);

@@ -2,13 +2,13 @@
 //! record. Not for the verdict, which does not depend on any of it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use quiz_config::RunSpec;
+use quiz_config::{RunSpec, ShareSpec};
 use quiz_image::Kernel;
 use quiz_image::kernel::Origin;
-use quiz_symbols::{Origins, Report, Symbols, tell, telling};
+use quiz_symbols::{Origins, Report, Symbols, find, tell, telling};
 use quiz_vm::{Outcome, Verdict};
 use serde::Serialize;
 
@@ -66,7 +66,7 @@ pub fn read(
     if all.is_empty() {
         return None;
     }
-    let symbols = Symbols::of(&all, &origins(spec, kernel, ctx));
+    let symbols = Symbols::of(&all, &origins(&spec.shares, kernel, ctx));
     let mut notes = Vec::new();
     let mut keep =
         |written: io::Result<()>| notes.extend(written.err().map(|e| format!("evidence is incomplete: {e}")));
@@ -130,8 +130,13 @@ fn program(spec: &RunSpec) -> String {
     }
 }
 
+/// The files of modules for `kernel` that have debug information, by their names: the kernel's own and those in the worktree.
+pub fn modules(kernel: &Kernel, ctx: &Context) -> Vec<(String, PathBuf)> {
+    find::all_modules(&origins(&[], kernel, ctx))
+}
+
 /// Where debug information of what the guest ran can be: of the kernel in its entry, of modules there and in all that the guest could see.
-fn origins(spec: &RunSpec, kernel: &Kernel, ctx: &Context) -> Origins {
+fn origins(shares: &[ShareSpec], kernel: &Kernel, ctx: &Context) -> Origins {
     let remedy = match &kernel.manifest.origin {
         Origin::DebianPackage { .. } => {
             "the distribution's kernels have none; `quiz kernel build` makes one that has it"
@@ -139,7 +144,7 @@ fn origins(spec: &RunSpec, kernel: &Kernel, ctx: &Context) -> Origins {
         _ => "it was built without; `quiz kernel build --all` builds it again with what this quiz gives it",
     };
     let worktree = ctx.worktree.as_ref().map_or(&ctx.cwd, |worktree| &worktree.dir);
-    let shared = spec.shares.iter().map(|share| share.host.clone());
+    let shared = shares.iter().map(|share| share.host.clone());
     let places: Vec<_> = std::iter::once(worktree.clone()).chain(shared).collect();
     // A build of OpenZFS is made there of links to the sources.
     let release = &kernel.manifest.release;

@@ -1,0 +1,127 @@
+//! Mends ELF dumps of a guest's memory. QEMU's `dump-guest-memory` with `paging` writes a segment for each stretch of mapped memory, but says
+//! that a stretch ends in the file where QEMU's own block of RAM does (such as at the firmware below 1 MiB), although the next block follows
+//! it: all but the first part of the kernel's linear mapping would read as zero. Not for dumps that have no virtual addresses.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+
+use object::elf::{FileHeader64, PT_LOAD, ProgramHeader64};
+use object::endian::{Endianness, U64};
+use object::pod::{bytes_of, from_bytes, slice_from_bytes};
+use object::read::elf::{FileHeader, ProgramHeader};
+
+/// The most segments that are looked at.
+const SEGMENTS: u64 = 1 << 20;
+
+/// Lets each segment go on in the file as far as it does.
+pub fn mend(dump: &mut File) -> io::Result<()> {
+    let invalid = || io::Error::new(ErrorKind::InvalidData, "it is no ELF file that quiz understands");
+    let length = dump.metadata()?.len();
+    let mut head = vec![0; size_of::<FileHeader64<Endianness>>()];
+    dump.seek(SeekFrom::Start(0))?;
+    dump.read_exact(&mut head)?;
+    let (header, _) = from_bytes::<FileHeader64<Endianness>>(&head).map_err(|()| invalid())?;
+    let endian = header.endian().map_err(|_| invalid())?;
+    let start = header.e_phoff(endian);
+    let mut count = u64::from(header.e_phnum(endian));
+    if count == u64::from(u16::MAX) {
+        // Then it is in the first section's header (gABI, "Extended program header numbering").
+        let mut section = [0; size_of::<object::elf::SectionHeader64<Endianness>>()];
+        dump.seek(SeekFrom::Start(header.e_shoff(endian)))?;
+        dump.read_exact(&mut section)?;
+        let (section, _) = from_bytes::<object::elf::SectionHeader64<Endianness>>(&section).map_err(|()| invalid())?;
+        count = section.sh_info.get(endian).into();
+    }
+    if count > SEGMENTS {
+        return Err(invalid());
+    }
+    let size = size_of::<ProgramHeader64<Endianness>>();
+    let mut table = vec![0; usize::try_from(count).unwrap_or(0) * size];
+    dump.seek(SeekFrom::Start(start))?;
+    dump.read_exact(&mut table)?;
+    let (segments, _) =
+        slice_from_bytes::<ProgramHeader64<Endianness>>(&table, table.len() / size).map_err(|()| invalid())?;
+    let mended = mended(segments, endian, length);
+    for (i, segment) in mended {
+        dump.seek(SeekFrom::Start(start + (i * size) as u64))?;
+        dump.write_all(bytes_of(&segment))?;
+    }
+    Ok(())
+}
+
+/// The segments that are shorter in the file than they need be, as they should be.
+fn mended(
+    segments: &[ProgramHeader64<Endianness>],
+    endian: Endianness,
+    length: u64,
+) -> Vec<(usize, ProgramHeader64<Endianness>)> {
+    let loads = || segments.iter().enumerate().filter(|(_, segment)| segment.p_type(endian) == PT_LOAD);
+    // How far a byte of physical memory is behind its place in the file.
+    let shift = |segment: &ProgramHeader64<Endianness>| segment.p_offset(endian).wrapping_sub(segment.p_paddr(endian));
+    let short = loads().filter(|(_, segment)| segment.p_filesz(endian) < segment.p_memsz(endian));
+    short
+        .filter_map(|(i, segment)| {
+            let begin = segment.p_paddr(endian);
+            // Up to where somebody else says that memory is elsewhere in the file.
+            let elsewhere = loads()
+                .filter(|(_, other)| other.p_filesz(endian) > 0 && other.p_paddr(endian) > begin)
+                .filter(|(_, other)| shift(other) != shift(segment))
+                .map(|(_, other)| other.p_paddr(endian) - begin);
+            let left = length.saturating_sub(segment.p_offset(endian));
+            let size = elsewhere.chain([left, segment.p_memsz(endian)]).min()?;
+            let mut whole = *segment;
+            whole.p_filesz = U64::new(endian, size);
+            (size > segment.p_filesz(endian)).then_some((i, whole))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use object::endian::U32;
+
+    use super::*;
+
+    fn segment(offset: u64, physical: u64, file: u64, memory: u64) -> ProgramHeader64<Endianness> {
+        let e = Endianness::Little;
+        let number = |n| U64::new(e, n);
+        ProgramHeader64 {
+            p_type: U32::new(e, PT_LOAD),
+            p_flags: U32::new(e, object::elf::ProgramFlags(0)),
+            p_offset: number(offset),
+            p_vaddr: number(physical | 1 << 63),
+            p_paddr: number(physical),
+            p_filesz: number(file),
+            p_memsz: number(memory),
+            p_align: number(0),
+        }
+    }
+
+    fn sizes(segments: &[ProgramHeader64<Endianness>], length: u64) -> Vec<(usize, u64)> {
+        let e = Endianness::Little;
+        mended(segments, e, length).iter().map(|(i, segment)| (*i, segment.p_filesz(e))).collect()
+    }
+
+    #[test]
+    fn a_segment_goes_on_as_far_as_its_memory_does_in_the_file() {
+        let cut = segment(0x400, 0, 0xf0000, 0x4000_0000);
+        let whole = segment(0x17_4400, 0x17_4000, 0x4000, 0x4000);
+        assert_eq!(sizes(&[cut, whole], 0x4000_0400), [(0, 0x4000_0000)]);
+        // Not beyond the file, nor where memory is somewhere else in it.
+        assert_eq!(sizes(&[cut, whole], 0x20_0400), [(0, 0x20_0000)]);
+        let elsewhere = segment(0x10_0000, 0x3000_0000, 0x1000, 0x1000);
+        assert_eq!(sizes(&[cut, elsewhere], 0x4000_0400), [(0, 0x3000_0000)]);
+        assert_eq!(sizes(&[whole], 0x4000_0400), []);
+    }
+
+    #[test]
+    fn what_is_no_dump_is_left_alone() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 4096]).unwrap();
+        assert!(mend(&mut file).is_err());
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, [7; 4096]);
+    }
+}
