@@ -1,4 +1,6 @@
 //! Looks frames up in the debug information (DWARF) of a kernel or a module. Not for finding the file.
+//!
+//! Frames are what a guest has said, and a module may lie where a guest can write: sums wrap, and nothing is taken for granted.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -84,7 +86,7 @@ pub fn look_up(path: &Path, frames: &[&Frame], landmark: Option<&str>) -> Result
         at.map_or_else(Vec::new, |function| {
             // A return address is behind the call.
             let offset = if frame.exact { frame.offset } else { frame.offset.saturating_sub(1) };
-            let mut places = places_at(&context, function.address + offset);
+            let mut places = places_at(&context, function.address.wrapping_add(offset));
             // Code of the assembler's has lines, and no functions.
             for place in places.iter_mut().filter(|place| place.function.is_empty()) {
                 place.function.clone_from(&frame.function);
@@ -124,7 +126,7 @@ fn bases(file: &File<'_>) -> HashMap<SectionIndex, u64> {
     for section in file.sections() {
         if matches!(section.kind(), SectionKind::Text | SectionKind::Data | SectionKind::ReadOnlyData) {
             bases.insert(section.index(), next);
-            next = (next + section.size() + FIRST).next_multiple_of(FIRST);
+            next = next.saturating_add(section.size()).saturating_add(2 * FIRST) & !(FIRST - 1);
         }
     }
     bases
@@ -148,9 +150,10 @@ fn section<'a>(file: &File<'a>, name: &str, bases: &HashMap<SectionIndex, u64>) 
         let base = symbol.section_index().and_then(|index| bases.get(&index)).copied().unwrap_or_default();
         let width = usize::from(relocation.size() / 8);
         let data = data.to_mut();
-        let Some(at) = usize::try_from(offset).ok().and_then(|at| data.get_mut(at..at + width)) else { continue };
+        let range = usize::try_from(offset).ok().and_then(|at| Some(at..at.checked_add(width)?));
+        let Some(at) = range.filter(|_| width <= 8).and_then(|range| data.get_mut(range)) else { continue };
         let there = if relocation.has_implicit_addend() { number(at, file.is_little_endian()) } else { 0 };
-        let value = (base + symbol.address()).wrapping_add_signed(relocation.addend()).wrapping_add(there);
+        let value = base.wrapping_add(symbol.address()).wrapping_add_signed(relocation.addend()).wrapping_add(there);
         let bytes = value.to_le_bytes();
         at.copy_from_slice(&bytes[..width]);
         if !file.is_little_endian() {
@@ -199,15 +202,54 @@ fn functions<'a>(file: &'a File<'_>, bases: &HashMap<SectionIndex, u64>) -> Hash
         if !matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label) {
             continue;
         }
-        let address = bases.get(&index).copied().unwrap_or_default() + symbol.address();
+        let address = bases.get(&index).copied().unwrap_or_default().wrapping_add(symbol.address());
         starts.entry(index).or_default().insert(address);
         all.push((name, index, address, symbol.size()));
     }
     let mut functions: HashMap<&str, Vec<Function>> = HashMap::new();
     for (name, index, address, size) in all {
-        let next = starts[&index].range(address + 1..).next();
-        let distance = next.map(|next| next - address);
+        let next = starts[&index].range(address.saturating_add(1)..).next();
+        let distance = next.map(|next| next.wrapping_sub(address));
         functions.entry(name).or_default().push(Function { address, size, distance });
     }
     functions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(offset: u64, size: u64) -> Frame {
+        Frame { function: "f".to_owned(), offset, size, module: None, exact: true, reliable: true }
+    }
+
+    #[test]
+    fn a_function_of_another_size_is_another_function() {
+        let inner = Function { address: 0, size: 0x34, distance: Some(0x40) };
+        for (offset, size, fits) in [
+            (0x10, 0x40, true),
+            (0x10, 0x34, true),
+            (0x10, 0x50, true),
+            (0x10, 0x30, false),
+            (0x10, 0x90, false),
+            (0x41, 0x40, false),
+        ] {
+            assert_eq!(inner.fits(&frame(offset, size)), fits, "{offset:#x}/{size:#x}");
+        }
+        let last = Function { distance: None, ..inner };
+        assert!(last.fits(&frame(0x10, 0x1000)) && !last.fits(&frame(0x10, 0x30)));
+    }
+
+    #[test]
+    fn what_is_no_elf_file_or_not_there_is_said_to_be_so() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let error = look_up(&dir.join("Cargo.toml"), &[], None).unwrap_err();
+        assert!(matches!(error, DebugError::Elf { .. }), "{error}");
+        assert!(matches!(look_up(&dir.join("nosuch"), &[], None), Err(DebugError::Io(_))));
+    }
+
+    #[test]
+    fn numbers_are_read_in_both_orders() {
+        assert_eq!((number(&[1, 2], true), number(&[1, 2], false)), (0x201, 0x102));
+    }
 }

@@ -78,6 +78,8 @@ fn a_wrong_pointer_is_told_with_its_line() {
     assert!(!ran.stderr.contains("RSP: "), "the registers are in oops.txt\n{}", ran.stderr);
     let culprit = json!({"function": "poke", "module": "bad", "file": "bad.c", "line": line});
     assert_eq!((&record["oops"]["culprit"], &record["oops"]["taint"]), (&culprit, &json!("O")));
+    let shown = sandbox.quiz(["show"]).out();
+    assert!(shown.contains("BUG: kernel NULL") && shown.contains(&format!("in poke, bad.c:{line}")), "{shown}");
     let oops = text(&sandbox, "oops.txt");
     for wanted in [
         &*format!("at poke, bad.c:{line}, inlined in"),

@@ -57,6 +57,12 @@ pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
         let names: Vec<&str> = profiles.filter_map(|profile| profile["name"].as_str()).collect();
         line("profiles", &names.join(" "));
         line("machine", &["arch", "machine", "accelerator"].map(|key| past.text(key)).join(" "));
+        let said = &record["oops"];
+        line("its kernel", said["headline"].as_str().unwrap_or_default());
+        if let Some(function) = said["culprit"]["function"].as_str() {
+            let place = said["culprit"]["file"].as_str().map(|file| format!(", {file}:{}", said["culprit"]["line"]));
+            line("", &format!("in {function}{}", place.unwrap_or_default()));
+        }
         for note in record["notes"].as_array().into_iter().flatten() {
             line("note", note.as_str().unwrap_or_default());
         }
