@@ -28,6 +28,19 @@ pub fn built(sandbox: &Sandbox, profiles: &str) -> &'static str {
     "6.12"
 }
 
+/// The variant of the built kernel, built now if it is not there. What `-k` takes.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn variant(sandbox: &Sandbox, name: &str) -> String {
+    let selector = format!("6.12-{name}");
+    if sandbox.quiz(["kernel", "show", &selector]).code != 0 {
+        let built = sandbox.quiz(["kernel", "build", PACKAGE, "--release", SUITE, "--variant", name]);
+        assert_eq!(built.code, 0, "{}", built.stderr);
+    }
+    selector
+}
+
 /// The distribution's own kernel, added now if it is not there. What `-k` takes.
 ///
 /// # Panics

@@ -1,6 +1,6 @@
 //! What takes too long for every change: run by `cargo xtask test --long`, some ten minutes the first time. OpenZFS with defects
 //! made on purpose, in a copy of the checkout, and the test suite that must find them; 25 tests of five groups that must
-//! pass; a thousand runs from a template, and two hundred that are killed.
+//! pass; a use after free on a kernel with KASAN; a thousand runs from a template, and two hundred that are killed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -181,4 +181,28 @@ fn a_module_that_was_just_compiled_is_the_one_that_is_loaded() {
         seen.push(id);
     }
     fs::write(copy.join(SOURCE), source).unwrap();
+}
+
+#[test]
+fn kasan_finds_a_use_after_free_and_the_line_is_told() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let kernel = kernels::variant(&sandbox, "kasan");
+    let source = "#include <linux/module.h>\n#include <linux/slab.h>\n\nstatic int __init late_init(void)\n{\n\
+        \tchar *memory = kmalloc(100, GFP_KERNEL);\n\n\tif (!memory)\n\t\treturn -ENOMEM;\n\tkfree(memory);\n\
+        \tWRITE_ONCE(memory[7], 1);\n\treturn 0;\n}\n\nmodule_init(late_init);\nMODULE_LICENSE(\"GPL\");\n";
+    let line = source.lines().position(|line| line.contains("WRITE_ONCE")).unwrap() + 1;
+    let dir = sandbox.worktree();
+    fs::write(dir.join("late.c"), source).unwrap();
+    fs::write(dir.join("Kbuild"), "obj-m := late.o\n").unwrap();
+    let shown = sandbox.quiz(["--json", "kernel", "show", &kernel]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let of_dir = format!("M={}", dir.display());
+    let made = Command::new("make").args(["-s", "-C", shown["kbuild"].as_str().unwrap(), &of_dir]).status().unwrap();
+    assert!(made.success());
+    let module = dir.join("late.ko").display().to_string();
+    let ran = sandbox.quiz(["-k", &kernel, "--strict", "-m", "2G", "--timeout", "5m", "insmod", &module]);
+    assert_eq!(ran.code, 121, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the guest's kernel reported: BUG: KASAN: slab-use-after-free in "), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("in late_init [late], late.c:{line}\n")), "{}", ran.stderr);
+    assert!(fs::read_to_string(sandbox.last_run().join("oops.txt")).unwrap().contains("Allocated by task"));
 }
