@@ -61,9 +61,8 @@ pub struct Machine {
     pub needs_tsc_khz: bool,
     /// How many virtio devices it has room for.
     pub slots: usize,
-    /// How the guest finds QEMU's firmware configuration device, through which it says where a dump of its memory has what (`vmcoreinfo`): by a
-    /// word of its command line, or if that is empty by itself. None where there is no such device.
-    pub fw_cfg: Option<&'static str>,
+    /// It has QEMU's firmware configuration device, and guests find it. Through it they say where a dump of their memory has what (`vmcoreinfo`).
+    pub fw_cfg: bool,
 }
 
 /// How virtio devices are attached to a machine; decides QEMU's device names and the kernel's drivers.
@@ -99,12 +98,12 @@ const fn pci(name: &'static str) -> Machine {
         needs_tsc_khz: false,
         // A PCI bus has 32, of which machines take the first and the last for themselves.
         slots: 30,
-        fw_cfg: None,
+        fw_cfg: false,
     }
 }
 
 /// `virt` of the architectures that have it.
-const VIRT: Machine = Machine { fw_cfg: Some(""), ..pci("virt") };
+const VIRT: Machine = Machine { fw_cfg: true, ..pci("virt") };
 
 /// A microvm has no port that tells an NMI's reason, which a kernel then takes for an error of the bus.
 const X86_NMI: &[&str] = &["unknown_nmi_panic", "sysctl.kernel.panic_on_unrecovered_nmi=1"];
@@ -119,7 +118,7 @@ const MICROVM: Machine = Machine {
     pvh: true,
     needs_tsc_khz: true,
     slots: 24,
-    fw_cfg: Some(""),
+    fw_cfg: true,
 };
 
 static X86_64: Arch = Arch {
@@ -139,12 +138,12 @@ static X86_64: Arch = Arch {
             discovery: Discovery::CommandLine,
             options: &["acpi=off", "isa-serial=on"],
             slots: 8,
-            // Two ports of registers and one for DMA (drivers/firmware/qemu_fw_cfg.c).
-            fw_cfg: Some("qemu_fw_cfg.ioport=12@0x510:0:1:4"),
+            // Linux's driver warns of missing ACPI even where it is told of the device (`fw_cfg_read_blob`).
+            fw_cfg: false,
             ..MICROVM
         },
         MICROVM,
-        Machine { pvh: true, fw_cfg: Some(""), ..pci("q35") },
+        Machine { pvh: true, fw_cfg: true, ..pci("q35") },
     ],
     // Emulated, AVX is slower than SSE, and whoever measures its implementations at start (OpenZFS, RAID 6) measures all
     // that there are; a fast string copy is a slow one.
@@ -267,7 +266,7 @@ static I686: Arch = Arch {
     cross: "i686-linux-gnu-",
     qemu: "qemu-system-i386",
     qemu_package: "qemu-system-x86",
-    machines: &[Machine { fw_cfg: Some(""), ..pci("q35") }],
+    machines: &[Machine { fw_cfg: true, ..pci("q35") }],
     cpu: "max",
     console: "ttyS0",
     console_device: None,

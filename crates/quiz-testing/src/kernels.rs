@@ -6,7 +6,7 @@ use crate::Sandbox;
 const PACKAGE: &str = "linux-source-6.12";
 const SUITE: &str = "bookworm";
 /// Whether the guest's kernel has what dumps of its memory need, the last thing that an older quiz did not give it.
-const IS_RECENT: &str = "zcat /proc/config.gz | grep -q ^CONFIG_FW_CFG_SYSFS_CMDLINE=y || exit 3";
+const IS_RECENT: &str = "zcat /proc/config.gz | grep -q ^CONFIG_FW_CFG_SYSFS=y || exit 3";
 
 /// A kernel that quiz has built, with what `profiles` need: built now if there is none, or if the one that there is was built
 /// before quiz gave kernels all of that. What `-k` takes.

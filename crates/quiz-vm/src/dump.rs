@@ -1,6 +1,10 @@
-//! Mends ELF dumps of a guest's memory. QEMU's `dump-guest-memory` with `paging` writes a segment for each stretch of mapped memory, but says
-//! that a stretch ends in the file where QEMU's own block of RAM does (such as at the firmware below 1 MiB), although the next block follows
-//! it: all but the first part of the kernel's linear mapping would read as zero. Not for dumps that have no virtual addresses.
+//! Mends what QEMU's `dump-guest-memory` writes, so that debuggers take it.
+//!
+//! An ELF file has a segment for each stretch of mapped memory, but QEMU says that a stretch ends in the file where its own block of RAM does (such as at
+//! the firmware below 1 MiB), although the next block follows it: all but the first part of the kernel's linear mapping would read as zero.
+//!
+//! A compressed dump (the format of `diskdump` and `makedumpfile`, here in its flattened form) should say in its header what `uname` prints in the
+//! guest. QEMU says the machine alone, and libkdumpfile then believes none of it and knows no architecture.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -10,11 +14,57 @@ use object::endian::{Endianness, U64};
 use object::pod::{bytes_of, from_bytes, slice_from_bytes};
 use object::read::elf::{FileHeader, ProgramHeader};
 
+use crate::supervise::DumpFormat;
+
 /// The most segments that are looked at.
 const SEGMENTS: u64 = 1 << 20;
+/// Where a flattened dump has its first piece: behind a header of its own, and the piece's place and length (`makedumpfile`, IMPLEMENTATION).
+const FIRST_PIECE: usize = 4096 + 16;
+/// What the header of a compressed dump begins with.
+const SIGNATURE: &[u8] = b"KDUMP   ";
+/// Where in it what `uname` prints begins, and the length of each of its six texts.
+const UTSNAME: (usize, usize) = (12, 65);
+/// How much of a dump is searched for what the kernel says of itself, in bytes.
+const SEARCHED: u64 = 1 << 20;
 
-/// Lets each segment go on in the file as far as it does.
-pub fn mend(dump: &mut File) -> io::Result<()> {
+/// Mends a dump of this format.
+pub fn mend(dump: &mut File, format: DumpFormat) -> io::Result<()> {
+    match format {
+        DumpFormat::Elf => mend_segments(dump),
+        DumpFormat::Kdump => mend_header(dump),
+    }
+}
+
+/// Completes the header of a compressed dump from what the kernel says of itself (`vmcoreinfo`). Without that there is nothing to complete it from.
+fn mend_header(dump: &mut File) -> io::Result<()> {
+    let mut start = Vec::new();
+    dump.seek(SeekFrom::Start(0))?;
+    dump.take(SEARCHED).read_to_end(&mut start)?;
+    let Some(header) =
+        [FIRST_PIECE, 0].into_iter().find(|at| start.get(*at..).is_some_and(|s| s.starts_with(SIGNATURE)))
+    else {
+        return Err(io::Error::new(ErrorKind::InvalidData, "it is no compressed dump that quiz understands"));
+    };
+    const RELEASE: &[u8] = b"OSRELEASE=";
+    let release = start.windows(RELEASE.len()).position(|window| window == RELEASE).map(|at| {
+        let rest = &start[at + RELEASE.len()..];
+        &rest[..rest.iter().position(|b| *b == b'\n').unwrap_or(0)]
+    });
+    let Some(release) = release else { return Ok(()) };
+    let (first, length) = UTSNAME;
+    // The machine, which is the fifth, is there.
+    for (i, text) in [&b"Linux"[..], b"quiz", release, b"#1"].into_iter().enumerate() {
+        let mut field = vec![0; length];
+        let text = &text[..text.len().min(length - 1)];
+        field[..text.len()].copy_from_slice(text);
+        dump.seek(SeekFrom::Start((header + first + i * length) as u64))?;
+        dump.write_all(&field)?;
+    }
+    Ok(())
+}
+
+/// Lets each segment of an ELF file go on as far as it does.
+fn mend_segments(dump: &mut File) -> io::Result<()> {
     let invalid = || io::Error::new(ErrorKind::InvalidData, "it is no ELF file that quiz understands");
     let length = dump.metadata()?.len();
     let mut head = vec![0; size_of::<FileHeader64<Endianness>>()];
@@ -115,10 +165,36 @@ mod tests {
     }
 
     #[test]
+    fn the_header_of_a_compressed_dump_says_which_kernel_it_was() {
+        let mut bytes = vec![0; FIRST_PIECE + 4096];
+        bytes[FIRST_PIECE..FIRST_PIECE + 8].copy_from_slice(SIGNATURE);
+        let machine = FIRST_PIECE + UTSNAME.0 + 4 * UTSNAME.1;
+        bytes[machine..machine + 6].copy_from_slice(b"x86_64");
+        let mended = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            mend(&mut file, DumpFormat::Kdump).unwrap();
+            let mut after = Vec::new();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            file.read_to_end(&mut after).unwrap();
+            after
+        };
+        assert_eq!(mended(&bytes), bytes, "it is not known");
+        bytes.extend(b"VMCOREINFO\0\0OSRELEASE=6.12.3-quiz\nPAGESIZE=4096\n");
+        let after = mended(&bytes);
+        let texts = after[FIRST_PIECE + UTSNAME.0..].chunks(UTSNAME.1).take(5);
+        let texts: Vec<String> =
+            texts.map(|text| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()).collect();
+        assert_eq!(texts, ["Linux", "quiz", "6.12.3-quiz", "#1", "x86_64"]);
+        assert_eq!(after.len(), bytes.len());
+    }
+
+    #[test]
     fn what_is_no_dump_is_left_alone() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 4096]).unwrap();
-        assert!(mend(&mut file).is_err());
+        assert!(mend(&mut file, DumpFormat::Elf).is_err());
+        assert!(mend(&mut file, DumpFormat::Kdump).is_err());
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(0)).unwrap();
         file.read_to_end(&mut bytes).unwrap();

@@ -60,7 +60,7 @@ pub fn argv(vm: &VmSpec) -> Result<Vec<OsString>, ArgumentError> {
     args.option("-chardev", format!("socket,id=agent,fd={AGENT_FD}"));
     args.option("-device", format!("{},max_ports=2", device(vm, "virtio-serial")));
     args.option("-device", format!("virtserialport,nr=1,chardev=agent,id=agent,name={}", quiz_proto::PORT));
-    if vm.machine.fw_cfg.is_some() {
+    if vm.machine.fw_cfg {
         args.option("-device", "vmcoreinfo");
     }
     for (i, disk) in vm.disks.iter().enumerate() {
@@ -195,7 +195,6 @@ pub fn command_line(vm: &VmSpec) -> String {
             words.push("nohz=off".to_owned());
         }
     }
-    words.extend(vm.machine.fw_cfg.filter(|word| !word.is_empty()).map(str::to_owned));
     words.extend(vm.append.iter().cloned());
     words.join(" ")
 }

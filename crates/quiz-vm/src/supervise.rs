@@ -523,14 +523,12 @@ impl<'a> Supervisor<'a> {
     }
 
     fn mend_dump(&self) -> io::Result<()> {
-        if self.limits.dump.is_none_or(|dump| dump.format != DumpFormat::Elf) {
-            return Ok(());
-        }
+        let Some(wanted) = self.limits.dump else { return Ok(()) };
         let path = self.dir.join(DUMP_FILE);
         // QEMU makes it for reading only.
         fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         let (mut file, _) = fs::OpenOptions::new().read(true).write(true).open(&path)?.into_parts();
-        dump::mend(&mut file)
+        dump::mend(&mut file, wanted.format)
     }
 
     fn quit(&mut self) {

@@ -350,7 +350,8 @@ pub fn equip<R>(
     let devices = VmSpec::devices(disks.len(), shares.len(), asked.net.is_some());
     let machine_for = |accel, host: &mut Host| {
         let tsc = if accel == Accel::Tcg { host.tsc_khz() } else { None };
-        machine::choose(arch, accel, spec.machine.as_deref(), &facts, tsc, devices).map(|machine| (machine, tsc))
+        let needs = machine::Needs { devices, dump: spec.dump != DumpWhen::Off };
+        machine::choose(arch, accel, spec.machine.as_deref(), &facts, tsc, needs).map(|machine| (machine, tsc))
     };
     let qemu = spec.qemu.clone().unwrap_or_else(|| arch.qemu.into());
     let qemu_path = qemu.to_str().and_then(|name| prepare::search(ctx).program(name)).unwrap_or_else(|| qemu.clone());

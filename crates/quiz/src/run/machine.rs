@@ -23,6 +23,17 @@ pub struct KernelFacts {
     pub knows_tsc_khz: bool,
     /// `CONFIG_HZ`.
     pub hz: Option<u32>,
+    /// Tells QEMU where a dump of its memory has what.
+    pub vmcoreinfo: bool,
+}
+
+/// What a run needs of its machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// Room for so many virtio devices.
+    pub devices: usize,
+    /// A guest whose memory may be dumped, and so one that can say where in it is what, if there is any.
+    pub dump: bool,
 }
 
 impl KernelFacts {
@@ -41,6 +52,8 @@ impl KernelFacts {
             // linux-next is newer than any of them.
             knows_tsc_khz: kernel.manifest.version.series().is_none_or(|series| series >= KNOWS_TSC_KHZ),
             hz: kernel.option("CONFIG_HZ")?.and_then(|hz| hz.parse().ok()),
+            // As a module it would come too late, if at all.
+            vmcoreinfo: kernel.has_builtin("CONFIG_FW_CFG_SYSFS"),
         })
     }
 
@@ -60,14 +73,14 @@ impl KernelFacts {
 }
 
 /// The machine: the one that was asked for, else the first of the architecture's that this kernel runs on under this
-/// accelerator and that has room for so many virtio devices.
+/// accelerator and that has what the run needs.
 pub fn choose(
     arch: &'static Arch,
     accel: Accel,
     asked: Option<&str>,
     kernel: &KernelFacts,
     tsc_khz: Option<u64>,
-    devices: usize,
+    Needs { devices, dump }: Needs,
 ) -> Result<&'static Machine, Fault> {
     let names = || arch.machines.iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
     let named = |machine: &&Machine| asked.is_none_or(|asked| machine.name == asked);
@@ -96,7 +109,9 @@ pub fn choose(
             Fault::new(format!("{devices} devices are more than the {most} that a {} machine has room for", arch.name));
         return Err(fault.hint("each disk, share, profile layer and network is one; use fewer disks"));
     }
-    arch.machines.iter().filter(named).filter(fits).find(works).ok_or_else(|| {
+    let good = || arch.machines.iter().filter(named).filter(fits).filter(works);
+    let telling = good().find(|machine| machine.fw_cfg && dump && kernel.vmcoreinfo);
+    telling.or_else(|| good().next()).ok_or_else(|| {
         let machines = asked.map_or_else(names, str::to_owned);
         Fault::new(format!("the kernel {} has no virtio driver for QEMU's {machines}", kernel.name)).hint(
             "it needs CONFIG_VIRTIO_PCI, or CONFIG_VIRTIO_MMIO with CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES or CONFIG_ACPI",
@@ -118,11 +133,16 @@ mod tests {
             ext4: true,
             knows_tsc_khz: true,
             hz: Some(250),
+            vmcoreinfo: true,
         }
     }
 
+    fn room(devices: usize) -> Needs {
+        Needs { devices, dump: false }
+    }
+
     fn chosen(accel: Accel, kernel: &KernelFacts, tsc: Option<u64>) -> &'static str {
-        choose(quiz_arch::find("x86_64").unwrap(), accel, None, kernel, tsc, 5).unwrap().name
+        choose(quiz_arch::find("x86_64").unwrap(), accel, None, kernel, tsc, room(5)).unwrap().name
     }
 
     #[test]
@@ -139,7 +159,7 @@ mod tests {
     fn devices_are_named_where_the_kernel_listens_and_listed_elsewhere() {
         let x86_64 = quiz_arch::find("x86_64").unwrap();
         let stock = KernelFacts { mmio_on_command_line: false, ..facts() };
-        let choice = |kernel: KernelFacts| choose(x86_64, Accel::Kvm, None, &kernel, None, 5).unwrap().discovery;
+        let choice = |kernel: KernelFacts| choose(x86_64, Accel::Kvm, None, &kernel, None, room(5)).unwrap().discovery;
         assert_eq!(choice(facts()), Discovery::CommandLine);
         assert_eq!(choice(stock.clone()), Discovery::Acpi);
         assert_eq!(choice(KernelFacts { acpi: false, ..stock }), Discovery::Bus);
@@ -148,29 +168,40 @@ mod tests {
     #[test]
     fn many_devices_get_a_machine_with_room_for_them() {
         let x86_64 = quiz_arch::find("x86_64").unwrap();
-        let choice = |devices| choose(x86_64, Accel::Kvm, None, &facts(), None, devices);
+        let choice = |devices| choose(x86_64, Accel::Kvm, None, &facts(), None, room(devices));
         assert_eq!(choice(8).unwrap().discovery, Discovery::CommandLine);
         assert_eq!(choice(9).unwrap().discovery, Discovery::Acpi);
         assert_eq!(choice(25).unwrap().name, "q35");
         assert!(choice(31).unwrap_err().message().contains("31 devices are more than the 30"));
         let simple = KernelFacts { acpi: false, ..facts() };
-        assert_eq!(choose(x86_64, Accel::Kvm, None, &simple, None, 9).unwrap().name, "q35");
+        assert_eq!(choose(x86_64, Accel::Kvm, None, &simple, None, room(9)).unwrap().name, "q35");
+    }
+
+    #[test]
+    fn a_guest_that_may_be_dumped_can_say_where_is_what() {
+        let x86_64 = quiz_arch::find("x86_64").unwrap();
+        let choice = |kernel: &KernelFacts| {
+            choose(x86_64, Accel::Tcg, None, kernel, Some(1), Needs { devices: 5, dump: true }).unwrap().discovery
+        };
+        assert_eq!(choice(&facts()), Discovery::Acpi);
+        assert_eq!(choice(&KernelFacts { vmcoreinfo: false, ..facts() }), Discovery::CommandLine);
+        assert_eq!(choice(&KernelFacts { acpi: false, ..facts() }), Discovery::Bus);
     }
 
     #[test]
     fn a_machine_that_was_asked_for_is_taken_or_refused_by_name() {
         let x86_64 = quiz_arch::find("x86_64").unwrap();
-        assert_eq!(choose(x86_64, Accel::Tcg, Some("q35"), &facts(), Some(1), 5).unwrap().name, "q35");
-        let refused = choose(x86_64, Accel::Tcg, Some("virt"), &facts(), Some(1), 5).unwrap_err();
+        assert_eq!(choose(x86_64, Accel::Tcg, Some("q35"), &facts(), Some(1), room(5)).unwrap().name, "q35");
+        let refused = choose(x86_64, Accel::Tcg, Some("virt"), &facts(), Some(1), room(5)).unwrap_err();
         assert!(refused.message().contains("no machine `virt`"));
     }
 
     #[test]
     fn a_kernel_without_virtio_is_refused_with_the_options_it_lacks() {
         let kernel = KernelFacts { mmio: false, pci: false, ..facts() };
-        let refused = choose(quiz_arch::find("x86_64").unwrap(), Accel::Kvm, None, &kernel, None, 5).unwrap_err();
+        let refused = choose(quiz_arch::find("x86_64").unwrap(), Accel::Kvm, None, &kernel, None, room(5)).unwrap_err();
         assert!(refused.message().contains("no virtio driver"));
-        assert!(choose(quiz_arch::find("s390x").unwrap(), Accel::Tcg, None, &kernel, None, 5).is_ok());
+        assert!(choose(quiz_arch::find("s390x").unwrap(), Accel::Tcg, None, &kernel, None, room(5)).is_ok());
     }
 
     #[test]
