@@ -18,6 +18,7 @@ pub fn setup() -> Result<(), String> {
         Purpose::RootBuild(arch),
         Purpose::ZfsBuild,
         Purpose::ZfsTest,
+        Purpose::Debug,
     ];
     let missing = host::missing(&purposes, arch, &|sign: Sign| search.has(sign));
     // The tests sign what they serve.

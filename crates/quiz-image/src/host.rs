@@ -37,6 +37,8 @@ pub enum Purpose {
     ZfsBuild,
     /// Judge the results of the ZFS test suite.
     ZfsTest,
+    /// Look into a guest's memory.
+    Debug,
 }
 
 /// What shows that something is installed.
@@ -139,6 +141,7 @@ static KEYRING: Tool = Tool {
     purpose: "holds the keys that sign Debian's packages",
     packages: ["debian-archive-keyring", "debian-keyring", "debian-archive-keyring", "", "debian-archive-keyring"],
 };
+static GDB: Tool = program("gdb", "looks into a guest's memory", same("gdb"));
 static DEPMOD: Tool = program("depmod", "indexes kernel modules", same("kmod"));
 static MMDEBSTRAP: Tool =
     program("mmdebstrap", "makes Debian file systems", ["mmdebstrap", "mmdebstrap", "mmdebstrap", "", "mmdebstrap"]);
@@ -264,6 +267,7 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
             .collect(),
         Purpose::Llvm => LLVM.iter().collect(),
         Purpose::ZfsTest => vec![&PYTHON],
+        Purpose::Debug => vec![&GDB],
         Purpose::ZfsBuild => [&GCC, &DEPMOD].into_iter().chain(ZFS_BUILD).collect(),
         Purpose::RootBuild(arch) => {
             let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &MKSQUASHFS];

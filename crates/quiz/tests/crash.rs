@@ -2,7 +2,8 @@
 //! build theirs, and loaded from the worktree.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use quiz_testing::{Ran, Sandbox, kernels};
@@ -150,4 +151,101 @@ fn a_task_that_waits_for_ever_is_a_hang_with_its_line() {
     );
     assert!(text(&sandbox, "oops.txt").contains(&format!("at bad_init, bad.c:{line}")));
     assert!(text(&sandbox, "stacks.txt").contains(&format!("at bad_init, bad.c:{line}")));
+}
+
+/// A sandbox with a module that dies in a function proper: gdb knows no lines of a module's start.
+fn sandbox_for_gdb() -> (Sandbox, &'static str, usize) {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let kernel = built(&sandbox);
+    let source = format!(
+        "#include <linux/module.h>\n\nint bad_counter = 17;\nstatic int *volatile nowhere;\n\n\
+         static noinline void bad_poke(void)\n{{\n\tbad_counter++;\n\t*nowhere = 42; {MARK}\n}}\n\n\
+         static int __init bad_init(void)\n{{\n\tbad_poke();\n\treturn 0;\n}}\n\n\
+         module_init(bad_init);\nMODULE_LICENSE(\"GPL\");\n"
+    );
+    compile(&sandbox, kernel, &source);
+    (sandbox, kernel, source.lines().position(|line| line.contains(MARK)).unwrap() + 1)
+}
+
+/// Words for gdb, each a command.
+fn for_gdb<'a>(commands: &[&'a str]) -> Vec<&'a str> {
+    let words = commands.iter().flat_map(|command| ["-ex", command]);
+    ["debug", "--", "-batch"].into_iter().chain(words).collect()
+}
+
+#[test]
+fn a_debugger_finds_the_culprit_in_the_memory_of_a_dead_kernel() {
+    let (sandbox, kernel, line) = sandbox_for_gdb();
+    let dump = ["--timeout", "1m", "--cpus", "2", "--dump", "on-panic", "--dump-format", "elf"];
+    let (ran, record) = insmod(&sandbox, kernel, &dump);
+    assert_eq!((ran.code, &record["dump"]), (121, &json!("elf")), "{}", ran.stderr);
+    assert!(ran.stderr.contains("quiz debug"), "{}", ran.stderr);
+    let commands = ["print $quiz_task()->comm", "bt", "print bad_counter"];
+    let said = sandbox.quiz(for_gdb(&commands));
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let out = said.out();
+    for wanted in [
+        "modules with symbols: bad",
+        "panicked, in the task insmod",
+        "= \"insmod",
+        &*format!("{}/bad.c:{line}\n", sandbox.worktree().display()),
+        "$2 = 18",
+    ] {
+        assert!(out.contains(wanted), "{wanted}\n{out}\n{}", said.stderr);
+    }
+    let refused = sandbox.quiz(["debug", "--tool", "crash"]);
+    assert!(refused.code == 125 && refused.stderr.contains("--dump-format kdump"), "{}", refused.stderr);
+
+    // The other kind is small, and says where what is. Whatever is not a panic is not kept.
+    let (ran, record) = insmod(&sandbox, kernel, &["--timeout", "1m", "--dump", "on-panic"]);
+    assert_eq!((ran.code, &record["dump"]), (121, &json!("kdump")), "{}", ran.stderr);
+    let core = evidence(&sandbox, "vmcore");
+    assert!(core.len() < 200 << 20, "{} bytes", core.len());
+    let has = |text: &[u8]| core.windows(text.len()).any(|window| window == text);
+    assert!(has(b"KDUMP   ") && has(b"OSRELEASE=6.12.") && has(b"Linux\0\0"));
+    let reset = ["-k", kernel, "--dump", "on-panic", "sh", "-c", "echo b > /proc/sysrq-trigger"];
+    assert_eq!(sandbox.quiz(reset).code, 122);
+    assert!(!sandbox.last_run().join("vmcore").exists());
+    let reset = ["-k", kernel, "--dump", "on-failure", "sh", "-c", "echo b > /proc/sysrq-trigger"];
+    let ran = sandbox.quiz(reset);
+    assert!(ran.code == 122 && sandbox.last_run().join("vmcore").exists(), "{}", ran.stderr);
+    let ran = sandbox.quiz(["-k", kernel, "--dump", "on-failure", "--timeout", "2s", "sleep", "100"]);
+    assert!(ran.code == 124 && sandbox.last_run().join("vmcore").exists(), "{}", ran.stderr);
+    let ran = sandbox.quiz(["-k", kernel, "--dump", "on-failure", "sh", "-c", "exit 3"]);
+    assert!(ran.code == 3 && !sandbox.last_run().join("vmcore").exists(), "{}", ran.stderr);
+}
+
+#[test]
+fn a_debugger_stops_a_kernel_in_a_module_that_is_loaded_later() {
+    let (sandbox, kernel, line) = sandbox_for_gdb();
+    let module = sandbox.worktree().join("bad.ko").display().to_string();
+    let quiz = sandbox.command(["-k", kernel, "--gdb", "insmod", &module]).stderr(Stdio::piped()).spawn().unwrap();
+    let limit = Instant::now() + Duration::from_secs(30);
+    while !sandbox.quiz(["debug", "--print"]).out().contains("gdb -q") {
+        assert!(Instant::now() < limit, "the VM waits for gdb");
+    }
+    let commands = [
+        "set breakpoint pending on",
+        "break bad_poke",
+        "continue",
+        "print $quiz_task()->comm",
+        "print bad_counter",
+        "next",
+        "print bad_counter",
+        "delete",
+        "detach",
+    ];
+    let said = sandbox.quiz(for_gdb(&commands));
+    let ran: Ran = quiz.wait_with_output().unwrap().into();
+    let out = said.out();
+    for wanted in [
+        "= \"insmod",
+        &*format!("bad_poke () at {}/bad.c:{line}\n", sandbox.worktree().display()),
+        "$2 = 17",
+        "$3 = 18",
+    ] {
+        assert!(out.contains(wanted), "{wanted}\n{out}\n{}", said.stderr);
+    }
+    assert!(ran.stderr.contains("the VM waits for gdb: gdb -q "), "{}", ran.stderr);
+    assert!(ran.code == 121 && ran.stderr.contains(&format!("bad.c:{line}")), "{}", ran.stderr);
 }

@@ -96,6 +96,22 @@ fn a_pool_on_persistent_disks_is_there_in_the_next_run() {
 }
 
 #[test]
+fn the_memory_of_a_dead_guest_tells_of_its_pools() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let kernel = kernels::built(&sandbox, "memdev");
+    let checkout = built(&sandbox, Release::BookwormBackports, kernel);
+    let words = ["-k", kernel, "-p", "zfs,memdev", "--timeout", "3m", "--dump", "on-panic", "--dump-format", "elf"];
+    let script = "zpool create -f tank mirror quizm0 quizm1 && exec sh -c 'echo c > /proc/sysrq-trigger'";
+    let ran = sandbox.quiz_in(&checkout, [&words[..], &["sh", "-c", script]].concat());
+    assert_eq!(ran.code, 121, "{}", ran.stderr);
+    let first = "print ((spa_t *)((char *)spa_namespace_avl.avl_root - spa_namespace_avl.avl_offset))->spa_name";
+    let gdb = ["debug", "--", "-batch", "-ex", "print spa_namespace_avl.avl_numnodes", "-ex", first];
+    let out = good(sandbox.quiz_in(&checkout, gdb));
+    assert!(out.contains("in the task sh") && out.contains("$1 = 1\n"), "{out}");
+    assert!(out.contains("$2 = \"tank\""), "{out}");
+}
+
+#[test]
 fn a_piece_of_the_test_suite_passes_and_some_of_it_not_as_root() {
     let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
     let kernel = kernels::built(&sandbox, "memdev");

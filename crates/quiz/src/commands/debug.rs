@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::{Args, ValueEnum};
+use quiz_image::host::Purpose;
 use quiz_image::{Kernel, kernel};
 
 use crate::context::Context;
@@ -67,6 +68,9 @@ pub fn run(args: &Debug, ctx: &Context) -> Result<(), Fault> {
     if args.print {
         let words: Vec<String> = words.iter().map(|word| history::quoted(&word.to_string_lossy())).collect();
         return crate::output::text(&(words.join(" ") + "\n"));
+    }
+    if words[0] == "gdb" {
+        prepare::require(&[Purpose::Debug], ctx)?;
     }
     let error = Command::new(&words[0]).args(&words[1..]).exec();
     Err(Fault::new(format!("cannot start {}: {error}", words[0].display())))

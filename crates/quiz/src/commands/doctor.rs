@@ -158,6 +158,7 @@ fn purposes(own: &'static Arch) -> Vec<(Purpose, String, bool)> {
         (Purpose::KernelBuild(own), "building kernels (quiz kernel build)".to_owned(), true),
         (Purpose::Llvm, "building kernels with Clang (--llvm)".to_owned(), false),
         (Purpose::ZfsBuild, "building OpenZFS (quiz zfs)".to_owned(), false),
+        (Purpose::Debug, "debugging kernels (quiz debug, --gdb)".to_owned(), false),
     ];
     for arch in quiz_arch::ALL.iter().filter(|arch| **arch != own) {
         purposes.push((Purpose::Run(arch), format!("runs of {} guests", arch.name), false));

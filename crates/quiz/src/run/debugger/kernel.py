@@ -14,7 +14,7 @@ def sections(module):
         for i in range(int(attributes["nsections"])):
             one = attributes["attrs"][i]
             found[one["battr"]["attr"]["name"].string()] = int(one["address"])
-        if ".text" in found:
+        if found:
             return found
     except gdb.error:
         pass
@@ -30,13 +30,12 @@ def sections(module):
 def load(module):
     name = module["name"].string()
     where = sections(module)
-    if name in KNOWN or name not in FILES or ".text" not in where:
+    if name in KNOWN or name not in FILES or not where:
         return
-    words = ["add-symbol-file", FILES[name], hex(where.pop(".text"))]
-    # Those that a debugger wants; what the kernel has thrown away after the start is not there.
-    for section in (".data", ".bss", ".rodata", ".init.text", ".data..read_mostly", ".exit.text", ".text.unlikely"):
-        if section in where:
-            words += ["-s", section, hex(where[section])]
+    # A module may have no code but that of its start. gdb takes all lines of source to be of the code proper, so that those of the start are off.
+    words = ["add-symbol-file", FILES[name], hex(where.pop(".text", min(where.values())))]
+    for section, address in where.items():
+        words += ["-s", section, hex(address)]
     gdb.execute(" ".join(words), to_string=True)
     KNOWN.add(name)
 
@@ -96,16 +95,28 @@ class Task(gdb.Function):
         return gdb.Value((int(variable) + own) % 2**64).cast(kind).dereference()
 
 
-def panicked():
-    """Whether the selected processor is the one that panicked."""
+def frames():
+    """Those of the selected processor, the newest first; a damaged stack may have no end."""
     frame = gdb.newest_frame()
     for _ in range(64):
         if frame is None or not frame.is_valid():
-            return False
-        if frame.name() in ("panic", "vpanic"):
-            return True
+            return
+        yield frame
         frame = frame.older()
-    return False
+
+
+def tell_fault():
+    """Says where the processor was when it had an exception, which gdb cannot look behind: the entry is written in assembly."""
+    for frame in frames():
+        try:
+            at = int(frame.read_var("regs").dereference()["ip"])
+        except (gdb.error, ValueError):
+            continue
+        line = gdb.find_pc_line(at)
+        where = f"{line.symtab.filename}:{line.line}" if line.symtab else "an unknown file"
+        name = gdb.execute(f"info symbol {at:#x}", to_string=True).split(" in section")[0].strip()
+        print(f"its exception was at {at:#x}, {name}, {where}")
+        return
 
 
 def select_culprit():
@@ -113,9 +124,10 @@ def select_culprit():
     first = gdb.selected_thread()
     for thread in gdb.selected_inferior().threads():
         thread.switch()
-        if panicked():
+        if any(frame.name() in ("panic", "vpanic") for frame in frames()):
             task = gdb.parse_and_eval("$quiz_task()").dereference()
             print(f"processor {thread.num - 1} panicked, in the task {task['comm'].string()} (pid {int(task['pid'])})")
+            tell_fault()
             return
     first.switch()
 
