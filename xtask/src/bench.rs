@@ -4,6 +4,7 @@ mod clones;
 mod cold;
 mod cycle;
 mod floor;
+mod inside;
 mod restore;
 mod samples;
 mod vng;
@@ -39,6 +40,11 @@ pub enum Bench {
         /// A checkout of OpenZFS; without one, Debian's release is fetched and built
         #[arg(long)]
         worktree: Option<PathBuf>,
+    },
+    /// Into a VM that runs: another program, a large file in and out, and many files on a share
+    Inside {
+        #[command(flatten)]
+        common: Common,
     },
     /// From an edited file of OpenZFS to the printed `zpool status`, against installing, indexing, booting and loading
     Cycle {
@@ -77,6 +83,7 @@ pub fn run(which: &Bench) -> Result<(), String> {
             warm::run(common.rounds, common.kernel.as_deref(), !peers.no_vng, zfs.as_deref())
         }
         Bench::Clones { common, worktree } => clones::run(common.rounds, common.kernel.as_deref(), worktree.as_deref()),
+        Bench::Inside { common } => inside::run(common.rounds, common.kernel.as_deref()),
         Bench::Cycle { common, worktree } => cycle::run(common.rounds, common.kernel.as_deref(), worktree.as_deref()),
     }
 }
