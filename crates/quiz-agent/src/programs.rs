@@ -84,9 +84,13 @@ pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver) {
         Ok(running) => running,
         Err(status) => return link.send(&ToHost::Exited { nonce, status }),
     };
-    link.send(&ToHost::Started);
     let (pid, slave) = (running.pid, running.slave.take());
-    let outputs = programs.add(&mut locked(&programs.table), ProgramId::MAIN, running, None);
+    let outputs = {
+        // What the host sends as soon as it hears that the program runs finds it in the table.
+        let mut table = locked(&programs.table);
+        link.send(&ToHost::Started);
+        programs.add(&mut table, ProgramId::MAIN, running, None)
+    };
     if let Some(level) = order.messages {
         kmsg::forward(link.clone(), level);
     }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quiz_proto::{CHUNK, Decoder, ProgramId, Status, Stream, ToGuest, ToHost, WINDOW, encode};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -16,8 +16,6 @@ use crate::escape::Escape;
 use crate::pump::{self, Allowance, Event, Mailbox};
 use crate::{Signals, Streams};
 
-/// How long the supervisor may take to say its first word.
-const WELCOME: Duration = Duration::from_secs(5);
 /// Credit is returned in pieces of this size, in bytes.
 const CREDIT: u32 = WINDOW / 4;
 
@@ -65,9 +63,8 @@ pub enum ClientError {
     Io(#[from] io::Error),
 }
 
-/// Waits until the supervisor has said its first word; whether the run's program has a terminal.
+/// Waits until the supervisor has said its first word, which it does when the run's program runs; whether that has a terminal.
 pub fn greet(socket: &UnixStream) -> Result<bool, ClientError> {
-    socket.set_read_timeout(Some(WELCOME))?;
     let mut decoder = Decoder::default();
     loop {
         // Byte by byte: what follows is for the conversation.

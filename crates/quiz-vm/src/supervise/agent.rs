@@ -113,7 +113,7 @@ impl Supervisor<'_> {
                 match self.limits.keep {
                     Some(limit) if self.phase == Phase::Running => {
                         self.enter(Phase::Kept, Some(limit));
-                        self.dismiss_watchers(status);
+                        self.dismiss_watchers();
                     }
                     // It did not start, or was to end: there is nothing to stay for.
                     _ => {
@@ -225,7 +225,7 @@ impl Supervisor<'_> {
             None if self.is_kept() => {}
             None => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
         }
-        self.do_as_all_asked();
+        self.clients.open();
     }
 
     fn on_artifacts(&mut self, bytes: &[u8]) {

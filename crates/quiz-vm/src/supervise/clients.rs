@@ -20,10 +20,13 @@ const RECENT: usize = 64 * 1024;
 /// How long somebody may take to hear the last word.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// All who are there.
+/// All who are there. Nobody is heard before the program runs: the VM may yet turn out not to come to life, and the run be tried another way.
 #[derive(Default)]
 pub(super) struct Clients {
     listener: Option<UnixListener>,
+    /// The program runs.
+    open: bool,
+    front: Option<UnixStream>,
     all: Vec<Client>,
     /// How many programs were started for them.
     programs: u32,
@@ -76,20 +79,30 @@ impl Client {
 }
 
 impl Clients {
-    /// Nobody yet but `first`, who was there before the VM.
-    pub(super) fn new(listener: Option<UnixListener>, first: Option<UnixStream>) -> std::io::Result<Clients> {
+    /// Nobody yet but `front`, who was there before the VM.
+    pub(super) fn new(listener: Option<UnixListener>, front: Option<UnixStream>) -> std::io::Result<Clients> {
         for socket in listener.iter() {
             socket.set_nonblocking(true)?;
         }
-        for socket in first.iter() {
+        for socket in front.iter() {
             socket.set_nonblocking(true)?;
         }
-        Ok(Clients { listener, all: first.into_iter().map(Client::new).collect(), ..Clients::default() })
+        Ok(Clients { listener, front, ..Clients::default() })
+    }
+
+    /// Hears everybody from now on.
+    pub(super) fn open(&mut self) {
+        self.open = true;
+        self.all.extend(self.front.take().map(Client::new));
     }
 
     /// What is waited for.
     pub(super) fn polled(&self) -> impl Iterator<Item = PollFd<'_>> {
-        let listener = self.listener.iter().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN));
+        let listener = self
+            .listener
+            .iter()
+            .filter(|_| self.open)
+            .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN));
         listener.chain(self.all.iter().map(|client| {
             let wants_write = if client.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
             PollFd::from_borrowed_fd(client.socket.as_fd(), PollFlags::IN | wants_write)
@@ -128,7 +141,7 @@ impl Clients {
 impl Supervisor<'_> {
     /// Deals with those whose descriptors are ready, in the order of [`Clients::polled`].
     pub(super) fn serve(&mut self, ready: &[bool]) {
-        let listens = self.clients.listener.is_some();
+        let listens = self.clients.open && self.clients.listener.is_some();
         for (i, _) in ready.iter().skip(usize::from(listens)).enumerate().filter(|(_, ready)| **ready) {
             self.hear(i);
         }
@@ -159,11 +172,6 @@ impl Supervisor<'_> {
             Err(_) => client.gone = true,
         }
         self.do_as_asked(i);
-    }
-
-    /// Does what clients have asked for as soon as the guest can.
-    pub(super) fn do_as_all_asked(&mut self) {
-        (0..self.clients.all.len()).for_each(|i| self.do_as_asked(i));
     }
 
     fn do_as_asked(&mut self, i: usize) {
@@ -202,8 +210,8 @@ impl Supervisor<'_> {
                     client.tell(&Answer::Guest(ToHost::Data(ProgramId::MAIN, *stream, bytes.as_slice().into())));
                 }
                 client.role = Role::Watches(owing);
-                if let (Phase::Kept, Some(status)) = (self.phase, self.seen.status) {
-                    self.dismiss_watchers(status);
+                if self.phase == Phase::Kept {
+                    self.dismiss_watchers();
                 }
             }
             (Request::Say(message), Role::Runs(id)) => match message {
@@ -292,11 +300,18 @@ impl Supervisor<'_> {
     }
 
     /// The run's program has ended, and the guest stays: nobody need watch it any more.
-    pub(super) fn dismiss_watchers(&mut self, status: quiz_proto::Status) {
-        let code = Verdict::from(status).exit_code();
+    pub(super) fn dismiss_watchers(&mut self) {
+        self.read_console();
+        let report = self.console.report().filter(|_| self.limits.strict).map(str::to_owned);
+        let verdict = match (report, self.seen.status) {
+            (Some(message), _) => Verdict::Report { message },
+            (None, Some(status)) => status.into(),
+            (None, None) => return,
+        };
+        let message = matches!(verdict, Verdict::Report { .. }).then(|| verdict.headline());
         for client in &mut self.clients.all {
             if matches!(client.role, Role::Watches(_)) {
-                client.tell(&Answer::Over { code, message: None, stays: true });
+                client.tell(&Answer::Over { code: verdict.exit_code(), message: message.clone(), stays: true });
                 client.role = Role::Served;
             }
         }
@@ -305,6 +320,8 @@ impl Supervisor<'_> {
     /// The VM has ended: the last word to all who are still there.
     pub(super) fn say_farewell(&mut self, verdict: &Verdict) {
         self.clients.listener = None;
+        // Whoever was never heard is told all the same.
+        self.clients.open();
         for mut client in std::mem::take(&mut self.clients.all) {
             if client.role != Role::Served {
                 client.tell(&last_word(verdict, client.role, self.dir));
@@ -320,7 +337,7 @@ impl Supervisor<'_> {
 fn last_word(verdict: &Verdict, role: Role, dir: &Path) -> Answer<'static> {
     let of_program = matches!(verdict, Verdict::Exited { .. } | Verdict::Signalled { .. });
     if of_program && !matches!(role, Role::Watches(_)) {
-        let message = "the VM has ended, since the run's program is over".to_owned();
+        let message = "the VM has ended: the run's program is over, or it was to be kept no longer".to_owned();
         return Answer::Over {
             code: Verdict::Lost { message: String::new() }.exit_code(),
             message: Some(message),

@@ -120,7 +120,8 @@ impl Guest<'_> {
             separate_stderr: false,
         };
         let streams = Streams { input: input.map(Into::into), output, errors: Box::new(words.clone()) };
-        let parting = exec::run_in(&self.running, self.cache, exec, streams, &Terminal::none(), Escape(None))?;
+        let parting =
+            exec::run_in(exec::enter(&self.running, self.cache)?, exec, streams, &Terminal::none(), Escape(None))?;
         Ok(End { parting, words: words.text() })
     }
 }

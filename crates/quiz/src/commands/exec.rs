@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -60,9 +61,10 @@ pub fn run(args: &Exec, words: Words, ctx: &Context) -> Result<ExitCode, Fault> 
         separate_stderr: terminal.separate_stderr(),
     };
     terminal.tell_escape(spec.escape, ctx);
+    let socket = enter(&running, &cache)?;
     let parting = {
         let _raw = terminal.raw()?;
-        run_in(&running, &cache, exec, terminal.streams()?, &terminal, spec.escape)?
+        run_in(socket, exec, terminal.streams()?, &terminal, spec.escape)?
     };
     tell(parting, &running, ctx)
 }
@@ -97,18 +99,22 @@ fn is_whole_id(word: &str) -> bool {
     may_be_id(word) && word.split('-').map(str::len).eq([8, 6, 6])
 }
 
+/// Goes to a VM, and waits until it can be asked for something.
+pub fn enter(running: &Running, cache: &Cache) -> Result<UnixStream, Fault> {
+    let socket = running.visit(cache)?;
+    let unreachable = |e| Fault::new(format!("cannot run anything in the VM of {}: {e}", running.id));
+    greet(&socket).map_err(unreachable)?;
+    Ok(socket)
+}
+
 /// Has a program run in a VM.
 pub fn run_in(
-    running: &Running,
-    cache: &Cache,
+    socket: UnixStream,
     exec: control::Exec,
     streams: Streams,
     terminal: &Terminal,
     escape: Escape,
 ) -> Result<Parting, Fault> {
-    let socket = running.visit(cache)?;
-    let unreachable = |e| Fault::new(format!("cannot run anything in the VM of {}: {e}", running.id));
-    greet(&socket).map_err(unreachable)?;
     let escape = escape.0.filter(|_| exec.terminal.is_some());
     let mut signals = terminal.signals()?;
     let mut heard = 0;

@@ -31,6 +31,9 @@ pub fn run(
     command: &[OsString],
 ) -> Result<ExitCode, Fault> {
     let ctx = Context::new(global)?;
+    if options.keep.is_some() {
+        return Err(Fault::new("--keep and `quiz watch` do not go together: each run has a fresh VM"));
+    }
     if command.is_empty() {
         return Err(Fault::new("there is no program to run").hint("quiz watch [OPTIONS] -- PROGRAM [ARGUMENTS]..."));
     }

@@ -55,7 +55,8 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
         Ok(())
     };
     match parting {
-        Parting::Over { code, stays: true, .. } => {
+        Parting::Over { code, stays: true, message } => {
+            message.iter().for_each(|message| ctx.report.say(message));
             words.iter().for_each(Words::catch_up);
             told("the VM stays", "quiz exec")?;
             Ok(ExitCode::from(code))
