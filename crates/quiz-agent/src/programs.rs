@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quiz_proto::{CHUNK, Nonce, Order, Program, ProgramId, Status, Stream, ToGuest, ToHost};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -21,6 +21,9 @@ const PULSE: Duration = Duration::from_secs(1);
 
 /// How long output may still trickle in after a program has ended; only what it left behind needs it.
 const DRAIN: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+
+/// How long what a program left behind is listened to at most, without the time that the host takes.
+const TALK: Duration = Duration::from_secs(1);
 
 /// All that run.
 pub struct Programs {
@@ -55,6 +58,13 @@ impl Entry {
         if group > 1 {
             // SAFETY: kill has no memory effects; the group is the program's.
             unsafe { libc::kill(-group, signal) };
+        }
+        if signal == libc::SIGHUP && self.group > 1 {
+            // Its terminal is gone for all, those that stand still too, and for the shell behind the foreground.
+            for signal in [libc::SIGHUP, libc::SIGCONT] {
+                // SAFETY: as above.
+                unsafe { libc::kill(-self.group, signal) };
+            }
         }
     }
 }
@@ -237,7 +247,8 @@ impl Programs {
 
     fn on_end(&self, pid: i32, status: Status) {
         let mut table = locked(&self.table);
-        let entry = table.running.values_mut().find(|entry| entry.group == pid);
+        // Its number may have been another's, whose output is still on its way.
+        let entry = table.running.values_mut().find(|entry| entry.group == pid && entry.ended.is_some());
         if let Some(ended) = entry.and_then(|entry| entry.ended.take()) {
             // Whoever waits for it waits as long as it takes.
             ended.send(status).ok();
@@ -288,12 +299,20 @@ fn feed_input(link: &Link, id: ProgramId, mut input: File, fed: &mpsc::Receiver<
 fn pump(sender: Sender, mut file: File, over: &OwnedFd) {
     let mut buffer = vec![0; CHUNK];
     let mut is_over = false;
+    let mut waited = Duration::ZERO;
     while let Some(allowed) = sender.wait_for_credit() {
         let timeout = is_over.then_some(DRAIN);
         let mut fds = [PollFd::new(&file, PollFlags::IN), PollFd::new(over, PollFlags::IN)];
         let watched = if is_over { 1 } else { 2 };
-        match poll(&mut fds[..watched], timeout.as_ref()) {
+        let begin = Instant::now();
+        let polled = poll(&mut fds[..watched], timeout.as_ref());
+        if is_over {
+            waited += begin.elapsed();
+        }
+        match polled {
             Ok(0) => break,
+            // What it left behind talks on.
+            Ok(_) if waited > TALK => break,
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(_) => break,

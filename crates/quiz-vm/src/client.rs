@@ -130,6 +130,7 @@ pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Par
         bell,
         signals,
         heard_signals: 0,
+        last_signal: 0,
         failed: None,
         parting: None,
     };
@@ -155,6 +156,7 @@ struct Conversation<'a> {
     bell: Arc<OwnedFd>,
     signals: &'a mut dyn Signals,
     heard_signals: u32,
+    last_signal: u8,
     failed: Option<ClientError>,
     parting: Option<Parting>,
 }
@@ -178,6 +180,10 @@ impl Conversation<'_> {
         // What has come is the user's, unless they are in a hurry.
         while !left && self.failed.is_none() && self.heard_signals == before && self.outlets.iter().any(|o| o.open) {
             self.turn(false);
+        }
+        if !left && self.outlets.iter().any(|outlet| outlet.open) {
+            // What is not written whole is no success.
+            self.parting = Some(Parting::Interrupted(self.last_signal));
         }
         match self.failed {
             Some(error) => Err(error),
@@ -326,6 +332,7 @@ impl Conversation<'_> {
                 continue;
             }
             self.heard_signals += 1;
+            self.last_signal = u8::try_from(signal).unwrap_or(libc::SIGTERM as u8);
             let heed = (self.heed)(signal);
             if matches!(heed, Heed::Pass | Heed::PassAndLeave) {
                 self.say(ToGuest::Signal(ProgramId::MAIN, signal));

@@ -292,6 +292,10 @@ impl<'a> Supervisor<'a> {
         self.read_agent();
         self.read_qmp();
         self.console.finish().unwrap_or_else(|e| self.seen.notes.push(format!("console.log is incomplete: {e}")));
+        if self.limits.dump.is_some() && self.seen.dump != Some(true) {
+            // Whatever there is of one is of no use.
+            fs::remove_file(self.dir.join(DUMP_FILE)).ok();
+        }
         let total = self.began.elapsed();
         self.output.sender = None;
         self.errors.sender = None;
@@ -388,7 +392,8 @@ impl<'a> Supervisor<'a> {
 
     fn next_deadline(&self) -> Option<Instant> {
         let hang = self.hang_at();
-        let panic = self.seen.panic_at.map(|at| at + PANIC);
+        let may_wait = self.phase == Phase::Dumping || self.limits.debugged;
+        let panic = self.seen.panic_at.map(|at| at + PANIC).filter(|_| !may_wait);
         [self.deadline, hang, panic].into_iter().flatten().min()
     }
 
@@ -404,7 +409,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn on_deadlines(&mut self, now: Instant) {
-        if self.seen.panic_at.is_some_and(|at| now >= at + PANIC) && self.phase != Phase::Dumping {
+        let may_wait = self.phase == Phase::Dumping || self.limits.debugged;
+        if self.seen.panic_at.is_some_and(|at| now >= at + PANIC) && !may_wait {
             // It said its last words and did not end by itself.
             self.end_or_dump();
         } else if self.hang_at().is_some_and(|at| now >= at) {

@@ -264,6 +264,8 @@ fn run_with(
             }
         }
     };
+    // Nobody is to wait for what will not be there.
+    drop(door);
     announcer.finish(matches!(outcome.verdict, Verdict::Panic { .. } | Verdict::Timeout { .. }));
     salvage(&mut outcome, started_at, vm, scratch, dir, &mut signals);
     if let Some(camera) = camera.as_ref().filter(|_| spec.verbosity == Verbosity::Verbose) {

@@ -70,6 +70,11 @@ impl Supervisor<'_> {
             ToHost::Begun => {}
             ToHost::Started => self.on_started(),
             ToHost::Pulse => {}
+            // More than the agent ever puts into one. It would not fit the frames that pass it on.
+            ToHost::Data(_, _, bytes) if bytes.len() > CHUNK => {
+                self.seen.nonsense.get_or_insert_with(|| "the guest sent an endless message".to_owned());
+                self.monitor.kill();
+            }
             ToHost::Data(ProgramId::MAIN, Stream::Artifacts, bytes) => self.on_artifacts(&bytes),
             ToHost::Data(ProgramId::MAIN, stream, bytes) => {
                 self.clients.show(stream, &bytes);

@@ -17,6 +17,8 @@ use crate::control::{Answer, Exec, Request};
 
 /// How much of the program's last output those see who come later, in bytes.
 const RECENT: usize = 64 * 1024;
+/// How much may wait for somebody who does not listen, in bytes: far more than credit allows an agent to send.
+const WAITING: usize = 8 * WINDOW as usize;
 /// How long somebody may take to hear the last word.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -61,6 +63,7 @@ impl Client {
 
     fn tell(&mut self, answer: &Answer) {
         encode(answer, &mut self.outgoing);
+        self.gone |= self.outgoing.len() > WAITING;
     }
 
     /// Writes what it takes now.
@@ -228,6 +231,17 @@ impl Supervisor<'_> {
                     self.clients.all[i].role = Role::Watches(owing.saturating_sub(bytes));
                     self.pay_all();
                 }
+                // Whoever looks on can leave; of the one for whom it runs the program is to know.
+                ToGuest::Close(_, stream) if self.is_kept() => {
+                    self.clients.all[i].role = Role::Watches(0);
+                    self.say(&ToGuest::Close(ProgramId::MAIN, stream));
+                }
+                ToGuest::Close(..) => {
+                    let code = Verdict::Signalled { signal: libc::SIGPIPE as u8 }.exit_code();
+                    self.clients.all[i].role = Role::Served;
+                    self.clients.all[i].tell(&Answer::Over { code, message: None, stays: true });
+                    self.pay_all();
+                }
                 // What the user's own input or terminal says is not to be mixed up.
                 ToGuest::Data(_, stream, bytes) if self.terminal.is_some() || self.is_kept() => {
                     self.say(&ToGuest::Data(ProgramId::MAIN, stream, bytes));
@@ -296,6 +310,11 @@ impl Supervisor<'_> {
                 self.say(&ToGuest::Eof(id, Stream::Stdin));
             }
         }
+        let watched = self.clients.all.iter().any(|client| matches!(client.role, Role::Watches(_)));
+        if self.is_kept() && self.terminal.is_none() && !watched {
+            // Nobody is left who could type.
+            self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin));
+        }
         self.pay_all();
     }
 
@@ -319,9 +338,12 @@ impl Supervisor<'_> {
 
     /// The VM has ended: the last word to all who are still there.
     pub(super) fn say_farewell(&mut self, verdict: &Verdict) {
-        self.clients.listener = None;
         // Whoever was never heard is told all the same.
         self.clients.open();
+        while let Some(Ok((socket, _))) = self.clients.listener.as_ref().map(UnixListener::accept) {
+            self.welcome(socket);
+        }
+        self.clients.listener = None;
         for mut client in std::mem::take(&mut self.clients.all) {
             if client.role != Role::Served {
                 client.tell(&last_word(verdict, client.role, self.dir));

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use quiz_image::Report;
-use quiz_vm::Streams;
 use quiz_vm::client::{Ends, Heed, Parting, converse, greet};
 use quiz_vm::control::Request;
+use quiz_vm::{Streams, Verdict};
 
 use crate::cli::RunOptions;
 use crate::context::Context;
@@ -51,7 +51,9 @@ pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
         Parting::Gone => return Err(Fault::new(format!("the quiz of {} is gone, and its VM with it", running.id))),
         Parting::Escaped | Parting::Interrupted(_) | Parting::Ended(_) => {
             ctx.report.say(&format!("left; the program goes on: quiz attach {}", running.id));
-            ExitCode::SUCCESS
+            let signal = if let Parting::Interrupted(signal) = parting { signal } else { libc::SIGHUP as u8 };
+            // How the program ends is not known.
+            ExitCode::from(Verdict::Interrupted { signal }.exit_code())
         }
     })
 }

@@ -38,7 +38,7 @@ const WORTH_TELLING: u64 = 64 << 20;
 #[command(after_help = "\
 A path in the guest is written ID:PATH, or :PATH for the newest run of this
 worktree. Directories are copied with all that is in them, links as links; modes
-and times are kept, and in the guest all belongs to root. A destination that is a
+and times of files are kept, and in the guest all belongs to root. A destination that is a
 directory, or ends in a slash, gets what is copied by its own name.
 
   quiz cp core.patch :/tmp/           into the newest VM
@@ -195,6 +195,7 @@ fn into_guest(sources: &[PathBuf], destination: &Path, guest: &Guest, ctx: &Cont
         };
         named.push((source, name));
     }
+    refuse_twins(named.iter().map(|(_, name)| name.as_os_str()))?;
     let dir = if inside { Some(destination) } else { destination.parent() };
     let dir = dir.filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
 
@@ -257,8 +258,10 @@ fn out_of_guest(
         })?;
         // A name that begins with a dash is no option.
         let name = [b"./", name.as_bytes()].concat();
-        argv.extend(["-C".into(), parent.as_os_str().to_owned(), OsString::from_vec(name)]);
+        // One `-C` is relative to the one before.
+        argv.extend(["-C".into(), Path::new("/root").join(parent).into(), OsString::from_vec(name)]);
     }
+    refuse_twins(sources.iter().filter_map(|source| source.file_name()))?;
     let argv: Vec<&OsStr> = argv.iter().map(OsString::as_os_str).collect();
     let staging = tempfile::Builder::new()
         .prefix(".quiz-cp-")
@@ -271,8 +274,20 @@ fn out_of_guest(
         let unpacked = unpack(counted, staging.path());
         (unpacked, packing.join())
     });
-    end.map_err(|_| Fault::new("copying from the guest failed"))??.check("copying from the guest")?;
-    let refused = unpacked?;
+    let end = end.map_err(|_| Fault::new("copying from the guest failed"))??;
+    // What goes wrong here ends `tar` there, but not the other way round: then the archive is short.
+    let refused = match unpacked {
+        Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e.into()),
+        // GNU tar's word for files that changed while they were read: they are there as far as they could be.
+        unpacked if end.parting == Parting::Ended(Status::Code(1)) => {
+            ctx.report.warn(&end.words);
+            unpacked?
+        }
+        unpacked => {
+            end.check("copying from the guest")?;
+            unpacked?
+        }
+    };
     for entry in fs::read_dir(staging.path())? {
         let entry = entry?;
         let to = if inside { dir.join(entry.file_name()) } else { destination.to_owned() };
@@ -285,6 +300,19 @@ fn out_of_guest(
                 .hint("plain files, directories and links that stay inside are"))
         }
     }
+}
+
+/// Two of a name would become one.
+fn refuse_twins<'a>(names: impl Iterator<Item = &'a OsStr>) -> Result<(), Fault> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(
+                Fault::new(format!("two sources are called {}", name.display())).hint("copy one after the other")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Unpacks into `dir` and nowhere else; what was refused.
@@ -304,6 +332,8 @@ fn unpack(input: impl Read, dir: &Path) -> io::Result<Vec<String>> {
             refused.push(format!("{name} leads out of the directory"));
         }
     }
+    // `tar` fills up its last block.
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(refused)
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use quiz_config::RunSpec;
 use quiz_image::Report;
+use quiz_vm::Verdict;
 use quiz_vm::client::{Ends, Heed, Parting, converse};
 use quiz_vm::control::Request;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -61,9 +62,13 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
             told("the VM stays", "quiz exec")?;
             Ok(ExitCode::from(code))
         }
-        Parting::Escaped | Parting::Interrupted(_) => {
+        Parting::Escaped => {
             told("the program goes on", "quiz attach")?;
-            Ok(ExitCode::SUCCESS)
+            Ok(ExitCode::from(Verdict::Interrupted { signal: libc::SIGHUP as u8 }.exit_code()))
+        }
+        Parting::Interrupted(signal) => {
+            told("the program goes on", "quiz attach")?;
+            Ok(ExitCode::from(Verdict::Interrupted { signal }.exit_code()))
         }
         Parting::Over { .. } | Parting::Gone | Parting::Ended(_) => {
             let ended = keeper.wait()?;
@@ -110,7 +115,12 @@ impl Words {
     /// Waits until all is told that has been said.
     fn catch_up(&self) {
         let at_once = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-        while matches!(poll(&mut [PollFd::new(&self.pipe, PollFlags::IN)], Some(&at_once)), Ok(1)) {
+        loop {
+            let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
+            // A keeper that has ended has hung up, for good.
+            if poll(&mut fds, Some(&at_once)) != Ok(1) || !fds[0].revents().contains(PollFlags::IN) {
+                return;
+            }
             thread::sleep(Duration::from_millis(1));
         }
     }

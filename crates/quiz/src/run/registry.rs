@@ -3,6 +3,7 @@
 //! Each has a file in the cache, which its quiz holds locked, and a socket beside it. What is there and not locked was left by a quiz that was
 //! killed, and goes.
 
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -72,7 +73,9 @@ fn place(cache: &Cache) -> PathBuf {
 /// Lets others see a VM. It is whole or not there.
 pub fn register(cache: &Cache, running: &Running) -> Result<Registered, Fault> {
     let place = place(cache);
-    fs::create_dir_all(&place)?;
+    // Whoever connects to a VM is root in it.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place)?;
+    fs::set_permissions(&place, std::fs::Permissions::from_mode(0o700))?;
     let mut file = tempfile::Builder::new().prefix(".").tempfile_in(&place)?;
     serde_json::to_writer(&mut file, running).map_err(|e| Fault::new(format!("cannot note a run: {e}")))?;
     file.as_file().lock()?;

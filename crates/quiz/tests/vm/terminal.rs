@@ -144,8 +144,9 @@ fn another_program_has_a_terminal_of_its_own() {
     pty.wait_for("31 97\r\n/dev/pts/", LONG);
     pty.wait_for("# ", LONG);
     pty.resize(40, 132);
-    pty.type_keys(b"echo up; cat\r");
-    pty.wait_for("\rup\r\n", LONG);
+    // It starts nothing itself: a key that comes while the shell does is anybody's.
+    pty.type_keys(b"bash -c 'echo is there; while :; do read -t 0.1; done'\r");
+    pty.wait_for("\ris there", LONG);
     pty.type_keys(b"\x03");
     pty.wait_for("# ", LONG);
     pty.type_keys(b"stty size\r");
