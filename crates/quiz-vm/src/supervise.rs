@@ -587,6 +587,11 @@ impl<'a> Supervisor<'a> {
                 self.seen.refused.get_or_insert(why);
                 self.on_migration("failed");
             }
+            // QEMU says that saving is over a moment before the VM may go on ("Migration is not finalized yet").
+            Said::Refused(_) if self.phase == Phase::Preparing => {
+                std::thread::sleep(Duration::from_millis(1));
+                self.monitor.say(command::CONTINUE);
+            }
             // The machine has no such interrupt, so there is nothing to wait for.
             Said::Refused(_) if self.phase == Phase::Nmi => {
                 self.monitor.kill();

@@ -1,6 +1,7 @@
 //! What takes too long for every change: run by `cargo xtask test --long`, some ten minutes the first time. OpenZFS with defects
 //! made on purpose, in a copy of the checkout, and the test suite that must find them; 25 tests of five groups that must
-//! pass; a use after free on a kernel with KASAN; a thousand runs from a template, and two hundred that are killed.
+//! pass; a use after free on a kernel with KASAN; a thousand runs from a template, and two hundred that are killed; a gigabyte into a
+//! VM and back.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -205,4 +206,26 @@ fn kasan_finds_a_use_after_free_and_the_line_is_told() {
     assert!(ran.stderr.contains("the guest's kernel reported: BUG: KASAN: slab-use-after-free in "), "{}", ran.stderr);
     assert!(ran.stderr.contains(&format!("in late_init [late], late.c:{line}\n")), "{}", ran.stderr);
     assert!(fs::read_to_string(sandbox.last_run().join("oops.txt")).unwrap().contains("Allocated by task"));
+}
+
+#[test]
+fn a_gigabyte_goes_into_a_vm_and_comes_back_as_it_was() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let (large, back) = (sandbox.beside("large"), sandbox.beside("back"));
+    let made = Command::new("sh").args(["-c", "head -c 1G /dev/urandom > \"$0\""]).arg(&large).status().unwrap();
+    assert!(made.success());
+    let good = |words: &[&str]| {
+        let ran = sandbox.quiz(words);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.out()
+    };
+    good(&["--keep=20m", "-m", "3G", "true"]);
+    good(&["cp", large.to_str().unwrap(), ":/tmp/"]);
+    let there = good(&["exec", "sha256sum", "/tmp/large"]);
+    let here = Command::new("sha256sum").arg(&large).output().unwrap();
+    let sum = |line: &str| line.split(' ').next().unwrap().to_owned();
+    assert_eq!(sum(&there), sum(&String::from_utf8_lossy(&here.stdout)));
+    good(&["cp", ":/tmp/large", back.to_str().unwrap()]);
+    assert!(Command::new("cmp").args([&large, &back]).status().unwrap().success());
+    good(&["kill"]);
 }
