@@ -7,7 +7,8 @@ use std::process::Command;
 /// Installs quiz and runs it; its exit code is ours.
 pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
     check(cargo().args(["install", "--quiet", "--locked", "--path"]).arg(top().join("crates/quiz")))?;
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = set("CARGO_INSTALL_ROOT").or_else(|| set("CARGO_HOME"));
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let program = home.ok_or("HOME is not set")?.join("bin/quiz");
     let status = Command::new(&program).args(arguments).status().map_err(|e| format!("{}: {e}", program.display()))?;

@@ -22,8 +22,9 @@ const PULSE: Duration = Duration::from_secs(1);
 /// How long output may still trickle in after a program has ended; only what it left behind needs it.
 const DRAIN: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
-/// How long what a program left behind is listened to at most, without the time that the host takes.
-const TALK: Duration = Duration::from_secs(1);
+/// How long what a program left behind is listened to at most, without the time that the host takes; and how much is read of it, in bytes. The
+/// program's own last words are less than the largest pipe holds.
+const TALK: (Duration, usize) = (Duration::from_secs(1), 1 << 20);
 
 /// All that run.
 pub struct Programs {
@@ -299,7 +300,7 @@ fn feed_input(link: &Link, id: ProgramId, mut input: File, fed: &mpsc::Receiver<
 fn pump(sender: Sender, mut file: File, over: &OwnedFd) {
     let mut buffer = vec![0; CHUNK];
     let mut is_over = false;
-    let mut waited = Duration::ZERO;
+    let (mut waited, mut taken) = (Duration::ZERO, 0);
     while let Some(allowed) = sender.wait_for_credit() {
         let timeout = is_over.then_some(DRAIN);
         let mut fds = [PollFd::new(&file, PollFlags::IN), PollFd::new(over, PollFlags::IN)];
@@ -312,7 +313,7 @@ fn pump(sender: Sender, mut file: File, over: &OwnedFd) {
         match polled {
             Ok(0) => break,
             // What it left behind talks on.
-            Ok(_) if waited > TALK => break,
+            Ok(_) if waited > TALK.0 || taken > TALK.1 => break,
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(_) => break,
@@ -323,7 +324,10 @@ fn pump(sender: Sender, mut file: File, over: &OwnedFd) {
         }
         match file.read(&mut buffer[..allowed]) {
             Ok(0) => break,
-            Ok(n) => sender.send(&buffer[..n]),
+            Ok(n) => {
+                sender.send(&buffer[..n]);
+                taken += if is_over { n } else { 0 };
+            }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             // A terminal whose last user is gone says EIO.
             Err(_) => break,

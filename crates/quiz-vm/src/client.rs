@@ -90,6 +90,8 @@ pub struct Ends<'a> {
     pub signals: &'a mut dyn Signals,
     /// The key that, three times within a second, leaves the program's terminal.
     pub escape: Option<u8>,
+    /// Hears that what is typed goes to the program from now on, if that is to be told (to whom has not been greeted).
+    pub begin: &'a mut dyn FnMut(),
     /// Says what to do about a signal that ends programs.
     pub heed: &'a mut dyn FnMut(i32) -> Heed,
 }
@@ -117,12 +119,13 @@ pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Par
         owed: 0,
         open: true,
     };
-    let Ends { streams, signals, escape, heed } = ends;
+    let Ends { streams, signals, escape, begin, heed } = ends;
     let mut conversation = Conversation {
         socket,
         decoder: Decoder::default(),
         outgoing: Vec::new(),
         escape: Escape::new(escape),
+        begin,
         heed,
         outlets: [outlet(Stream::Stdout, streams.output), outlet(Stream::Stderr, streams.errors)],
         allowance: None,
@@ -149,6 +152,7 @@ struct Conversation<'a> {
     decoder: Decoder,
     outgoing: Vec<u8>,
     escape: Escape,
+    begin: &'a mut dyn FnMut(),
     heed: &'a mut dyn FnMut(i32) -> Heed,
     outlets: [Outlet; 2],
     allowance: Option<Allowance>,
@@ -278,7 +282,8 @@ impl Conversation<'_> {
             }
             Answer::Guest(ToHost::Ended { status, .. }) => self.parting = Some(Parting::Ended(status)),
             Answer::Over { code, message, stays } => self.parting = Some(Parting::Over { code, message, stays }),
-            Answer::Guest(_) | Answer::Welcome { .. } => {}
+            Answer::Welcome { .. } => (self.begin)(),
+            Answer::Guest(_) => {}
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod agent;
 mod clients;
+mod dumping;
 mod job;
 mod judge;
 mod user;
@@ -13,7 +14,6 @@ mod user;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
@@ -29,9 +29,9 @@ use crate::escape::Escape;
 use crate::monitor::{Monitor, StartError};
 use crate::pump::{self, Allowance, Event, Mailbox};
 use crate::qmp::{self, Said, command};
+use crate::sparse;
 use crate::standby::Standby;
 use crate::{Outcome, Verdict};
-use crate::{dump, sparse};
 
 pub(crate) use agent::now;
 use clients::Clients;
@@ -50,16 +50,12 @@ const NMI: Duration = Duration::from_secs(8);
 const NMI_IN_BOOT: Duration = Duration::from_millis(700);
 /// How long a resumed guest may take to say its first word.
 const RESUME: Duration = Duration::from_secs(10);
-/// How long the guest's memory may take to be written.
-const DUMP: Duration = Duration::from_secs(600);
 /// How long the state of a VM's devices may take to be saved.
 const SAVE: Duration = Duration::from_secs(30);
 /// How long a program may take to end by itself after the user's signal was passed on.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the guest may take to end after its processes were killed.
 const KILLED: Duration = Duration::from_secs(1);
-/// The file with the guest's memory.
-const DUMP_FILE: &str = "vmcore";
 /// Credit is returned to the guest in pieces of this size, in bytes: each costs the guest an interrupt.
 const CREDIT: u32 = WINDOW / 4;
 
@@ -292,10 +288,7 @@ impl<'a> Supervisor<'a> {
         self.read_agent();
         self.read_qmp();
         self.console.finish().unwrap_or_else(|e| self.seen.notes.push(format!("console.log is incomplete: {e}")));
-        if self.limits.dump.is_some() && self.seen.dump != Some(true) {
-            // Whatever there is of one is of no use.
-            fs::remove_file(self.dir.join(DUMP_FILE)).ok();
-        }
+        self.drop_half_a_dump();
         let total = self.began.elapsed();
         self.output.sender = None;
         self.errors.sender = None;
@@ -447,10 +440,7 @@ impl<'a> Supervisor<'a> {
             Phase::Grace => self.kill_processes(),
             Phase::Ending => self.deadline = None,
             Phase::Nmi | Phase::Killed => self.end_or_dump(),
-            Phase::Dumping => {
-                self.seen.notes.push(format!("vmcore is incomplete: it was not written within {}", text(DUMP)));
-                self.monitor.kill();
-            }
+            Phase::Dumping => self.give_dump_up(),
             Phase::Quitting => {
                 let message = format!("QEMU did not end within {} of being asked to", text(QUIT));
                 self.seen.failed.get_or_insert(message);
@@ -488,53 +478,6 @@ impl<'a> Supervisor<'a> {
     fn end_kept(&mut self) {
         self.say(&ToGuest::End);
         self.enter(Phase::Ending, None);
-    }
-
-    /// Ends a guest that does not end by itself, after its memory was kept if that is wanted.
-    fn end_or_dump(&mut self) {
-        if self.wants_dump() {
-            self.monitor.say(command::STOP);
-            return self.dump();
-        }
-        self.monitor.kill();
-    }
-
-    fn wants_dump(&mut self) -> bool {
-        self.read_console();
-        let panicked = self.console.panicked();
-        self.limits.dump.is_some_and(|dump| panicked || dump.of_every_failure) && self.seen.dump.is_none()
-    }
-
-    /// Has the memory of a guest that stands still written.
-    fn dump(&mut self) {
-        let Some(dump) = self.limits.dump else { return };
-        let file = self.dir.join(DUMP_FILE);
-        match file.to_str() {
-            Some(path) => self.monitor.say(&command::dump(path, dump.format)),
-            None => return self.on_dumped(Some("its path is not UTF-8".to_owned())),
-        }
-        self.enter(Phase::Dumping, Some(DUMP));
-    }
-
-    fn on_dumped(&mut self, problem: Option<String>) {
-        let problem = problem.or_else(|| self.mend_dump().err().map(|e| e.to_string()));
-        let good = problem.is_none();
-        self.seen.dump.get_or_insert(good);
-        self.seen.notes.extend(problem.map(|why| format!("the guest's memory could not be kept: {why}")));
-        if !good {
-            // What there is of it is of no use.
-            fs::remove_file(self.dir.join(DUMP_FILE)).ok();
-        }
-        self.quit();
-    }
-
-    fn mend_dump(&self) -> io::Result<()> {
-        let Some(wanted) = self.limits.dump else { return Ok(()) };
-        let path = self.dir.join(DUMP_FILE);
-        // QEMU makes it for reading only.
-        fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        let (mut file, _) = fs::OpenOptions::new().read(true).write(true).open(&path)?.into_parts();
-        dump::mend(&mut file, wanted.format)
     }
 
     fn quit(&mut self) {

@@ -22,7 +22,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::{Duration, SystemTime};
 
 use quiz_arch::Arch;
@@ -42,6 +44,7 @@ use crate::prepare::{self, Prepared};
 use crate::profiles;
 use announce::Announcer;
 use evidence::RunDir;
+pub use order::SHELL;
 pub use record::{Call, Record};
 use registry::Running;
 use scratch::Scratch;
@@ -118,6 +121,18 @@ impl Ended {
 /// Runs what `spec` asks for, for `watch`. Old evidence is still there (see [`prune`]).
 pub fn watched(spec: &RunSpec, watch: Watch, ctx: &Context) -> Result<Ended, Fault> {
     prepare_and_run(spec, Viewer::Watch(watch), None, ctx)
+}
+
+/// Starts quiz once more as a keeper, in a session of its own: what ends this one's is not meant for it.
+fn start_keeper(command: &mut Command) -> std::io::Result<Child> {
+    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            Ok(())
+        });
+    }
+    command.spawn()
 }
 
 /// Removes the evidence of old runs, as far as `spec` says.

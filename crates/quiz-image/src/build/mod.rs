@@ -2,9 +2,9 @@
 //! ready kernels (`debian`), and not for anything that runs them.
 //!
 //! ```text
-//! source ─ release, git, apt, tree ─► <cache>/work/<source>/source
-//! config ─ quiz's fragments, the user's ─► work/<source>/build…/.config, compared with what was asked
-//! make   ─► work/<source>/build…, log in <cache>/logs
+//! source ─ release, git, apt, tree ─► the source's work directory in the cache, source
+//! config ─ quiz's fragments, the user's ─► beside it build…/.config, compared with what was asked
+//! make   ─► build…, log in <cache>/logs
 //! install ─► <cache>/kernels/<name>: image, vmlinux, modules, kbuild tree, manifest, build.json
 //! ```
 //!

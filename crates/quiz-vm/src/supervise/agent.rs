@@ -230,7 +230,7 @@ impl Supervisor<'_> {
             None if self.is_kept() => {}
             None => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
         }
-        self.clients.open();
+        self.clients.open(self.terminal.is_some());
     }
 
     fn on_artifacts(&mut self, bytes: &[u8]) {

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use quiz_proto::{CHUNK, Decoder, Program, ProgramId, Stream, ToGuest, ToHost, WINDOW, encode};
+use quiz_proto::{CHUNK, Decoder, MAX_MESSAGE, Program, ProgramId, Status, Stream, ToGuest, ToHost, WINDOW, encode};
 use rustix::event::{PollFd, PollFlags};
 
 use super::{Phase, Supervisor};
@@ -19,6 +19,8 @@ use crate::control::{Answer, Exec, Request};
 const RECENT: usize = 64 * 1024;
 /// How much may wait for somebody who does not listen, in bytes: far more than credit allows an agent to send.
 const WAITING: usize = 8 * WINDOW as usize;
+/// How long the arguments and the environment of a program may be in all, in bytes: what fits a frame, and more than Linux takes.
+const WORDS: usize = MAX_MESSAGE - 64 * 1024;
 /// How long somebody may take to hear the last word.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -93,10 +95,15 @@ impl Clients {
         Ok(Clients { listener, front, ..Clients::default() })
     }
 
-    /// Hears everybody from now on.
-    pub(super) fn open(&mut self) {
+    /// Hears everybody from now on. The one who was there before the VM watches from the first byte on.
+    pub(super) fn open(&mut self, terminal: bool) {
         self.open = true;
-        self.all.extend(self.front.take().map(Client::new));
+        if let Some(front) = self.front.take() {
+            let mut client = Client::new(front);
+            client.role = Role::Watches(0);
+            client.tell(&Answer::Welcome { version: quiz_proto::VERSION, terminal });
+            self.all.push(client);
+        }
     }
 
     /// What is waited for.
@@ -203,6 +210,10 @@ impl Supervisor<'_> {
                 let id = ProgramId(self.clients.programs);
                 self.clients.all[i].role = Role::Runs(id);
                 let program = Box::new(self.program_of(*exec));
+                if size_of_words(&program) > WORDS {
+                    let status = Status::NotExecutable(libc::E2BIG);
+                    return self.pass_on(id, ToHost::Ended { id, status });
+                }
                 self.say(&ToGuest::Exec { id, program });
             }
             (Request::Attach, Role::New) => {
@@ -217,6 +228,7 @@ impl Supervisor<'_> {
                     self.dismiss_watchers();
                 }
             }
+            (Request::Attach, Role::Watches(_)) => {}
             (Request::Say(message), Role::Runs(id)) => match message {
                 ToGuest::Data(_, stream, bytes) => self.say(&ToGuest::Data(id, stream, bytes)),
                 ToGuest::Eof(_, stream) => self.say(&ToGuest::Eof(id, stream)),
@@ -339,7 +351,7 @@ impl Supervisor<'_> {
     /// The VM has ended: the last word to all who are still there.
     pub(super) fn say_farewell(&mut self, verdict: &Verdict) {
         // Whoever was never heard is told all the same.
-        self.clients.open();
+        self.clients.open(self.terminal.is_some());
         while let Some(Ok((socket, _))) = self.clients.listener.as_ref().map(UnixListener::accept) {
             self.welcome(socket);
         }
@@ -354,6 +366,12 @@ impl Supervisor<'_> {
             client.socket.write_all(&client.outgoing).ok();
         }
     }
+}
+
+fn size_of_words(program: &Program) -> usize {
+    let env = program.env.iter().flat_map(|(name, value)| [name, value]);
+    // A word has its length in front of it.
+    program.argv.iter().chain(env).map(|word| word.len() + 5).sum()
 }
 
 fn last_word(verdict: &Verdict, role: Role, dir: &Path) -> Answer<'static> {

@@ -40,7 +40,7 @@ pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
         let (streams, mut signals) = (terminal.streams()?, terminal.signals()?);
         let streams = Streams { input: streams.input.filter(|_| at_terminal), ..streams };
         let mut heed = |_| Heed::Leave;
-        let ends = Ends { streams, signals: &mut signals, escape, heed: &mut heed };
+        let ends = Ends { streams, signals: &mut signals, escape, begin: &mut || {}, heed: &mut heed };
         converse(socket, &Request::Attach, ends)?
     };
     Ok(match parting {

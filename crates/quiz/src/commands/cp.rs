@@ -4,14 +4,18 @@
 //! it is all there.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
 use quiz_config::Escape;
 use quiz_image::report::{Progress, Unit};
 use quiz_image::{Cache, Report};
@@ -38,7 +42,7 @@ const WORTH_TELLING: u64 = 64 << 20;
 #[command(after_help = "\
 A path in the guest is written ID:PATH, or :PATH for the newest run of this
 worktree. Directories are copied with all that is in them, links as links; modes
-and times of files are kept, and in the guest all belongs to root. A destination that is a
+and times are kept, and in the guest all belongs to root. A destination that is a
 directory, or ends in a slash, gets what is copied by its own name.
 
   quiz cp core.patch :/tmp/           into the newest VM
@@ -276,7 +280,7 @@ fn out_of_guest(
     });
     let end = end.map_err(|_| Fault::new("copying from the guest failed"))??;
     // What goes wrong here ends `tar` there, but not the other way round: then the archive is short.
-    let refused = match unpacked {
+    let Unpacked { refused, dirs } = match unpacked {
         Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e.into()),
         // GNU tar's word for files that changed while they were read: they are there as far as they could be.
         unpacked if end.parting == Parting::Ended(Status::Code(1)) => {
@@ -292,6 +296,14 @@ fn out_of_guest(
         let entry = entry?;
         let to = if inside { dir.join(entry.file_name()) } else { destination.to_owned() };
         settle(&entry.path(), &to)?;
+    }
+    // Last, and those inside first: what is put into a directory changes its time, and needs leave to write.
+    for (name, mode, time) in dirs.iter().rev() {
+        let below = || name.components().skip(1).collect::<PathBuf>();
+        let path = if inside { dir.join(name) } else { destination.join(below()) };
+        let file = directory(&path)?;
+        file.set_modified(*time)?;
+        file.set_permissions(Permissions::from_mode(*mode))?;
     }
     match refused.first() {
         None => Ok(()),
@@ -315,26 +327,46 @@ fn refuse_twins<'a>(names: impl Iterator<Item = &'a OsStr>) -> Result<(), Fault>
     Ok(())
 }
 
-/// Unpacks into `dir` and nowhere else; what was refused.
-fn unpack(input: impl Read, dir: &Path) -> io::Result<Vec<String>> {
+/// What came of an archive.
+#[derive(Debug, Default)]
+struct Unpacked {
+    refused: Vec<String>,
+    /// The directories, with the modes and times that they are to have; those that hold others first.
+    dirs: Vec<(PathBuf, u32, SystemTime)>,
+}
+
+/// Unpacks into `dir` and nowhere else.
+fn unpack(input: impl Read, dir: &Path) -> io::Result<Unpacked> {
     let mut archive = tar::Archive::new(io::BufReader::with_capacity(PIECE, input));
     archive.set_preserve_permissions(true);
     archive.set_preserve_mtime(true);
-    let mut refused = Vec::new();
+    let mut done = Unpacked::default();
     for entry in archive.entries()? {
         let mut entry = entry?;
         let kind = entry.header().entry_type();
         let name = entry.path()?.display().to_string();
         let plain = kind.is_file() || kind.is_dir() || kind.is_symlink() || kind.is_hard_link();
         if !plain && kind != EntryType::GNUSparse && kind != EntryType::Continuous {
-            refused.push(format!("{name} is no file"));
+            done.refused.push(format!("{name} is no file"));
         } else if !entry.unpack_in(dir)? {
-            refused.push(format!("{name} leads out of the directory"));
+            done.refused.push(format!("{name} leads out of the directory"));
+        } else if kind.is_dir() {
+            let path: PathBuf = entry.path()?.components().filter(|part| *part != Component::CurDir).collect();
+            let (mode, time) = (entry.header().mode()? & 0o7777, entry.header().mtime()?);
+            // Until all that is in it is there.
+            directory(&dir.join(&path))?.set_permissions(Permissions::from_mode(mode | 0o700))?;
+            done.dirs.push((path, mode, SystemTime::UNIX_EPOCH + Duration::from_secs(time)));
         }
     }
     // `tar` fills up its last block.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
-    Ok(refused)
+    Ok(done)
+}
+
+/// A directory, and no link to one, which may lead anywhere.
+fn directory(path: &Path) -> io::Result<std::fs::File> {
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    Ok(fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?.into_parts().0)
 }
 
 /// Puts `from` where `to` says; a directory that is there keeps what else is in it.
@@ -429,6 +461,20 @@ mod tests {
         header.set_size(0);
         archive.append_link(&mut header, "link", &outside).unwrap();
         let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::Directory);
+        header.set_size(0);
+        header.set_mode(0o777);
+        archive.append_data(&mut header, "link", io::empty()).unwrap();
+        let linked = archive.into_inner().unwrap();
+        let before = fs::metadata(&outside).unwrap().permissions();
+        drop(unpack(linked.as_slice(), &inside));
+        assert_eq!(fs::metadata(&outside).unwrap().permissions(), before, "no mode is set through a link");
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::Symlink);
+        header.set_size(0);
+        archive.append_link(&mut header, "link", &outside).unwrap();
+        let mut header = tar::Header::new_gnu();
         header.set_size(1);
         header.set_mode(0o644);
         archive.append_data(&mut header, "link/file", &b"x"[..]).unwrap();
@@ -440,7 +486,7 @@ mod tests {
         archive.append(&header, &b"x"[..]).unwrap();
         let bytes = archive.into_inner().unwrap();
         // Whether it says so or stops.
-        unpack(bytes.as_slice(), &inside).ok();
+        drop(unpack(bytes.as_slice(), &inside));
         assert!(!outside.join("file").exists() && !top.path().join("escape").exists());
     }
 

@@ -15,8 +15,8 @@ use quiz_vm::{Streams, Verdict};
 use crate::cli::RunOptions;
 use crate::context::Context;
 use crate::errors::Fault;
-use crate::run::Terminal;
 use crate::run::registry::{self, Running};
+use crate::run::{SHELL, Terminal};
 
 /// How.
 #[derive(Debug, Args)]
@@ -50,7 +50,7 @@ pub fn run(args: &Exec, words: Words, ctx: &Context) -> Result<ExitCode, Fault> 
     let terminal = Terminal::of_this_process();
     let bytes = |word: &OsString| word.as_bytes().to_vec();
     let argv = match spec.command.as_slice() {
-        [] => ["/bin/bash", "-l"].map(|word| word.as_bytes().to_vec()).to_vec(),
+        [] => SHELL.map(|word| word.as_bytes().to_vec()).to_vec(),
         command => command.iter().map(bytes).collect(),
     };
     let exec = control::Exec {
@@ -75,13 +75,13 @@ fn find(words: Words, cache: &Cache, ctx: &Context) -> Result<(Running, Vec<OsSt
     let Words { mut words, behind_dashes } = words;
     let named = words.first().and_then(|word| word.to_str()).filter(|word| !behind_dashes && may_be_id(word));
     if let Some(named) = named.map(str::to_owned) {
-        let found = registry::find(cache, &runs, Some(&named));
-        if found.is_ok() || is_whole_id(&named) {
+        let is_one = |one: &Running| one.id.starts_with(&named) || one.id.ends_with(&named);
+        if is_whole_id(&named) || registry::all(cache).iter().any(is_one) {
             words.remove(0);
             if words.first().is_some_and(|word| word == "--") {
                 words.remove(0);
             }
-            return Ok((found?, words));
+            return Ok((registry::find(cache, &runs, Some(&named))?, words));
         }
     }
     Ok((registry::find(cache, &runs, None)?, words))
@@ -126,7 +126,7 @@ pub fn run_in(
             _ => Heed::PassAndLeave,
         }
     };
-    let ends = Ends { streams, signals: &mut signals, escape, heed: &mut heed };
+    let ends = Ends { streams, signals: &mut signals, escape, begin: &mut || {}, heed: &mut heed };
     Ok(converse(socket, &Request::Exec(Box::new(exec)), ends)?)
 }
 

@@ -155,20 +155,15 @@ pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosit
     }
     let (what, oops) = match &outcome.verdict {
         Verdict::Exited { .. } => return,
-        Verdict::Signalled { signal } => {
+        signalled @ Verdict::Signalled { .. } => {
             if verbosity == Verbosity::Verbose {
-                say(&format!("the program died of signal {signal}"));
+                say(&signalled.headline());
             }
             return;
         }
         Verdict::NotFound => (format!("{}: not found in the guest", record.program()), false),
         Verdict::NotExecutable { reason } => (format!("{}: cannot be executed: {reason}", record.program()), false),
-        Verdict::Panic { .. } => ("the guest's kernel panicked".to_owned(), true),
-        Verdict::Report { message } => (format!("the guest's kernel reported: {message}"), true),
-        Verdict::Lost { message } => (format!("the guest is lost: {message}"), false),
-        Verdict::Timeout { message } => (format!("time is over: {message}"), false),
-        Verdict::Fault { message } => (format!("error: {message}"), false),
-        Verdict::Interrupted { signal } => (format!("interrupted by signal {signal}"), false),
+        other => (other.headline(), matches!(other, Verdict::Panic { .. } | Verdict::Report { .. })),
     };
     let mut text = String::new();
     // Where a hanging guest was says more than what it said last.

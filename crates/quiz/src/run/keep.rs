@@ -3,23 +3,23 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, Command, ExitCode, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, Command, ExitCode, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use quiz_config::RunSpec;
 use quiz_image::Report;
-use quiz_vm::Verdict;
 use quiz_vm::client::{Ends, Heed, Parting, converse};
 use quiz_vm::control::Request;
+use quiz_vm::{Signals, Verdict};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::record::{Call, Record};
 use super::registry;
-use super::terminal::Terminal;
-use super::{Viewer, prepare_and_run, prune};
+use super::terminal::{Terminal, UserSignals};
+use super::{Viewer, prepare_and_run, prune, start_keeper};
 use crate::context::Context;
 use crate::errors::Fault;
 
@@ -40,14 +40,20 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
         (_, Some(pid), Some(signal)) if kill_process(pid, signal).is_ok() => Heed::Nothing,
         _ => Heed::Leave,
     };
+    let mut signals = terminal.signals()?;
     let parting = {
-        let _raw = terminal.raw()?;
-        let (mut streams, mut signals) = (terminal.streams()?, terminal.signals()?);
+        let mut streams = terminal.streams()?;
         if streams.input.is_none() {
             streams.input = Some(fs_err::File::open("/dev/null")?.into_parts().0.into());
         }
         let escape = spec.escape.0.filter(|_| terminal.window_size().is_some());
-        converse(socket, &Request::Attach, Ends { streams, signals: &mut signals, escape, heed: &mut heed })?
+        // Until the program runs, keys that end programs are for the keeper, which may have much to prepare.
+        let mut raw = Ok(None);
+        let ends =
+            Ends { streams, signals: &mut signals, escape, begin: &mut || raw = terminal.raw(), heed: &mut heed };
+        let parting = converse(socket, &Request::Attach, ends)?;
+        drop(raw?);
+        parting
     };
     let told = |what: &str, next: &str| -> Result<(), Fault> {
         if let Some(one) = registry::all(&ctx.cache()?).into_iter().find(|one| one.pid == pid) {
@@ -71,10 +77,34 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
             Ok(ExitCode::from(Verdict::Interrupted { signal }.exit_code()))
         }
         Parting::Over { .. } | Parting::Gone | Parting::Ended(_) => {
-            let ended = keeper.wait()?;
+            let ended = wait(&mut keeper, &mut signals, &mut heed)?;
             words.into_iter().for_each(Words::finish);
-            let killed = || Fault::new(format!("the keeper of the VM was killed ({ended})"));
-            ended.code().and_then(|code| u8::try_from(code).ok()).map(ExitCode::from).ok_or_else(killed)
+            // One that prepares a run ends of the user's signal as any program does.
+            let signal = ended.signal().and_then(|signal| u8::try_from(signal).ok());
+            let interrupted = signal.filter(|signal| i32::from(*signal) != libc::SIGKILL);
+            let code = ended.code().and_then(|code| u8::try_from(code).ok());
+            let killed = || Fault::new(format!("the keeper of the VM was killed ({ended}), and the VM with it"));
+            code.or(interrupted.map(|signal| Verdict::Interrupted { signal }.exit_code()))
+                .map(ExitCode::from)
+                .ok_or_else(killed)
+        }
+    }
+}
+
+/// Waits for the keeper, which still has the evidence to complete; it gets the signals that this process gets.
+fn wait(
+    keeper: &mut Child,
+    signals: &mut UserSignals,
+    heed: &mut dyn FnMut(i32) -> Heed,
+) -> std::io::Result<ExitStatus> {
+    let soon = rustix::time::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    loop {
+        if let Some(ended) = keeper.try_wait()? {
+            return Ok(ended);
+        }
+        poll(&mut [PollFd::from_borrowed_fd(signals.fd(), PollFlags::IN)], Some(&soon)).ok();
+        for signal in signals.pending().into_iter().filter(|signal| *signal != libc::SIGWINCH) {
+            heed(signal);
         }
     }
 }
@@ -86,14 +116,7 @@ fn start(terminal: &Terminal) -> Result<(Child, UnixStream), Fault> {
     let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
     command.arg("--hold-run").arg(terminal.describes()).args(std::env::args_os().skip(1));
     command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::piped());
-    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
-    unsafe {
-        command.pre_exec(|| {
-            libc::setsid();
-            Ok(())
-        });
-    }
-    Ok((command.spawn().map_err(cannot)?, ours))
+    Ok((start_keeper(&mut command).map_err(cannot)?, ours))
 }
 
 /// What the keeper says, on its way to the user.

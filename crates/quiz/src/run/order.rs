@@ -19,6 +19,9 @@ use crate::errors::Fault;
 /// The serial number of the disk with the root.
 pub const ROOT: &str = "quiz-root";
 
+/// The program where none is named.
+pub const SHELL: [&str; 2] = ["/bin/bash", "-l"];
+
 /// Runs a program in a session of tmux; of the profile `tmux`.
 const TMUX: &[u8] = b"/usr/local/lib/quiz/tmux";
 
@@ -209,7 +212,7 @@ fn program(
 ) -> Program {
     let bytes = |word: &OsStr| word.as_bytes().to_vec();
     let mut argv = match spec.command.as_slice() {
-        [] => vec![b"/bin/bash".to_vec(), b"-l".to_vec()],
+        [] => SHELL.map(|word| word.as_bytes().to_vec()).to_vec(),
         command => command.iter().map(|word| bytes(word)).collect(),
     };
     if spec.tmux {

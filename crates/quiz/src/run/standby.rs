@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -28,7 +27,7 @@ use super::record::{Call, Record};
 use super::registry::{self, Running};
 use super::scratch::Scratch;
 use super::terminal::Terminal;
-use super::{equip, running, warm};
+use super::{equip, running, start_keeper, warm};
 use crate::context::Context;
 use crate::errors::Fault;
 
@@ -87,15 +86,8 @@ pub fn leave_one(call: &Call) {
     }
     command.envs(&call.variables);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
-    unsafe {
-        command.pre_exec(|| {
-            libc::setsid();
-            Ok(())
-        });
-    }
     // A host that has no process left has none to spare either.
-    command.spawn().ok();
+    start_keeper(&mut command).ok();
 }
 
 /// Keeps a VM for the next run of `spec`: to its end if it is taken, for a while if not.

@@ -1,10 +1,12 @@
 //! Going into VMs that run: other programs, files, and VMs that stay behind.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fs_err as fs;
+use quiz_testing::place::write_program;
 use quiz_testing::{Pty, Ran, Sandbox, descendants, is_alive};
 use serde_json::Value;
 
@@ -152,6 +154,8 @@ fn files_go_into_a_vm_and_come_out_as_they_were() {
     let bytes: Vec<u8> = (0..20u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     fs::write(at("tree/big"), &bytes).unwrap();
     fs::write(at("tree/sub/-dash: and blank"), "x").unwrap();
+    fs::set_permissions(at("tree/sub"), std::fs::Permissions::from_mode(0o555)).unwrap();
+    fs::File::open(at("tree/sub")).unwrap().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1000)).unwrap();
     std::os::unix::fs::symlink("sub/nowhere", at("tree/link")).unwrap();
     let copied = |words: &[&str]| {
         let ran = sandbox.quiz([&["cp"], words].concat());
@@ -165,13 +169,20 @@ fn files_go_into_a_vm_and_come_out_as_they_were() {
     assert_eq!(fs::read(at("back/big")).unwrap(), bytes);
     assert_eq!(fs::read(at("back/sub/-dash: and blank")).unwrap(), b"x");
     assert_eq!(fs::read_link(at("back/link")).unwrap().to_str(), Some("sub/nowhere"));
+    let sub = fs::metadata(at("back/sub")).unwrap();
+    assert_eq!(sub.permissions().mode() & 0o7777, 0o555);
+    assert_eq!(sub.modified().unwrap(), SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
     let when = |name: &str| fs::metadata(at(name)).unwrap().modified().unwrap();
     assert_eq!(when("tree/big").duration_since(when("back/big")).unwrap().as_secs(), 0);
     // What fails leaves nothing behind.
     let before = fs::read_dir(host.path()).unwrap().count();
-    for words in
-        [&[":/nosuch", &word("new")][..], &[&word("nosuch"), ":/tmp"], &[&word("tree"), ":/nosuch/x"], &["a", "b"]]
-    {
+    for words in [
+        &[":/nosuch", &word("new")][..],
+        &[&word("nosuch"), ":/tmp"],
+        &[&word("tree"), ":/nosuch/x"],
+        &["a", "b"],
+        &[":/tmp/tree/big", ":/var/big", &word("")],
+    ] {
         let ran = sandbox.quiz([&["cp"], words].concat());
         assert!(ran.code == 125 && !ran.stderr.is_empty(), "{words:?} {}", ran.stderr);
     }
@@ -194,6 +205,11 @@ fn a_vm_that_is_kept_ends_with_its_keeper_its_time_or_a_kill() {
     let result: Value =
         serde_json::from_slice(&fs::read(format!("{}/result.json", one["dir"].as_str().unwrap())).unwrap()).unwrap();
     assert_eq!((&result["verdict"]["code"], &result["artifacts"]["files"]), (&3.into(), &1.into()), "{result}");
+    // From its first byte on all of its output comes, and what it leaves behind holds nothing up.
+    let ran = sandbox.quiz(["--keep=1s", "--timeout", "1m", "head", "-c", "4M", "/dev/zero"]);
+    assert_eq!((ran.code, ran.stdout.len()), (0, 4 << 20), "{}", ran.stderr);
+    let ran = sandbox.quiz(["--keep=1s", "--timeout", "1m", "sh", "-c", "yes & exit 0"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
     // The time that it may stay.
     let ran = sandbox.quiz(["--keep=1s", "true"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -218,6 +234,23 @@ fn a_vm_that_is_kept_ends_with_its_keeper_its_time_or_a_kill() {
     assert!(panicked.code == 121 && panicked.stderr.contains("sysrq triggered crash"), "{}", panicked.stderr);
     assert_eq!(sandbox.quiz(["--keep", "nosuch"]).code, 127);
     assert!(running(&sandbox).is_empty());
+}
+
+#[test]
+fn a_run_that_is_to_stay_can_be_interrupted_while_it_is_prepared() {
+    let sandbox = sandbox();
+    let qemu = sandbox.beside("qemu");
+    let script = format!("#!/bin/sh\nsleep 5\nexec qemu-system-{} \"$@\"\n", std::env::consts::ARCH);
+    write_program(&qemu, &script);
+    let mut pty = Pty::new(24, 80);
+    let before = pty.modes();
+    let words = ["--accel", "tcg", "--qemu", qemu.to_str().unwrap(), "--keep", "sleep", "1000"];
+    let mut quiz = pty.start(&mut sandbox.command(words));
+    std::thread::sleep(Duration::from_secs(1));
+    pty.type_keys(b"\x03");
+    assert_eq!(quiz.wait().unwrap().code(), Some(130));
+    assert!(running(&sandbox).is_empty());
+    assert_eq!(pty.modes().local_modes, before.local_modes);
 }
 
 #[test]
