@@ -104,7 +104,6 @@ const MACHINERY: &[&str] = &[
     "sysrq_*",
     "__handle_sysrq",
     "write_sysrq_trigger",
-    "vpanic",
     "native_queued_spin_lock_slowpath",
     "queued_spin_lock_slowpath",
     "__pv_queued_spin_lock_slowpath",
