@@ -102,9 +102,8 @@ fn dumped(args: &Debug, ctx: &Context) -> Result<Vec<OsString>, Fault> {
         })?,
     };
     let Some(dump) = dump_of(&past) else {
-        return Err(Fault::new(format!("the run {} has not kept its guest's memory", past.id)).hint(
-            "`quiz replay` does it again; with QUIZ_DUMP=on-panic in the environment, or --dump on-panic, it is kept",
-        ));
+        return Err(Fault::new(format!("the run {} has not kept its guest's memory", past.id))
+            .hint("call it again with --dump on-panic, or --dump on-failure for hangs and resets, too"));
     };
     let kernel = kernel_of(past.text("kernel"), past.text("arch"), ctx)?;
     let was = past.record.as_ref().and_then(|record| record["inputs"]["kernel"].as_str());
