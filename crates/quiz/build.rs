@@ -1,45 +1,54 @@
-//! Builds the agent and tells the program where it is, to be embedded.
-//!
-//! The agent is another program than quiz: static, small, for the guest. Cargo has no stable way to say that, so it is
-//! called here with a target directory of its own (the outer one is locked while we run).
+//! Builds the agent for this target, and embeds it with those for other architectures that `cargo xtask agents` has made.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use quiz_agent_build::{Build, SOURCES, fingerprint, kept, shelf};
 
 fn main() {
     // What include_dir! embeds; it does not say so itself.
     println!("cargo::rerun-if-changed=profiles");
     let manifest = PathBuf::from(env("CARGO_MANIFEST_DIR"));
     let crates = manifest.parent().expect("crates/quiz has a parent");
-    for input in ["quiz-agent", "quiz-proto"] {
-        println!("cargo::rerun-if-changed={}", crates.join(input).display());
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={}", crates.join(source).display());
     }
-    println!("cargo::rerun-if-changed={}", crates.join("../Cargo.lock").display());
-    let target = env("TARGET");
-    let agent = build(crates, &target);
-    println!("cargo::rustc-env=QUIZ_AGENT={}", agent.display());
-}
-
-fn build(crates: &Path, target: &str) -> PathBuf {
     let out = PathBuf::from(env("OUT_DIR"));
     // <target>/<profile>/build/quiz-<hash>/out, with a directory for the target if one was named.
-    let shared = out.ancestors().find(|dir| dir.ends_with("build")).and_then(|dir| dir.parent()?.parent());
-    let target_dir = shared.unwrap_or(&out).join("agent");
-    let flags = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
-    let status = Command::new(env("CARGO"))
-        .args(["build", "--quiet", "--locked", "--package", "quiz-agent", "--profile", "agent", "--target", target])
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .current_dir(crates)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        // Clippy's and others' wrappers are for the outer build.
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env_remove("RUSTC_WRAPPER")
-        .env_remove("CARGO_BUILD_TARGET")
-        .status()
-        .expect("cargo can be run");
+    let profile_dir = out.ancestors().find(|dir| dir.ends_with("build")).and_then(Path::parent).unwrap_or(&out);
+    let target_dir = profile_dir.parent().unwrap_or(&out);
+    let target = env("TARGET");
+    let own = build(crates, &target, &target_dir.join("agent"));
+    // Whatever its C library is.
+    let processor = |target: &str| target.split('-').next().unwrap_or_default().to_owned();
+    let own_arch = quiz_arch::ALL.iter().find(|arch| processor(arch.rust) == processor(&target));
+    let own_arch = own_arch.unwrap_or_else(|| panic!("quiz knows no architecture for {target}")).name;
+
+    let mut list = format!("&[\n    ({own_arch:?}, include_bytes!({own:?})),\n");
+    let shelf = shelf(target_dir);
+    // One that is not there would count as changed, always.
+    std::fs::create_dir_all(&shelf).unwrap_or_else(|e| panic!("{}: {e}", shelf.display()));
+    println!("cargo::rerun-if-changed={}", shelf.display());
+    let sources = fingerprint(crates).expect("the agent's sources can be read");
+    for arch in quiz_arch::ALL.iter().filter(|arch| arch.name != own_arch) {
+        match kept(&shelf, arch.name, &sources) {
+            Ok(Some(agent)) => {
+                writeln!(list, "    ({:?}, include_bytes!({agent:?})),", arch.name).expect("a string grows")
+            }
+            Ok(None) => {}
+            Err(why) => println!("cargo::warning={why} and is left out: cargo xtask agents {}", arch.name),
+        }
+    }
+    list.push(']');
+    std::fs::write(out.join("agents.rs"), list).expect("the build's own directory can be written");
+}
+
+fn build(crates: &Path, target: &str, target_dir: &Path) -> PathBuf {
+    let build = Build { cargo: env("CARGO").into(), target, linker: None, compiler: None, target_dir, crates };
+    let (mut cargo, agent) = build.command();
+    let status = cargo.status().expect("cargo can be run");
     assert!(status.success(), "the agent could not be built for {target}");
-    target_dir.join(target).join("agent/quiz-agent")
+    agent
 }
 
 fn env(name: &str) -> String {

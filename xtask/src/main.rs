@@ -1,5 +1,6 @@
 //! `cargo xtask`: what is done with quiz from its source: set up a machine, install, test, measure.
 
+mod agents;
 mod bench;
 mod setup;
 mod steps;
@@ -27,6 +28,12 @@ enum Task {
         #[arg(allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Make the agents for guests of other architectures, with what their kernels and roots need; the next build of quiz has them
+    Agents {
+        /// Architectures, or all
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
     /// Set up and run every check: format, lints, unit tests, tests with real VMs, a kernel built from source
     Test {
         /// And those that take too long for every change
@@ -42,6 +49,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Setup => setup::setup(),
         Task::Quiz { arguments } => return exit(setup::setup().and_then(|()| steps::quiz(&arguments))),
+        Task::Agents { names } => agents::agents(&names),
         Task::Test { long } => setup::setup().and_then(|()| steps::test(long)),
         Task::Bench(which) => bench::run(&which),
     };

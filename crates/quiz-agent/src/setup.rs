@@ -85,8 +85,9 @@ fn seed_random_pool(seed: &[u8]) -> io::Result<()> {
         bytes: libc::c_int,
         data: [u8; 64],
     }
-    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
-    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+    // Their numbers are not the same on every architecture.
+    const RNDADDENTROPY: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<[libc::c_int; 2]>(b'R', 0x03);
+    const RNDRESEEDCRNG: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(b'R', 0x07);
     let mut info = PoolInfo { entropy_bits: 0, bytes: 0, data: [0; 64] };
     let n = seed.len().min(info.data.len());
     info.data[..n].copy_from_slice(&seed[..n]);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::item::{EnvItem, ProfileUse};
+use crate::origin::Origin;
 use crate::profile::Given;
 use crate::profile::option::Written;
 use crate::settings::{Settings, Sourced};
@@ -128,6 +129,7 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         kernel: value(&settings.kernel).map(|name| name.0),
         arch: arch.name.to_owned(),
         release: value(&settings.release).map(|name| name.0).unwrap_or_default(),
+        release_is_default: settings.release.as_ref().is_none_or(|release| release.origins == [Origin::BuiltIn]),
         packages,
         mirrors: list(&settings.mirrors).into_iter().map(|word| word.0).collect(),
         keyring: value(&settings.keyring),
@@ -266,6 +268,7 @@ mod tests {
             kernel: None,
             arch: "x86_64".to_owned(),
             release: "bookworm".to_owned(),
+            release_is_default: true,
             packages: vec![],
             mirrors: vec![],
             keyring: None,

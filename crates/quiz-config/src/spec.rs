@@ -25,6 +25,8 @@ pub struct RunSpec {
     pub arch: String,
     /// The distribution release of the root, `bookworm` for one.
     pub release: String,
+    /// Nobody has chosen the release; an architecture that it does not have takes another one.
+    pub release_is_default: bool,
     /// Packages that the root has on top of what quiz itself asks for; sorted, each once.
     pub packages: Vec<String>,
     /// Where packages are fetched from. Empty: the distribution's own mirror.

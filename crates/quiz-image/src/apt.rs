@@ -14,13 +14,16 @@ use std::process::Command;
 
 /// Where Debian's packages are.
 pub const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
+/// Where the packages of Debian's unofficial ports are.
+pub const PORTS_MIRROR: &str = "http://deb.debian.org/debian-ports";
 const DEBIAN_SECURITY: &str = "http://deb.debian.org/debian-security";
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const PORTS_KEYRING: &str = "/usr/share/keyrings/debian-ports-archive-keyring.gpg";
 /// Keyrings of archives by the last part of their mirrors' paths.
 const KEYRINGS: &[(&str, &str)] = &[
     ("debian", DEBIAN_KEYRING),
     ("debian-security", DEBIAN_KEYRING),
-    ("debian-ports", "/usr/share/keyrings/debian-ports-archive-keyring.gpg"),
+    ("debian-ports", PORTS_KEYRING),
     ("ubuntu", "/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
     ("ubuntu-ports", "/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
 ];
@@ -88,6 +91,9 @@ impl Source {
             return Err(AptError::Source(format!("`{}` is not the name of a release", self.release)));
         }
         self.check_keyring()?;
+        for mirror in &self.mirrors {
+            self.check_ports_keyring(mirror)?;
+        }
         let base = self.base_release();
         let mut suites = vec![base.to_owned()];
         if base != self.release {
@@ -147,15 +153,33 @@ impl Source {
         }
     }
 
+    /// The keys of the ports are no part of what a host's apt trusts.
+    fn check_ports_keyring(&self, mirror: &str) -> Result<(), AptError> {
+        let ports = Path::new(PORTS_KEYRING);
+        if self.keyring.is_some() || archive(mirror) != "debian-ports" || ports.is_file() {
+            return Ok(());
+        }
+        Err(AptError::Source(format!(
+            "the packages of {mirror} are signed by keys that are not here ({}): install the package debian-ports-archive-keyring, or \
+             name a keyring",
+            ports.display()
+        )))
+    }
+
     /// The options of a line for `mirror`, with a blank after them.
     fn options(&self, mirror: &str) -> String {
-        let archive = mirror.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let archive = archive(mirror);
         let known = KEYRINGS.iter().find(|(name, _)| *name == archive).map(|(_, path)| PathBuf::from(path));
         match self.keyring.clone().or(known.filter(|path| path.is_file())) {
             Some(path) => format!("[signed-by={}] ", path.display()),
             None => String::new(),
         }
     }
+}
+
+/// The last part of a mirror's path, which is the archive's name.
+fn archive(mirror: &str) -> &str {
+    mirror.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
 }
 
 /// One version of a package, as the release's index describes it.

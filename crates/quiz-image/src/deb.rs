@@ -25,7 +25,7 @@ pub enum DebError {
 
 /// Unpacks a `.deb`, each of its files to where `place` says (below `dir`), given the path in the package without a leading `./` and
 /// the target of a symbolic link.
-pub(crate) fn unpack(
+pub fn unpack(
     deb: &Path,
     dir: &Path,
     log: &Path,

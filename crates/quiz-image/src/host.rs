@@ -31,6 +31,8 @@ pub enum Purpose {
     KernelBuild(&'static Arch),
     /// Build a kernel with Clang.
     Llvm,
+    /// Build quiz's agent for another architecture.
+    Agent(&'static Arch),
     /// Make a root of an architecture.
     RootBuild(&'static Arch),
     /// Build OpenZFS for the host's architecture.
@@ -127,6 +129,17 @@ static QEMUS: &[Tool] = &[
         ["qemu-system-misc", "qemu-system-riscv-core", "qemu-system-riscv", "qemu-extra", "qemu-system-riscv64"],
     ),
     program(
+        "qemu-system-loongarch64",
+        QEMU,
+        [
+            "qemu-system-misc",
+            "qemu-system-loongarch64-core",
+            "qemu-system-loongarch64",
+            "qemu-extra",
+            "qemu-system-loongarch64",
+        ],
+    ),
+    program(
         "qemu-system-mips64el",
         QEMU,
         ["qemu-system-mips", "qemu-system-mips-core", "qemu-system-mips", "qemu-extra", "qemu-system-mips64el"],
@@ -150,18 +163,33 @@ static MKSQUASHFS: Tool = program(
     "makes squashfs images",
     ["squashfs-tools", "squashfs-tools", "squashfs-tools", "squashfs", "squashfs-tools"],
 );
-/// User-mode emulation through binfmt_misc lets package scripts of another architecture run.
-static QEMU_USER: Tool = Tool {
-    sign: Sign::File("/proc/sys/fs/binfmt_misc"),
-    purpose: "runs programs of another architecture while its root is made",
-    packages: [
-        "qemu-user-static binfmt-support",
-        "qemu-user-static",
-        "qemu-user-static-binfmt",
-        "qemu-linux-user",
-        "qemu-openrc",
-    ],
-};
+const USER: &str = "runs programs of another architecture while its root is made";
+const fn user_mode(registration: &'static str) -> Tool {
+    Tool {
+        sign: Sign::File(registration),
+        purpose: USER,
+        packages: [
+            "qemu-user-static binfmt-support",
+            "qemu-user-static",
+            "qemu-user-static qemu-user-static-binfmt",
+            "qemu-linux-user",
+            "qemu-openrc",
+        ],
+    }
+}
+/// User-mode emulation through binfmt_misc lets package scripts of another architecture run. By quiz-arch's names.
+static QEMU_USERS: &[(&str, Tool)] = &[
+    ("x86_64", user_mode("/proc/sys/fs/binfmt_misc/qemu-x86_64")),
+    ("aarch64", user_mode("/proc/sys/fs/binfmt_misc/qemu-aarch64")),
+    ("s390x", user_mode("/proc/sys/fs/binfmt_misc/qemu-s390x")),
+    ("ppc64le", user_mode("/proc/sys/fs/binfmt_misc/qemu-ppc64le")),
+    ("ppc64", user_mode("/proc/sys/fs/binfmt_misc/qemu-ppc64")),
+    ("riscv64", user_mode("/proc/sys/fs/binfmt_misc/qemu-riscv64")),
+    ("loongarch64", user_mode("/proc/sys/fs/binfmt_misc/qemu-loongarch64")),
+    ("armv7l", user_mode("/proc/sys/fs/binfmt_misc/qemu-arm")),
+    ("i686", user_mode("/proc/sys/fs/binfmt_misc/qemu-i386")),
+    ("mips64el", user_mode("/proc/sys/fs/binfmt_misc/qemu-mips64el")),
+];
 
 const BUILDS: &str = "builds kernels";
 static GCC: Tool = program("gcc", BUILDS, same("gcc"));
@@ -244,12 +272,40 @@ static CROSS_COMPILERS: &[Tool] = &[
         ["gcc-riscv64-linux-gnu", "gcc-riscv64-linux-gnu", "riscv64-linux-gnu-gcc", "cross-riscv64-gcc14", ""],
     ),
     program(
+        "powerpc64-linux-gnu-gcc",
+        CROSS,
+        ["gcc-powerpc64-linux-gnu", "gcc-powerpc64-linux-gnu", "", "cross-ppc64-gcc14", ""],
+    ),
+    program(
+        "loongarch64-linux-gnu-gcc",
+        CROSS,
+        ["gcc-loongarch64-linux-gnu", "gcc-loongarch64-linux-gnu", "loongarch64-linux-gnu-gcc", "", ""],
+    ),
+    program(
         "arm-linux-gnueabihf-gcc",
         CROSS,
         ["gcc-arm-linux-gnueabihf", "gcc-arm-linux-gnu", "", "cross-arm-gcc14", ""],
     ),
     program("i686-linux-gnu-gcc", CROSS, ["gcc-i686-linux-gnu", "", "", "", ""]),
     program("mips64el-linux-gnuabi64-gcc", CROSS, ["gcc-mips64el-linux-gnuabi64", "gcc-mips64-linux-gnu", "", "", ""]),
+];
+
+const LIBC: &str = "is linked to the agent for another architecture";
+const fn libc(file: &'static str, debian: &'static str) -> Tool {
+    Tool { sign: Sign::File(file), purpose: LIBC, packages: [debian, "", "", "", ""] }
+}
+/// By Rust's names of the targets.
+static CROSS_LIBCS: &[(&str, Tool)] = &[
+    ("x86_64-unknown-linux-gnu", libc("/usr/x86_64-linux-gnu/lib/libc.a", "libc6-dev-amd64-cross")),
+    ("aarch64-unknown-linux-gnu", libc("/usr/aarch64-linux-gnu/lib/libc.a", "libc6-dev-arm64-cross")),
+    ("s390x-unknown-linux-gnu", libc("/usr/s390x-linux-gnu/lib/libc.a", "libc6-dev-s390x-cross")),
+    ("powerpc64le-unknown-linux-gnu", libc("/usr/powerpc64le-linux-gnu/lib/libc.a", "libc6-dev-ppc64el-cross")),
+    ("powerpc64-unknown-linux-gnu", libc("/usr/powerpc64-linux-gnu/lib/libc.a", "libc6-dev-ppc64-cross")),
+    ("riscv64gc-unknown-linux-gnu", libc("/usr/riscv64-linux-gnu/lib/libc.a", "libc6-dev-riscv64-cross")),
+    ("loongarch64-unknown-linux-gnu", libc("/usr/loongarch64-linux-gnu/lib/libc.a", "libc6-dev-loong64-cross")),
+    ("armv7-unknown-linux-gnueabihf", libc("/usr/arm-linux-gnueabihf/lib/libc.a", "libc6-dev-armhf-cross")),
+    ("i686-unknown-linux-gnu", libc("/usr/i686-linux-gnu/lib/libc.a", "libc6-dev-i386-cross")),
+    ("mips64el-unknown-linux-gnuabi64", libc("/usr/mips64el-linux-gnuabi64/lib/libc.a", "libc6-dev-mips64el-cross")),
 ];
 
 /// Everything that `purpose` needs on a host of the architecture `host`.
@@ -265,14 +321,19 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
             .chain(BUILD)
             .chain(named(CROSS_COMPILERS, format!("{}gcc", arch.cross)))
             .collect(),
+        Purpose::Agent(arch) => {
+            let libcs = CROSS_LIBCS.iter().filter(|(target, _)| *target == arch.rust).map(|(_, tool)| tool);
+            named(CROSS_COMPILERS, format!("{}gcc", arch.cross)).chain(libcs).collect()
+        }
         Purpose::Llvm => LLVM.iter().collect(),
         Purpose::ZfsTest => vec![&PYTHON],
         Purpose::Debug => vec![&GDB],
         Purpose::ZfsBuild => [&GCC, &DEPMOD].into_iter().chain(ZFS_BUILD).collect(),
         Purpose::RootBuild(arch) => {
             let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &MKSQUASHFS];
-            if arch.name != host.name {
-                tools.push(&QEMU_USER);
+            // Processors of one kind run the programs of their elder kin themselves.
+            if arch.name != host.name && (arch.name, host.name) != ("i686", "x86_64") {
+                tools.extend(QEMU_USERS.iter().filter(|(name, _)| *name == arch.name).map(|(_, tool)| tool));
             }
             tools
         }
@@ -488,7 +549,9 @@ mod tests {
             assert_eq!(emulator[0].package(Family::Debian), Some(arch.qemu_package));
             let cross = format!("{}gcc", arch.cross);
             assert!(tools(Purpose::KernelBuild(arch), &host).iter().any(|t| t.name() == cross), "{}", arch.name);
-            assert!(tools(Purpose::RootBuild(arch), &host).contains(&&QEMU_USER));
+            assert_eq!(tools(Purpose::Agent(arch), &host).len(), 2, "{}", arch.name);
+            let users = tools(Purpose::RootBuild(arch), &host).into_iter().filter(|tool| tool.purpose == USER);
+            assert_eq!(users.count(), 1, "{}", arch.name);
         }
     }
 

@@ -1,9 +1,11 @@
 //! Finds the kernel and the root of a run, and prepares a default one where there is none: nothing is set up by hand.
 //! Not for making them (`quiz_image`).
 
-use quiz_arch::Arch;
+use std::path::PathBuf;
+
+use quiz_arch::{Arch, Port};
 use quiz_config::{Chosen, RunSpec};
-use quiz_image::apt::Source;
+use quiz_image::apt::{self, Source};
 use quiz_image::host::{self, Distribution, Purpose, Search, Sign};
 use quiz_image::kernel::{self, Kernel};
 use quiz_image::root::{self, Root};
@@ -48,7 +50,10 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
         purposes.push(Purpose::RootBuild(arch));
     }
     require(&purposes, ctx)?;
-    say_what_is_prepared(kernel.is_none(), root.is_none().then_some(&wanted_root), spec, ctx);
+    if kernel.is_none() || root.is_none() {
+        say_what_is_prepared(kernel.is_none(), root.is_none(), &wanted_root, spec, ctx);
+        say_trust(arch, &wanted_root.source, ctx);
+    }
     let add_kernel = || match kernel {
         Some(kernel) => Ok(kernel),
         None => debian::add_kernel(&cache, &wanted_kernel(spec, arch), false, &ctx.report).map_err(Fault::from),
@@ -67,22 +72,50 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
     Ok(prepared)
 }
 
-fn source(spec: &RunSpec) -> Source {
-    Source { release: spec.release.clone(), mirrors: spec.mirrors.clone(), keyring: spec.keyring.clone() }
+/// Where packages come from, as far as a verb's own options say; the settings say the rest.
+#[derive(Debug, Clone, Default)]
+pub struct Packages {
+    /// `--release`
+    pub release: Option<String>,
+    /// `--mirror`
+    pub mirrors: Vec<String>,
+    /// `--keyring`
+    pub keyring: Option<PathBuf>,
+}
+
+/// The release that packages for `arch` are of, and where they come from.
+pub fn source(arch: &Arch, spec: &RunSpec, asked: Packages) -> Source {
+    let own = arch.port.release().filter(|_| spec.release_is_default);
+    // The keyring of the settings is for the mirrors of the settings.
+    let keyring = asked.keyring.or_else(|| spec.keyring.clone().filter(|_| asked.mirrors.is_empty()));
+    let mut mirrors = if asked.mirrors.is_empty() { spec.mirrors.clone() } else { asked.mirrors };
+    if mirrors.is_empty() && arch.port == Port::Unofficial {
+        mirrors = vec![apt::PORTS_MIRROR.to_owned()];
+    }
+    Source { release: asked.release.unwrap_or_else(|| own.unwrap_or(&spec.release).to_owned()), mirrors, keyring }
+}
+
+/// Tells what the packages of `source` are to be trusted for, where it is less than usual.
+pub fn say_trust(arch: &Arch, source: &Source, ctx: &Context) {
+    if source.mirrors == [apt::PORTS_MIRROR] {
+        ctx.report.say(&format!(
+            "Debian has no release for {}: its packages come from the archive of unofficial ports, built by volunteers and signed by that archive's own keys",
+            arch.name
+        ));
+    }
 }
 
 fn wanted_kernel(spec: &RunSpec, arch: &'static Arch) -> debian::Wanted {
-    debian::Wanted { source: source(spec), arch, package: None }
+    debian::Wanted { source: source(arch, spec, Packages::default()), arch, package: None }
 }
 
 fn wanted_root(spec: &RunSpec, chosen: &[Chosen], arch: &'static Arch) -> root::Wanted {
-    root::Wanted { source: source(spec), arch, packages: profiles::packages(spec, chosen) }
+    root::Wanted { source: source(arch, spec, Packages::default()), arch, packages: profiles::packages(spec, chosen) }
 }
 
-fn say_what_is_prepared(kernel: bool, wanted: Option<&root::Wanted>, spec: &RunSpec, ctx: &Context) {
-    let release = &spec.release;
-    let root = wanted.is_some();
-    if let (false, Some(wanted), false) = (kernel, wanted, spec.profiles.is_empty()) {
+fn say_what_is_prepared(kernel: bool, root: bool, wanted: &root::Wanted, spec: &RunSpec, ctx: &Context) {
+    let release = &wanted.source.release;
+    if root && !kernel && !spec.profiles.is_empty() {
         let packages = wanted.packages.join(" ");
         ctx.report.say(&format!("no root of {release} has what the profiles need: {packages}"));
         ctx.report.say(&format!("making one now; `quiz root build -p {}` does it ahead", spec.profiles.join(",")));

@@ -1,6 +1,7 @@
 //! The run of a VM, from its `RunSpec` to the exit code. What each step needs is in a module of its own; here is their
 //! order.
 
+pub mod agents;
 mod announce;
 pub mod crash;
 pub mod debugger;
@@ -50,9 +51,6 @@ use registry::Running;
 use scratch::Scratch;
 pub use terminal::Terminal;
 use warm::{Ingredients, Plan, Start};
-
-/// The guest's first process, made by this build.
-static AGENT: &[u8] = include_bytes!(env!("QUIZ_AGENT"));
 
 /// A bound where the user has set none: longer than any run, short enough for arithmetic.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -349,6 +347,7 @@ pub fn equip<R>(
     let stub_words: Vec<OsString> = stub_words.collect();
 
     let cache = ctx.cache()?;
+    let agent = agents::of(arch)?;
     let mut host = host(ctx)?;
     let facts = machine::KernelFacts::of(&kernel)?;
     let mut scratch = Scratch::create(spec, &asked.disks, dir.path(), &cache, facts.ext4, ctx)?;
@@ -373,11 +372,11 @@ pub fn equip<R>(
     let qemu = spec.qemu.clone().unwrap_or_else(|| arch.qemu.into());
     let qemu_path = qemu.to_str().and_then(|name| prepare::search(ctx).program(name)).unwrap_or_else(|| qemu.clone());
     let qemu_version = host.qemu_version(&qemu_path);
-    let known = host.known(wish(spec.accel), arch == quiz_arch::host());
+    let known = host.known(wish(spec.accel), arch == quiz_arch::host() && arch.kvm);
     let vm_for = |accel: Accel, host: &mut Host| -> Result<(VmSpec, initramfs::Initramfs), Fault> {
         let (machine, tsc_khz) = machine_for(accel, host)?;
         let modules = facts.modules(machine.transport, &root.manifest.format);
-        let initramfs = initramfs::make(&cache, &kernel, AGENT, &modules, &ctx.report)?;
+        let initramfs = initramfs::make(&cache, &kernel, agent, &modules, &ctx.report)?;
         let mut append = [&module_words[..], &asked.append, &spec.append].concat();
         if !spec.panic_on_oops {
             append.insert(0, "oops=continue".to_owned());

@@ -107,7 +107,8 @@ fn build_with(
         cache,
         mirrors: &request.mirrors,
         trust: &request.trust,
-        debian_arch: request.arch.debian,
+        // It is the same for all, and mirrors go on the longest with those that most have.
+        debian_arch: quiz_arch::host().debian,
         log: &log,
         fetch,
         report,

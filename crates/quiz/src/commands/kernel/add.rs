@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use quiz_image::debian;
 use quiz_image::host::Purpose;
-use quiz_image::{apt, debian};
 
 use crate::commands;
 use crate::context::Context;
 use crate::errors::Fault;
-use crate::prepare;
+use crate::prepare::{self, Packages};
 
 /// Which kernel.
 #[derive(Debug, Args)]
@@ -39,12 +39,10 @@ pub fn run(args: Add, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
     let arch = commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?;
     prepare::require(&[Purpose::KernelAdd], ctx)?;
-    let own_source = args.release.is_none() && args.mirror.is_empty();
-    let source = apt::Source {
-        release: args.release.unwrap_or(spec.release),
-        mirrors: if args.mirror.is_empty() { spec.mirrors } else { args.mirror },
-        keyring: args.keyring.map(|path| ctx.cwd.join(path)).or(spec.keyring.filter(|_| own_source)),
-    };
+    let asked =
+        Packages { release: args.release, mirrors: args.mirror, keyring: args.keyring.map(|path| ctx.cwd.join(path)) };
+    let source = prepare::source(arch, &spec, asked);
+    prepare::say_trust(arch, &source, ctx);
     let wanted = debian::Wanted { source, arch, package: args.package };
     let kernel = debian::add_kernel(&ctx.cache()?, &wanted, args.replace, &ctx.report)?;
     super::installed(&kernel, ctx)

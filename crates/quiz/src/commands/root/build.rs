@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use quiz_image::host::Purpose;
-use quiz_image::{Report, apt, root};
+use quiz_image::{Report, root};
 
 use crate::commands;
 use crate::context::Context;
 use crate::errors::Fault;
-use crate::{output, prepare, profiles};
+use crate::prepare::{self, Packages};
+use crate::{output, profiles};
 
 /// Which root. A run takes the one that its settings name: to make another one its default, set `release`, `packages`,
 /// `mirrors` and `keyring` in config.toml or quiz.toml.
@@ -46,15 +47,10 @@ pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     let chosen = profiles::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
     let mut packages = profiles::packages(&spec, &chosen);
     packages.extend(args.package);
-    let wanted = root::Wanted {
-        source: apt::Source {
-            release: args.release.unwrap_or(spec.release),
-            mirrors: if args.mirror.is_empty() { spec.mirrors } else { args.mirror },
-            keyring: args.keyring.map(|path| ctx.cwd.join(path)).or(spec.keyring),
-        },
-        arch,
-        packages,
-    };
+    let asked =
+        Packages { release: args.release, mirrors: args.mirror, keyring: args.keyring.map(|path| ctx.cwd.join(path)) };
+    let wanted = root::Wanted { source: prepare::source(arch, &spec, asked), arch, packages };
+    prepare::say_trust(arch, &wanted.source, ctx);
     let cache = ctx.cache()?;
     let there = root::find(&cache, &wanted)?.is_some_and(|root| root.name() == wanted.name());
     if !args.replace && there {

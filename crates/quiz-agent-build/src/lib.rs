@@ -1,0 +1,173 @@
+//! How the agent is built. Used by quiz's build script, for the host, and by `cargo xtask agents`, for other
+//! architectures. Not for where compilers come from: that is `cargo xtask`'s.
+//!
+//! The agent is another program than quiz: static, small, for the guest. Cargo has no stable way to say that, so it is
+//! called with a target directory of its own. Agents for other architectures stay in `agents/` of the workspace's target directory, each
+//! with the [`fingerprint`] of what it was made from, and quiz's build script embeds those that are up to date.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+/// The file that holds the fingerprint beside an agent.
+const FINGERPRINT: &str = "fingerprint";
+/// What an agent is made from, relative to the directory of crates.
+pub const SOURCES: &[&str] = &["quiz-agent", "quiz-proto", "../Cargo.lock", "../Cargo.toml"];
+
+/// A compiler that is not the one which cargo would take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    /// The compiler; it need not come with the target's standard library, but then with that library's source.
+    pub rustc: PathBuf,
+    /// Builds the standard library, too.
+    pub build_std: bool,
+}
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct Build<'a> {
+    /// cargo.
+    pub cargo: OsString,
+    /// Rust's name of the target.
+    pub target: &'a str,
+    /// The linker; None is Rust's own choice.
+    pub linker: Option<String>,
+    /// Another compiler than cargo's own.
+    pub compiler: Option<Foreign>,
+    /// Where cargo may keep what it makes.
+    pub target_dir: &'a Path,
+    /// The workspace's directory of crates.
+    pub crates: &'a Path,
+}
+
+impl Build<'_> {
+    /// The call of cargo, and the agent that it makes.
+    pub fn command(&self) -> (Command, PathBuf) {
+        let flags = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
+        let mut cargo = Command::new(&self.cargo);
+        cargo
+            .args(["build", "--quiet", "--locked", "--package", "quiz-agent", "--profile", "agent"])
+            .args(["--target", self.target, "--target-dir"])
+            .arg(self.target_dir)
+            .current_dir(self.crates)
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            // Clippy's and others' wrappers are for the outer build.
+            .env_remove("RUSTC_WORKSPACE_WRAPPER")
+            .env_remove("RUSTC_WRAPPER")
+            .env_remove("CARGO_BUILD_TARGET");
+        if let Some(linker) = &self.linker {
+            let name = self.target.to_uppercase().replace('-', "_");
+            cargo.env(format!("CARGO_TARGET_{name}_LINKER"), linker);
+        }
+        if let Some(Foreign { rustc, build_std }) = &self.compiler {
+            cargo.env("RUSTC", rustc);
+            if *build_std {
+                // A stable compiler builds its own standard library only when it is told that this is what it is for.
+                cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
+            }
+        }
+        (cargo, self.target_dir.join(self.target).join("agent/quiz-agent"))
+    }
+}
+
+/// Names the sources of the agent as they are now.
+pub fn fingerprint(crates: &Path) -> io::Result<String> {
+    let mut files = Vec::new();
+    for source in SOURCES {
+        collect(&crates.join(source), &mut files)?;
+    }
+    files.sort();
+    let mut sum = Sha256::new();
+    for file in files {
+        let bytes = std::fs::read(&file)?;
+        let name = file.strip_prefix(crates).unwrap_or(&file);
+        sum.update(format!("{} {}\n", name.display(), bytes.len()));
+        sum.update(bytes);
+    }
+    Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    if !path.is_dir() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path)? {
+        collect(&entry?.path(), files)?;
+    }
+    Ok(())
+}
+
+/// Where agents for other architectures wait to be embedded.
+pub fn shelf(workspace_target_dir: &Path) -> PathBuf {
+    workspace_target_dir.join("agents")
+}
+
+/// Puts the agent `built` for `arch` on the shelf.
+pub fn keep(shelf: &Path, arch: &str, built: &Path, fingerprint: &str) -> io::Result<()> {
+    let dir = shelf.join(arch);
+    std::fs::create_dir_all(&dir)?;
+    // Nobody takes the agent before this is there again.
+    match std::fs::remove_file(dir.join(FINGERPRINT)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    std::fs::copy(built, dir.join("quiz-agent"))?;
+    std::fs::write(dir.join(FINGERPRINT), fingerprint)
+}
+
+/// The agent for `arch` on the shelf; an error says that it was made from other sources.
+pub fn kept(shelf: &Path, arch: &str, fingerprint: &str) -> Result<Option<PathBuf>, String> {
+    let dir = shelf.join(arch);
+    match std::fs::read_to_string(dir.join(FINGERPRINT)) {
+        Ok(text) if text == fingerprint => Ok(Some(dir.join("quiz-agent"))),
+        Ok(_) => Err(format!("the agent for {arch} was built from other sources")),
+        Err(_) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_counts_while_its_sources_are_the_same() {
+        let dir = std::env::temp_dir().join(format!("quiz-agent-build-{}", std::process::id()));
+        let crates = dir.join("crates");
+        for source in ["quiz-agent/src", "quiz-proto"] {
+            std::fs::create_dir_all(crates.join(source)).unwrap();
+        }
+        for (file, text) in [("quiz-agent/src/main.rs", "a"), ("../Cargo.lock", "b"), ("../Cargo.toml", "c")] {
+            std::fs::write(crates.join(file), text).unwrap();
+        }
+        let first = fingerprint(&crates).unwrap();
+        let shelf = shelf(&dir.join("target"));
+        assert_eq!(kept(&shelf, "s390x", &first), Ok(None));
+        keep(&shelf, "s390x", &crates.join("quiz-agent/src/main.rs"), &first).unwrap();
+        assert_eq!(kept(&shelf, "s390x", &first), Ok(Some(shelf.join("s390x/quiz-agent"))));
+        std::fs::write(crates.join("quiz-agent/src/other.rs"), "").unwrap();
+        let second = fingerprint(&crates).unwrap();
+        assert!(kept(&shelf, "s390x", &second).unwrap_err().contains("s390x"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_foreign_compiler_is_told_to_build_its_library() {
+        let build = Build {
+            cargo: "cargo".into(),
+            target: "s390x-unknown-linux-gnu",
+            linker: Some("s390x-linux-gnu-gcc".into()),
+            compiler: Some(Foreign { rustc: "/rust/bin/rustc".into(), build_std: true }),
+            target_dir: Path::new("/t"),
+            crates: Path::new("/c"),
+        };
+        let (command, agent) = build.command();
+        assert!(command.get_args().any(|arg| arg == "-Zbuild-std=std,panic_abort"));
+        let linker = command.get_envs().find(|(name, _)| *name == "CARGO_TARGET_S390X_UNKNOWN_LINUX_GNU_LINKER");
+        assert_eq!(linker.unwrap().1.unwrap(), "s390x-linux-gnu-gcc");
+        assert_eq!(agent, Path::new("/t/s390x-unknown-linux-gnu/agent/quiz-agent"));
+    }
+}

@@ -1,0 +1,167 @@
+//! Agents for guests of other architectures: where their compilers come from, and building them. quiz's build script embeds what is
+//! made here; `quiz-agent-build` is how.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use quiz_agent_build::{Build, Foreign, fingerprint, keep, kept, shelf};
+use quiz_arch::Arch;
+use quiz_image::apt::{Apt, Package, Source};
+use quiz_image::{Cache, Progress, Report, StoreError, Unit, deb};
+
+use crate::setup;
+use crate::steps::{check, top};
+
+/// Debian's newest compiler for its stable releases, and its library's source. They run on every newer Debian, too.
+const RELEASE: &str = "bookworm";
+const COMPILER: &str = "rustc-web";
+const LIBRARY_SOURCE: &str = "rust-web-src";
+/// What of the compiler's packages hosts have anyway.
+const OF_THE_HOST: &[&str] = &["gcc", "libc-dev", "libc6", "libgcc-s1", "libstdc++6", "binutils"];
+
+/// Makes the agents for `names`, `all` being every architecture, that are not there or were made from other sources.
+pub fn agents(names: &[String]) -> Result<(), String> {
+    let host = quiz_arch::host();
+    let all = names.iter().any(|name| name == "all");
+    let mut wanted: Vec<&'static Arch> = Vec::new();
+    for name in names.iter().filter(|name| *name != "all") {
+        wanted.push(quiz_arch::find(name).ok_or_else(|| {
+            let known: Vec<&str> = quiz_arch::ALL.iter().map(|arch| arch.name).collect();
+            format!("`{name}` is no architecture that quiz knows: {}, or all", known.join(", "))
+        })?);
+    }
+    wanted.extend(quiz_arch::ALL.iter().copied().filter(|_| all));
+    let (crates, target_dir) = (top().join("crates"), target_dir());
+    let shelf = shelf(&target_dir);
+    let sources = fingerprint(&crates).map_err(|e| e.to_string())?;
+    // quiz's own build makes the host's.
+    for arch in wanted.into_iter().filter(|arch| *arch != host) {
+        setup::foreign(arch)?;
+        if matches!(kept(&shelf, arch.name, &sources), Ok(Some(_))) {
+            continue;
+        }
+        let agent = cached(arch, &crates, &target_dir, &sources)?;
+        keep(&shelf, arch.name, &agent, &sources).map_err(|e| format!("{}: {e}", shelf.display()))?;
+    }
+    Ok(())
+}
+
+/// The agent from quiz's cache, where it stays if the sources are cloned anew, or made now.
+fn cached(arch: &'static Arch, crates: &Path, target_dir: &Path, sources: &str) -> Result<PathBuf, String> {
+    let entries = cache().shelf("agents");
+    let what = format!("making the agent for {}", arch.name);
+    let entry = entries.build(&format!("{}-{}", arch.name, &sources[..16]), &what, false, &Lines, |dir| {
+        let agent = build(arch, crates, &target_dir.join("agent")).map_err(Failed)?;
+        fs_err::copy(&agent, dir.join("quiz-agent")).map_err(StoreError::io("keep the agent"))?;
+        Ok::<_, Failed>(serde_json::json!({ "sources": sources, "built_at": jiff::Timestamp::now() }))
+    });
+    let entry = entry.map_err(|Failed(why)| why)?;
+    entries.keep_newest(32).map_err(|e| e.to_string())?;
+    Ok(entry.dir().join("quiz-agent"))
+}
+
+fn build(arch: &'static Arch, crates: &Path, target_dir: &Path) -> Result<PathBuf, String> {
+    let linker = format!("{}gcc", arch.cross);
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let (target, linker) = (arch.rust, Some(linker));
+    let compiler = compiler(arch)?;
+    eprintln!("xtask: building the agent for {}", arch.name);
+    let build = Build { cargo, target, linker, compiler, target_dir, crates };
+    let (mut command, agent) = build.command();
+    check(&mut command)?;
+    Ok(agent)
+}
+
+/// The compiler whose standard library for the target is there or can be had: cargo's own, else Debian's with the library's source.
+fn compiler(arch: &Arch) -> Result<Option<Foreign>, String> {
+    let has_library = || -> bool {
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let output = Command::new(rustc).args(["--print", "target-libdir", "--target", arch.rust]).output();
+        let dir = output.ok().map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+        let files = dir.and_then(|dir| fs_err::read_dir(dir).ok());
+        files.is_some_and(|files| files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libstd-")))
+    };
+    if has_library() {
+        return Ok(None);
+    }
+    let mut rustup = Command::new("rustup");
+    rustup.args(["target", "add", arch.rust]).stdout(Stdio::null()).stderr(Stdio::null());
+    // It may be absent, without a network, or have no library for the target.
+    if rustup.status().is_ok_and(|status| status.success()) && has_library() {
+        return Ok(None);
+    }
+    eprintln!("xtask: rustup has no library for {}: taking Debian's compiler, and the library's source", arch.rust);
+    let cache = cache();
+    let entries = cache.shelf("toolchains");
+    let entry = entries.build("rust-debian", "fetching Debian's Rust compiler", false, &Lines, |dir| {
+        fetch(&cache, dir).map_err(Failed)
+    });
+    let rustc = entry.map_err(|Failed(why)| why)?.dir().join("bin/rustc");
+    Ok(Some(Foreign { rustc, build_std: true }))
+}
+
+/// Unpacks the compiler, the host's standard library and the library's source below `dir`; nothing is installed.
+fn fetch(cache: &Cache, dir: &Path) -> Result<serde_json::Value, String> {
+    let host = quiz_arch::host();
+    let apt = Apt::update(cache, &Source::debian(RELEASE), &[host.debian], &Lines).map_err(|e| e.to_string())?;
+    let mut packages: Vec<Package> = Vec::new();
+    let mut names = vec![COMPILER.to_owned(), LIBRARY_SOURCE.to_owned()];
+    while let Some(name) = names.pop() {
+        if packages.iter().all(|package| package.name != name) {
+            let package = apt.require(&name).map_err(|e| e.to_string())?;
+            let ours = |name: &&String| name.contains("rust") || name.starts_with("libllvm");
+            names.extend(package.depends.iter().filter(ours).filter(|n| !OF_THE_HOST.contains(&n.as_str())).cloned());
+            packages.push(package);
+        }
+    }
+    let needed = |path: &Path| {
+        let mut parts = path.components().map(|part| part.as_os_str());
+        let is_source = path.starts_with("usr/src");
+        // The compiler's own source is the larger part of it.
+        !path.starts_with("usr/share") && (!is_source || parts.nth(3).is_none_or(|part| part == "library"))
+    };
+    for file in apt.download(&packages, &Lines).map_err(|e| e.to_string())? {
+        deb::unpack(&file, dir, apt.log(), &|path, _| needed(path).then(|| path.to_owned()))
+            .map_err(|e| e.to_string())?;
+    }
+    let script = "#!/bin/sh\nusr=$(cd \"$(dirname \"$0\")/../usr\" && pwd)\n\
+                  LD_LIBRARY_PATH=$(echo \"$usr\"/lib/*-linux-gnu) exec \"$usr/bin/rustc\" \"$@\"\n";
+    let (bin, rustc) = (dir.join("bin"), dir.join("bin/rustc"));
+    let executable = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+    fs_err::create_dir_all(bin).map_err(|e| e.to_string())?;
+    fs_err::write(&rustc, script).map_err(|e| e.to_string())?;
+    fs_err::set_permissions(&rustc, executable).map_err(|e| e.to_string())?;
+    let versions = packages.into_iter().map(|package| (package.name, package.version.into()));
+    Ok(serde_json::Value::Object(versions.collect()))
+}
+
+fn cache() -> Cache {
+    Cache::at(quiz_testing::cache())
+}
+
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top().join("target"), PathBuf::from)
+}
+
+/// What the cache passes on of why an entry was not made.
+struct Failed(String);
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Failed {
+        Failed(error.to_string())
+    }
+}
+
+/// Says each piece of work on a line of its own.
+struct Lines;
+
+impl Report for Lines {
+    fn say(&self, line: &str) {
+        eprintln!("xtask: {line}");
+    }
+
+    fn start(&self, what: &str, _total: Option<u64>, _unit: Unit) -> Box<dyn Progress> {
+        eprintln!("xtask: {what}");
+        quiz_image::Silent.start(what, None, Unit::None)
+    }
+}
