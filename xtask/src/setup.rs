@@ -31,7 +31,7 @@ pub fn foreign(arch: &'static Arch) -> Result<(), String> {
         Purpose::RootBuild(arch),
         Purpose::KernelBuild(arch),
         Purpose::Agent(arch),
-        Purpose::ZfsBuild,
+        Purpose::ZfsCross(arch),
     ];
     let path = std::env::var_os("PATH").unwrap_or_default();
     let lacks = || {

@@ -38,6 +38,9 @@ pub struct Arch {
     pub console: &'static str,
     /// QEMU's device for that console, where it is not the machine's first serial port.
     pub console_device: Option<&'static str>,
+    /// A CPU that waits in a loop says so, and QEMU then has another one run. Where none does, several CPUs need several threads: in one,
+    /// each wait of one CPU for another lasts until QEMU's next turn, a tenth of a second.
+    pub yields: bool,
     /// It has a time-stamp counter whose rate the kernel can be told.
     pub tsc: bool,
     /// Words for the kernel's command line that have it panic, and so tell where it is, when a non-maskable interrupt comes from outside.
@@ -181,6 +184,7 @@ static X86_64: Arch = Arch {
     cpu: "max,-avx,-avx2,-erms",
     console: "ttyS0",
     console_device: None,
+    yields: true,
     tsc: true,
     nmi_words: X86_NMI,
     kvm: true,
@@ -204,6 +208,7 @@ static AARCH64: Arch = Arch {
     cpu: "neoverse-n1",
     console: "ttyAMA0",
     console_device: None,
+    yields: true,
     tsc: false,
     nmi_words: &[],
     kvm: true,
@@ -226,6 +231,7 @@ static S390X: Arch = Arch {
     cpu: "max",
     console: "ttysclp0",
     console_device: Some("sclpconsole"),
+    yields: true,
     tsc: false,
     nmi_words: &[],
     kvm: true,
@@ -244,10 +250,12 @@ static PPC64LE: Arch = Arch {
     rust: "powerpc64le-unknown-linux-gnu",
     qemu: "qemu-system-ppc64",
     qemu_package: "qemu-system-ppc",
-    machines: &[pci("pseries")],
+    // Without its firmware, which is most of a boot, and speaks to the guest from QEMU instead.
+    machines: &[Machine { options: &["x-vof=on"], ..pci("pseries") }],
     cpu: "power9",
     console: "hvc0",
     console_device: None,
+    yields: true,
     tsc: false,
     nmi_words: &[],
     kvm: true,
@@ -271,6 +279,7 @@ static RISCV64: Arch = Arch {
     cpu: "rv64",
     console: "ttyS0",
     console_device: None,
+    yields: false,
     tsc: false,
     nmi_words: &[],
     kvm: true,
@@ -305,6 +314,7 @@ static LOONGARCH64: Arch = Arch {
     cpu: "la464",
     console: "ttyS0",
     console_device: None,
+    yields: false,
     tsc: false,
     nmi_words: &[],
     kvm: true,
@@ -327,6 +337,7 @@ static ARMV7: Arch = Arch {
     cpu: "cortex-a15",
     console: "ttyAMA0",
     console_device: None,
+    yields: true,
     tsc: false,
     nmi_words: &[],
     kvm: false,
@@ -349,6 +360,7 @@ static I686: Arch = Arch {
     cpu: "max",
     console: "ttyS0",
     console_device: None,
+    yields: true,
     tsc: true,
     nmi_words: X86_NMI,
     kvm: false,
@@ -371,10 +383,22 @@ static MIPS64EL: Arch = Arch {
     cpu: "5KEc",
     console: "ttyS0",
     console_device: None,
+    yields: false,
     tsc: false,
     nmi_words: &[],
     kvm: false,
 };
+
+impl Arch {
+    /// What GNU's tools and Debian's directories of libraries call it: `s390x-linux-gnu`.
+    pub fn triple(&self) -> &'static str {
+        match self.cross.strip_suffix('-') {
+            // Debian's directories have the oldest name of that family.
+            Some("i686-linux-gnu") => "i386-linux-gnu",
+            triple => triple.unwrap_or(self.cross),
+        }
+    }
+}
 
 /// Every architecture, the most used first.
 pub static ALL: &[&Arch] =

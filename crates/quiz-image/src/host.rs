@@ -37,6 +37,8 @@ pub enum Purpose {
     RootBuild(&'static Arch),
     /// Build OpenZFS for the host's architecture.
     ZfsBuild,
+    /// Build OpenZFS for another architecture.
+    ZfsCross(&'static Arch),
     /// Judge the results of the ZFS test suite.
     ZfsTest,
     /// Look into a guest's memory.
@@ -241,6 +243,9 @@ static ZFS_BUILD: &[Tool] = &[
     header("libelf.h", ZFS, ["libelf-dev", "elfutils-libelf-devel", "libelf", "libelf-devel", "elfutils-dev"]),
 ];
 
+static PKG_CONFIG: Tool =
+    program("pkg-config", ZFS, ["pkg-config", "pkgconf-pkg-config", "pkgconf", "pkgconf-pkg-config", "pkgconf"]);
+
 const CLANG: &str = "builds kernels with --llvm";
 static LLVM: &[Tool] = &[
     program("clang", CLANG, same("clang")),
@@ -329,6 +334,12 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
         Purpose::ZfsTest => vec![&PYTHON],
         Purpose::Debug => vec![&GDB],
         Purpose::ZfsBuild => [&GCC, &DEPMOD].into_iter().chain(ZFS_BUILD).collect(),
+        // Headers and libraries are the guest's (`sysroot`), but for those of programs that run during the build.
+        Purpose::ZfsCross(arch) => [&GCC, &DEPMOD, &APT_GET, &DPKG_DEB, &KEYRING, &PKG_CONFIG]
+            .into_iter()
+            .chain(ZFS_BUILD.iter().filter(|tool| matches!(tool.sign, Sign::Program(_)) || tool.name() == "libelf.h"))
+            .chain(named(CROSS_COMPILERS, format!("{}gcc", arch.cross)))
+            .collect(),
         Purpose::RootBuild(arch) => {
             let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &MKSQUASHFS];
             // Processors of one kind run the programs of their elder kin themselves.

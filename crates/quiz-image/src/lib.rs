@@ -23,6 +23,7 @@ pub mod report;
 pub mod root;
 pub mod squashfs;
 pub mod store;
+pub mod sysroot;
 mod version;
 
 pub use kernel::{Kernel, KernelManifest, Version};

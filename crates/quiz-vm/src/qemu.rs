@@ -120,7 +120,7 @@ fn accelerator(vm: &VmSpec) -> &'static str {
         Accel::Kvm => "kvm",
         // With a thread for each vCPU, QEMU before 8.1 can keep a translation of code that another vCPU has just changed: a
         // kernel that patches itself then meets its own breakpoints and oopses, in about one boot of a few hundred.
-        Accel::Tcg if vm.cpus > 1 && vm.one_thread => "tcg,thread=single",
+        Accel::Tcg if vm.cpus > 1 && vm.one_thread && vm.arch.yields => "tcg,thread=single",
         Accel::Tcg => "tcg",
     }
 }

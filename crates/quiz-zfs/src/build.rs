@@ -3,8 +3,10 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use fs_err as fs;
+use quiz_arch::Arch;
 use quiz_image::command::{CommandError, Run};
 use quiz_image::kernel::{self, Kernel};
 use quiz_image::lock::Lock;
@@ -47,6 +49,15 @@ pub enum BuildError {
     Io(#[from] io::Error),
 }
 
+/// How a build is made for another architecture.
+#[derive(Debug, Clone, Copy)]
+pub struct Cross<'a> {
+    /// The architecture.
+    pub arch: &'static Arch,
+    /// Where the headers and libraries of the guest's distribution are, by a path that lasts.
+    pub sysroot: &'a Path,
+}
+
 /// Builds one checkout for one kernel.
 #[derive(Clone, Copy)]
 pub struct Builder<'a> {
@@ -56,6 +67,8 @@ pub struct Builder<'a> {
     pub kernel: &'a Kernel,
     /// The cache that the kernel is in, where what `configure` finds out is kept too.
     pub cache: &'a Cache,
+    /// What is needed beyond, if the kernel is for another architecture than the host's.
+    pub cross: Option<Cross<'a>>,
     /// How many compilers run at once.
     pub jobs: NonZeroUsize,
     /// Hears what goes on.
@@ -161,6 +174,7 @@ impl Builder<'_> {
         let script = String::from_utf8_lossy(&fs::read(dir.join("configure"))?).into_owned();
         let kbuild = kernel::shelf(self.cache).dir().join(self.kernel.name()).join("kbuild");
         let mut words = configure::defaults(self.kernel, &kbuild, &configure::knows(&script));
+        words.extend(self.cross.iter().flat_map(configure::for_another));
         words.extend(record.args.iter().cloned());
         let store = self.cache.dir().join("zfs-configure");
         let answers = Answers::new(&store, self.kernel, &dir, &words)?;
@@ -168,6 +182,7 @@ impl Builder<'_> {
         let log = self.log("configure")?;
         let mut command = configure::command("./configure", &dir);
         command.args(&words);
+        self.find_libraries(&mut command);
         if let Some(site) = answers.give(&dir)? {
             command.env("CONFIG_SITE", site);
         }
@@ -231,6 +246,8 @@ impl Builder<'_> {
         let log = self.log("make")?;
         let mut command = configure::command("make", &dir);
         command.arg(format!("-j{}", self.jobs)).arg("--no-print-directory").args(args);
+        // make runs configure again by itself where its inputs have changed.
+        self.find_libraries(&mut command);
         let is_first = record.objects.is_none() && args.is_empty();
         let total = is_first.then(|| self.expected_objects());
         self.report.say(&format!("building {}; everything that make says is in {}", self.what(), log.display()));
@@ -276,6 +293,16 @@ impl Builder<'_> {
             record.write(&dir)?;
         }
         Ok(())
+    }
+
+    /// Has `pkg-config` speak of the guest's libraries.
+    fn find_libraries(&self, command: &mut Command) {
+        let Some(Cross { arch, sysroot }) = self.cross else { return };
+        let libraries = sysroot.join("usr/lib").join(arch.triple()).join("pkgconfig");
+        let mut dirs = libraries.into_os_string();
+        dirs.push(":");
+        dirs.push(sysroot.join("usr/share/pkgconfig"));
+        command.env("PKG_CONFIG_LIBDIR", dirs).env("PKG_CONFIG_SYSROOT_DIR", sysroot).env_remove("PKG_CONFIG_PATH");
     }
 
     /// How many objects a whole build will make: as many as one for another kernel did.

@@ -28,18 +28,6 @@ pub enum CheckoutError {
         /// The checkout.
         dir: PathBuf,
     },
-    /// The kernel is of another architecture.
-    #[error(
-        "cannot build OpenZFS for kernel {kernel}: it is for {arch}, and OpenZFS is only built for {host}, this host's architecture"
-    )]
-    Foreign {
-        /// The kernel's name.
-        kernel: String,
-        /// The kernel's architecture.
-        arch: String,
-        /// This host's.
-        host: &'static str,
-    },
     /// Nothing to build modules against.
     #[error(
         "cannot build OpenZFS for kernel {kernel}: it has no build tree for modules; make the kernel again (`quiz kernel build`, or `quiz kernel \
@@ -140,10 +128,6 @@ impl Checkout {
     /// It cannot; nothing has been touched.
     pub fn fits(&self, kernel: &Kernel, args: &[String]) -> Result<(), CheckoutError> {
         let name = || kernel.name().to_owned();
-        let host = quiz_arch::host().name;
-        if kernel.manifest.arch != host {
-            return Err(CheckoutError::Foreign { kernel: name(), arch: kernel.manifest.arch.clone(), host });
-        }
         if self.dir.as_os_str().as_encoded_bytes().iter().any(|b| b.is_ascii_whitespace() || *b == b':') {
             return Err(CheckoutError::Path { dir: self.dir.clone() });
         }

@@ -14,6 +14,7 @@ use fs_err as fs;
 use quiz_image::kernel::Kernel;
 use sha2::{Digest, Sha256};
 
+use crate::build::Cross;
 use crate::record;
 
 /// The arguments of `configure` in front of the user's own, which therefore win. `knows` tells which options this checkout's `configure` has.
@@ -44,6 +45,21 @@ pub(crate) fn defaults(kernel: &Kernel, kbuild: &Path, knows: &dyn Fn(&str) -> b
         args.push("KERNEL_LLVM=1".to_owned());
     }
     args
+}
+
+/// The arguments for another architecture than the host's. Compilers of one's own win, being behind these; they need `--sysroot` then.
+pub(crate) fn for_another(cross: &Cross<'_>) -> Vec<String> {
+    let Cross { arch, sysroot } = cross;
+    let sysroot = sysroot.display();
+    vec![
+        format!("--build={}", quiz_arch::host().triple()),
+        format!("--host={}", arch.triple()),
+        format!("CC={}gcc --sysroot={sysroot}", arch.cross),
+        format!("CXX={}g++ --sysroot={sysroot}", arch.cross),
+        format!("KERNEL_CC={}gcc", arch.cross),
+        format!("KERNEL_CROSS_COMPILE={}", arch.cross),
+        format!("KERNEL_ARCH={}", arch.kernel_arch),
+    ]
 }
 
 /// Which options the text of a `configure` script has.

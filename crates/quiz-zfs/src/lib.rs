@@ -33,7 +33,7 @@ mod sources;
 pub mod stage;
 pub mod suite;
 
-pub use build::{BuildError, Builder};
+pub use build::{BuildError, Builder, Cross};
 pub use builds::BuildsError;
 pub use checkout::{Checkout, CheckoutError};
 pub use load::{LoadError, Loading};

@@ -146,6 +146,12 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
+    /// The program that takes debug information out of programs of the kernel's architecture.
+    fn strip(&self) -> String {
+        let arch = quiz_arch::find(&self.kernel.manifest.arch).filter(|arch| *arch != quiz_arch::host());
+        format!("{}strip", arch.map_or("", |arch| arch.cross))
+    }
+
     fn log(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.log"))
     }
@@ -214,6 +220,7 @@ impl Stage<'_> {
         let new = self.generations.begin()?;
         let (tree, made) = (new.path().join(TREE), new.path().join("made"));
         let (scratch, log) = (new.path().join("scratch"), self.log("strip"));
+        let strip = self.strip();
         for dir in [&tree, &made, &scratch] {
             fs::create_dir(dir)?;
         }
@@ -224,7 +231,15 @@ impl Stage<'_> {
         let put = |number: usize, at: &Path| {
             let item = &items[number];
             let What::File { source, mode, elf } = &item.what else { return fingerprint(&item.path) };
-            let product = Product { source, elf: *elf, build: &manifest.build, scratch: &scratch, number, log: &log };
+            let product = Product {
+                source,
+                elf: *elf,
+                build: &manifest.build,
+                strip: &strip,
+                scratch: &scratch,
+                number,
+                log: &log,
+            };
             product.put(at, *mode)
         };
         let fingerprints = in_parallel(&changed, |&number| put(number, &place(number)))?;
@@ -288,7 +303,7 @@ impl Stage<'_> {
         fs::create_dir_all(&extra)?;
         let scratch = new.path().join("scratch");
         fs::create_dir(&scratch)?;
-        let log = self.log("strip");
+        let (log, strip) = (self.log("strip"), self.strip());
         let mut changed = Vec::new();
         for (number, (module, source)) in now.iter().enumerate() {
             let same = old.as_ref().filter(|(_, stamp)| stamp.modules.contains(&(module.clone(), *source)));
@@ -306,6 +321,7 @@ impl Stage<'_> {
                 source: &module.source,
                 elf: true,
                 build: &manifest.build,
+                strip: &strip,
                 scratch: &scratch,
                 number,
                 log: &log,
@@ -377,6 +393,7 @@ struct Product<'a> {
     source: &'a Path,
     elf: bool,
     build: &'a Path,
+    strip: &'a str,
     scratch: &'a Path,
     number: usize,
     log: &'a Path,
@@ -406,7 +423,7 @@ impl Product<'_> {
 
     fn put_elf(&self, place: &Path) -> Result<(), StageError> {
         let stripped = self.scratch.join(self.number.to_string());
-        let mut command = Command::new("strip");
+        let mut command = Command::new(self.strip);
         command.args(["--strip-debug", "-o"]).arg(&stripped).arg(self.source);
         Run { command, doing: "strip OpenZFS's debug information", log: self.log }.run(|_| {})?;
         let mut bytes = fs::read(&stripped)?;

@@ -157,7 +157,7 @@ impl Place {
     pub fn build<T>(&self, kernel: &Kernel, work: impl FnOnce(&Builder<'_>) -> T) -> T {
         let checkout = self.checkout();
         let jobs = NonZeroUsize::new(2).unwrap();
-        work(&Builder { checkout: &checkout, kernel, cache: &self.cache, jobs, report: &Silent })
+        work(&Builder { checkout: &checkout, kernel, cache: &self.cache, cross: None, jobs, report: &Silent })
     }
 
     /// What `quiz zfs make` does.

@@ -103,11 +103,15 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
         return Ok(ExitCode::SUCCESS);
     }
     let mut options = options.clone();
-    // A build is for a kernel too, and `quiz -k 6.1 zfs` beside `quiz -k 6.1 -p zfs` can mean nothing else.
-    if let Verb::Zfs(args) = &mut verb
-        && args.kernel.is_none()
-    {
-        args.kernel = options.kernel.take().map(|kernel| kernel.to_string_lossy().into_owned());
+    // A build is for a kernel and its architecture too, and `quiz -k 6.1 zfs` beside `quiz -k 6.1 -p zfs` can mean nothing else.
+    if let Verb::Zfs(args) = &mut verb {
+        let take = |slot: &mut Option<OsString>| slot.take().map(|word| word.to_string_lossy().into_owned());
+        if args.kernel.is_none() {
+            args.kernel = take(&mut options.kernel);
+        }
+        if args.arch.is_none() {
+            args.arch = take(&mut options.arch);
+        }
     }
     if let Some(option) = options.first_given() {
         let message = format!("{option} in front of this verb has no meaning: it belongs to a run");

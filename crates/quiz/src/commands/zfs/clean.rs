@@ -3,7 +3,7 @@
 use clap::Args;
 use quiz_image::Report;
 
-use super::Target;
+use super::{Target, Which};
 use crate::context::Context;
 use crate::errors::Fault;
 
@@ -18,8 +18,8 @@ pub struct Clean {
 }
 
 /// Removes it.
-pub fn run(args: &Clean, outer: Option<&str>, ctx: &Context) -> Result<(), Fault> {
-    let target = Target::find(args.kernel.as_deref().or(outer), ctx)?;
+pub fn run(args: Clean, outer: Which, ctx: &Context) -> Result<(), Fault> {
+    let target = Target::find(&outer.or_kernel(args.kernel), ctx)?;
     if !target.build(ctx, |builder| builder.clean())? {
         ctx.report.say(&format!("nothing was built for {}", target.kernel.manifest.release));
     }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::Target;
+use super::{Target, Which};
 use crate::context::Context;
 use crate::errors::Fault;
 
@@ -21,12 +21,12 @@ pub struct Configure {
 }
 
 /// Configures it.
-pub fn run(args: Configure, outer: Option<String>, ctx: &Context) -> Result<(), Fault> {
+pub fn run(args: Configure, outer: Which, ctx: &Context) -> Result<(), Fault> {
     // `configure` has no such option, but its words are not looked at.
     if let Some(word) = args.args.iter().find(|word| *word == "-k" || word.starts_with("--kernel")) {
         return Err(Fault::new(format!("{word} must stand before the arguments of configure")));
     }
-    let target = Target::find(args.kernel.or(outer).as_deref(), ctx)?;
+    let target = Target::find(&outer.or_kernel(args.kernel), ctx)?;
     target.require_tools(ctx)?;
     let words = (!args.args.is_empty()).then_some(args.args);
     target.build(ctx, |builder| builder.configure(words))

@@ -9,7 +9,7 @@ use quiz_image::{Report, StoreError};
 use quiz_zfs::{Loading, load, stage};
 use serde::Serialize;
 
-use super::Target;
+use super::{Target, Which};
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::output;
@@ -36,10 +36,10 @@ struct Record<'a> {
 }
 
 /// Installs it.
-pub fn run(args: &Install, outer: Option<&str>, ctx: &Context) -> Result<(), Fault> {
+pub fn run(args: &Install, outer: Which, ctx: &Context) -> Result<(), Fault> {
     match &args.kernel {
         Some(name) if args.directives => directives(name, ctx),
-        selector => install(&Target::find(selector.as_deref().or(outer), ctx)?, ctx),
+        selector => install(&Target::find(&outer.or_kernel(selector.clone()), ctx)?, ctx),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::Target;
+use super::{Target, Which};
 use crate::context::Context;
 use crate::errors::Fault;
 
@@ -18,8 +18,8 @@ pub struct Make {
 }
 
 /// Makes it.
-pub fn run(args: Make, outer: Option<String>, ctx: &Context) -> Result<(), Fault> {
-    let target = Target::find(args.kernel.or(outer).as_deref(), ctx)?;
+pub fn run(args: Make, outer: Which, ctx: &Context) -> Result<(), Fault> {
+    let target = Target::find(&outer.or_kernel(args.kernel), ctx)?;
     target.require_tools(ctx)?;
     target.build(ctx, |builder| builder.make(&args.args))
 }

@@ -4,11 +4,12 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use quiz_image::Cache;
+use quiz_arch::Arch;
 use quiz_image::host::Purpose;
 use quiz_image::kernel::{self, Kernel};
+use quiz_image::{Cache, apt, sysroot};
 use quiz_zfs::meta::Support;
-use quiz_zfs::{BuildError, Builder, Checkout, CheckoutError};
+use quiz_zfs::{BuildError, Builder, Checkout, CheckoutError, Cross};
 
 use crate::cli::RunOptions;
 use crate::context::Context;
@@ -38,6 +39,9 @@ pub struct Zfs {
     /// For which kernel: a name, a release, or the beginning of a version (6.12)
     #[arg(short, long, value_name = "KERNEL")]
     pub kernel: Option<String>,
+    /// The architecture: s390x, aarch64, ... [default: the setting `arch`]
+    #[arg(short, long)]
+    pub arch: Option<String>,
     /// A verb.
     #[command(subcommand)]
     pub verb: Option<Verb>,
@@ -60,20 +64,34 @@ pub enum Verb {
 
 /// Does it.
 pub fn run(args: Zfs, ctx: &Context) -> Result<ExitCode, Fault> {
-    let outer = args.kernel;
+    let outer = Which { kernel: args.kernel, arch: args.arch };
     match args.verb {
-        None => all(outer.as_deref(), ctx)?,
+        None => all(&outer, ctx)?,
         Some(Verb::Configure(args)) => configure::run(args, outer, ctx)?,
         Some(Verb::Make(args)) => make::run(args, outer, ctx)?,
-        Some(Verb::Install(args)) => install::run(&args, outer.as_deref(), ctx)?,
-        Some(Verb::Clean(args)) => clean::run(&args, outer.as_deref(), ctx)?,
+        Some(Verb::Install(args)) => install::run(&args, outer, ctx)?,
+        Some(Verb::Clean(args)) => clean::run(args, outer, ctx)?,
         Some(Verb::Test(args)) => return test::run(*args, outer, ctx),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn all(selector: Option<&str>, ctx: &Context) -> Result<(), Fault> {
-    let target = Target::find(selector, ctx)?;
+/// The kernel that is meant: options in front of the verb.
+#[derive(Debug, Default)]
+pub struct Which {
+    kernel: Option<String>,
+    arch: Option<String>,
+}
+
+impl Which {
+    /// The same, with a verb's own option for the kernel.
+    fn or_kernel(self, own: Option<String>) -> Which {
+        Which { kernel: own.or(self.kernel), ..self }
+    }
+}
+
+fn all(which: &Which, ctx: &Context) -> Result<(), Fault> {
+    let target = Target::find(which, ctx)?;
     target.require_tools(ctx)?;
     target.build(ctx, |builder| builder.make(&[]))?;
     install::install(&target, ctx)
@@ -83,34 +101,55 @@ fn all(selector: Option<&str>, ctx: &Context) -> Result<(), Fault> {
 struct Target {
     checkout: Checkout,
     kernel: Kernel,
+    arch: &'static Arch,
+    /// Where packages for that architecture come from.
+    source: apt::Source,
     cache: Cache,
 }
 
+/// What OpenZFS is compiled and linked with, by Debian's names.
+const LIBRARIES: &[&str] =
+    &["libc6-dev", "uuid-dev", "libblkid-dev", "libtirpc-dev", "libssl-dev", "zlib1g-dev", "libudev-dev", "libaio-dev"];
+
 impl Target {
-    /// The checkout that the caller is in, and the kernel that `selector` or the settings choose.
-    fn find(selector: Option<&str>, ctx: &Context) -> Result<Target, Fault> {
+    /// The checkout that the caller is in, and the kernel that `which` or the settings choose.
+    fn find(which: &Which, ctx: &Context) -> Result<Target, Fault> {
         let checkout = checkout(ctx)?;
-        let options = RunOptions { kernel: selector.map(Into::into), ..RunOptions::default() };
+        let (kernel, arch) = (which.kernel.as_ref().map(Into::into), which.arch.as_ref().map(Into::into));
+        let options = RunOptions { kernel, arch, ..RunOptions::default() };
         let spec = ctx.run_spec(&options, Vec::new())?;
         let arch = super::arch(Some(&spec.arch))?;
         let cache = ctx.cache()?;
         match kernel::find(&cache, arch, spec.kernel.as_deref(), &ctx.report)? {
-            Some(kernel) => Ok(Target { checkout, kernel, cache }),
+            Some(kernel) => {
+                let source = prepare::source(arch, &spec, prepare::Packages::default());
+                Ok(Target { checkout, kernel, arch, source, cache })
+            }
             None => Err(prepare::no_such_kernel(spec.kernel.as_deref(), arch, &cache, ctx)?),
         }
     }
 
     /// Makes sure that this host has what building needs.
     fn require_tools(&self, ctx: &Context) -> Result<(), Fault> {
-        let mut purposes = vec![Purpose::ZfsBuild];
+        let mut purposes = match self.is_foreign() {
+            true => vec![Purpose::ZfsCross(self.arch)],
+            false => vec![Purpose::ZfsBuild],
+        };
         if self.kernel.manifest.llvm {
             purposes.push(Purpose::Llvm);
         }
         prepare::require(&purposes, ctx)
     }
 
+    fn is_foreign(&self) -> bool {
+        self.arch != quiz_arch::host()
+    }
+
     fn build<T>(&self, ctx: &Context, work: impl FnOnce(&Builder<'_>) -> Result<T, BuildError>) -> Result<T, Fault> {
+        let make = || sysroot::make(&self.cache, &self.source, self.arch, LIBRARIES, &ctx.report);
+        let sysroot = self.is_foreign().then(make).transpose()?;
         let builder = Builder {
+            cross: sysroot.as_ref().map(|sysroot| Cross { arch: self.arch, sysroot: &sysroot.dir }),
             checkout: &self.checkout,
             kernel: &self.kernel,
             cache: &self.cache,
@@ -122,12 +161,8 @@ impl Target {
 
     /// Says which other kernels would do, where this one does not.
     fn explain(&self, error: BuildError, ctx: &Context) -> Fault {
-        let is_about_kernel = matches!(
-            error,
-            BuildError::Checkout(
-                CheckoutError::Unsupported { .. } | CheckoutError::NoKbuild { .. } | CheckoutError::Foreign { .. }
-            )
-        );
+        let is_about_kernel =
+            matches!(error, BuildError::Checkout(CheckoutError::Unsupported { .. } | CheckoutError::NoKbuild { .. }));
         let fault = Fault::from(error);
         if !is_about_kernel {
             return fault;
@@ -135,7 +170,7 @@ impl Target {
         let fitting: Vec<String> = kernel::list(&self.cache, &ctx.report)
             .unwrap_or_default()
             .iter()
-            .filter(|kernel| kernel.manifest.arch == quiz_arch::host().name && kernel.kbuild().is_some())
+            .filter(|kernel| kernel.manifest.arch == self.arch.name && kernel.kbuild().is_some())
             .filter(|kernel| self.checkout.meta.supports(kernel.manifest.version) == Support::Yes)
             .map(|kernel| kernel.name().to_owned())
             .collect();

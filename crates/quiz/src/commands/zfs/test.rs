@@ -79,7 +79,7 @@ const RUN_FILE: &str = "selected.run";
 const PATIENCE: u32 = 4;
 
 /// Runs them.
-pub fn run(args: Test, outer: Option<String>, ctx: &Context) -> Result<ExitCode, Fault> {
+pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, Fault> {
     let checkout = super::checkout(ctx)?;
     let suite = Suite::open(&checkout.dir)?;
     let selection = Selection { runfiles: args.run_files, tags: args.tags, words: args.selectors };
@@ -95,7 +95,8 @@ pub fn run(args: Test, outer: Option<String>, ctx: &Context) -> Result<ExitCode,
     // Results must not be lost for want of what reads them.
     prepare::require(&[Purpose::ZfsTest], ctx)?;
     let mut options = args.options;
-    options.kernel = options.kernel.or(outer.map(OsString::from));
+    options.kernel = options.kernel.or(outer.kernel.map(OsString::from));
+    options.arch = options.arch.or(outer.arch.map(OsString::from));
     let mut spec = spec(&options, ctx)?;
     let dir = tempfile::Builder::new()
         .prefix("quiz-suite-")
