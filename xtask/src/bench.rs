@@ -1,5 +1,6 @@
 //! Benchmarks: everything that is compared is measured in one run, turn by turn, so that a noisy host is noisy for all.
 
+mod architectures;
 mod clones;
 mod cold;
 mod cycle;
@@ -46,6 +47,17 @@ pub enum Bench {
         #[command(flatten)]
         common: Common,
     },
+    /// Guests of every architecture, cold and from templates: the table in docs/architectures.md
+    Architectures {
+        /// Rounds
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Profiles to run with, besides none; can be repeated
+        #[arg(short, long)]
+        profile: Vec<String>,
+        /// Architectures [default: all]
+        archs: Vec<String>,
+    },
     /// From an edited file of OpenZFS to the printed `zpool status`, against installing, indexing, booting and loading
     Cycle {
         #[command(flatten)]
@@ -78,6 +90,7 @@ pub struct Peers {
 /// Runs one benchmark and prints its figures.
 pub fn run(which: &Bench) -> Result<(), String> {
     match which {
+        Bench::Architectures { rounds, profile, archs } => architectures::run(*rounds, archs, profile),
         Bench::Cold { common, peers } => cold::run(common.rounds, common.kernel.as_deref(), !peers.no_vng),
         Bench::Warm { common, peers, zfs } => {
             warm::run(common.rounds, common.kernel.as_deref(), !peers.no_vng, zfs.as_deref())

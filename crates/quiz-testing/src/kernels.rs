@@ -52,3 +52,21 @@ pub fn stock(sandbox: &Sandbox) -> &'static str {
     }
     "6.1"
 }
+
+/// The beginning of the name of an architecture's stock kernel. What `-k` takes.
+pub fn stock_name(arch: &str) -> &'static str {
+    // The release that has the architecture has another kernel.
+    if arch == "riscv64" { "6.12" } else { "6.1" }
+}
+
+/// The distribution's own kernel for another architecture, added now if it is not there.
+///
+/// # Panics
+/// If it cannot be had.
+pub fn stock_of(sandbox: &Sandbox, arch: &str) {
+    let there = sandbox.quiz(["-a", arch, "-k", stock_name(arch), "--timeout", "3m", "true"]);
+    if there.code != 0 {
+        let added = sandbox.quiz(["kernel", "add", "-a", arch]);
+        assert_eq!(added.code, 0, "{}", added.stderr);
+    }
+}
