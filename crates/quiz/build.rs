@@ -27,7 +27,7 @@ fn main() {
     let mut list = format!("&[\n    ({own_arch:?}, include_bytes!({own:?})),\n");
     let shelf = shelf(target_dir);
     // One that is not there would count as changed, always.
-    std::fs::create_dir_all(&shelf).unwrap_or_else(|e| panic!("{}: {e}", shelf.display()));
+    fs_err::create_dir_all(&shelf).unwrap_or_else(|e| panic!("{}: {e}", shelf.display()));
     println!("cargo::rerun-if-changed={}", shelf.display());
     let sources = fingerprint(crates).expect("the agent's sources can be read");
     for arch in quiz_arch::ALL.iter().filter(|arch| arch.name != own_arch) {
@@ -40,7 +40,7 @@ fn main() {
         }
     }
     list.push(']');
-    std::fs::write(out.join("agents.rs"), list).expect("the build's own directory can be written");
+    fs_err::write(out.join("agents.rs"), list).expect("the build's own directory can be written");
 }
 
 fn build(crates: &Path, target: &str, target_dir: &Path) -> PathBuf {

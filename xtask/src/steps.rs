@@ -4,8 +4,27 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Installs quiz and runs it; its exit code is ours.
+use crate::agents;
+
+/// The architectures that every change is tested on, and those that the longer tests are for. The host's is in no need of an agent.
+const TESTED: &[&str] = &["s390x", "aarch64"];
+const TESTED_LONG: &[&str] = &["ppc64le", "riscv64", "armv7l"];
+
+/// The architecture that quiz's own arguments name: `-a NAME`, `--arch NAME`, `--arch=NAME`.
+fn named_arch(arguments: &[OsString]) -> Option<String> {
+    let words: Vec<&str> = arguments.iter().map_while(|word| word.to_str()).collect();
+    words.iter().enumerate().find_map(|(i, word)| match *word {
+        "-a" | "--arch" => words.get(i + 1).map(|name| name.to_string()),
+        _ => word.strip_prefix("--arch=").map(str::to_owned),
+    })
+}
+
+/// Installs quiz and runs it; its exit code is ours. If guests of another architecture are asked for, sets up for those, too.
 pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
+    let known = named_arch(arguments).filter(|name| quiz_arch::find(name).is_some());
+    if let Some(arch) = known {
+        agents::agents(&[arch])?;
+    }
     check(cargo().args(["install", "--quiet", "--locked", "--path"]).arg(top().join("crates/quiz")))?;
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = set("CARGO_INSTALL_ROOT").or_else(|| set("CARGO_HOME"));
@@ -17,6 +36,9 @@ pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
 
 /// Every check, in the order in which a failure is cheapest.
 pub fn test(long: bool) -> Result<(), String> {
+    let longer = if long { TESTED_LONG } else { &[] };
+    let archs: Vec<String> = TESTED.iter().chain(longer).map(|name| name.to_string()).collect();
+    agents::agents(&archs)?;
     check(cargo().args(["fmt", "--all", "--check"]))?;
     check(cargo().args(["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     // All targets are those that are tested by default.

@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fs_err as fs;
 use sha2::{Digest, Sha256};
 
 /// The file that holds the fingerprint beside an agent.
@@ -82,7 +83,7 @@ pub fn fingerprint(crates: &Path) -> io::Result<String> {
     files.sort();
     let mut sum = Sha256::new();
     for file in files {
-        let bytes = std::fs::read(&file)?;
+        let bytes = fs::read(&file)?;
         let name = file.strip_prefix(crates).unwrap_or(&file);
         sum.update(format!("{} {}\n", name.display(), bytes.len()));
         sum.update(bytes);
@@ -95,7 +96,7 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
         files.push(path.to_owned());
         return Ok(());
     }
-    for entry in std::fs::read_dir(path)? {
+    for entry in fs::read_dir(path)? {
         collect(&entry?.path(), files)?;
     }
     Ok(())
@@ -109,20 +110,20 @@ pub fn shelf(workspace_target_dir: &Path) -> PathBuf {
 /// Puts the agent `built` for `arch` on the shelf.
 pub fn keep(shelf: &Path, arch: &str, built: &Path, fingerprint: &str) -> io::Result<()> {
     let dir = shelf.join(arch);
-    std::fs::create_dir_all(&dir)?;
+    fs::create_dir_all(&dir)?;
     // Nobody takes the agent before this is there again.
-    match std::fs::remove_file(dir.join(FINGERPRINT)) {
+    match fs::remove_file(dir.join(FINGERPRINT)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    std::fs::copy(built, dir.join("quiz-agent"))?;
-    std::fs::write(dir.join(FINGERPRINT), fingerprint)
+    fs::copy(built, dir.join("quiz-agent"))?;
+    fs::write(dir.join(FINGERPRINT), fingerprint)
 }
 
 /// The agent for `arch` on the shelf; an error says that it was made from other sources.
 pub fn kept(shelf: &Path, arch: &str, fingerprint: &str) -> Result<Option<PathBuf>, String> {
     let dir = shelf.join(arch);
-    match std::fs::read_to_string(dir.join(FINGERPRINT)) {
+    match fs::read_to_string(dir.join(FINGERPRINT)) {
         Ok(text) if text == fingerprint => Ok(Some(dir.join("quiz-agent"))),
         Ok(_) => Err(format!("the agent for {arch} was built from other sources")),
         Err(_) => Ok(None),
@@ -138,20 +139,20 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("quiz-agent-build-{}", std::process::id()));
         let crates = dir.join("crates");
         for source in ["quiz-agent/src", "quiz-proto"] {
-            std::fs::create_dir_all(crates.join(source)).unwrap();
+            fs::create_dir_all(crates.join(source)).unwrap();
         }
         for (file, text) in [("quiz-agent/src/main.rs", "a"), ("../Cargo.lock", "b"), ("../Cargo.toml", "c")] {
-            std::fs::write(crates.join(file), text).unwrap();
+            fs::write(crates.join(file), text).unwrap();
         }
         let first = fingerprint(&crates).unwrap();
         let shelf = shelf(&dir.join("target"));
         assert_eq!(kept(&shelf, "s390x", &first), Ok(None));
         keep(&shelf, "s390x", &crates.join("quiz-agent/src/main.rs"), &first).unwrap();
         assert_eq!(kept(&shelf, "s390x", &first), Ok(Some(shelf.join("s390x/quiz-agent"))));
-        std::fs::write(crates.join("quiz-agent/src/other.rs"), "").unwrap();
+        fs::write(crates.join("quiz-agent/src/other.rs"), "").unwrap();
         let second = fingerprint(&crates).unwrap();
         assert!(kept(&shelf, "s390x", &second).unwrap_err().contains("s390x"));
-        std::fs::remove_dir_all(&dir).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub enum Purpose {
     Llvm,
     /// Build quiz's agent for another architecture.
     Agent(&'static Arch),
+    /// Make a root of the user's own file system.
+    RootAdd,
     /// Make a root of an architecture.
     RootBuild(&'static Arch),
     /// Build OpenZFS for the host's architecture.
@@ -340,6 +342,7 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
             .chain(ZFS_BUILD.iter().filter(|tool| matches!(tool.sign, Sign::Program(_)) || tool.name() == "libelf.h"))
             .chain(named(CROSS_COMPILERS, format!("{}gcc", arch.cross)))
             .collect(),
+        Purpose::RootAdd => vec![&MKSQUASHFS],
         Purpose::RootBuild(arch) => {
             let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &MKSQUASHFS];
             // Processors of one kind run the programs of their elder kin themselves.

@@ -60,6 +60,17 @@ pub enum RootError {
     /// A package name that is none.
     #[error("`{0}` is not the name of a package")]
     PackageName(String),
+    /// The name is that of a root of the user's own.
+    #[error("{0} is a root of your own (quiz root add), of no release: remove it first, or choose another --release")]
+    Own(String),
+    /// An archive that is none, or of something else.
+    #[error("{} cannot be a root: {why}", archive.display())]
+    Archive {
+        /// The archive.
+        archive: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The host cannot run programs of the architecture, which packages do while they are installed.
     #[error(
         "cannot make a root for {arch} on this host, which does not run programs of that architecture: install user-mode emulation \
@@ -128,6 +139,9 @@ pub struct RootManifest {
     pub format: String,
     /// The image's file, relative to the entry.
     pub image: String,
+    /// The user's own, of an archive; what is in it is not known.
+    #[serde(default)]
+    pub own: bool,
     /// Packages that were asked for beyond the usual ones.
     pub extra_packages: Vec<String>,
     /// Every installed package and its version.
@@ -148,8 +162,11 @@ pub struct RootManifest {
 }
 
 impl RootManifest {
-    /// Whether it is of the wanted release, architecture and origin, and has every package.
+    /// Whether it is of the wanted release, architecture and origin, and has every package. One of the user's own has what it has.
     fn serves(&self, wanted: &Wanted) -> bool {
+        if self.own {
+            return self.release == wanted.source.release && self.arch == wanted.arch.name;
+        }
         let plain = |package: &str| package.split(':').next().unwrap_or(package).to_owned();
         self.release == wanted.source.release
             && self.arch == wanted.arch.name
@@ -258,6 +275,11 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
         Ok(there.is_some_and(|root| !root.manifest.serves(wanted)))
     };
     let replace = replace || outdated()?;
+    if let Some(root) = find(cache, wanted)?
+        && root.manifest.own
+    {
+        return Err(RootError::Own(root.name().to_owned()));
+    }
     let entry = shelf(cache).build(&name, &what, replace, report, |dir| {
         let log = apt::log_file(cache, &format!("root-{name}"));
         let _previous = fs::remove_file(&log);
@@ -297,6 +319,7 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
             arch: wanted.arch.name.to_owned(),
             format: FORMAT.to_owned(),
             image: IMAGE.to_owned(),
+            own: false,
             extra_packages: wanted.extra_packages().into_iter().map(str::to_owned).collect(),
             packages,
             mirrors: wanted.source.mirrors.clone(),
@@ -310,6 +333,77 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
         Ok::<_, RootError>(manifest)
     })?;
     Ok(Root::from_entry(entry)?)
+}
+
+/// Makes a root of the user's own `archive`: a tar archive of a whole file system, plain or compressed by gzip, xz or zstd. Runs take it
+/// where `name` is the release and `arch` the architecture that they want.
+pub fn add(
+    cache: &Cache,
+    name: &str,
+    arch: &'static Arch,
+    archive: &Path,
+    replace: bool,
+    report: &dyn Report,
+) -> Result<Root, RootError> {
+    let entry_name = format!("{name}-{}", arch.name);
+    let what = format!("making the root {entry_name} of {}", archive.display());
+    let wrong = |why: String| RootError::Archive { archive: archive.to_owned(), why };
+    let mut input = io::BufReader::new(fs::File::open(archive).map_err(|e| wrong(e.to_string()))?);
+    let start = io::BufRead::fill_buf(&mut input).map_err(|e| wrong(e.to_string()))?;
+    let mut plain: Box<dyn Read> = match start {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(input)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(liblzma::read::XzDecoder::new_multi_decoder(input)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(input).map_err(|e| wrong(e.to_string()))?),
+        _ => Box::new(input),
+    };
+    let entry = shelf(cache).build(&entry_name, &what, replace, report, |dir| {
+        let progress = report.start(&what, None, Unit::None);
+        let doing = || StoreError::io(format!("make the root {entry_name}"));
+        let tar = dir.join("root.tar");
+        let mut copy = fs::File::create(&tar).map_err(doing())?;
+        io::copy(&mut plain, &mut copy).map_err(|e| wrong(format!("it cannot be read: {e}")))?;
+        has_programs(&tar).map_err(wrong)?;
+        let log = apt::log_file(cache, &format!("root-{entry_name}"));
+        let _previous = fs::remove_file(&log);
+        let image = dir.join(IMAGE);
+        let input = fs::File::open(&tar).map_err(doing())?.into_parts().0;
+        squashfs::from_tar(input, &image, &format!("make the image of the root {entry_name}"), &log)?;
+        let packages = installed(&tar).unwrap_or_default();
+        fs::remove_file(&tar).map_err(doing())?;
+        progress.done();
+        Ok::<_, RootError>(RootManifest {
+            name: entry_name.clone(),
+            release: name.to_owned(),
+            arch: arch.name.to_owned(),
+            format: FORMAT.to_owned(),
+            image: IMAGE.to_owned(),
+            own: true,
+            extra_packages: Vec::new(),
+            packages,
+            mirrors: vec![archive.display().to_string()],
+            keyring: None,
+            size: fs::metadata(&image).map_err(doing())?.len(),
+            sha256: digest::of_file(&image).map_err(doing())?,
+            built_at: jiff::Timestamp::now(),
+            quiz_version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    })?;
+    Ok(Root::from_entry(entry)?)
+}
+
+/// Makes sure that it is an archive of a file system with programs; else says why not.
+fn has_programs(tar: &Path) -> Result<(), String> {
+    let not_tar = |e: io::Error| format!("it is no tar archive: {e}");
+    let mut archive = tar::Archive::new(fs::File::open(tar).map_err(not_tar)?);
+    for item in archive.entries_with_seek().map_err(not_tar)? {
+        let item = item.map_err(not_tar)?;
+        let path = item.path().map_err(not_tar)?;
+        let path = path.strip_prefix("./").unwrap_or(&path);
+        if ["bin", "sbin", "usr/bin", "usr/sbin"].iter().any(|dir| path.starts_with(dir)) {
+            return Ok(());
+        }
+    }
+    Err("it has neither bin nor usr/bin; it must be the archive of a file system's top directory".to_owned())
 }
 
 fn mmdebstrap(wanted: &Wanted, lines: &[String], tar: &Path) -> Command {
@@ -381,6 +475,37 @@ mod tests {
     }
 
     #[test]
+    fn a_file_system_of_ones_own_is_a_root() {
+        let top = tempfile::tempdir().unwrap();
+        let cache = Cache::at(top.path().join("cache"));
+        let mut builder = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(2);
+        header.set_mode(0o755);
+        builder.append_data(&mut header, "./usr/bin/x", &b"hi"[..]).unwrap();
+        let archive = top.path().join("root.tar.zst");
+        fs::write(&archive, builder.into_inner().unwrap().finish().unwrap()).unwrap();
+        let arch = quiz_arch::find("ppc64").unwrap();
+        let silent = crate::report::Silent;
+        let made = add(&cache, "mine", arch, &archive, false, &silent).unwrap();
+        assert_eq!((made.name(), made.manifest.own), ("mine-ppc64", true));
+        let mine = Wanted { source: Source::debian("mine"), arch, packages: vec!["fio".to_owned()] };
+        assert_eq!(find(&cache, &mine).unwrap().unwrap().name(), "mine-ppc64");
+        assert!(build(&cache, &mine, true, &silent).unwrap_err().to_string().contains("of your own"));
+        let other = Wanted { arch: quiz_arch::find("s390x").unwrap(), ..mine };
+        assert!(find(&cache, &other).unwrap().is_none());
+        for (text, why) in [
+            (&b"no archive at all, but long enough for one header".repeat(20)[..], "no tar archive"),
+            (&[0; 1024], "neither bin"),
+        ] {
+            fs::write(&archive, text).unwrap();
+            let error = add(&cache, "bad", arch, &archive, false, &silent).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("root.tar.zst"), "{error}");
+        }
+        assert_eq!(list(&cache, &silent).unwrap().len(), 1);
+    }
+
+    #[test]
     fn the_name_says_what_was_chosen() {
         assert_eq!(wanted(&[]).name(), "bookworm-x86_64");
         assert_eq!(wanted(&["kmod"]).name(), "bookworm-x86_64", "that is there anyway");
@@ -401,6 +526,7 @@ mod tests {
             arch: "x86_64".to_owned(),
             format: FORMAT.to_owned(),
             image: IMAGE.to_owned(),
+            own: false,
             extra_packages: vec![],
             packages: PACKAGES.iter().chain(packages).map(|&p| (p.to_owned(), "1".to_owned())).collect(),
             mirrors: vec![],

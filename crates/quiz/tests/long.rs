@@ -1,7 +1,7 @@
 //! What takes too long for every change: run by `cargo xtask test --long`, some ten minutes the first time. OpenZFS with defects
 //! made on purpose, in a copy of the checkout, and the test suite that must find them; 25 tests of five groups that must
 //! pass; a use after free on a kernel with KASAN; a thousand runs from a template, and two hundred that are killed; a gigabyte into a
-//! VM and back.
+//! VM and back; pools that go between guests of both byte orders; guests of the architectures that no change is tested on.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -40,6 +40,54 @@ fn suite(sandbox: &Sandbox, checkout: &Path, kernel: &str, selectors: &[&str]) -
 
 fn lines<'a>(out: &'a str, result: &str) -> Vec<&'a str> {
     out.lines().filter(|line| line.split_whitespace().next() == Some(result)).collect()
+}
+
+/// What a guest is asked, in its own byte order, of the pool that another has made: the contents, and a scrub that finds nothing.
+const READ: &str = "zpool import -d /dev tank && cd /tank && cksum seq random | diff - sums && cd / && \
+                    zpool scrub -w tank && zpool status tank && zpool export tank";
+const WRITE: &str = "zpool create -O checksum=sha256 -O compression=on tank $(readlink -f /dev/disk/by-id/virtio-disk1) && cd /tank && \
+                     seq 300000 > seq && head -c 9000000 /dev/urandom > random && cksum seq random > sums && cd / && zpool export tank";
+
+/// A pool made by a big-endian guest is read by a little-endian one, and the other way round.
+#[test]
+fn pools_go_between_guests_of_both_byte_orders() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let checkout = openzfs::checkout(Release::BookwormBackports).unwrap();
+    let here = std::env::consts::ARCH;
+    kernels::stock_of(&sandbox, "s390x");
+    let own = kernels::built(&sandbox, "memdev");
+    let kernel_of = |arch: &str| if arch == "s390x" { kernels::stock_name(arch) } else { own };
+    for arch in ["s390x", here] {
+        let built = sandbox.quiz_in(&checkout, ["-a", arch, "-k", kernel_of(arch), "zfs"]);
+        assert_eq!(built.code, 0, "{}", built.stderr);
+    }
+    for (writer, reader) in [("s390x", here), (here, "s390x")] {
+        let disk = sandbox.beside(&format!("{writer}.img"));
+        fs::File::create(&disk).unwrap().set_len(256 << 20).unwrap();
+        let disk = disk.display().to_string();
+        for (arch, script) in [(writer, WRITE), (reader, READ)] {
+            let words = ["-a", arch, "-k", kernel_of(arch), "-p", "zfs,memdev", "--disk", &disk, "--timeout", "5m"];
+            let ran = sandbox.quiz_in(&checkout, [&words[..], &["sh", "-c", script]].concat());
+            assert_eq!(ran.code, 0, "{arch} of {writer}: {}\n{}", ran.out(), ran.stderr);
+            let scrubbed = ran.out().contains("with 0 errors") && ran.out().contains("No known data errors");
+            assert_eq!(scrubbed, arch == reader, "{}", ran.out());
+        }
+    }
+}
+
+/// Those that no change is tested on. Cold and from a template.
+#[test]
+fn guests_of_the_other_architectures_run() {
+    for (arch, byte_order) in [("ppc64le", "little"), ("riscv64", "little"), ("armv7l", "little")] {
+        let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+        kernels::stock_of(&sandbox, arch);
+        let look = "import os, sys; print(os.uname().machine, sys.byteorder)";
+        for options in [&["--cold"][..], &[], &[]] {
+            let words = ["-a", arch, "-k", kernels::stock_name(arch), "--timeout", "5m"];
+            let ran = sandbox.quiz([&words[..], options, &["python3", "-c", look]].concat());
+            assert_eq!((ran.code, ran.out()), (0, format!("{arch} {byte_order}\n")), "{}", ran.stderr);
+        }
+    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub fn run(rounds: usize, archs: &[String], profiles: &[String]) -> Result<(), S
     let mut rows = vec![COLUMNS.iter().map(|&column| column.to_owned()).collect::<Vec<_>>()];
     rows.push(COLUMNS.iter().map(|_| "---".to_owned()).collect());
     for (arch, no_agent) in wanted.iter().zip(why_no_agent) {
-        let none = vec![String::new()];
+        let none = [String::new()];
         for profile in none.iter().chain(profiles) {
             eprintln!("xtask: {} {profile}", arch.name);
             let measured = match &no_agent {

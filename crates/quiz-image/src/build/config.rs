@@ -68,6 +68,8 @@ static ARCHES: &[Builtin] = &[
     builtin!("s390x"),
     builtin!("ppc64le"),
     builtin!("riscv64"),
+    builtin!("ppc64"),
+    builtin!("loongarch64"),
     builtin!("armv7l"),
     builtin!("i686"),
     builtin!("mips64el"),

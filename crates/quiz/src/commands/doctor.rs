@@ -27,6 +27,8 @@ struct Record {
     /// Whether `quiz true` would work: what it needs is there or can be made.
     ready: bool,
     accelerator: String,
+    /// The architectures that this quiz has an agent for.
+    agents: Vec<&'static str>,
     needs: Vec<Need>,
     /// One command that installs what is missing for guests of the host's architecture.
     install: Option<String>,
@@ -116,6 +118,7 @@ fn examine(ctx: &Context) -> Result<Record, Fault> {
         quiz: env!("CARGO_PKG_VERSION"),
         ready: cache.is_some() && host::missing(&first_run, own, &|sign| search.has(sign)).is_empty(),
         accelerator: accelerator_report(own, ctx),
+        agents: crate::run::agents::names().collect(),
         install: install(&missing),
         install_rest: install(&missing_rest),
         host: format!("{} on {}", distribution.name, own.name),
@@ -230,6 +233,7 @@ fn render(record: &Record) -> (Vec<Vec<String>>, String) {
     let mut line = |name: &str, value: &str| text += &format!("{name:<12} {value}\n");
     line("quiz", &format!("{} on {}", record.quiz, record.host));
     line("accelerator", &record.accelerator);
+    line("guests", &record.agents.join(", "));
     match &record.cache {
         None => line("cache", "nowhere: set HOME or QUIZ_CACHE"),
         Some(cache) => {

@@ -5,6 +5,7 @@ use clap::Subcommand;
 use crate::context::Context;
 use crate::errors::Fault;
 
+mod add;
 mod build;
 mod list;
 mod rm;
@@ -15,6 +16,8 @@ mod show;
 pub enum Verb {
     /// Make the root image of a distribution release
     Build(build::Build),
+    /// Make a root image of a file system of your own
+    Add(add::Add),
     /// List the roots
     #[command(visible_alias = "ls")]
     List(list::List),
@@ -28,6 +31,7 @@ pub enum Verb {
 pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
     match verb {
         Verb::Build(args) => build::run(args, ctx),
+        Verb::Add(args) => add::run(args, ctx),
         Verb::List(args) => list::run(&args, ctx),
         Verb::Show(args) => show::run(&args, ctx),
         Verb::Rm(args) => rm::run(&args, ctx),

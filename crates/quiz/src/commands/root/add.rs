@@ -1,0 +1,37 @@
+//! `quiz root add`: a root image of the user's own file system.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use quiz_image::host::Purpose;
+use quiz_image::root;
+
+use crate::commands;
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::{output, prepare};
+
+/// Which file system. It is as trustworthy as the archive; nothing of it is checked or run here.
+#[derive(Debug, Args)]
+pub struct Add {
+    /// What to call it: runs take it with --release NAME
+    pub name: String,
+    /// A tar archive of its top directory, plain or compressed by gzip, xz or zstd
+    #[arg(value_name = "ARCHIVE")]
+    pub archive: PathBuf,
+    /// The architecture of its programs [default: the host's]
+    #[arg(short, long)]
+    pub arch: Option<String>,
+    /// Take this one, where there is one of that name
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// Adds it.
+pub fn run(args: Add, ctx: &Context) -> Result<(), Fault> {
+    let spec = ctx.run_spec(&Default::default(), Vec::new())?;
+    let arch = commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?;
+    prepare::require(&[Purpose::RootAdd], ctx)?;
+    let root = root::add(&ctx.cache()?, &args.name, arch, &ctx.cwd.join(args.archive), args.replace, &ctx.report)?;
+    if ctx.json { output::json(&root.manifest) } else { output::text(&format!("{}\n", root.name())) }
+}
