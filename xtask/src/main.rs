@@ -40,6 +40,12 @@ enum Task {
         #[arg(long)]
         long: bool,
     },
+    /// Build quiz with the agents for every architecture, and pack it: target/quiz-VERSION-ARCH.tar.xz
+    Release {
+        /// An architecture to leave out, where its compiler cannot be had; can be repeated
+        #[arg(long, value_name = "ARCH")]
+        without: Vec<String>,
+    },
     /// Measure, side by side in one run
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -51,6 +57,7 @@ fn main() -> ExitCode {
         Task::Quiz { arguments } => return exit(setup::setup().and_then(|()| steps::quiz(&arguments))),
         Task::Agents { names } => agents::agents(&names),
         Task::Test { long } => setup::setup().and_then(|()| steps::test(long)),
+        Task::Release { without } => setup::setup().and_then(|()| steps::release(&without)),
         Task::Bench(which) => bench::run(&which),
     };
     exit(done.map(|()| 0))

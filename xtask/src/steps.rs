@@ -63,6 +63,27 @@ pub fn test(long: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// The packed program with the agents for all architectures but those `without`.
+pub fn release(without: &[String]) -> Result<(), String> {
+    let all = quiz_arch::ALL.iter().map(|arch| arch.name.to_owned());
+    let wanted: Vec<String> = all.filter(|name| !without.contains(name)).collect();
+    agents::agents(&wanted)?;
+    let program = released_quiz()?;
+    let output = Command::new(&program).args(["--json", "doctor"]).output().map_err(|e| e.to_string())?;
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|e| format!("quiz doctor: {e}"))?;
+    let has =
+        |name: &String| record["agents"].as_array().is_some_and(|agents| agents.iter().any(|agent| agent == name));
+    if let Some(missing) = wanted.iter().find(|name| !has(name)) {
+        return Err(format!("{} has no agent for {missing}", program.display()));
+    }
+    let archive = top().join(format!("target/quiz-{}-{}.tar.xz", env!("CARGO_PKG_VERSION"), quiz_arch::host().name));
+    let mut tar = Command::new("tar");
+    tar.arg("-cJf").arg(&archive).arg("-C").arg(program.parent().unwrap_or(top())).arg("quiz");
+    check(tar.arg("-C").arg(top()).args(["README.md", "CHANGELOG.md", "LICENSE"]))?;
+    eprintln!("xtask: {} has quiz with agents for {}", archive.display(), wanted.join(", "));
+    Ok(())
+}
+
 /// The program as it is released, built now.
 pub fn released_quiz() -> Result<PathBuf, String> {
     check(cargo().args(["build", "--quiet", "--locked", "--release", "--package", "quiz"]))?;
