@@ -428,7 +428,8 @@ fn explain(error: RootError, wanted: &Wanted) -> RootError {
     let RootError::Command(error) = error else { return error };
     let text = error.to_string();
     let says = |words: &[&str]| words.iter().any(|w| text.contains(w));
-    if says(&["neither be executed natively", "binfmt"]) {
+    // What it says of emulation that works names binfmt, too.
+    if says(&["neither be executed natively"]) {
         RootError::Foreign { arch: wanted.arch.name, cause: error }
     } else if says(&["unable to pick chroot mode", "subuid", "subgid", "newuidmap", "newgidmap", "unshare"]) {
         RootError::Unprivileged { cause: error }

@@ -332,6 +332,22 @@ mod tests {
     }
 
     #[test]
+    fn s390x_with_kvm() {
+        insta::assert_snapshot!(text(&vm("s390x", 0, Accel::Kvm)));
+    }
+
+    #[test]
+    fn power_emulated_and_with_kvm() {
+        insta::assert_snapshot!(text(&vm("ppc64", 0, Accel::Tcg)));
+        insta::assert_snapshot!(text(&vm("ppc64le", 0, Accel::Kvm)));
+    }
+
+    #[test]
+    fn riscv64_has_a_thread_for_each_cpu() {
+        insta::assert_snapshot!(text(&vm("riscv64", 0, Accel::Tcg)));
+    }
+
+    #[test]
     fn the_tsc_rate_is_given_only_to_emulated_guests_that_have_one() {
         let words = "tsc_early_khz=2000000 tsc=reliable lpj=8000000 no_timer_check nolapic_timer highres=off nohz=off";
         assert!(command_line(&vm("x86_64", 0, Accel::Tcg)).contains(words));
