@@ -21,6 +21,8 @@ pub enum Said {
         /// It is open now.
         open: bool,
     },
+    /// The guest's kernel told its machine that it panicked, as on s390x and POWER. The machine stops, and then ends.
+    Panicked,
     /// The virtual machine stopped executing, other than by its end.
     Stopped,
     /// The answer to `query-status`.
@@ -130,6 +132,7 @@ fn parse(line: &[u8]) -> Option<Said> {
     }
     match line.event?.as_str() {
         "SHUTDOWN" => Some(Said::Shutdown { reason: text(&line.data, "reason").unwrap_or_default() }),
+        "GUEST_PANICKED" => Some(Said::Panicked),
         "STOP" => Some(Said::Stopped),
         "DUMP_COMPLETED" => {
             let result = line.data.as_ref().and_then(|data| data.get("result")).cloned();

@@ -501,6 +501,12 @@ impl<'a> Supervisor<'a> {
             Said::Shutdown { reason } => {
                 self.seen.shutdown.get_or_insert(reason);
             }
+            Said::Panicked => {
+                self.seen.shutdown.get_or_insert_with(|| judge::PANIC.to_owned());
+                self.seen.panic_at.get_or_insert_with(Instant::now);
+            }
+            // It has said why.
+            Said::Stopped if self.limits.dump.is_none() && self.seen.shutdown.is_some() => {}
             // It stops to be saved.
             Said::Stopped if matches!(self.phase, Phase::Saving(_)) => {}
             Said::Stopped if self.phase == Phase::Dumping => {}

@@ -35,6 +35,10 @@ fn runs(arch: &str, byte_order: &str) {
     let ran = quiz(&sandbox, arch, &["sh", "-c", "echo out; echo err >&2; exit 7"]);
     assert_eq!((ran.code, ran.out().as_str()), (7, "out\n"), "{}", ran.stderr);
     assert!(ran.stderr.contains("err\n"), "{}", ran.stderr);
+    let ran = quiz(&sandbox, arch, &["--dump", "on-panic", "sh", "-c", "echo c > /proc/sysrq-trigger"]);
+    assert_eq!(ran.code, 121, "{}", ran.stderr);
+    let dump = fs_err::metadata(sandbox.last_run().join("vmcore"));
+    assert!(dump.is_ok_and(|dump| dump.len() > 1 << 20), "{}", ran.stderr);
     let ran = quiz(&sandbox, arch, &["sh", "-c", "echo c > /proc/sysrq-trigger"]);
     assert_eq!(ran.code, 121, "{}", ran.stderr);
     assert!(ran.stderr.contains("sysrq triggered crash"), "{}", ran.stderr);

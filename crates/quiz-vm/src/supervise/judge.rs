@@ -36,13 +36,14 @@ impl Supervisor<'_> {
         if let Some(what) = &seen.nonsense {
             return Verdict::Lost { message: what.clone() };
         }
-        if let (Some(status), true, true) = (seen.status, seen.down, ended.success()) {
+        let told_machine = seen.shutdown.as_deref() == Some(PANIC);
+        if let (Some(status), true, true, false) = (seen.status, seen.down, ended.success(), told_machine) {
             return match self.console.report().filter(|_| self.limits.strict) {
                 Some(line) => Verdict::Report { message: line.to_owned() },
                 None => status.into(),
             };
         }
-        if self.console.panicked() {
+        if self.console.panicked() || told_machine {
             let message = self.console.trouble().unwrap_or("Kernel panic").to_owned();
             return Verdict::Panic { message };
         }
@@ -72,6 +73,9 @@ impl Supervisor<'_> {
         log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("QEMU said nothing").to_owned()
     }
 }
+
+/// QEMU's word for a panic that the kernel has told its machine of.
+pub(super) const PANIC: &str = "guest-panic";
 
 /// QEMU's word for the end of a guest, in ours.
 fn lost(reason: &str) -> &str {
