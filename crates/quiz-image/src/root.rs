@@ -167,12 +167,17 @@ impl RootManifest {
         if self.own {
             return self.release == wanted.source.release && self.arch == wanted.arch.name;
         }
+        self.does_for(wanted) && PACKAGES.iter().all(|package| self.packages.contains_key(*package))
+    }
+
+    /// The same, but that it may lack what every root has by now.
+    fn does_for(&self, wanted: &Wanted) -> bool {
         let plain = |package: &str| package.split(':').next().unwrap_or(package).to_owned();
         self.release == wanted.source.release
             && self.arch == wanted.arch.name
             && self.mirrors == wanted.source.mirrors
             && self.keyring == wanted.source.keyring
-            && PACKAGES.iter().copied().chain(wanted.extra_packages()).all(|p| self.packages.contains_key(&plain(p)))
+            && wanted.extra_packages().iter().all(|package| self.packages.contains_key(&plain(package)))
     }
 }
 
@@ -253,6 +258,12 @@ pub fn find(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
     Ok(holding)
 }
 
+/// The root of that very name, if an older quiz has made it and it lacks only what every root has by now: of use where a new one cannot be made.
+pub fn outdated(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
+    let root = shelf(cache).open(&wanted.name())?.map(Root::from_entry).transpose()?;
+    Ok(root.filter(|root| root.manifest.does_for(wanted) && !root.manifest.serves(wanted)))
+}
+
 /// Removes a root by its exact name.
 pub fn remove(cache: &Cache, name: &str) -> Result<(), RootError> {
     Ok(shelf(cache).remove(name)?)
@@ -270,11 +281,7 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
     wanted.source.lines(true)?;
     let name = wanted.name();
     let what = format!("making the root {name}");
-    let outdated = || -> Result<bool, StoreError> {
-        let there = shelf(cache).open(&name)?.map(Root::from_entry).transpose()?;
-        Ok(there.is_some_and(|root| !root.manifest.serves(wanted)))
-    };
-    let replace = replace || outdated()?;
+    let replace = replace || outdated(cache, wanted)?.is_some();
     if let Some(root) = find(cache, wanted)?
         && root.manifest.own
     {
@@ -506,6 +513,45 @@ mod tests {
         assert_eq!(list(&cache, &silent).unwrap().len(), 1);
     }
 
+    fn manifest(packages: &[&str]) -> RootManifest {
+        RootManifest {
+            name: "x".to_owned(),
+            release: "bookworm".to_owned(),
+            arch: "x86_64".to_owned(),
+            format: FORMAT.to_owned(),
+            image: IMAGE.to_owned(),
+            own: false,
+            extra_packages: vec![],
+            packages: PACKAGES.iter().chain(packages).map(|&p| (p.to_owned(), "1".to_owned())).collect(),
+            mirrors: vec![],
+            keyring: None,
+            size: 1,
+            sha256: String::new(),
+            built_at: jiff::Timestamp::UNIX_EPOCH,
+            quiz_version: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_root_of_an_older_quiz_is_made_anew_and_meanwhile_does() {
+        let top = tempfile::tempdir().unwrap();
+        let cache = Cache::at(top.path().to_owned());
+        let wanted = wanted(&["fio"]);
+        let put = |packages: &[&str]| {
+            let manifest = RootManifest {
+                name: wanted.name(),
+                packages: packages.iter().map(|&name| (name.to_owned(), "1".to_owned())).collect(),
+                ..manifest(&[])
+            };
+            let made = |_: &Path| Ok::<_, StoreError>(manifest);
+            drop(shelf(&cache).build(&wanted.name(), "testing", true, &crate::report::Silent, made).unwrap());
+            (find(&cache, &wanted).unwrap().is_some(), outdated(&cache, &wanted).unwrap().is_some())
+        };
+        assert_eq!(put(&["mount", "fio"]), (false, true));
+        assert_eq!(put(&["mount"]), (false, false));
+        assert_eq!(put(&[PACKAGES, &["fio"]].concat()), (true, false));
+    }
+
     #[test]
     fn the_name_says_what_was_chosen() {
         assert_eq!(wanted(&[]).name(), "bookworm-x86_64");
@@ -521,22 +567,6 @@ mod tests {
 
     #[test]
     fn a_root_with_more_serves_those_who_want_less() {
-        let manifest = |packages: &[&str]| RootManifest {
-            name: "x".to_owned(),
-            release: "bookworm".to_owned(),
-            arch: "x86_64".to_owned(),
-            format: FORMAT.to_owned(),
-            image: IMAGE.to_owned(),
-            own: false,
-            extra_packages: vec![],
-            packages: PACKAGES.iter().chain(packages).map(|&p| (p.to_owned(), "1".to_owned())).collect(),
-            mirrors: vec![],
-            keyring: None,
-            size: 1,
-            sha256: String::new(),
-            built_at: jiff::Timestamp::UNIX_EPOCH,
-            quiz_version: String::new(),
-        };
         assert!(manifest(&["gdb", "fio"]).serves(&wanted(&["gdb"])));
         assert!(manifest(&["gdb"]).serves(&wanted(&["gdb:amd64"])));
         assert!(!manifest(&["gdb"]).serves(&wanted(&["gdb", "fio"])));

@@ -59,8 +59,16 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
         None => debian::add_kernel(&cache, &wanted_kernel(spec, arch), false, &ctx.report).map_err(Fault::from),
     };
     let build_root = || match root {
-        Some(root) => Ok(root),
-        None => root::build(&cache, &wanted_root, false, &ctx.report).map_err(Fault::from),
+        Some(root) => Ok::<Root, Fault>(root),
+        None => root::build(&cache, &wanted_root, false, &ctx.report).or_else(|error| {
+            let Some(old) = root::outdated(&cache, &wanted_root)? else { return Err(error.into()) };
+            ctx.report.say(&error.to_string());
+            ctx.report.say(&format!(
+                "going on with {}, made by an older quiz, which lacks some of what roots have by now",
+                old.name()
+            ));
+            Ok(old)
+        }),
     };
     let (kernel, root) = std::thread::scope(|scope| {
         let kernel = scope.spawn(add_kernel);
