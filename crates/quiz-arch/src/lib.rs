@@ -337,7 +337,7 @@ static ARMV7: Arch = Arch {
     cpu: "cortex-a15",
     console: "ttyAMA0",
     console_device: None,
-    yields: true,
+    yields: false,
     tsc: false,
     nmi_words: &[],
     kvm: false,
