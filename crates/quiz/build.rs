@@ -16,8 +16,11 @@ fn main() {
     let out = PathBuf::from(env("OUT_DIR"));
     // <target>/<profile>/build/quiz-<hash>/out, with a directory for the target if one was named.
     let profile_dir = out.ancestors().find(|dir| dir.ends_with("build")).and_then(Path::parent).unwrap_or(&out);
-    let target_dir = profile_dir.parent().unwrap_or(&out);
     let target = env("TARGET");
+    let mut target_dir = profile_dir.parent().unwrap_or(&out);
+    if target_dir.ends_with(&target) {
+        target_dir = target_dir.parent().unwrap_or(target_dir);
+    }
     let own = build(crates, &target, &target_dir.join("agent"));
     // Whatever its C library is.
     let processor = |target: &str| target.split('-').next().unwrap_or_default().to_owned();

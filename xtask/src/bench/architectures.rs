@@ -51,15 +51,16 @@ pub fn run(rounds: usize, archs: &[String], profiles: &[String]) -> Result<(), S
             rows.push(measured.unwrap_or_else(|why| failed(arch, profile, &why)));
         }
     }
-    let table: String = rows.iter().map(|row| format!("| {} |\n", row.join(" | "))).collect();
-    print!("{table}");
-    write(&table)
+    let lines: Vec<String> = rows.iter().map(|row| format!("| {} |\n", row.join(" | "))).collect();
+    print!("{}", lines.concat());
+    write(lines, &wanted)
 }
 
 fn failed(arch: &Arch, profile: &str, why: &str) -> Vec<String> {
-    // The error itself, without the progress before it.
+    // The error itself, without the progress before it and the advice behind it.
     let line = why.lines().find_map(|line| line.split_once("error: ").map(|(_, rest)| rest));
-    let line = line.or_else(|| why.lines().rfind(|line| !line.is_empty())).unwrap_or_default();
+    let told = |line: &&str| line.starts_with("quiz: ") && !line.contains("the evidence is in");
+    let line = line.or_else(|| why.lines().rfind(told)).or_else(|| why.lines().next()).unwrap_or_default();
     let mut row = vec![String::new(); COLUMNS.len()];
     row[0] = arch.name.to_owned();
     row[1] = today();
@@ -136,10 +137,15 @@ fn today() -> String {
     jiff::Zoned::now().date().to_string()
 }
 
-/// Replaces the page's table.
-fn write(table: &str) -> Result<(), String> {
+/// Replaces the page's table, but for the rows of architectures that were not asked for this time.
+fn write(mut lines: Vec<String>, wanted: &[&Arch]) -> Result<(), String> {
     let page = top().join(PAGE);
     let text = fs::read_to_string(&page).map_err(|e| e.to_string())?;
-    let (before, _) = text.split_once(MARK).ok_or_else(|| format!("{PAGE} has no line {MARK}"))?;
-    fs::write(&page, format!("{before}{MARK}\n{table}")).map_err(|e| e.to_string())
+    let (before, table) = text.split_once(MARK).ok_or_else(|| format!("{PAGE} has no line {MARK}"))?;
+    let arch_of = |line: &str| quiz_arch::ALL.iter().position(|arch| line.starts_with(&format!("| {} |", arch.name)));
+    let is_other = |line: &&str| arch_of(line).is_some_and(|i| !wanted.contains(&quiz_arch::ALL[i]));
+    lines.extend(table.lines().filter(is_other).map(|line| format!("{line}\n")));
+    // The heading has none, and stays in front.
+    lines.sort_by_key(|line| arch_of(line).map_or(0, |i| i + 1));
+    fs::write(&page, format!("{before}{MARK}\n{}", lines.concat())).map_err(|e| e.to_string())
 }
