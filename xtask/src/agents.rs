@@ -13,7 +13,11 @@ use crate::setup;
 use crate::steps::{check, top};
 
 /// Debian's newest compiler for its stable releases, and its library's source. They run on every newer Debian, too.
-const RELEASE: &str = "bookworm";
+const RELEASE: &str = "bookworm-security";
+const ARCHIVES: &[&str] = &[
+    "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main",
+    "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bookworm-security main",
+];
 const COMPILER: &str = "rustc-web";
 const LIBRARY_SOURCE: &str = "rust-web-src";
 /// What of the compiler's packages hosts have anyway.
@@ -93,7 +97,7 @@ fn compiler(arch: &Arch) -> Result<Option<Foreign>, String> {
     eprintln!("xtask: rustup has no library for {}: taking Debian's compiler, and the library's source", arch.rust);
     let cache = cache();
     let entries = cache.shelf("toolchains");
-    let entry = entries.build("rust-debian", "fetching Debian's Rust compiler", false, &Lines, |dir| {
+    let entry = entries.build("rust-debian-2", "fetching Debian's Rust compiler", false, &Lines, |dir| {
         fetch(&cache, dir).map_err(Failed)
     });
     let rustc = entry.map_err(|Failed(why)| why)?.dir().join("bin/rustc");
@@ -103,7 +107,9 @@ fn compiler(arch: &Arch) -> Result<Option<Foreign>, String> {
 /// Unpacks the compiler, the host's standard library and the library's source below `dir`; nothing is installed.
 fn fetch(cache: &Cache, dir: &Path) -> Result<serde_json::Value, String> {
     let host = quiz_arch::host();
-    let apt = Apt::update(cache, &Source::debian(RELEASE), &[host.debian], &Lines).map_err(|e| e.to_string())?;
+    let mirrors = ARCHIVES.iter().map(|line| line.to_string()).collect();
+    let source = Source { mirrors, ..Source::debian(RELEASE) };
+    let apt = Apt::update(cache, &source, &[host.debian], &Lines).map_err(|e| e.to_string())?;
     let mut packages: Vec<Package> = Vec::new();
     let mut names = vec![COMPILER.to_owned(), LIBRARY_SOURCE.to_owned()];
     while let Some(name) = names.pop() {
