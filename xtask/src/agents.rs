@@ -4,24 +4,18 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use quiz_agent_build::{Build, Foreign, fingerprint, keep, kept, shelf};
+use quiz_agent_build::{Build, fingerprint, keep, kept, shelf};
 use quiz_arch::Arch;
-use quiz_image::apt::{Apt, Package, Source};
+use quiz_image::apt::{Apt, Source};
 use quiz_image::{Cache, Progress, Report, StoreError, Unit, deb};
 
 use crate::setup;
 use crate::steps::{check, top};
 
 /// Debian's newest compiler for its stable releases, and its library's source. They run on every newer Debian, too.
-const RELEASE: &str = "bookworm-security";
-const ARCHIVES: &[&str] = &[
-    "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main",
-    "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bookworm-security main",
-];
+const RELEASE: &str = "bookworm";
 const COMPILER: &str = "rustc-web";
 const LIBRARY_SOURCE: &str = "rust-web-src";
-/// What of the compiler's packages hosts have anyway.
-const OF_THE_HOST: &[&str] = &["gcc", "libc-dev", "libc6", "libgcc-s1", "libstdc++6", "binutils"];
 
 /// Makes the agents for `names`, `all` being every architecture, that are not there or were made from other sources.
 pub fn agents(names: &[String]) -> Result<(), String> {
@@ -77,7 +71,7 @@ fn build(arch: &'static Arch, crates: &Path, target_dir: &Path) -> Result<PathBu
 }
 
 /// The compiler whose standard library for the target is there or can be had: cargo's own, else Debian's with the library's source.
-fn compiler(arch: &Arch) -> Result<Option<Foreign>, String> {
+fn compiler(arch: &Arch) -> Result<Option<PathBuf>, String> {
     let has_library = || -> bool {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let output = Command::new(rustc).args(["--print", "target-libdir", "--target", arch.rust]).output();
@@ -96,30 +90,23 @@ fn compiler(arch: &Arch) -> Result<Option<Foreign>, String> {
     }
     eprintln!("xtask: rustup has no library for {}: taking Debian's compiler, and the library's source", arch.rust);
     let cache = cache();
+    let host = quiz_arch::host().debian;
+    let apt = Apt::update(&cache, &Source::debian(RELEASE), &[host], &Lines).map_err(|e| e.to_string())?;
+    let version = apt.require(COMPILER).map_err(|e| e.to_string())?.version;
     let entries = cache.shelf("toolchains");
-    let entry = entries.build("rust-debian-2", "fetching Debian's Rust compiler", false, &Lines, |dir| {
-        fetch(&cache, dir).map_err(Failed)
-    });
+    let name = format!("{COMPILER}-{}", version.replace(':', "+"));
+    let entry =
+        entries.build(&name, "fetching Debian's Rust compiler", false, &Lines, |dir| fetch(&apt, dir).map_err(Failed));
     let rustc = entry.map_err(|Failed(why)| why)?.dir().join("bin/rustc");
-    Ok(Some(Foreign { rustc, build_std: true }))
+    entries.keep_newest(2).map_err(|e| e.to_string())?;
+    Ok(Some(rustc))
 }
 
 /// Unpacks the compiler, the host's standard library and the library's source below `dir`; nothing is installed.
-fn fetch(cache: &Cache, dir: &Path) -> Result<serde_json::Value, String> {
-    let host = quiz_arch::host();
-    let mirrors = ARCHIVES.iter().map(|line| line.to_string()).collect();
-    let source = Source { mirrors, ..Source::debian(RELEASE) };
-    let apt = Apt::update(cache, &source, &[host.debian], &Lines).map_err(|e| e.to_string())?;
-    let mut packages: Vec<Package> = Vec::new();
-    let mut names = vec![COMPILER.to_owned(), LIBRARY_SOURCE.to_owned()];
-    while let Some(name) = names.pop() {
-        if packages.iter().all(|package| package.name != name) {
-            let package = apt.require(&name).map_err(|e| e.to_string())?;
-            let ours = |name: &&String| name.contains("rust") || name.starts_with("libllvm");
-            names.extend(package.depends.iter().filter(ours).filter(|n| !OF_THE_HOST.contains(&n.as_str())).cloned());
-            packages.push(package);
-        }
-    }
+fn fetch(apt: &Apt, dir: &Path) -> Result<serde_json::Value, String> {
+    // The rest of what it depends on, such as a C library, is the host's.
+    let ours = |name: &str| name.contains("rust") || name.starts_with("libllvm");
+    let packages = apt.with_dependencies(&[COMPILER, LIBRARY_SOURCE], &ours).map_err(|e| e.to_string())?;
     let needed = |path: &Path| {
         let mut parts = path.components().map(|part| part.as_os_str());
         let is_source = path.starts_with("usr/src");

@@ -83,8 +83,9 @@ pub fn install(purposes: &[Purpose], programs: &'static [(&'static str, &'static
     packages.dedup();
     eprintln!("xtask: installing {}", packages.join(" "));
     check(apt_get().arg("update").arg("-qq"))?;
-    check(apt_get().args(["install", "-y", "-qq", "--no-install-recommends"]).args(&packages))
-        .map_err(|_| format!("{} has not all of the packages {}", distribution.name, packages.join(" ")))
+    check(apt_get().args(["install", "-y", "-qq", "--no-install-recommends"]).args(&packages)).map_err(|_| {
+        format!("apt-get could not install {} on {} (it has said why)", packages.join(" "), distribution.name)
+    })
 }
 
 fn apt_get() -> Command {

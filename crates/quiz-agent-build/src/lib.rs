@@ -18,15 +18,6 @@ const FINGERPRINT: &str = "fingerprint";
 /// What an agent is made from, relative to the directory of crates.
 pub const SOURCES: &[&str] = &["quiz-agent", "quiz-proto", "../Cargo.lock", "../Cargo.toml"];
 
-/// A compiler that is not the one which cargo would take.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Foreign {
-    /// The compiler; it need not come with the target's standard library, but then with that library's source.
-    pub rustc: PathBuf,
-    /// Builds the standard library, too.
-    pub build_std: bool,
-}
-
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct Build<'a> {
@@ -36,8 +27,8 @@ pub struct Build<'a> {
     pub target: &'a str,
     /// The linker; None is Rust's own choice.
     pub linker: Option<String>,
-    /// Another compiler than cargo's own.
-    pub compiler: Option<Foreign>,
+    /// Another compiler than cargo's own, which comes with the source of the standard library, and not with the library for the target.
+    pub compiler: Option<PathBuf>,
     /// Where cargo may keep what it makes.
     pub target_dir: &'a Path,
     /// The workspace's directory of crates.
@@ -63,12 +54,9 @@ impl Build<'_> {
             let name = self.target.to_uppercase().replace('-', "_");
             cargo.env(format!("CARGO_TARGET_{name}_LINKER"), linker);
         }
-        if let Some(Foreign { rustc, build_std }) = &self.compiler {
-            cargo.env("RUSTC", rustc);
-            if *build_std {
-                // A stable compiler builds its own standard library only when it is told that this is what it is for.
-                cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
-            }
+        if let Some(rustc) = &self.compiler {
+            // A stable compiler builds its own standard library only when it is told that this is what it is for.
+            cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
         }
         (cargo, self.target_dir.join(self.target).join("agent/quiz-agent"))
     }
@@ -136,8 +124,8 @@ mod tests {
 
     #[test]
     fn an_agent_counts_while_its_sources_are_the_same() {
-        let dir = std::env::temp_dir().join(format!("quiz-agent-build-{}", std::process::id()));
-        let crates = dir.join("crates");
+        let dir = tempfile::tempdir().unwrap();
+        let crates = dir.path().join("crates");
         for source in ["quiz-agent/src", "quiz-proto"] {
             fs::create_dir_all(crates.join(source)).unwrap();
         }
@@ -145,14 +133,13 @@ mod tests {
             fs::write(crates.join(file), text).unwrap();
         }
         let first = fingerprint(&crates).unwrap();
-        let shelf = shelf(&dir.join("target"));
+        let shelf = shelf(&dir.path().join("target"));
         assert_eq!(kept(&shelf, "s390x", &first), Ok(None));
         keep(&shelf, "s390x", &crates.join("quiz-agent/src/main.rs"), &first).unwrap();
         assert_eq!(kept(&shelf, "s390x", &first), Ok(Some(shelf.join("s390x/quiz-agent"))));
         fs::write(crates.join("quiz-agent/src/other.rs"), "").unwrap();
         let second = fingerprint(&crates).unwrap();
         assert!(kept(&shelf, "s390x", &second).unwrap_err().contains("s390x"));
-        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
@@ -161,7 +148,7 @@ mod tests {
             cargo: "cargo".into(),
             target: "s390x-unknown-linux-gnu",
             linker: Some("s390x-linux-gnu-gcc".into()),
-            compiler: Some(Foreign { rustc: "/rust/bin/rustc".into(), build_std: true }),
+            compiler: Some("/rust/bin/rustc".into()),
             target_dir: Path::new("/t"),
             crates: Path::new("/c"),
         };

@@ -296,6 +296,29 @@ impl Apt {
         })
     }
 
+    /// `packages` and all that they lead to through names that `follow` takes. A name that no package has, but several provide, leads nowhere.
+    pub fn with_dependencies(
+        &self,
+        packages: &[&str],
+        follow: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<Package>, AptError> {
+        let mut all = packages.iter().map(|name| self.require(name)).collect::<Result<Vec<_>, _>>()?;
+        let mut seen: Vec<String> = packages.iter().map(|&name| name.to_owned()).collect();
+        let mut next = 0;
+        while next < all.len() {
+            for name in all[next].depends.clone() {
+                let plain = name.split(':').next().unwrap_or_default().to_owned();
+                if !follow(&plain) || seen.contains(&plain) {
+                    continue;
+                }
+                all.extend(self.show(&plain)?);
+                seen.push(plain);
+            }
+            next += 1;
+        }
+        Ok(all)
+    }
+
     /// The names of all packages that match a regular expression.
     pub fn names(&self, pattern: &str) -> Result<Vec<String>, AptError> {
         let doing = "search the package lists";
@@ -364,7 +387,11 @@ fn config(dir: &Path, source: &Source, archs: &[&str]) -> String {
     let dir = dir.display();
     let arch = archs.first().copied().unwrap_or_default();
     let list = archs.iter().map(|a| format!("\"{a}\"; ")).collect::<String>();
-    let release = &source.release;
+    // What is not preferred loses to it, however new: the updates have to be, too.
+    let release = match source.base_release() {
+        base if base == source.release => format!("/^{base}(|-security|-updates)$/"),
+        _ => source.release.clone(),
+    };
     let host = host_connection_settings();
     format!(
         "{host}Dir::Etc::main \"/dev/null\";\n\
@@ -485,6 +512,30 @@ mod tests {
         let own = Source { keyring: Some(keyring.clone()), ..own };
         let signed = format!("deb [signed-by={}] http://localhost/mirror noble main", keyring.display());
         assert_eq!(own.lines(true).unwrap()[0], signed);
+    }
+
+    #[test]
+    fn updates_are_preferred_with_the_release_that_they_are_of() {
+        let preferred = |release: &str| {
+            let text = config(Path::new("/d"), &Source::debian(release), &["s390x"]);
+            text.lines().find_map(|line| line.strip_prefix("APT::Default-Release ")).unwrap().to_owned()
+        };
+        assert_eq!(preferred("bookworm"), "\"/^bookworm(|-security|-updates)$/\";");
+        assert_eq!(preferred("bookworm-backports"), "\"bookworm-backports\";");
+    }
+
+    #[test]
+    fn ports_are_checked_against_keys_of_their_own_or_refused() {
+        let ports = Source { mirrors: vec![PORTS_MIRROR.to_owned()], ..Source::debian("sid") };
+        match (ports.lines(true), Path::new(PORTS_KEYRING).is_file()) {
+            (Ok(lines), true) => {
+                assert_eq!(lines, [format!("deb [signed-by={PORTS_KEYRING}] {PORTS_MIRROR} sid main")]);
+            }
+            (Err(error), false) => {
+                assert!(error.to_string().contains("install the package debian-ports-archive-keyring"))
+            }
+            (lines, there) => panic!("{lines:?} where the keyring is there: {there}"),
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ const KEPT: usize = 24;
 /// The smallest image, in bytes.
 const SMALLEST: u64 = 16 << 20;
 /// Directories of the top that are links to their namesakes in `/usr`; a directory in a layer would bury the link.
-const MERGED: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+pub(crate) const MERGED: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// Why there is no layer.
 #[derive(Debug, thiserror::Error)]
@@ -199,7 +199,7 @@ fn collect(sources: &[Source]) -> Result<BTreeMap<PathBuf, Found>, LayerError> {
 }
 
 /// Where a guest's path really is when the top directories are merged into `/usr`; without the leading slash.
-fn merged(guest: &Path) -> PathBuf {
+pub(crate) fn merged(guest: &Path) -> PathBuf {
     let plain: PathBuf = guest.components().filter(|c| matches!(c, Component::Normal(_))).collect();
     match plain.components().next() {
         Some(Component::Normal(first)) if MERGED.iter().any(|name| first == *name) => Path::new("usr").join(plain),

@@ -3,24 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 use quiz_arch::Arch;
 use serde::{Deserialize, Serialize};
 
-use crate::apt::{Apt, AptError, Package, Source};
+use crate::apt::{Apt, AptError, Source};
 use crate::deb::{self, DebError};
 use crate::digest;
+use crate::layer::{MERGED, merged};
 use crate::report::{Report, Unit};
 use crate::store::{Cache, Entry, Shelf, StoreError};
 
 /// What nobody compiles with.
 const LEFT_OUT: &[&str] =
     &["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/bin", "usr/sbin"];
-/// Directories of the top that are links to their namesakes in `/usr`.
-const MERGED: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64"];
 
 /// Why there is no sysroot.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +71,7 @@ pub fn make(
     let what = format!("making the sysroot {name}");
     let entry = shelf.build(&name, &what, false, report, |dir| {
         let apt = Apt::update(cache, source, &[arch.debian], report)?;
-        let wanted = closure(&apt, packages)?;
+        let wanted = apt.with_dependencies(packages, &|_| true)?;
         let files = apt.download(&wanted, report)?;
         let progress = report.start(&what, None, Unit::None);
         for file in &files {
@@ -91,34 +90,9 @@ pub fn make(
     Ok(Sysroot { dir: shelf.dir().join(name), _entry: entry })
 }
 
-/// The packages and all that they depend on, as far as those are packages and no names for one of several.
-fn closure(apt: &Apt, packages: &[&str]) -> Result<Vec<Package>, AptError> {
-    let mut all: Vec<Package> = Vec::new();
-    for name in packages {
-        all.push(apt.require(name)?);
-    }
-    let mut seen: Vec<String> = packages.iter().map(|&name| name.to_owned()).collect();
-    let mut next = 0;
-    while next < all.len() {
-        for name in all[next].depends.clone() {
-            let plain = name.split(':').next().unwrap_or_default().to_owned();
-            if seen.contains(&plain) {
-                continue;
-            }
-            all.extend(apt.show(&plain)?);
-            seen.push(plain);
-        }
-        next += 1;
-    }
-    Ok(all)
-}
-
 /// Where a file of a package goes, if anywhere.
 fn place(path: &Path) -> Option<PathBuf> {
-    let path = match path.components().next() {
-        Some(Component::Normal(first)) if MERGED.iter().any(|name| first == *name) => Path::new("usr").join(path),
-        _ => path.to_owned(),
-    };
+    let path = merged(path);
     (path.starts_with("usr") && LEFT_OUT.iter().all(|left| !path.starts_with(left))).then_some(path)
 }
 

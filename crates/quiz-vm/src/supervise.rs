@@ -506,7 +506,7 @@ impl<'a> Supervisor<'a> {
                 self.seen.panic_at.get_or_insert_with(Instant::now);
             }
             // It has said why.
-            Said::Stopped if self.limits.dump.is_none() && self.seen.shutdown.is_some() => {}
+            Said::Stopped if self.limits.dump.is_none() && self.seen.shutdown.as_deref() == Some(judge::PANIC) => {}
             // It stops to be saved.
             Said::Stopped if matches!(self.phase, Phase::Saving(_)) => {}
             Said::Stopped if self.phase == Phase::Dumping => {}

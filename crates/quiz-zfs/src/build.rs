@@ -174,7 +174,7 @@ impl Builder<'_> {
         let script = String::from_utf8_lossy(&fs::read(dir.join("configure"))?).into_owned();
         let kbuild = kernel::shelf(self.cache).dir().join(self.kernel.name()).join("kbuild");
         let mut words = configure::defaults(self.kernel, &kbuild, &configure::knows(&script));
-        words.extend(self.cross.iter().flat_map(configure::for_another));
+        words.extend(self.cross.iter().flat_map(|cross| configure::for_another(cross, self.kernel.manifest.llvm)));
         words.extend(record.args.iter().cloned());
         let store = self.cache.dir().join("zfs-configure");
         let answers = Answers::new(&store, self.kernel, &dir, &words)?;

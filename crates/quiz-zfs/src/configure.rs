@@ -48,18 +48,22 @@ pub(crate) fn defaults(kernel: &Kernel, kbuild: &Path, knows: &dyn Fn(&str) -> b
 }
 
 /// The arguments for another architecture than the host's. Compilers of one's own win, being behind these; they need `--sysroot` then.
-pub(crate) fn for_another(cross: &Cross<'_>) -> Vec<String> {
+pub(crate) fn for_another(cross: &Cross<'_>, llvm: bool) -> Vec<String> {
     let Cross { arch, sysroot } = cross;
     let sysroot = sysroot.display();
-    vec![
+    let mut args = vec![
         format!("--build={}", quiz_arch::host().triple()),
         format!("--host={}", arch.triple()),
         format!("CC={}gcc --sysroot={sysroot}", arch.cross),
         format!("CXX={}g++ --sysroot={sysroot}", arch.cross),
-        format!("KERNEL_CC={}gcc", arch.cross),
         format!("KERNEL_CROSS_COMPILE={}", arch.cross),
         format!("KERNEL_ARCH={}", arch.kernel_arch),
-    ]
+    ];
+    // Modules are compiled by the kind of compiler that their kernel was.
+    if !llvm {
+        args.push(format!("KERNEL_CC={}gcc", arch.cross));
+    }
+    args
 }
 
 /// Which options the text of a `configure` script has.
@@ -228,6 +232,23 @@ mod tests {
         let log = "ac_cv_header_zlib_h=no\nzfs_cv_kernel_bdev_12345=yes\nzfs_cv_kernel_x_1=no\nzfs_cv_kernel_y=$(reboot)\n\
                    zfs_cv_kernel_z;x=yes\n  zfs_cv_kernel_w_1=yes\nzfs_cv_KERNEL_CC_ipa=yes\n";
         assert_eq!(super::answers(log), "zfs_cv_kernel_bdev_12345=yes\nzfs_cv_kernel_x_1=no\n");
+    }
+
+    #[test]
+    fn another_architecture_has_compilers_and_libraries_of_its_own() {
+        let arch = quiz_arch::find("s390x").unwrap();
+        let cross = Cross { arch, sysroot: std::path::Path::new("/cache/sysroots/x") };
+        let args = for_another(&cross, false);
+        for arg in [
+            "--host=s390x-linux-gnu",
+            "CC=s390x-linux-gnu-gcc --sysroot=/cache/sysroots/x",
+            "KERNEL_CC=s390x-linux-gnu-gcc",
+            "KERNEL_CROSS_COMPILE=s390x-linux-gnu-",
+            "KERNEL_ARCH=s390",
+        ] {
+            assert!(args.iter().any(|a| a == arg), "{arg}: {args:?}");
+        }
+        assert!(!for_another(&cross, true).iter().any(|arg| arg.starts_with("KERNEL_CC=")));
     }
 
     #[test]

@@ -61,11 +61,14 @@ fn failed(arch: &Arch, profile: &str, why: &str) -> Vec<String> {
     let line = why.lines().find_map(|line| line.split_once("error: ").map(|(_, rest)| rest));
     let told = |line: &&str| line.starts_with("quiz: ") && !line.contains("the evidence is in");
     let line = line.or_else(|| why.lines().rfind(told)).or_else(|| why.lines().next()).unwrap_or_default();
+    // The first thing that a program said of it, where that is what failed.
+    let cause = why.lines().map(str::trim).find(|line| line.starts_with("E: ")).unwrap_or_default();
+    let line = format!("{line} {cause}");
     let mut row = vec![String::new(); COLUMNS.len()];
     row[0] = arch.name.to_owned();
     row[1] = today();
     row[5] = profile.to_owned();
-    row[8] = format!("not run: {}", line.replace('|', "/"));
+    row[8] = format!("not run: {}", line.trim().replace('|', "/"));
     row
 }
 

@@ -455,11 +455,15 @@ mod tests {
         let (inside, outside) = (top.path().join("in"), top.path().join("out"));
         fs::create_dir(&inside).unwrap();
         fs::create_dir(&outside).unwrap();
-        let mut archive = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(EntryType::Symlink);
-        header.set_size(0);
-        archive.append_link(&mut header, "link", &outside).unwrap();
+        let with_link_out = || {
+            let mut archive = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(EntryType::Symlink);
+            header.set_size(0);
+            archive.append_link(&mut header, "link", &outside).unwrap();
+            archive
+        };
+        let mut archive = with_link_out();
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(EntryType::Directory);
         header.set_size(0);
@@ -469,11 +473,7 @@ mod tests {
         let before = fs::metadata(&outside).unwrap().permissions();
         drop(unpack(linked.as_slice(), &inside));
         assert_eq!(fs::metadata(&outside).unwrap().permissions(), before, "no mode is set through a link");
-        let mut archive = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(EntryType::Symlink);
-        header.set_size(0);
-        archive.append_link(&mut header, "link", &outside).unwrap();
+        let mut archive = with_link_out();
         let mut header = tar::Header::new_gnu();
         header.set_size(1);
         header.set_mode(0o644);
