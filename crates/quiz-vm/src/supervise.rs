@@ -39,6 +39,9 @@ pub use job::{Dump, DumpFormat, Job, Limits, NoSignals, Notice, Point, Run, Save
 
 /// How long QEMU may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(5);
+/// So long a guest that gets on is never quiet: its agent says every second that it is alive. One of whose processors another spins may hear
+/// and answer all the same, while its clock stands still.
+const QUIET: Duration = Duration::from_secs(3);
 /// How long a guest may take to end after its kernel has said that it panicked.
 const PANIC: Duration = Duration::from_secs(5);
 /// How long the agent may take to tell where everything stands.
@@ -193,6 +196,8 @@ struct Seen {
     panic_at: Option<Instant>,
     /// The agent was asked where everything stands, and did not answer.
     mute: bool,
+    /// For how long nothing had been heard from the guest when the program's time was over, if that was long.
+    quiet: Option<Duration>,
     signals: u32,
     notes: Vec<String>,
     /// The guest's memory was kept, or could not be.
@@ -430,6 +435,7 @@ impl<'a> Supervisor<'a> {
             }
             Phase::Running => {
                 let message = format!("the program ran longer than {}", text(self.limits.program.unwrap_or_default()));
+                self.seen.quiet = Some(self.heard.elapsed()).filter(|quiet| *quiet >= QUIET);
                 self.time_is_over(message, false);
             }
             Phase::Kept => self.end_kept(),

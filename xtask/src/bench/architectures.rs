@@ -63,7 +63,8 @@ fn failed(arch: &Arch, profile: &str, why: &str) -> Vec<String> {
     let line = line.or_else(|| why.lines().rfind(told)).or_else(|| why.lines().next()).unwrap_or_default();
     // The first thing that a program said of it, where that is what failed.
     let cause = why.lines().map(str::trim).find(|line| line.starts_with("E: ")).unwrap_or_default();
-    let line = format!("{line} {cause}");
+    // Without the address that a mirror had that day.
+    let line = format!("{line} {}", cause.split(" [IP: ").next().unwrap_or_default());
     let mut row = vec![String::new(); COLUMNS.len()];
     row[0] = arch.name.to_owned();
     row[1] = today();

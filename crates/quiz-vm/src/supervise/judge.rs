@@ -23,13 +23,19 @@ impl Supervisor<'_> {
             return Verdict::fault(why);
         }
         if let Some(forced) = &seen.forced {
-            return match (forced, self.console.stall()) {
-                (Verdict::Timeout { message }, Some(line)) => {
+            return match (forced, self.console.stall(), seen.quiet) {
+                (Verdict::Timeout { message }, Some(line), _) => {
                     Verdict::Timeout { message: format!("{message}; the guest hangs, its kernel said: {line}") }
                 }
-                (Verdict::Timeout { message }, None) if seen.mute => {
+                (Verdict::Timeout { message }, None, _) if seen.mute => {
                     Verdict::Timeout { message: format!("{message}; the guest hangs: its agent does not answer") }
                 }
+                (Verdict::Timeout { message }, None, Some(quiet)) => Verdict::Timeout {
+                    message: format!(
+                        "{message}; the guest hangs: nothing was heard from it for {} s by then",
+                        quiet.as_secs()
+                    ),
+                },
                 _ => forced.clone(),
             };
         }
