@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use quiz_agent_build::{Build, fingerprint, keep, kept, shelf};
 use quiz_arch::Arch;
 use quiz_image::apt::{Apt, Source};
-use quiz_image::{Cache, Progress, Report, StoreError, Unit, deb};
+use quiz_image::{Cache, StoreError, deb};
 
+use crate::report::{Failed, Lines};
 use crate::setup;
 use crate::steps::{check, top};
 
@@ -134,27 +135,4 @@ fn cache() -> Cache {
 
 fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top().join("target"), PathBuf::from)
-}
-
-/// What the cache passes on of why an entry was not made.
-struct Failed(String);
-
-impl From<StoreError> for Failed {
-    fn from(error: StoreError) -> Failed {
-        Failed(error.to_string())
-    }
-}
-
-/// Says each piece of work on a line of its own.
-struct Lines;
-
-impl Report for Lines {
-    fn say(&self, line: &str) {
-        eprintln!("xtask: {line}");
-    }
-
-    fn start(&self, what: &str, _total: Option<u64>, _unit: Unit) -> Box<dyn Progress> {
-        eprintln!("xtask: {what}");
-        quiz_image::Silent.start(what, None, Unit::None)
-    }
 }

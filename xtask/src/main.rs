@@ -2,6 +2,8 @@
 
 mod agents;
 mod bench;
+mod qemu;
+mod report;
 mod setup;
 mod steps;
 
@@ -34,6 +36,14 @@ enum Task {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Unpack the QEMU of a Debian release beside the host's, and print the directory of its programs (for PATH or `quiz --qemu`)
+    Qemu {
+        /// bookworm, bookworm-backports, trixie, sid, or any other release of Debian
+        #[arg(long, default_value = qemu::BACKPORTS)]
+        release: String,
+        /// Guest architectures [default: the host's]
+        archs: Vec<String>,
+    },
     /// Set up and run every check: format, lints, unit tests, tests with real VMs, a kernel built from source
     Test {
         /// And those that take too long for every change
@@ -56,6 +66,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::setup(),
         Task::Quiz { arguments } => return exit(setup::setup().and_then(|()| steps::quiz(&arguments))),
         Task::Agents { names } => agents::agents(&names),
+        Task::Qemu { release, archs } => qemu::print(&release, &archs),
         Task::Test { long } => setup::setup().and_then(|()| steps::test(long)),
         Task::Release { without } => setup::setup().and_then(|()| steps::release(&without)),
         Task::Bench(which) => bench::run(&which),

@@ -1,0 +1,26 @@
+//! What the libraries report to a task: progress as plain lines, and why an entry of the cache was not made.
+
+use quiz_image::{Progress, Report, StoreError, Unit};
+
+/// Prints each piece of work on a line of its own.
+pub struct Lines;
+
+impl Report for Lines {
+    fn say(&self, line: &str) {
+        eprintln!("xtask: {line}");
+    }
+
+    fn start(&self, what: &str, _total: Option<u64>, _unit: Unit) -> Box<dyn Progress> {
+        eprintln!("xtask: {what}");
+        quiz_image::Silent.start(what, None, Unit::None)
+    }
+}
+
+/// Why an entry of the cache was not made.
+pub struct Failed(pub String);
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Failed {
+        Failed(error.to_string())
+    }
+}
