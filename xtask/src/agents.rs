@@ -11,7 +11,7 @@ use quiz_image::{Cache, StoreError, deb};
 
 use crate::report::{Failed, Lines};
 use crate::setup;
-use crate::steps::{check, top};
+use crate::sh::{check, target_dir, top};
 
 /// Debian's newest compiler for its stable releases, and its library's source. They run on every newer Debian, too.
 const RELEASE: &str = "bookworm";
@@ -131,8 +131,4 @@ fn fetch(apt: &Apt, dir: &Path) -> Result<serde_json::Value, String> {
 
 fn cache() -> Cache {
     Cache::at(quiz_testing::cache())
-}
-
-fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top().join("target"), PathBuf::from)
 }

@@ -2,9 +2,14 @@
 
 mod agents;
 mod bench;
+mod checks;
+mod fresh;
+mod packages;
 mod qemu;
 mod report;
+mod runner;
 mod setup;
+mod sh;
 mod steps;
 
 use std::ffi::OsString;
@@ -22,7 +27,14 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Install the host programs that quiz and its tests need (with apt-get; elsewhere the command is printed)
-    Setup,
+    Setup {
+        /// What quiz's own tests and benchmarks need, too
+        #[arg(long)]
+        tests: bool,
+        /// What guests of another architecture need, too; can be repeated
+        #[arg(long, value_name = "ARCH")]
+        arch: Vec<String>,
+    },
     /// Set up, install quiz as cargo installs programs, and run it with these arguments
     #[command(trailing_var_arg = true)]
     Quiz {
@@ -50,6 +62,8 @@ enum Task {
         #[arg(long)]
         long: bool,
     },
+    /// Run the README's quick start on a pristine Debian, and tell how long each command took
+    Fresh(fresh::Fresh),
     /// Build quiz with the agents for every architecture, and pack it: target/quiz-VERSION-ARCH.tar.xz
     Release {
         /// An architecture to leave out, where its compiler cannot be had; can be repeated
@@ -63,13 +77,15 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
-        Task::Setup => setup::setup(),
+        Task::Setup { tests: false, arch } if arch.is_empty() => setup::setup(),
+        Task::Setup { tests, arch } => setup::all(tests, &arch),
         Task::Quiz { arguments } => return exit(setup::setup().and_then(|()| steps::quiz(&arguments))),
         Task::Agents { names } => agents::agents(&names),
         Task::Qemu { release, archs } => qemu::print(&release, &archs),
-        Task::Test { long } => setup::setup().and_then(|()| steps::test(long)),
+        Task::Test { long } => checks::test(long),
+        Task::Fresh(options) => fresh::run(&options),
         Task::Release { without } => setup::setup().and_then(|()| steps::release(&without)),
-        Task::Bench(which) => bench::run(&which),
+        Task::Bench(which) => setup::for_benches().and_then(|()| bench::run(&which)),
     };
     exit(done.map(|()| 0))
 }

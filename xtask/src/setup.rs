@@ -1,17 +1,22 @@
-//! Installs what quiz and its tests need on this host.
+//! Installs what quiz, its tests and its benchmarks need on this host.
 
+use std::ffi::OsString;
 use std::path::Path;
-use std::process::Command;
 
 use quiz_arch::Arch;
-use quiz_image::host::{self, Distribution, Family, Purpose, Search, Sign};
+use quiz_image::host::{self, Distribution, Family, Purpose, Search, Sign, Tool};
 
-use crate::steps::check;
+use crate::packages::{self, Plan, as_root};
+use crate::qemu;
+use crate::sh::check;
 
-/// Installs every host program that is missing for guests of the host's architecture; says what to do where that is not Debian's way.
-pub fn setup() -> Result<(), String> {
+/// The Debian release whose QEMU the tests use where none can be installed: the oldest that quiz works with.
+const RELEASE: &str = "bookworm";
+
+/// What somebody who works with quiz does on the host, for guests of its own architecture.
+fn everyday() -> Vec<Purpose> {
     let arch = quiz_arch::host();
-    let purposes = [
+    vec![
         Purpose::Run(arch),
         Purpose::KernelAdd,
         Purpose::KernelBuild(arch),
@@ -19,40 +24,166 @@ pub fn setup() -> Result<(), String> {
         Purpose::ZfsBuild,
         Purpose::ZfsTest,
         Purpose::Debug,
-    ];
-    // The tests sign what they serve.
-    install(&purposes, &[("gpg", "gnupg")])
+    ]
 }
 
-/// Installs what is missing to run guests of `arch`, and to make their kernels and roots.
-pub fn foreign(arch: &'static Arch) -> Result<(), String> {
-    let purposes = [
+fn for_guests_of(arch: &'static Arch) -> [Purpose; 5] {
+    [
         Purpose::Run(arch),
         Purpose::RootBuild(arch),
         Purpose::KernelBuild(arch),
         Purpose::Agent(arch),
         Purpose::ZfsCross(arch),
-    ];
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let lacks = || {
-        let search = Search::new(&path);
-        host::missing(&purposes, quiz_arch::host(), &|sign: Sign| search.has(sign))
-    };
-    if lacks().is_empty() {
+    ]
+}
+
+/// Installs every host program that is missing for guests of the host's architecture.
+///
+/// # Errors
+/// If the host has not got all of it afterwards: what is missing, and the ways to get it.
+pub fn setup() -> Result<(), String> {
+    install(&everyday())
+}
+
+/// Installs what guests of the host's architecture and of `archs` need, and what the tests and benchmarks need if `tests`.
+///
+/// # Errors
+/// As [`setup`].
+pub fn all(tests: bool, archs: &[String]) -> Result<(), String> {
+    let mut purposes = everyday();
+    if tests {
+        purposes.extend([Purpose::KernelGit, Purpose::Test, Purpose::Bench]);
+    }
+    install(&purposes)?;
+    for name in archs {
+        foreign(quiz_arch::find(name).ok_or_else(|| format!("`{name}` is no architecture that quiz knows"))?)?;
+    }
+    Ok(())
+}
+
+/// Installs what the benchmarks need.
+///
+/// # Errors
+/// As [`setup`].
+pub fn for_benches() -> Result<(), String> {
+    install(&[everyday(), vec![Purpose::Test, Purpose::Bench]].concat())
+}
+
+/// Installs what is missing to run guests of `arch`, and to make their kernels and roots.
+///
+/// # Errors
+/// As [`setup`].
+pub fn foreign(arch: &'static Arch) -> Result<(), String> {
+    let purposes = for_guests_of(arch);
+    if missing(&purposes).is_empty() {
         return Ok(());
     }
     // Registrations are gone with each boot, where no service makes them.
-    if Search::new(&path).has(Sign::Program("update-binfmts")) {
+    if search().has(Sign::Program("update-binfmts")) {
         register_emulators()?;
     }
-    install(&purposes, &[])?;
-    register_emulators()?;
-    let missing = lacks();
-    if missing.is_empty() {
-        return Ok(());
+    install(&purposes)?;
+    register_emulators()
+}
+
+/// Installs what the tests need, with guests of `archs` too. Returns the `PATH` for the tests: where apt would have to remove a package
+/// to install a QEMU, the tests use one that is only unpacked.
+///
+/// # Errors
+/// As [`setup`].
+pub fn for_tests(archs: &[&str]) -> Result<OsString, String> {
+    let archs: Vec<&'static Arch> = archs.iter().filter_map(|name| quiz_arch::find(name)).collect();
+    let mut purposes = [everyday(), vec![Purpose::KernelGit, Purpose::Test, Purpose::Bench]].concat();
+    purposes.extend(archs.iter().flat_map(|arch| for_guests_of(arch)));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let lacking = missing(&purposes);
+    let plan = plan(&lacking)?;
+    let (emulators, others): (Vec<_>, Vec<_>) =
+        plan.refused.iter().cloned().partition(|(package, _)| package.starts_with("qemu-system-"));
+    if !others.is_empty() {
+        return Err(refusal(&Plan { refused: others, ..plan }));
     }
-    let names: Vec<&str> = missing.iter().map(|tool| tool.name()).collect();
-    Err(format!("installed what there is, and still there is no {}", names.join(", ")))
+    packages::install(&plan.install)?;
+    if Path::new("/usr/sbin/update-binfmts").exists() {
+        register_emulators()?;
+    }
+    if emulators.is_empty() {
+        ensure(&purposes)?;
+        return Ok(path);
+    }
+    for (package, reason) in &emulators {
+        eprintln!("xtask: not installing {package}: {reason}; the tests use one that is only unpacked");
+    }
+    let all: Vec<&'static Arch> = std::iter::once(quiz_arch::host()).chain(archs).collect();
+    let unpacked = qemu::unpacked(RELEASE, &all)?;
+    let dirs = std::iter::once(unpacked).chain(std::env::split_paths(&path));
+    std::env::join_paths(dirs).map_err(|e| e.to_string())
+}
+
+/// Installs what is missing for `purposes`, or says why that cannot be done and what can.
+fn install(purposes: &[Purpose]) -> Result<(), String> {
+    let plan = plan(&missing(purposes))?;
+    if !plan.refused.is_empty() {
+        return Err(refusal(&plan));
+    }
+    packages::install(&plan.install)?;
+    ensure(purposes)
+}
+
+fn search() -> Search {
+    Search::new(&std::env::var_os("PATH").unwrap_or_default())
+}
+
+fn missing(purposes: &[Purpose]) -> Vec<&'static Tool> {
+    let search = search();
+    host::missing(purposes, quiz_arch::host(), &|sign: Sign| search.has(sign))
+}
+
+/// Fails if something is still missing, by all that was installed. Registrations of emulators are made afterwards.
+fn ensure(purposes: &[Purpose]) -> Result<(), String> {
+    let names: Vec<&str> =
+        missing(purposes).iter().map(|tool| tool.name()).filter(|name| !name.contains("binfmt")).collect();
+    if names.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("the packages are installed, but still missing: {}", names.join(", ")))
+    }
+}
+
+/// What apt is to install so that this host has `tools`.
+fn plan(tools: &[&'static Tool]) -> Result<Plan, String> {
+    if tools.is_empty() {
+        return Ok(Plan::default());
+    }
+    let text = fs_err::read_to_string("/etc/os-release").unwrap_or_default();
+    let distribution = Distribution::from_os_release(&text);
+    if distribution.family != Some(Family::Debian) {
+        return Err(format!("install what is missing first: {}", host::install_hint(&distribution, tools)));
+    }
+    let names = tools.iter().filter_map(|tool| tool.package(Family::Debian)).flat_map(|names| names.split(' '));
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    packages::update()?;
+    packages::plan(&names)
+}
+
+/// The error that some packages cannot be added to what is installed: which, why, and what the user can do. Nothing was installed.
+fn refusal(plan: &Plan) -> String {
+    let names: Vec<&str> = plan.refused.iter().map(|(name, _)| name.as_str()).collect();
+    let mut text = "set-up stops, because it never removes or downgrades a package:\n".to_owned();
+    for (name, reason) in &plan.refused {
+        text += &format!("  {name}: {reason}\n");
+    }
+    text += &format!(
+        "choose one, then run this again:\n  let apt do it:         sudo apt-get install --no-install-recommends {}\n",
+        names.join(" ")
+    );
+    text += "  fit the installed one: add the release that your newer packages come from (such as bookworm-backports) to apt's sources\n";
+    if names.iter().any(|name| name.starts_with("qemu-system-")) {
+        text += "  install nothing:       `cargo xtask qemu --help` unpacks a QEMU into quiz's cache; put its directory into PATH\n";
+    }
+    text
 }
 
 /// Has the kernel start user-mode emulation for programs of other architectures, where that is installed and nobody has done it.
@@ -61,44 +192,4 @@ fn register_emulators() -> Result<(), String> {
         check(as_root("mount").args(["-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]))?;
     }
     check(as_root("update-binfmts").arg("--enable"))
-}
-
-/// Installs what is missing for `purposes`, and those of the `programs` (with their packages) that are missing.
-pub fn install(purposes: &[Purpose], programs: &'static [(&'static str, &'static str)]) -> Result<(), String> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let search = Search::new(&path);
-    let missing = host::missing(purposes, quiz_arch::host(), &|sign: Sign| search.has(sign));
-    let others = programs.iter().filter(|(program, _)| !search.has(Sign::Program(program)));
-    let mut packages: Vec<&str> = others.map(|(_, package)| *package).collect();
-    if missing.is_empty() && packages.is_empty() {
-        return Ok(());
-    }
-    let text = fs_err::read_to_string("/etc/os-release").unwrap_or_default();
-    let distribution = Distribution::from_os_release(&text);
-    if distribution.family != Some(Family::Debian) {
-        return Err(format!("install what is missing first: {}", host::install_hint(&distribution, &missing)));
-    }
-    packages.extend(missing.iter().filter_map(|tool| tool.package(Family::Debian)).flat_map(|names| names.split(' ')));
-    packages.sort_unstable();
-    packages.dedup();
-    eprintln!("xtask: installing {}", packages.join(" "));
-    check(apt_get().arg("update").arg("-qq"))?;
-    check(apt_get().args(["install", "-y", "-qq", "--no-install-recommends"]).args(&packages)).map_err(|_| {
-        format!("apt-get could not install {} on {} (it has said why)", packages.join(" "), distribution.name)
-    })
-}
-
-fn apt_get() -> Command {
-    let mut command = as_root("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive");
-    command
-}
-
-fn as_root(program: &str) -> Command {
-    if rustix::process::geteuid().is_root() {
-        return Command::new(host::in_sbin(program));
-    }
-    let mut sudo = Command::new("sudo");
-    sudo.arg(program);
-    sudo
 }

@@ -1,14 +1,11 @@
-//! The tasks that call cargo and quiz.
+//! The tasks that build quiz and run it.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::agents;
-
-/// The architectures that every change is tested on, and those that the longer tests are for. The host's is in no need of an agent.
-const TESTED: &[&str] = &["s390x", "aarch64"];
-const TESTED_LONG: &[&str] = &["ppc64le", "riscv64", "armv7l"];
+use crate::sh::{cargo, check, target_dir, top};
 
 /// The architecture that quiz's own arguments name: `-a NAME`, `--arch NAME`, `--arch=NAME`.
 fn named_arch(arguments: &[OsString]) -> Option<String> {
@@ -34,35 +31,6 @@ pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(125))
 }
 
-/// Every check, in the order in which a failure is cheapest.
-pub fn test(long: bool) -> Result<(), String> {
-    let longer = if long { TESTED_LONG } else { &[] };
-    let archs: Vec<String> = TESTED.iter().chain(longer).map(|name| name.to_string()).collect();
-    agents::agents(&archs)?;
-    check(cargo().args(["fmt", "--all", "--check"]))?;
-    check(cargo().args(["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    // All targets are those that are tested by default.
-    check(cargo().args([
-        "clippy",
-        "--quiet",
-        "--locked",
-        "--package",
-        "quiz",
-        "--test",
-        "long",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    // Two at a time: each has a VM, and more only make each other slow.
-    check(cargo().args(["test", "--locked", "--workspace", "--", "--test-threads", "2"]))?;
-    if long {
-        // One at a time: they compile, and the limits of the suite's tests are in seconds.
-        check(cargo().args(["test", "--locked", "--package", "quiz", "--test", "long", "--", "--test-threads", "1"]))?;
-    }
-    Ok(())
-}
-
 /// The packed program with the agents for all architectures but those `without`.
 pub fn release(without: &[String]) -> Result<(), String> {
     let all = quiz_arch::ALL.iter().map(|arch| arch.name.to_owned());
@@ -76,9 +44,9 @@ pub fn release(without: &[String]) -> Result<(), String> {
     if let Some(missing) = wanted.iter().find(|name| !has(name)) {
         return Err(format!("{} has no agent for {missing}", program.display()));
     }
-    let archive = top().join(format!("target/quiz-{}-{}.tar.xz", env!("CARGO_PKG_VERSION"), quiz_arch::host().name));
+    let archive = target_dir().join(format!("quiz-{}-{}.tar.xz", env!("CARGO_PKG_VERSION"), quiz_arch::host().name));
     let mut tar = Command::new("tar");
-    tar.arg("-cJf").arg(&archive).arg("-C").arg(program.parent().unwrap_or(top())).arg("quiz");
+    tar.arg("-cJf").arg(&archive).arg("-C").arg(program.parent().unwrap_or_else(|| top())).arg("quiz");
     check(tar.arg("-C").arg(top()).args(["README.md", "CHANGELOG.md", "LICENSE"]))?;
     eprintln!("xtask: {} has quiz with agents for {}", archive.display(), wanted.join(", "));
     Ok(())
@@ -87,22 +55,5 @@ pub fn release(without: &[String]) -> Result<(), String> {
 /// The program as it is released, built now.
 pub fn released_quiz() -> Result<PathBuf, String> {
     check(cargo().args(["build", "--quiet", "--locked", "--release", "--package", "quiz"]))?;
-    Ok(top().join("target/release/quiz"))
-}
-
-/// The top of the source.
-pub fn top() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask has a parent")
-}
-
-fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(top());
-    command
-}
-
-/// Runs it; anything but success is an error that shows the command.
-pub fn check(command: &mut Command) -> Result<(), String> {
-    let status = command.status().map_err(|e| format!("{command:?}: {e}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
+    Ok(target_dir().join("release/quiz"))
 }

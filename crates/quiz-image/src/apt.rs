@@ -417,7 +417,7 @@ fn config(dir: &Path, source: &Source, archs: &[&str]) -> String {
 
 /// What the host's apt configuration says about proxies, connections and the freshness of mirrors, as lines for another configuration. The rest of it (hooks,
 /// extra indexes) must not have a part in this.
-pub(crate) fn host_connection_settings() -> String {
+pub fn host_connection_settings() -> String {
     let kept = [
         "Acquire::http::",
         "Acquire::https::",

@@ -1,9 +1,14 @@
-//! Which programs of the host a purpose needs, and how each distribution calls the packages they are in. Not for running
+//! Which programs of the host a purpose needs, and which package of a distribution has each of them. Not for running
 //! them, nor for what the host's hardware can do.
+
+mod table;
 
 use quiz_arch::Arch;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use table::*;
 
 /// A family of distributions that share package names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub enum Purpose {
     KernelAdd,
     /// Build a kernel for an architecture.
     KernelBuild(&'static Arch),
+    /// Build a kernel from a git repository.
+    KernelGit,
     /// Build a kernel with Clang.
     Llvm,
     /// Build quiz's agent for another architecture.
@@ -45,6 +52,10 @@ pub enum Purpose {
     ZfsTest,
     /// Look into a guest's memory.
     Debug,
+    /// Run quiz's own tests.
+    Test,
+    /// Run quiz's own benchmarks.
+    Bench,
 }
 
 /// What shows that something is installed.
@@ -56,6 +67,8 @@ pub enum Sign {
     Header(&'static str),
     /// A file by its path.
     File(&'static str),
+    /// A module that `python3` can import.
+    PythonModule(&'static str),
 }
 
 /// Something that must be installed on the host.
@@ -78,279 +91,54 @@ impl Tool {
     /// The program's or library's name, for messages.
     pub fn name(&self) -> &'static str {
         match self.sign {
-            Sign::Program(name) | Sign::Header(name) | Sign::File(name) => name,
+            Sign::Program(name) | Sign::Header(name) | Sign::File(name) | Sign::PythonModule(name) => name,
         }
     }
 }
-
-const fn program(name: &'static str, purpose: &'static str, packages: [&'static str; 5]) -> Tool {
-    Tool { sign: Sign::Program(name), purpose, packages }
-}
-
-const fn header(name: &'static str, purpose: &'static str, packages: [&'static str; 5]) -> Tool {
-    Tool { sign: Sign::Header(name), purpose, packages }
-}
-
-const fn same(name: &'static str) -> [&'static str; 5] {
-    [name; 5]
-}
-
-const QEMU: &str = "runs the VM";
-static QEMUS: &[Tool] = &[
-    program(
-        "qemu-system-x86_64",
-        QEMU,
-        ["qemu-system-x86", "qemu-system-x86-core", "qemu-system-x86", "qemu-x86", "qemu-system-x86_64"],
-    ),
-    program(
-        "qemu-system-i386",
-        QEMU,
-        ["qemu-system-x86", "qemu-system-x86-core", "qemu-system-x86", "qemu-x86", "qemu-system-i386"],
-    ),
-    program(
-        "qemu-system-aarch64",
-        QEMU,
-        ["qemu-system-arm", "qemu-system-aarch64-core", "qemu-system-aarch64", "qemu-arm", "qemu-system-aarch64"],
-    ),
-    program(
-        "qemu-system-arm",
-        QEMU,
-        ["qemu-system-arm", "qemu-system-arm-core", "qemu-system-arm", "qemu-arm", "qemu-system-arm"],
-    ),
-    program(
-        "qemu-system-s390x",
-        QEMU,
-        ["qemu-system-misc", "qemu-system-s390x-core", "qemu-system-s390x", "qemu-s390x", "qemu-system-s390x"],
-    ),
-    program(
-        "qemu-system-ppc64",
-        QEMU,
-        ["qemu-system-ppc", "qemu-system-ppc-core", "qemu-system-ppc", "qemu-ppc", "qemu-system-ppc64"],
-    ),
-    program(
-        "qemu-system-riscv64",
-        QEMU,
-        ["qemu-system-misc", "qemu-system-riscv-core", "qemu-system-riscv", "qemu-extra", "qemu-system-riscv64"],
-    ),
-    program(
-        "qemu-system-loongarch64",
-        QEMU,
-        [
-            "qemu-system-misc",
-            "qemu-system-loongarch64-core",
-            "qemu-system-loongarch64",
-            "qemu-extra",
-            "qemu-system-loongarch64",
-        ],
-    ),
-    program(
-        "qemu-system-mips64el",
-        QEMU,
-        ["qemu-system-mips", "qemu-system-mips-core", "qemu-system-mips", "qemu-extra", "qemu-system-mips64el"],
-    ),
-];
-
-const GET: &str = "fetches packages and checks their signatures";
-static APT_GET: Tool = program("apt-get", GET, ["apt", "apt", "apt", "", "apt"]);
-static DPKG_DEB: Tool = program("dpkg-deb", "unpacks Debian packages", same("dpkg"));
-static KEYRING: Tool = Tool {
-    sign: Sign::File("/usr/share/keyrings/debian-archive-keyring.gpg"),
-    purpose: "holds the keys that sign Debian's packages",
-    packages: ["debian-archive-keyring", "debian-keyring", "debian-archive-keyring", "", "debian-archive-keyring"],
-};
-static GDB: Tool = program("gdb", "looks into a guest's memory", same("gdb"));
-static DEPMOD: Tool = program("depmod", "indexes kernel modules", same("kmod"));
-static MMDEBSTRAP: Tool =
-    program("mmdebstrap", "makes Debian file systems", ["mmdebstrap", "mmdebstrap", "mmdebstrap", "", "mmdebstrap"]);
-static MKSQUASHFS: Tool = program(
-    "sqfstar",
-    "makes squashfs images",
-    ["squashfs-tools", "squashfs-tools", "squashfs-tools", "squashfs", "squashfs-tools"],
-);
-const USER: &str = "runs programs of another architecture while its root is made";
-const fn user_mode(registration: &'static str) -> Tool {
-    Tool {
-        sign: Sign::File(registration),
-        purpose: USER,
-        packages: [
-            "qemu-user-static binfmt-support",
-            "qemu-user-static",
-            "qemu-user-static qemu-user-static-binfmt",
-            "qemu-linux-user",
-            "qemu-openrc",
-        ],
-    }
-}
-/// User-mode emulation through binfmt_misc lets package scripts of another architecture run. By quiz-arch's names.
-static QEMU_USERS: &[(&str, Tool)] = &[
-    ("x86_64", user_mode("/proc/sys/fs/binfmt_misc/qemu-x86_64")),
-    ("aarch64", user_mode("/proc/sys/fs/binfmt_misc/qemu-aarch64")),
-    ("s390x", user_mode("/proc/sys/fs/binfmt_misc/qemu-s390x")),
-    ("ppc64le", user_mode("/proc/sys/fs/binfmt_misc/qemu-ppc64le")),
-    ("ppc64", user_mode("/proc/sys/fs/binfmt_misc/qemu-ppc64")),
-    ("riscv64", user_mode("/proc/sys/fs/binfmt_misc/qemu-riscv64")),
-    ("loongarch64", user_mode("/proc/sys/fs/binfmt_misc/qemu-loongarch64")),
-    ("armv7l", user_mode("/proc/sys/fs/binfmt_misc/qemu-arm")),
-    ("i686", user_mode("/proc/sys/fs/binfmt_misc/qemu-i386")),
-    ("mips64el", user_mode("/proc/sys/fs/binfmt_misc/qemu-mips64el")),
-];
-
-const BUILDS: &str = "builds kernels";
-static GCC: Tool = program("gcc", BUILDS, same("gcc"));
-static BUILD: &[Tool] = &[
-    program("make", BUILDS, same("make")),
-    program("ld", BUILDS, same("binutils")),
-    program("flex", BUILDS, same("flex")),
-    program("bison", BUILDS, same("bison")),
-    program("bc", BUILDS, same("bc")),
-    program("perl", BUILDS, same("perl")),
-    program("python3", BUILDS, ["python3", "python3", "python", "python3", "python3"]),
-    program("openssl", BUILDS, same("openssl")),
-    program("xz", "unpacks kernel sources", ["xz-utils", "xz", "xz", "xz", "xz"]),
-    header("libelf.h", BUILDS, ["libelf-dev", "elfutils-libelf-devel", "libelf", "libelf-devel", "elfutils-dev"]),
-    header("openssl/opensslv.h", BUILDS, ["libssl-dev", "openssl-devel", "openssl", "libopenssl-devel", "openssl-dev"]),
-    header(
-        "linux/types.h",
-        BUILDS,
-        ["linux-libc-dev", "kernel-headers", "linux-api-headers", "linux-glibc-devel", "linux-headers"],
-    ),
-];
-
-/// The suite's own `zts-report.py` reads its results.
-static PYTHON: Tool = program(
-    "python3",
-    "reads the results of the ZFS test suite",
-    ["python3", "python3", "python", "python3", "python3"],
-);
-
-const ZFS: &str = "builds OpenZFS";
-static ZFS_BUILD: &[Tool] = &[
-    program("make", ZFS, same("make")),
-    program("ld", ZFS, same("binutils")),
-    program("autoconf", ZFS, same("autoconf")),
-    program("automake", ZFS, same("automake")),
-    program("libtoolize", ZFS, same("libtool")),
-    header("uuid/uuid.h", ZFS, ["uuid-dev", "libuuid-devel", "util-linux-libs", "libuuid-devel", "util-linux-dev"]),
-    header(
-        "blkid/blkid.h",
-        ZFS,
-        ["libblkid-dev", "libblkid-devel", "util-linux-libs", "libblkid-devel", "util-linux-dev"],
-    ),
-    header("tirpc/rpc/xdr.h", ZFS, ["libtirpc-dev", "libtirpc-devel", "libtirpc", "libtirpc-devel", "libtirpc-dev"]),
-    header("openssl/evp.h", ZFS, ["libssl-dev", "openssl-devel", "openssl", "libopenssl-devel", "openssl-dev"]),
-    header("zlib.h", ZFS, ["zlib1g-dev", "zlib-devel", "zlib", "zlib-devel", "zlib-dev"]),
-    header("libudev.h", ZFS, ["libudev-dev", "systemd-devel", "systemd-libs", "systemd-devel", "eudev-dev"]),
-    header("libaio.h", ZFS, ["libaio-dev", "libaio-devel", "libaio", "libaio-devel", "libaio-dev"]),
-    // For the kernel's own objtool and modpost, where they are built again.
-    header("libelf.h", ZFS, ["libelf-dev", "elfutils-libelf-devel", "libelf", "libelf-devel", "elfutils-dev"]),
-];
-
-static PKG_CONFIG: Tool =
-    program("pkg-config", ZFS, ["pkg-config", "pkgconf-pkg-config", "pkgconf", "pkgconf-pkg-config", "pkgconf"]);
-
-const CLANG: &str = "builds kernels with --llvm";
-static LLVM: &[Tool] = &[
-    program("clang", CLANG, same("clang")),
-    program("ld.lld", CLANG, same("lld")),
-    program("llvm-ar", CLANG, same("llvm")),
-];
-
-const CROSS: &str = "builds kernels for another architecture";
-static CROSS_COMPILERS: &[Tool] = &[
-    program(
-        "x86_64-linux-gnu-gcc",
-        CROSS,
-        ["gcc-x86-64-linux-gnu", "gcc-x86_64-linux-gnu", "", "cross-x86_64-gcc14", ""],
-    ),
-    program(
-        "aarch64-linux-gnu-gcc",
-        CROSS,
-        ["gcc-aarch64-linux-gnu", "gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "cross-aarch64-gcc14", ""],
-    ),
-    program("s390x-linux-gnu-gcc", CROSS, ["gcc-s390x-linux-gnu", "gcc-s390x-linux-gnu", "", "cross-s390x-gcc14", ""]),
-    program(
-        "powerpc64le-linux-gnu-gcc",
-        CROSS,
-        ["gcc-powerpc64le-linux-gnu", "gcc-powerpc64le-linux-gnu", "", "cross-ppc64le-gcc14", ""],
-    ),
-    program(
-        "riscv64-linux-gnu-gcc",
-        CROSS,
-        ["gcc-riscv64-linux-gnu", "gcc-riscv64-linux-gnu", "riscv64-linux-gnu-gcc", "cross-riscv64-gcc14", ""],
-    ),
-    program(
-        "powerpc64-linux-gnu-gcc",
-        CROSS,
-        ["gcc-powerpc64-linux-gnu", "gcc-powerpc64-linux-gnu", "", "cross-ppc64-gcc14", ""],
-    ),
-    program(
-        "loongarch64-linux-gnu-gcc",
-        CROSS,
-        ["gcc-loongarch64-linux-gnu", "gcc-loongarch64-linux-gnu", "loongarch64-linux-gnu-gcc", "", ""],
-    ),
-    program(
-        "arm-linux-gnueabihf-gcc",
-        CROSS,
-        ["gcc-arm-linux-gnueabihf", "gcc-arm-linux-gnu", "", "cross-arm-gcc14", ""],
-    ),
-    program("i686-linux-gnu-gcc", CROSS, ["gcc-i686-linux-gnu", "", "", "", ""]),
-    program("mips64el-linux-gnuabi64-gcc", CROSS, ["gcc-mips64el-linux-gnuabi64", "gcc-mips64-linux-gnu", "", "", ""]),
-];
-
-const LIBC: &str = "is linked to the agent for another architecture";
-const fn libc(file: &'static str, debian: &'static str) -> Tool {
-    Tool { sign: Sign::File(file), purpose: LIBC, packages: [debian, "", "", "", ""] }
-}
-/// By Rust's names of the targets.
-static CROSS_LIBCS: &[(&str, Tool)] = &[
-    ("x86_64-unknown-linux-gnu", libc("/usr/x86_64-linux-gnu/lib/libc.a", "libc6-dev-amd64-cross")),
-    ("aarch64-unknown-linux-gnu", libc("/usr/aarch64-linux-gnu/lib/libc.a", "libc6-dev-arm64-cross")),
-    ("s390x-unknown-linux-gnu", libc("/usr/s390x-linux-gnu/lib/libc.a", "libc6-dev-s390x-cross")),
-    ("powerpc64le-unknown-linux-gnu", libc("/usr/powerpc64le-linux-gnu/lib/libc.a", "libc6-dev-ppc64el-cross")),
-    ("powerpc64-unknown-linux-gnu", libc("/usr/powerpc64-linux-gnu/lib/libc.a", "libc6-dev-ppc64-cross")),
-    ("riscv64gc-unknown-linux-gnu", libc("/usr/riscv64-linux-gnu/lib/libc.a", "libc6-dev-riscv64-cross")),
-    ("loongarch64-unknown-linux-gnu", libc("/usr/loongarch64-linux-gnu/lib/libc.a", "libc6-dev-loong64-cross")),
-    ("armv7-unknown-linux-gnueabihf", libc("/usr/arm-linux-gnueabihf/lib/libc.a", "libc6-dev-armhf-cross")),
-    ("i686-unknown-linux-gnu", libc("/usr/i686-linux-gnu/lib/libc.a", "libc6-dev-i386-cross")),
-    ("mips64el-unknown-linux-gnuabi64", libc("/usr/mips64el-linux-gnuabi64/lib/libc.a", "libc6-dev-mips64el-cross")),
-];
 
 /// Everything that `purpose` needs on a host of the architecture `host`.
 pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
     let named = |list: &'static [Tool], name: String| list.iter().filter(move |t| t.name() == name);
+    let compiler = |arch: &Arch| named(CROSS_COMPILERS, format!("{}gcc", arch.cross)).collect::<Vec<_>>();
     match purpose {
-        Purpose::Run(arch) => named(QEMUS, arch.qemu.to_owned()).collect(),
+        Purpose::Run(arch) => named(QEMUS, arch.qemu.to_owned()).chain([&MKE2FS, &SQFSTAR]).collect(),
         Purpose::KernelAdd => vec![&APT_GET, &DPKG_DEB, &KEYRING, &DEPMOD],
-        Purpose::KernelBuild(arch) if arch.name == host.name => [&GCC, &DEPMOD].into_iter().chain(BUILD).collect(),
-        // Host programs of the kernel's build are compiled too.
-        Purpose::KernelBuild(arch) => [&GCC, &DEPMOD]
-            .into_iter()
-            .chain(BUILD)
-            .chain(named(CROSS_COMPILERS, format!("{}gcc", arch.cross)))
-            .collect(),
+        Purpose::KernelBuild(arch) => {
+            let mut tools = vec![&GCC, &LIBC_HEADERS, &DEPMOD, &GPGV];
+            tools.extend(BUILD);
+            // For the host's own programs of the kernel's build, the host's compiler is needed too.
+            if arch.name != host.name {
+                tools.extend(compiler(arch));
+            }
+            tools
+        }
+        Purpose::KernelGit => vec![&GIT],
         Purpose::Agent(arch) => {
             let libcs = CROSS_LIBCS.iter().filter(|(target, _)| *target == arch.rust).map(|(_, tool)| tool);
-            named(CROSS_COMPILERS, format!("{}gcc", arch.cross)).chain(libcs).collect()
+            compiler(arch).into_iter().chain(libcs).collect()
         }
         Purpose::Llvm => LLVM.iter().collect(),
         Purpose::ZfsTest => vec![&PYTHON],
         Purpose::Debug => vec![&GDB],
-        Purpose::ZfsBuild => [&GCC, &DEPMOD].into_iter().chain(ZFS_BUILD).collect(),
+        Purpose::ZfsBuild => [&GCC, &LIBC_HEADERS, &DEPMOD].into_iter().chain(ZFS_BUILD).collect(),
         // Headers and libraries are the guest's (`sysroot`), but for those of programs that run during the build.
-        Purpose::ZfsCross(arch) => [&GCC, &DEPMOD, &APT_GET, &DPKG_DEB, &KEYRING, &PKG_CONFIG]
+        Purpose::ZfsCross(arch) => [&GCC, &LIBC_HEADERS, &DEPMOD, &APT_GET, &DPKG_DEB, &KEYRING, &PKG_CONFIG]
             .into_iter()
             .chain(ZFS_BUILD.iter().filter(|tool| matches!(tool.sign, Sign::Program(_)) || tool.name() == "libelf.h"))
-            .chain(named(CROSS_COMPILERS, format!("{}gcc", arch.cross)))
+            .chain(compiler(arch))
             .collect(),
-        Purpose::RootAdd => vec![&MKSQUASHFS],
+        Purpose::RootAdd => vec![&SQFSTAR],
         Purpose::RootBuild(arch) => {
-            let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &MKSQUASHFS];
+            let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &SQFSTAR];
             // Processors of one kind run the programs of their elder kin themselves.
             if arch.name != host.name && (arch.name, host.name) != ("i686", "x86_64") {
+                tools.push(&ARCH_TEST);
                 tools.extend(QEMU_USERS.iter().filter(|(name, _)| *name == arch.name).map(|(_, tool)| tool));
             }
             tools
         }
+        Purpose::Test => [&GIT, &PYTHON].into_iter().chain(TEST).collect(),
+        Purpose::Bench => BENCH.iter().collect(),
     }
 }
 
@@ -402,6 +190,12 @@ impl Search {
             Sign::Program(name) => self.program(name).is_some(),
             Sign::Header(name) => self.headers.iter().any(|dir| dir.join(name).exists()),
             Sign::File(path) => Path::new(path).exists(),
+            Sign::PythonModule(name) => self.program("python3").is_some_and(|python| {
+                let mut import = Command::new(python);
+                import.args(["-c", &format!("import {name}")]);
+                let status = import.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+                status.is_ok_and(|status| status.success())
+            }),
         }
     }
 }
@@ -487,11 +281,15 @@ pub fn install_hint(distribution: &Distribution, tools: &[&Tool]) -> String {
 
 /// For an error about a program that is not there: which packages have it, ready to follow the sentence.
 pub(crate) fn advice(name: &str) -> String {
-    let single = [&APT_GET, &DPKG_DEB, &DEPMOD, &MMDEBSTRAP, &MKSQUASHFS, &GCC];
-    let all = single.into_iter().chain(QEMUS).chain(BUILD).chain(LLVM).chain(ZFS_BUILD).chain(CROSS_COMPILERS);
+    let single =
+        [&APT_GET, &DPKG_DEB, &DEPMOD, &MMDEBSTRAP, &ARCH_TEST, &SQFSTAR, &MKE2FS, &GCC, &GIT, &GPGV, &PYTHON, &GDB];
+    let lists = [QEMUS, BUILD, LLVM, ZFS_BUILD, CROSS_COMPILERS, TEST, BENCH];
+    let all = single.into_iter().chain(lists.into_iter().flatten());
     match all.into_iter().find(|t| t.name() == name) {
         Some(tool) => format!("; install the package that has it (Debian and Ubuntu: {})", tool.packages[0]),
         None if name == "apt-cache" || name == "apt-config" => advice("apt-get"),
+        None if name == "dpkg" => advice("dpkg-deb"),
+        None if name == "mksquashfs" => advice("sqfstar"),
         None => String::new(),
     }
 }
@@ -559,7 +357,7 @@ mod tests {
         let host = Arch { name: "none", ..copy(quiz_arch::ALL[0]) };
         for arch in quiz_arch::ALL {
             let emulator = tools(Purpose::Run(arch), &host);
-            assert_eq!(emulator.len(), 1, "{}", arch.name);
+            assert_eq!(emulator.len(), 3, "{}", arch.name);
             assert_eq!(emulator[0].package(Family::Debian), Some(arch.qemu_package));
             let cross = format!("{}gcc", arch.cross);
             assert!(tools(Purpose::KernelBuild(arch), &host).iter().any(|t| t.name() == cross), "{}", arch.name);
@@ -571,6 +369,41 @@ mod tests {
 
     fn copy(a: &Arch) -> Arch {
         Arch { ..*a }
+    }
+
+    /// Programs that every distribution's smallest system has.
+    const ALWAYS: &[&str] = &["sh", "true", "cat"];
+
+    /// A program that quiz, its tests or its benchmarks start by name and that the table lacks is missing on the next fresh machine.
+    #[test]
+    fn every_program_that_is_started_by_name_is_in_the_table() {
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+        let mut unknown = Vec::new();
+        for dir in ["crates", "xtask"] {
+            for file in sources(&top.join(dir)) {
+                let text = fs_err::read_to_string(&file).unwrap();
+                for start in ["Command::new(\"", "in_sbin(\""] {
+                    for rest in text.split(start).skip(1) {
+                        let name = rest.split('"').next().unwrap();
+                        // Paths are the guest's, and these two are not to be found; set-up itself takes what it finds.
+                        let exempt =
+                            name.contains('/') || name.contains("no-such") || ["rustup", "sudo"].contains(&name);
+                        if !exempt && !ALWAYS.contains(&name) && advice(name).is_empty() {
+                            unknown.push(format!("{name} ({})", file.display()));
+                        }
+                    }
+                }
+            }
+        }
+        assert!(unknown.is_empty(), "not in the table of host tools: {}", unknown.join(", "));
+    }
+
+    /// The Rust sources below `dir`, the guest's agent left out.
+    fn sources(dir: &Path) -> Vec<PathBuf> {
+        let entries = fs_err::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let (dirs, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+        let below = dirs.iter().filter(|dir| !dir.ends_with("quiz-agent")).flat_map(|dir| sources(dir));
+        files.into_iter().filter(|file| file.extension() == Some(OsStr::new("rs"))).chain(below).collect()
     }
 
     #[test]

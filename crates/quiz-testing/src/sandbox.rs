@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use fs_err as fs;
 
-/// A worktree and a home that are deleted in the end.
+/// A worktree and a home. They are deleted in the end, unless the test fails.
 #[derive(Debug)]
 pub struct Sandbox {
     program: PathBuf,
@@ -150,6 +150,16 @@ impl Sandbox {
     /// If there is none.
     pub fn last_run(&self) -> PathBuf {
         self.runs().pop().expect("there was a run")
+    }
+}
+
+impl Drop for Sandbox {
+    /// What a failing test has left stays, and is named.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.top.disable_cleanup(true);
+            eprintln!("the evidence is in {}", self.top.path().display());
+        }
     }
 }
 

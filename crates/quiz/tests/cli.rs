@@ -243,20 +243,42 @@ fn an_empty_cache_lists_nothing_and_says_how_to_begin() {
 #[test]
 fn doctor_works_without_any_tools_and_names_them_all() {
     let sealed = Sealed::new();
-    let output = sealed.quiz().arg("doctor").output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let all = |args: &[&str]| String::from_utf8(sealed.quiz().args(args).output().unwrap().stdout).unwrap();
+    let text = all(&["doctor", "--all"]);
     // Programs are also looked for in the sbin directories, so only these are sure to be missing.
     for program in ["qemu-system-x86_64", "mmdebstrap", "apt-get", "gcc"] {
         assert!(line_of(&text, program).contains("missing"), "{text}");
     }
-    assert_eq!(output.status.code(), Some(125), "{text}");
-    assert!(line_of(&text, "ready").contains("no"));
-    let json: serde_json::Value =
-        serde_json::from_slice(&sealed.quiz().args(["doctor", "--json"]).output().unwrap().stdout).unwrap();
+    let output = sealed.quiz().arg("doctor").output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.lines().any(|l| l.starts_with("run programs ") && l.contains("missing: qemu-system-x86_64")),
+        "{text}"
+    );
+    assert!(text.contains("not ready: "), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&all(&["doctor", "--json"])).unwrap();
     assert_eq!(json["ready"], false);
     assert!(
         json["needs"].as_array().unwrap().iter().any(|need| need["name"] == "mmdebstrap" && need["found"] == false)
     );
+    let of_run = |row: &&serde_json::Value| row["purpose"] == "run" && row["arch"] == std::env::consts::ARCH;
+    let run = json["purposes"].as_array().unwrap().iter().find(of_run).unwrap();
+    assert_eq!(run["ready"], false);
+    assert!(run["missing"].as_array().unwrap().iter().any(|name| name == "qemu-system-x86_64"), "{run}");
+}
+
+#[test]
+fn doctor_fits_on_one_screen_and_ends_with_its_verdict_and_one_command() {
+    let sealed = Sealed::new();
+    let output = sealed.quiz().arg("doctor").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().count() <= 24, "{text}");
+    let mut last = text.lines().rev();
+    let (command, verdict) = (last.next().unwrap(), last.next().unwrap());
+    assert!(verdict.starts_with("not ready: "), "{text}");
+    assert!(command.contains("install"), "{text}");
+    assert!(!text.contains("mips"), "other architectures are one line: {text}");
 }
 
 #[test]

@@ -8,7 +8,8 @@ use quiz_arch::Arch;
 use serde_json::Value;
 
 use crate::agents;
-use crate::steps::{released_quiz, top};
+use crate::sh::top;
+use crate::steps::released_quiz;
 
 /// Where the table is, and what begins it there.
 const PAGE: &str = "docs/architectures.md";

@@ -9,7 +9,8 @@ use quiz_testing::descendants;
 use quiz_testing::openzfs::{self, Release};
 
 use super::samples::Samples;
-use crate::steps::{check, released_quiz};
+use crate::sh::check;
+use crate::steps::released_quiz;
 
 /// How many at once.
 const COUNTS: [usize; 3] = [1, 4, 16];

@@ -9,7 +9,8 @@ use quiz_testing::openzfs::{self, Release};
 use serde_json::Value;
 
 use super::samples::{Samples, print};
-use crate::steps::{check, released_quiz};
+use crate::sh::check;
+use crate::steps::released_quiz;
 
 /// How a distribution's boot has udev make its devices.
 const UDEV: &str = "/lib/systemd/systemd-udevd --daemon && udevadm trigger --type=subsystems --action=add && \

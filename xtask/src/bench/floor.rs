@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::steps::check;
+use crate::sh::check;
 
 /// Resets the machine, which QEMU's `-no-reboot` turns into its end: `reboot(LINUX_REBOOT_MAGIC1, MAGIC2, CMD_RESTART, 0)`.
 const INIT: &str = r"

@@ -7,7 +7,8 @@ use std::process::Command;
 use fs_err as fs;
 
 use super::samples::{Samples, print};
-use crate::steps::{check, released_quiz};
+use crate::sh::check;
+use crate::steps::released_quiz;
 
 /// How many files the tree has, in directories of a hundred.
 const FILES: usize = 10_000;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::steps::check;
+use crate::sh::check;
 
 /// virtme-ng in a virtual environment of its own.
 pub struct Vng {

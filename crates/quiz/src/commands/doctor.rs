@@ -16,9 +16,13 @@ use crate::errors::Fault;
 use crate::output::{self, size};
 use crate::prepare;
 
-/// Nothing to choose.
+/// What to print.
 #[derive(Debug, Args)]
-pub struct Doctor {}
+pub struct Doctor {
+    /// Everything: other architectures, quiz's own tests, each program with its version
+    #[arg(long)]
+    all: bool,
+}
 
 #[derive(Debug, Serialize)]
 struct Record {
@@ -29,6 +33,7 @@ struct Record {
     accelerator: String,
     /// The architectures that this quiz has an agent for.
     agents: Vec<&'static str>,
+    purposes: Vec<PurposeRecord>,
     needs: Vec<Need>,
     /// One command that installs what is missing for guests of the host's architecture.
     install: Option<String>,
@@ -37,6 +42,22 @@ struct Record {
     cache: Option<CacheRecord>,
     worktree: Option<PathBuf>,
     settings: Vec<PathBuf>,
+}
+
+/// Something that quiz does on the host.
+#[derive(Debug, Serialize)]
+struct PurposeRecord {
+    purpose: &'static str,
+    arch: &'static str,
+    ready: bool,
+    /// Names of the programs, headers and files that are missing.
+    missing: Vec<&'static str>,
+    /// For people.
+    #[serde(skip)]
+    title: String,
+    /// Shown without `--all`, too.
+    #[serde(skip)]
+    everyday: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -60,49 +81,58 @@ struct CacheRecord {
     disk_use: Vec<(String, u64)>,
 }
 
-/// Prints it.
-pub fn run(_args: &Doctor, ctx: &Context) -> Result<std::process::ExitCode, Fault> {
-    let record = examine(ctx)?;
-    let text = if ctx.json { None } else { Some(render(&record)) };
-    match text {
-        Some((needs, rest)) => {
-            output::table(&["NEEDED", "FOUND", "FOR"], needs)?;
-            output::text(&rest)?;
+/// Examines the host, prints what it found, and exits 0 if a run could start.
+pub fn run(args: &Doctor, ctx: &Context) -> Result<std::process::ExitCode, Fault> {
+    let record = examine(ctx, args.all || ctx.json)?;
+    if ctx.json {
+        output::json(&record)?;
+    } else {
+        if args.all {
+            output::table(&["NEEDED", "FOUND", "FOR"], tools_table(&record))?;
+            output::text("\n")?;
         }
-        None => output::json(&record)?,
+        output::text(&summary(&record, args.all))?;
     }
     Ok(if record.ready { std::process::ExitCode::SUCCESS } else { crate::errors::FAULT.into() })
 }
 
-fn examine(ctx: &Context) -> Result<Record, Fault> {
+/// `all`: other architectures and the versions of programs too, which takes longer to find out.
+fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
     let own = quiz_arch::host();
     let search = prepare::search(ctx);
     let cache = ctx.cache().ok().map(|cache| cache_record(&cache, ctx)).transpose()?;
+    let mut purposes = Vec::new();
     let mut needs: Vec<Need> = Vec::new();
     let mut missing: Vec<&Tool> = Vec::new();
     let mut missing_rest: Vec<&Tool> = Vec::new();
-    for (purpose, disables, own_arch) in purposes(own) {
-        for tool in host::tools(purpose, own) {
-            if needs.iter().any(|need| need.name == tool.name()) {
-                continue;
+    for Row { purpose, key, arch, title, everyday } in rows(own) {
+        let tools = host::tools(purpose, own);
+        let lacking: Vec<&Tool> = tools.iter().copied().filter(|tool| !search.has(tool.sign)).collect();
+        let list = if everyday { &mut missing } else { &mut missing_rest };
+        list.extend(lacking.iter().copied().filter(|_| everyday || arch == own));
+        for tool in tools {
+            if all && !needs.iter().any(|need| need.name == tool.name()) {
+                needs.push(Need {
+                    name: tool.name(),
+                    purpose: tool.purpose,
+                    disables: title.clone(),
+                    found: !lacking.contains(&tool),
+                    version: version(tool, &search),
+                    own_arch: arch == own,
+                });
             }
-            let found = search.has(tool.sign);
-            match (found, own_arch) {
-                (true, _) => {}
-                (false, true) => missing.push(tool),
-                (false, false) => missing_rest.push(tool),
-            }
-            let version = version(tool, &search);
-            needs.push(Need {
-                name: tool.name(),
-                purpose: tool.purpose,
-                disables: disables.clone(),
-                found,
-                version,
-                own_arch,
-            });
         }
+        let missing = lacking.iter().map(|tool| tool.name()).collect::<Vec<_>>();
+        purposes.push(PurposeRecord {
+            purpose: key,
+            arch: arch.name,
+            ready: missing.is_empty(),
+            missing,
+            title,
+            everyday,
+        });
     }
+    missing_rest.retain(|tool| !missing.contains(tool));
     needs.extend(owners_of_files(&search, ctx));
     let mut first_run = vec![Purpose::Run(own)];
     if cache.as_ref().is_none_or(|cache| cache.kernels.is_empty()) {
@@ -122,6 +152,7 @@ fn examine(ctx: &Context) -> Result<Record, Fault> {
         install: install(&missing),
         install_rest: install(&missing_rest),
         host: format!("{} on {}", distribution.name, own.name),
+        purposes,
         needs,
         cache,
         worktree: ctx.worktree.as_ref().map(|worktree| worktree.dir.clone()),
@@ -151,24 +182,43 @@ fn owners_of_files(search: &Search, ctx: &Context) -> Option<Need> {
     })
 }
 
-/// Every purpose, with what cannot be done without it and whether it is about the host's own architecture. The most
-/// important first.
-fn purposes(own: &'static Arch) -> Vec<(Purpose, String, bool)> {
-    let mut purposes = vec![
-        (Purpose::Run(own), "runs".to_owned(), true),
-        (Purpose::KernelAdd, "stock kernels (quiz kernel add)".to_owned(), true),
-        (Purpose::RootBuild(own), "roots (quiz root build)".to_owned(), true),
-        (Purpose::KernelBuild(own), "building kernels (quiz kernel build)".to_owned(), true),
-        (Purpose::Llvm, "building kernels with Clang (--llvm)".to_owned(), false),
-        (Purpose::ZfsBuild, "building OpenZFS (quiz zfs)".to_owned(), false),
-        (Purpose::Debug, "debugging kernels (quiz debug, --gdb)".to_owned(), false),
+/// A purpose as doctor shows it.
+struct Row {
+    purpose: Purpose,
+    /// Its name in the record.
+    key: &'static str,
+    arch: &'static Arch,
+    title: String,
+    everyday: bool,
+}
+
+/// Every purpose, the most important first.
+fn rows(own: &'static Arch) -> Vec<Row> {
+    let row = |purpose, key, arch: &'static Arch, title: &str, everyday| {
+        let of = if arch == own { String::new() } else { format!(" ({})", arch.name) };
+        Row { purpose, key, arch, title: format!("{title}{of}"), everyday }
+    };
+    let mut rows = vec![
+        row(Purpose::Run(own), "run", own, "run programs", true),
+        row(Purpose::KernelAdd, "kernel-add", own, "fetch stock kernels", true),
+        row(Purpose::RootBuild(own), "root-build", own, "build roots", true),
+        row(Purpose::KernelBuild(own), "kernel-build", own, "build kernels", true),
+        row(Purpose::ZfsBuild, "zfs-build", own, "build OpenZFS", true),
+        row(Purpose::ZfsTest, "zfs-test", own, "run the ZFS test suite", true),
+        row(Purpose::Debug, "debug", own, "debug kernels", true),
+        row(Purpose::KernelGit, "kernel-git", own, "build kernels from git", false),
+        row(Purpose::Llvm, "kernel-llvm", own, "build kernels with Clang", false),
+        row(Purpose::Test, "tests", own, "test quiz itself", false),
+        row(Purpose::Bench, "benches", own, "measure quiz itself", false),
     ];
     for arch in quiz_arch::ALL.iter().filter(|arch| **arch != own) {
-        purposes.push((Purpose::Run(arch), format!("runs of {} guests", arch.name), false));
-        purposes.push((Purpose::RootBuild(arch), "roots of other architectures".to_owned(), false));
-        purposes.push((Purpose::KernelBuild(arch), format!("building {} kernels", arch.name), false));
+        rows.push(row(Purpose::Run(arch), "run", arch, "run programs", false));
+        rows.push(row(Purpose::RootBuild(arch), "root-build", arch, "build roots", false));
+        rows.push(row(Purpose::KernelBuild(arch), "kernel-build", arch, "build kernels", false));
+        rows.push(row(Purpose::ZfsCross(arch), "zfs-build", arch, "build OpenZFS", false));
+        rows.push(row(Purpose::Agent(arch), "agent", arch, "build quiz's agent", false));
     }
-    purposes
+    rows
 }
 
 /// The version that a program says it has, for those where it matters.
@@ -219,44 +269,76 @@ fn disk_use_of(path: &Path) -> u64 {
     own + entries.flatten().map(|entry| disk_use_of(&entry.path())).sum::<u64>()
 }
 
-fn render(record: &Record) -> (Vec<Vec<String>>, String) {
-    let mut needs: Vec<Vec<String>> = Vec::new();
-    for need in &record.needs {
-        let found = match (&need.version, need.found) {
-            (Some(version), true) => version.clone(),
-            (_, true) => "yes".to_owned(),
-            (_, false) => "missing".to_owned(),
-        };
-        needs.push(vec![need.name.to_owned(), found, need.disables.clone()]);
+/// Each tool with its version, for `--all`.
+fn tools_table(record: &Record) -> Vec<Vec<String>> {
+    let found = |need: &Need| match (&need.version, need.found) {
+        (Some(version), true) => version.clone(),
+        (_, true) => "yes".to_owned(),
+        (_, false) => "missing".to_owned(),
+    };
+    record.needs.iter().map(|need| vec![need.name.to_owned(), found(need), need.disables.clone()]).collect()
+}
+
+/// What fits on one screen: a line for each everyday purpose, other architectures in one, the verdict and the command that mends.
+fn summary(record: &Record, all: bool) -> String {
+    let own = quiz_arch::host().name;
+    let mut rows: Vec<(String, String)> = vec![(format!("quiz {}", record.quiz), record.host.clone())];
+    rows.push(("accelerator".to_owned(), record.accelerator.clone()));
+    for purpose in record.purposes.iter().filter(|purpose| purpose.everyday || (all && purpose.arch == own)) {
+        let state = if purpose.ready { "ready".to_owned() } else { format!("missing: {}", purpose.missing.join(", ")) };
+        rows.push((purpose.title.clone(), state));
     }
-    let mut text = "\n".to_owned();
-    let mut line = |name: &str, value: &str| text += &format!("{name:<12} {value}\n");
-    line("quiz", &format!("{} on {}", record.quiz, record.host));
-    line("accelerator", &record.accelerator);
-    line("guests", &record.agents.join(", "));
+    rows.push(("other architectures".to_owned(), other_architectures(record, all)));
     match &record.cache {
-        None => line("cache", "nowhere: set HOME or QUIZ_CACHE"),
+        None => rows.push(("cache".to_owned(), "nowhere: set HOME or QUIZ_CACHE".to_owned())),
         Some(cache) => {
-            line("cache", &cache.dir.display().to_string());
-            for (shelf, bytes) in &cache.disk_use {
-                line("", &format!("{shelf:<12} {}", size(*bytes)));
+            let bytes = cache.disk_use.iter().map(|(_, bytes)| bytes).sum();
+            rows.push(("cache".to_owned(), format!("{}, {}", cache.dir.display(), size(bytes))));
+            if all {
+                rows.extend(cache.disk_use.iter().map(|(shelf, bytes)| (format!("  {shelf}"), size(*bytes))));
             }
-            let names = |names: &[String]| if names.is_empty() { "none yet".to_owned() } else { names.join(", ") };
-            line("kernels", &names(&cache.kernels));
-            line("roots", &names(&cache.roots));
+            let names = |names: &[String]| match names.len() {
+                0 => "none yet".to_owned(),
+                n if all || n <= 4 => names.join(", "),
+                n => format!("{}, and {} more", names[..3].join(", "), n - 3),
+            };
+            rows.push(("kernels".to_owned(), names(&cache.kernels)));
+            rows.push(("roots".to_owned(), names(&cache.roots)));
         }
     }
     let worktree = record.worktree.as_ref().map_or("none here".to_owned(), |dir| dir.display().to_string());
-    line("worktree", &worktree);
-    for file in &record.settings {
-        line("settings", &file.display().to_string());
+    rows.push(("worktree".to_owned(), worktree));
+    rows.extend(record.settings.iter().map(|file| ("settings".to_owned(), file.display().to_string())));
+    let mut text: String = rows.iter().map(|(name, value)| format!("{name:<25} {value}\n")).collect();
+    text += "\n";
+    text += match (record.ready, &record.install) {
+        (true, None) => "ready: quiz has all that it needs for guests of this host's architecture\n",
+        (true, Some(_)) => "ready: quiz can run programs, but not all else\n",
+        (false, _) => "not ready: a run would stop for what is missing\n",
+    };
+    let mut hint =
+        |install: &Option<String>| text += &install.iter().map(|line| format!("{line}\n")).collect::<String>();
+    hint(&record.install);
+    if all {
+        hint(&record.install_rest);
     }
-    if let Some(install) = &record.install {
-        line("to install", install);
+    text
+}
+
+/// Which other architectures can have guests here: those with an agent and a QEMU.
+fn other_architectures(record: &Record, all: bool) -> String {
+    let own = quiz_arch::host().name;
+    let runs = record.purposes.iter().filter(|purpose| purpose.purpose == "run" && purpose.arch != own);
+    let (ready, others): (Vec<_>, Vec<_>) = runs.partition(|p| p.ready && record.agents.contains(&p.arch));
+    let ready: Vec<&str> = ready.iter().map(|purpose| purpose.arch).collect();
+    let ready = if ready.is_empty() { "none ready".to_owned() } else { format!("{} ready", ready.join(", ")) };
+    let lacks = |purpose: &&PurposeRecord| match purpose.ready {
+        true => format!("{} (no agent)", purpose.arch),
+        false => purpose.arch.to_owned(),
+    };
+    match others.len() {
+        0 => ready,
+        _ if all => format!("{ready}; not {}", others.iter().map(lacks).collect::<Vec<_>>().join(", ")),
+        n => format!("{ready}, {n} not (quiz doctor --all)"),
     }
-    if let Some(install) = &record.install_rest {
-        line("for the rest", install);
-    }
-    line("ready", if record.ready { "yes" } else { "no: a run would stop for what is missing" });
-    (needs, text)
 }

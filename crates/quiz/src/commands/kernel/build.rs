@@ -119,6 +119,9 @@ pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     if matches!(request.source, Source::DebianSource { .. }) {
         purposes.push(Purpose::KernelAdd);
     }
+    if matches!(request.source, Source::Git { .. }) {
+        purposes.push(Purpose::KernelGit);
+    }
     prepare::require(&purposes, ctx)?;
     let kernel = build::build(&cache, &request, &ctx.report)?;
     super::installed(&kernel, ctx)

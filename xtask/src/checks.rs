@@ -1,0 +1,190 @@
+//! `cargo xtask test`: every check, and which tests come before which. Not for running them (`runner`).
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use quiz_image::host::Search;
+
+use crate::runner::{self, Job};
+use crate::sh::{cargo, check, target_dir};
+use crate::{agents, fresh, qemu, setup};
+
+/// The architectures that every change is tested on, and those that the longer tests are for. The host's needs no agent of its own.
+const TESTED: &[&str] = &["s390x", "aarch64"];
+const TESTED_LONG: &[&str] = &["ppc64le", "riscv64", "armv7l"];
+
+/// Tests whose VMs are limited to their own processors: more at once only make each other slow.
+const AT_ONCE: usize = 2;
+
+/// Tests that make what others of a program need (a kernel, a build of OpenZFS) and how long that takes in an empty cache, in seconds.
+/// The others would only wait for them, each in a place where another test could run.
+const MAKERS: &[Maker] = &[
+    Maker { program: "kernel", test: BUILDS_THE_KERNEL, seconds: 900.0 },
+    Maker { program: "zfs", test: BUILDS_OPENZFS, seconds: 900.0 },
+];
+const BUILDS_THE_KERNEL: &str = "a_kernel_from_debians_source_is_built_once_and_boots";
+const BUILDS_OPENZFS: &str = "two_worktrees_run_their_own_openzfs_at_the_same_time";
+
+struct Maker {
+    program: &'static str,
+    test: &'static str,
+    seconds: f64,
+}
+
+/// The makers whose work the tests of a program need.
+fn makers_for(program: &str) -> &'static [Maker] {
+    match program {
+        "crash" | "kernel" => &MAKERS[..1],
+        "zfs" => MAKERS,
+        _ => &[],
+    }
+}
+
+/// Every check, in the order in which a failure is cheapest.
+pub fn test(long: bool) -> Result<(), String> {
+    let longer = if long { TESTED_LONG } else { &[] };
+    let archs: Vec<&str> = TESTED.iter().chain(longer).copied().collect();
+    let path = setup::for_tests(&archs)?;
+    agents::agents(&archs.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+    check(cargo().args(["fmt", "--all", "--check"]))?;
+    clippy(&["--workspace", "--all-targets"])?;
+    // All targets are those that are tested by default.
+    clippy(&["--package", "quiz", "--test", "long"])?;
+
+    let mut jobs = jobs(&["--workspace"])?;
+    if long {
+        jobs.extend(self::jobs(&["--package", "quiz", "--test", "long"])?);
+    }
+    jobs.push(fresh::short_job()?);
+    let qemus = qemus(&path)?;
+    for job in &mut jobs {
+        job.command.env("PATH", &path).env("QUIZ_TEST_QEMUS", &qemus);
+    }
+    let dir = target_dir().join("tests");
+    let summary = runner::run(jobs, AT_ONCE, &dir)?;
+    for (name, log) in &summary.failures {
+        println!("failed: {name}: {}", log.display());
+    }
+    println!("{} passed, {} failed", summary.passed, summary.failed);
+    if summary.failures.is_empty() {
+        Ok(())
+    } else {
+        Err("some tests failed; each is listed above with its log".to_owned())
+    }
+}
+
+/// QEMUs that the tests of machines run on, as Debian releases and the version that each has.
+const QEMUS: &[(&str, &str)] = &[("bookworm", "7.2"), (qemu::BACKPORTS, "10.0")];
+
+/// The directories of those QEMUs, joined as in `PATH`: the host's where it is of that version, else one that is only unpacked.
+fn qemus(path: &OsStr) -> Result<OsString, String> {
+    let program = Search::new(path).program(quiz_arch::host().qemu);
+    let version = program.as_ref().and_then(|program| Command::new(program).arg("--version").output().ok());
+    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let mut dirs = Vec::new();
+    for (release, wanted) in QEMUS {
+        match &program {
+            Some(program) if version.contains(&format!("version {wanted}.")) => {
+                dirs.push(program.parent().unwrap_or(Path::new("/")).to_owned());
+            }
+            _ => dirs.push(qemu::unpacked(release, &[quiz_arch::host()])?),
+        }
+    }
+    std::env::join_paths(dirs).map_err(|e| e.to_string())
+}
+
+fn clippy(selection: &[&str]) -> Result<(), String> {
+    check(cargo().args(["clippy", "--quiet", "--locked"]).args(selection).args(["--", "-D", "warnings"]))
+}
+
+/// A test program that cargo has built.
+struct Program {
+    /// The name of its target.
+    name: String,
+    /// Its tests run VMs, so each is a job of its own.
+    runs_vms: bool,
+    file: PathBuf,
+    /// Where its package is, which is where its tests expect to be started.
+    dir: PathBuf,
+}
+
+/// Builds the test programs that cargo's `selection` means, and makes jobs of them: one for each test that runs VMs, one for all
+/// tests of any other program.
+fn jobs(selection: &[&str]) -> Result<Vec<Job>, String> {
+    let mut jobs = Vec::new();
+    for program in programs(selection)? {
+        if !program.runs_vms {
+            let name = program.name.clone();
+            jobs.push(Job { name, command: program.command(), after: Vec::new(), guess: 5.0 });
+            continue;
+        }
+        let tests = program.tests()?;
+        let name_of = |test: &str| format!("{}: {test}", program.name);
+        for test in &tests {
+            let maker = MAKERS.iter().find(|maker| (maker.program, maker.test) == (&*program.name, &**test));
+            let position = maker.and_then(|maker| MAKERS.iter().position(|other| std::ptr::eq(other, maker)));
+            let earlier = &makers_for(&program.name)[..position.unwrap_or(makers_for(&program.name).len())];
+            let mut command = program.command();
+            command.args(["--exact", test]);
+            jobs.push(Job {
+                name: name_of(test),
+                command,
+                after: earlier.iter().map(|maker| format!("{}: {}", maker.program, maker.test)).collect(),
+                guess: maker.map_or(20.0, |maker| maker.seconds),
+            });
+        }
+        for maker in MAKERS.iter().filter(|maker| maker.program == program.name) {
+            if !tests.iter().any(|test| test == maker.test) {
+                return Err(format!("checks.rs names {}, which is no test any more", name_of(maker.test)));
+            }
+        }
+    }
+    Ok(jobs)
+}
+
+impl Program {
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.file);
+        // What cargo itself sets for tests.
+        command.current_dir(&self.dir).env("CARGO_MANIFEST_DIR", &self.dir);
+        command
+    }
+
+    fn tests(&self) -> Result<Vec<String>, String> {
+        let output = self.command().args(["--list", "--format", "terse"]).output();
+        let output = output.map_err(|e| format!("{}: {e}", self.file.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+    }
+}
+
+/// Builds test programs and reads from cargo's messages where they are.
+fn programs(selection: &[&str]) -> Result<Vec<Program>, String> {
+    let mut command = cargo();
+    command.args(["test", "--locked", "--no-run", "--message-format", "json-render-diagnostics"]).args(selection);
+    let output = command.stderr(std::process::Stdio::inherit()).output().map_err(|e| format!("{command:?}: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?}: {}", output.status));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().filter_map(program).collect())
+}
+
+/// One of cargo's messages, if it is about a test program.
+fn program(message: &str) -> Option<Program> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+        return None;
+    }
+    let target = &message["target"];
+    let name = target["name"].as_str()?;
+    let dir = Path::new(message["manifest_path"].as_str()?).parent()?;
+    let integration = target["kind"].as_array()?.iter().any(|kind| kind == "test");
+    Some(Program {
+        name: name.to_owned(),
+        runs_vms: integration && dir.ends_with("crates/quiz") && name != "cli",
+        file: message["executable"].as_str()?.into(),
+        dir: dir.to_owned(),
+    })
+}
