@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::process::Command;
 
 use quiz_arch::Arch;
 use quiz_image::host::{self, Distribution, Family, Purpose, Search, Sign, Tool};
@@ -127,7 +128,34 @@ fn install(purposes: &[Purpose]) -> Result<(), String> {
         return Err(refusal(&plan));
     }
     packages::install(&plan.install)?;
-    ensure(purposes)
+    ensure(purposes)?;
+    usable_qemu(&search())
+}
+
+/// The oldest QEMU that quiz works with.
+const OLDEST_QEMU: (u32, u32) = (7, 2);
+
+/// Fails if the host's QEMU is too old to be used. The one that is there is taken otherwise, whichever it is.
+fn usable_qemu(search: &Search) -> Result<(), String> {
+    let Some(program) = search.program(quiz_arch::host().qemu) else { return Ok(()) };
+    let output = Command::new(&program).arg("--version").output().map_err(|e| format!("{}: {e}", program.display()))?;
+    match version(&String::from_utf8_lossy(&output.stdout)) {
+        Some(found) if found < OLDEST_QEMU => Err(format!(
+            "{} is QEMU {}.{}, and quiz needs {}.{} or later: `cargo xtask qemu --help` unpacks one; put its directory first in PATH",
+            program.display(),
+            found.0,
+            found.1,
+            OLDEST_QEMU.0,
+            OLDEST_QEMU.1
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Reads `QEMU emulator version 7.2.22 (Debian …)`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split_once("version ")?.1.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn search() -> Search {
@@ -192,4 +220,40 @@ fn register_emulators() -> Result<(), String> {
         check(as_root("mount").args(["-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]))?;
     }
     check(as_root("update-binfmts").arg("--enable"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_qemu_that_is_too_old_is_named_with_the_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let qemu = dir.path().join(quiz_arch::host().qemu);
+        let says = |version: &str| {
+            quiz_testing::place::write_program(&qemu, &format!("#!/bin/sh\necho QEMU emulator version {version}\n"));
+            usable_qemu(&Search::new(dir.path().as_os_str()))
+        };
+        let error = says("5.2.0 (Debian 1:5.2+dfsg-11)").unwrap_err();
+        assert!(
+            error.contains("QEMU 5.2") && error.contains("7.2 or later") && error.contains("xtask qemu"),
+            "{error}"
+        );
+        assert_eq!(says("7.2.22 (Debian 1:7.2+dfsg-7)"), Ok(()));
+        assert_eq!(says("11.0.0"), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_names_the_packages_the_reasons_and_the_choices() {
+        let reason = "apt would remove qemu-utils 1:10.0.2+ds-2+deb13u1~bpo12+1";
+        let plan = Plan { install: Vec::new(), refused: vec![("qemu-system-x86".to_owned(), reason.to_owned())] };
+        let text = refusal(&plan);
+        for part in
+            [reason, "apt-get install --no-install-recommends qemu-system-x86", "apt's sources", "cargo xtask qemu"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        let plan = Plan { refused: vec![("flex".to_owned(), "apt would remove bison".to_owned())], ..plan };
+        assert!(!refusal(&plan).contains("xtask qemu"));
+    }
 }
