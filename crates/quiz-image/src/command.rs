@@ -4,7 +4,6 @@
 use fs_err as fs;
 use std::ffi::OsStr;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -151,14 +150,8 @@ impl Run<'_> {
         let log = log.into_parts().0;
         let out = if stdout { Stdio::piped() } else { log.try_clone().map_err(|e| self.io(e))?.into() };
         self.command.stdin(input).stdout(out).stderr(log).env("LC_ALL", "C.UTF-8");
-        // SAFETY: between fork and exec only the async-signal-safe prctl is called.
-        unsafe {
-            self.command.pre_exec(|| {
-                // If quiz is killed, its helpers end too. This follows the thread that spawns, and that one waits right here.
-                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
-                    .map_err(io::Error::from)
-            });
-        }
+        // If quiz is killed, its helpers end too. The kernel watches the thread that spawns, and that one waits right here.
+        quiz_host::process::die_with_parent(&mut self.command, quiz_host::process::Signal::TERM);
         match self.command.spawn() {
             Ok(child) => Ok((Running { child }, from)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {

@@ -82,18 +82,7 @@ impl Monitor {
         command.fd_mappings(descriptors).expect("the descriptors are distinct");
         // A group of its own, so that the terminal's signals reach us and not QEMU.
         command.process_group(0);
-        let parent = rustix::process::getpid();
-        // SAFETY: prctl and getppid are async-signal-safe and touch no memory of the parent.
-        unsafe {
-            command.pre_exec(move || {
-                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-                // We may have died before the line above took effect.
-                if rustix::process::getppid() != Some(parent) {
-                    return Err(io::Error::other("quiz is gone"));
-                }
-                Ok(())
-            });
-        }
+        quiz_host::process::die_with_parent(&mut command, quiz_host::process::Signal::KILL);
         let child =
             command.spawn().map_err(|source| StartError::Spawn { program: vm.qemu.display().to_string(), source })?;
         let pid = Pid::from_child(&child);

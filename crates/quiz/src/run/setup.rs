@@ -1,7 +1,6 @@
 //! Runs the profiles' `setup` on the host and gathers what they ask for. Not for making it (see `scratch`, `order`).
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -91,13 +90,8 @@ fn answer(
     let quiet = ctx.verbosity == Verbosity::Quiet;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command.stderr(if quiet { Stdio::piped() } else { Stdio::inherit() });
-    // SAFETY: prctl is async-signal-safe and touches no memory of the parent. This thread lives as long as the process.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
+    // This thread lives as long as the process.
+    quiz_host::process::die_with_parent(&mut command, quiz_host::process::Signal::KILL);
     let output = command
         .output()
         .map_err(|e| Fault::new(format!("the profile `{name}` cannot be set up: {}: {e}", program.display())))?;

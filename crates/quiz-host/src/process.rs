@@ -1,0 +1,120 @@
+//! Child processes that do not outlive the process that started them. Not for what they do.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+pub use rustix::process::Signal;
+
+/// Has the child that `command` starts killed with `signal` as soon as the thread that starts it ends, whatever ends it; a process that is
+/// killed ends with all its threads. If the parent process has ended before the child's program starts, the program never starts.
+///
+/// The kernel watches the thread that calls `spawn`, not the process: call it from a thread that lives as long as the child is wanted. Only the
+/// child itself is killed, not what it has started.
+pub fn die_with_parent(command: &mut Command, signal: Signal) {
+    let parent = rustix::process::getpid();
+    // SAFETY: prctl and getppid are async-signal-safe and touch no memory of the parent; so are both ways to return.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::set_parent_process_death_signal(Some(signal))?;
+            // A parent that ended before the line above took effect sends no signal any more.
+            if rustix::process::getppid() != Some(parent) {
+                return Err(io::Error::from(rustix::io::Errno::SRCH));
+            }
+            Ok(())
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_err as fs;
+    use std::path::{Path, PathBuf};
+    use std::process::{Child, Stdio};
+    use std::time::{Duration, Instant};
+
+    const ROLE: &str = "QUIZ_TEST_ROLE";
+    const DIR: &str = "QUIZ_TEST_DIR";
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn wait_until(what: &str, condition: impl Fn() -> bool) {
+        let until = Instant::now() + LONG;
+        while !condition() {
+            assert!(Instant::now() < until, "{what}: not within {LONG:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// This test again, in another process, which starts a child as `role` says.
+    fn parent(test: &str, role: &str, dir: &Path) -> Child {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture"]).env(ROLE, role).env(DIR, dir);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    fn role() -> Option<PathBuf> {
+        std::env::var_os(ROLE)?;
+        std::env::var_os(DIR).map(PathBuf::from)
+    }
+
+    fn is_running(pid: &str) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    }
+
+    #[test]
+    fn a_child_is_killed_with_its_parent() {
+        if let Some(dir) = role() {
+            let mut command = Command::new("sleep");
+            die_with_parent(command.arg("60"), Signal::KILL);
+            let mut child = command.spawn().unwrap();
+            fs::write(dir.join("new"), child.id().to_string()).unwrap();
+            fs::rename(dir.join("new"), dir.join("pid")).unwrap();
+            child.wait().unwrap();
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut parent = parent("process::tests::a_child_is_killed_with_its_parent", "parent", dir.path());
+        wait_until("the child starts", || dir.path().join("pid").exists());
+        let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
+        assert!(is_running(&pid));
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        wait_until("the child ends", || !is_running(&pid));
+    }
+
+    /// Between fork and prctl there is no way to be told of the parent's end.
+    #[test]
+    fn a_child_of_a_parent_that_has_ended_already_never_runs_its_program() {
+        if let Some(dir) = role() {
+            let here = rustix::process::getpid();
+            let mut command = Command::new("touch");
+            command.arg(dir.join("ran")).current_dir(&dir);
+            let (begun, over) = (c"begun", c"over");
+            // SAFETY: all calls are async-signal-safe and touch no memory of the parent.
+            unsafe {
+                command.pre_exec(move || {
+                    let make = |path| rustix::fs::mkdir(path, rustix::fs::Mode::RWXU).map_err(io::Error::from);
+                    make(begun)?;
+                    while rustix::process::getppid() == Some(here) {
+                        rustix::thread::sched_yield();
+                    }
+                    make(over)
+                });
+            }
+            die_with_parent(&mut command, Signal::KILL);
+            drop(command.spawn());
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let test = "process::tests::a_child_of_a_parent_that_has_ended_already_never_runs_its_program";
+        let mut parent = parent(test, "parent", dir.path());
+        wait_until("the child is forked", || dir.path().join("begun").exists());
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        wait_until("the child sees that it is alone", || dir.path().join("over").exists());
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!dir.path().join("ran").exists(), "the program has run without its parent");
+    }
+}
