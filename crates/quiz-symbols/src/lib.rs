@@ -1,4 +1,4 @@
-//! From a kernel's last words to lines of source: what its report says (`report`), where each frame of it lies in the source
+//! From a kernel's last words to lines of source: the message in a line (`line`), what a report says (`report`), where each frame of it lies in the source
 //! (`debug`), which files know that (`find`), and how it is told (`tell`). Not for getting hold of the words: that is the supervisor's.
 //!
 //! ```text
@@ -8,6 +8,7 @@
 
 pub mod debug;
 pub mod find;
+pub mod line;
 pub mod report;
 pub mod taint;
 pub mod tell;

@@ -1,6 +1,7 @@
 //! Reads what a kernel says when it is in trouble: frames of stacks in the forms of all architectures, and of a report its headline, the
 //! frame to blame, the call trace, taint and command. Not for where a frame lies in the source (`debug`).
 
+use crate::line::message;
 use crate::taint;
 
 /// One frame as the kernel prints it: `func+0x12/0x34 [module]`.
@@ -215,13 +216,19 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reads the report in `text` that begins with the line `headline` (without its time stamp), or with the first line where it is not there.
+    /// Reads the report in `text` whose first message is `headline`, with or without indentation. If `text` has no such message, the report
+    /// has nothing but its headline: what `text` says of something else is not read.
     pub fn read(text: &str, headline: &str) -> Report {
         let lines: Vec<&str> = text.lines().map(message).collect();
-        let start = lines.iter().position(|line| *line == headline).unwrap_or(0);
-        let lines = &lines[start..];
+        let headline = headline.trim_start();
+        let start = lines.iter().position(|line| line.trim_start() == headline);
+        Report::of_messages(start.map_or(&[], |start| &lines[start..]), headline)
+    }
+
+    /// The report that `lines`, messages of the kernel, begin with.
+    fn of_messages(lines: &[&str], headline: &str) -> Report {
         let mut report = Report {
-            headline: lines.first().unwrap_or(&"").to_string(),
+            headline: headline.to_owned(),
             culprit: None,
             trace: Vec::new(),
             taint: lines.iter().find_map(|line| taint::letters(line)),
@@ -276,7 +283,7 @@ impl Report {
             let has = |names: &[&str]| {
                 stack.iter().filter_map(|line| frame(line)).any(|frame| names.contains(&frame.function.as_str()))
             };
-            let report = Report::read(&stack.join("\n"), first);
+            let report = Report::of_messages(stack, first);
             if report.culprit.is_none() || has(IDLE) {
                 continue;
             }
@@ -319,21 +326,6 @@ fn parse(line: &str, at: usize) -> Option<Frame> {
 fn hex(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(text.len());
     Some((u64::from_str_radix(&text[..end], 16).ok()?, &text[end..]))
-}
-
-/// The kernel's message in a line, behind its time stamp and caller. Indentation stays.
-pub fn message(line: &str) -> &str {
-    let mut text = line;
-    while let Some((stamp, after)) = text.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        // A time, a task or a processor; an address or a module's name is part of the message.
-        let is_stamp = !stamp.trim().is_empty()
-            && stamp.trim_start_matches([' ', 'T', 'C']).chars().all(|c| c.is_ascii_digit() || c == '.');
-        if !is_stamp {
-            break;
-        }
-        text = after.strip_prefix(' ').unwrap_or(after);
-    }
-    text
 }
 
 /// The name of the task in `CPU: 0 PID: 7 Comm: sh Not tainted …`, or in `INFO: task sh:7 blocked …`.
@@ -409,6 +401,20 @@ mod tests {
         let names: Vec<&str> = report.trace.iter().map(|f| f.function.as_str()).collect();
         assert_eq!(names, ["oops_init", "do_one_initcall", "__x64_sys_finit_module"]);
         assert_eq!((report.taint.as_deref(), report.task.as_deref()), (Some("O"), Some("in smod")));
+    }
+
+    #[test]
+    fn a_headline_that_is_not_there_has_no_report_of_something_else() {
+        let wanted = "WARNING: possible circular locking dependency detected";
+        let report = Report::read(OOPS, wanted);
+        assert_eq!(report.headline, wanted);
+        assert_eq!((report.culprit, report.trace.len(), report.taint, report.task), (None, 0, None, None));
+        // What surrounds the headline in the log does not hide it.
+        for prefix in ["", "<4>", "[    9.000000] ", "[    9.000000][   T77] ", "[   T77] ", "[    C1]  "] {
+            let text = format!("{OOPS}{prefix}[ BUG: Invalid wait context ]\n{prefix}RIP: 0010:g+0x5/0xff0\n");
+            let report = Report::read(&text, "[ BUG: Invalid wait context ]");
+            assert_eq!(report.culprit.map(|frame| frame.function).as_deref(), Some("g"), "{prefix}");
+        }
     }
 
     #[test]

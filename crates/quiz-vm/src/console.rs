@@ -223,16 +223,9 @@ fn is_report(text: &str) -> bool {
         || (text.starts_with("WARNING: ") && text.contains("+0x"))
 }
 
-/// The kernel message in `line`, behind its time stamp and caller.
+/// The kernel's message in `line`, without indentation.
 fn message(line: &str) -> &str {
-    let mut text = line;
-    while let Some(rest) = text.trim_start().strip_prefix('[') {
-        match rest.split_once(']') {
-            Some((_, after)) => text = after,
-            None => break,
-        }
-    }
-    text.trim_start()
+    quiz_symbols::line::message(line).trim_start()
 }
 
 #[cfg(test)]
@@ -289,6 +282,19 @@ mod tests {
             ["WARNING: CPU: 1 PID: 7 at fs/x.c:3 f+0x1/0x2", "kmemleak: 3 new suspected memory leaks (see /sys)"]
         {
             assert!(is_report(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_prints_in_front_of_a_message_does_not_hide_it_and_brackets_of_its_own_stay() {
+        for prefix in ["", "<4>", "[    1.234567] ", "[    1.234567][  T123] ", "[    C0] "] {
+            let (_dir, mut c) = console();
+            c.push(
+                format!("{prefix}[ BUG: Invalid wait context ]\n{prefix}UBSAN: shift\n{prefix}Oops: 0002\n").as_bytes(),
+            )
+            .unwrap();
+            assert_eq!((c.report(), c.trouble()), (Some("UBSAN: shift"), Some("Oops: 0002")), "{prefix}");
+            assert_eq!(message(&format!("{prefix}[ BUG: Invalid wait context ]")), "[ BUG: Invalid wait context ]");
         }
     }
 
