@@ -58,6 +58,9 @@ pub enum ClientError {
         /// Why.
         error: io::Error,
     },
+    /// Standard input of this side failed.
+    #[error("cannot read standard input: {0}")]
+    Read(#[source] io::Error),
     /// The host said no.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -301,6 +304,7 @@ impl Conversation<'_> {
                 self.say(ToGuest::Data(ProgramId::MAIN, Stream::Stdin, bytes.into()));
             }
             Event::InputEnded => self.say(ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
+            Event::ReadFailed(error) => self.failed = Some(ClientError::Read(error)),
             Event::Written(stream, bytes) => {
                 let Some(outlet) = self.outlet(stream) else { return };
                 outlet.owed += bytes;

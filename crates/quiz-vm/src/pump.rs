@@ -1,15 +1,16 @@
 //! Threads between the run and the user's descriptors.
 //!
-//! The user's descriptors are shared with other programs, so they are never made non-blocking. A thread that blocks on one
-//! blocks nobody else, and credit bounds what waits for it.
+//! The user's descriptors are shared with other programs, so they are never made non-blocking, nor blocking. A thread that waits for one
+//! holds up nobody else, and credit bounds what waits for it.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
+use quiz_host::stream::Patient;
 use quiz_proto::{CHUNK, Stream, WINDOW};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -20,6 +21,8 @@ pub enum Event {
     Input(Vec<u8>),
     /// Standard input has ended.
     InputEnded,
+    /// Standard input cannot be read any more; what the guest has of it is not all.
+    ReadFailed(io::Error),
     /// This many bytes of the stream are written.
     Written(Stream, u32),
     /// The stream cannot be written any more.
@@ -96,7 +99,8 @@ pub fn read_input(input: OwnedFd, mailbox: Mailbox) -> Allowance {
     let allowance = Allowance(Arc::new((Mutex::new(Some(WINDOW)), Condvar::new())));
     let ours = allowance.clone();
     thread::spawn(move || {
-        let mut input = File::from(input);
+        let is_terminal = input.is_terminal();
+        let mut input = Patient(File::from(input));
         while let Some(allowed) = ours.wait() {
             let mut bytes = vec![0; allowed];
             match input.read(&mut bytes) {
@@ -109,8 +113,14 @@ pub fn read_input(input: OwnedFd, mailbox: Mailbox) -> Allowance {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // As for any program, an input that cannot be read has ended.
-                Err(_) => break,
+                // Not open for reading, as `nohup` gives it: there is no input.
+                Err(e) if e.raw_os_error() == Some(libc::EBADF) => break,
+                // Hung up, or of a terminal that is another's now.
+                Err(_) if is_terminal => break,
+                Err(e) => {
+                    mailbox.put(Event::ReadFailed(e));
+                    break;
+                }
             }
         }
         mailbox.put(Event::InputEnded);
@@ -133,4 +143,67 @@ pub fn write_output(stream: Stream, mut output: impl Write + Send + 'static, mai
         mailbox.put(Event::Finished(stream));
     });
     sender
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    /// What a reader of `input` tells; `feed` is called once it reads.
+    fn read(input: OwnedFd, feed: impl FnOnce()) -> (Vec<u8>, Vec<Event>) {
+        let (mailbox, events, _bell) = Mailbox::new().unwrap();
+        let _allowance = read_input(input, mailbox);
+        feed();
+        let (mut bytes, mut others) = (Vec::new(), Vec::new());
+        loop {
+            match events.recv_timeout(Duration::from_secs(20)).unwrap() {
+                Event::Input(more) => bytes.extend(more),
+                Event::InputEnded => return (bytes, others),
+                other => others.push(other),
+            }
+        }
+    }
+
+    #[test]
+    fn an_input_that_does_not_block_is_waited_for() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let (bytes, others) = read(theirs.into(), || {
+            for piece in [b"one", b"two"] {
+                thread::sleep(Duration::from_millis(100));
+                (&ours).write_all(piece).unwrap();
+            }
+            drop(ours);
+        });
+        assert!(bytes == b"onetwo" && others.is_empty(), "{others:?}");
+    }
+
+    #[test]
+    fn an_input_that_fails_is_no_end_but_one_that_is_not_for_reading_is() {
+        let (bytes, others) = read(fs_err::File::open("/").unwrap().into_parts().0.into(), || {});
+        assert!(bytes.is_empty());
+        assert!(matches!(&others[..], [Event::ReadFailed(e)] if e.raw_os_error() == Some(libc::EISDIR)), "{others:?}");
+        let write_only = fs_err::OpenOptions::new().write(true).open("/dev/null").unwrap().into_parts().0;
+        let (bytes, others) = read(write_only.into(), || {});
+        assert!(bytes.is_empty() && others.is_empty(), "{others:?}");
+    }
+
+    #[test]
+    fn an_output_that_does_not_block_gets_everything() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let (mailbox, events, _bell) = Mailbox::new().unwrap();
+        let sender = write_output(Stream::Stdout, Patient(theirs), mailbox);
+        let sent = vec![7; 3_000_000];
+        sender.send(sent.clone()).unwrap();
+        drop(sender);
+        thread::sleep(Duration::from_millis(100));
+        let mut got = Vec::new();
+        (&ours).read_to_end(&mut got).unwrap();
+        assert!(got == sent);
+        assert!(matches!(events.recv().unwrap(), Event::Written(Stream::Stdout, 3_000_000)));
+        assert!(matches!(events.recv().unwrap(), Event::Finished(Stream::Stdout)));
+    }
 }

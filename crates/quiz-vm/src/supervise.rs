@@ -192,7 +192,7 @@ struct Seen {
     nonsense: Option<String>,
     shutdown: Option<String>,
     stopped: bool,
-    write_error: Option<String>,
+    stream_error: Option<String>,
     panic_at: Option<Instant>,
     /// The agent was asked where everything stands, and did not answer.
     mute: bool,

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use quiz_config::{ConfigError, FileProblem};
+use quiz_host::stream::Patient;
 
 /// The exit code of a fault of quiz, of the host, or of the command line.
 pub const FAULT: u8 = 125;
@@ -57,7 +58,7 @@ impl Fault {
             text += &format!("quiz: hint: {hint}\n");
         }
         // Where stderr is gone there is no one left to tell.
-        let _told = std::io::stderr().write_all(text.as_bytes());
+        let _told = Patient(std::io::stderr()).write_all(text.as_bytes());
     }
 
     /// The exit code of every fault.

@@ -3,13 +3,14 @@
 use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use quiz_host::stream::Patient;
 use serde::Serialize;
 
 use crate::errors::Fault;
 
 /// Prints `text` as it is. A reader that has gone away (`quiz config | head`) is no fault.
 pub fn text(text: &str) -> Result<(), Fault> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = Patient(io::stdout().lock());
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| Fault::new(format!("cannot write to stdout: {error}"))),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quiz_config::Verbosity;
+use quiz_host::stream::Patient;
 use quiz_image::report::{Progress, Report, Silent, Unit};
 
 use crate::output::size;
@@ -48,9 +49,10 @@ impl Terminal {
     }
 }
 
-fn print(line: &str) {
+/// Prints a line on stderr, in any verbosity.
+pub fn print(line: &str) {
     // Where stderr is gone there is no one left to tell.
-    let _told = std::io::stderr().write_all(format!("quiz: {line}\n").as_bytes());
+    let _told = Patient(std::io::stderr()).write_all(format!("quiz: {line}\n").as_bytes());
 }
 
 impl Report for Terminal {

@@ -19,7 +19,7 @@ impl Supervisor<'_> {
         if let Some(why) = &seen.failed {
             return Verdict::fault(why);
         }
-        if let Some(why) = &seen.write_error {
+        if let Some(why) = &seen.stream_error {
             return Verdict::fault(why);
         }
         if let Some(forced) = &seen.forced {

@@ -37,6 +37,9 @@ impl Supervisor<'_> {
                 self.say(&ToGuest::Data(ProgramId::MAIN, Stream::Stdin, bytes.into()));
             }
             Event::InputEnded => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
+            Event::ReadFailed(error) => {
+                self.seen.stream_error.get_or_insert_with(|| format!("cannot read standard input: {error}"));
+            }
             Event::Written(Stream::Artifacts, bytes) => {
                 let owed = self.artifact_credit.take().unwrap_or(0) + bytes;
                 self.artifact_credit = Some(self.pay(Stream::Artifacts, owed));
@@ -50,7 +53,7 @@ impl Supervisor<'_> {
             Event::WriteFailed(stream, error) => {
                 if error.kind() != io::ErrorKind::BrokenPipe {
                     let name = if stream == Stream::Stdout { "standard output" } else { "standard error" };
-                    self.seen.write_error.get_or_insert_with(|| format!("cannot write to {name}: {error}"));
+                    self.seen.stream_error.get_or_insert_with(|| format!("cannot write to {name}: {error}"));
                 }
                 if let Some(outlet) = self.outlet(stream) {
                     outlet.sender = None;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use fs_err as fs;
+use quiz_host::stream::Patient;
 
 use crate::context::Context;
 use crate::errors::Fault;
@@ -50,7 +51,7 @@ pub fn run(args: &Logs, ctx: &Context) -> Result<(), Fault> {
 fn copy(console: &mut impl Read) -> Result<bool, Fault> {
     let mut bytes = Vec::new();
     console.read_to_end(&mut bytes)?;
-    let mut stdout = io::stdout().lock();
+    let mut stdout = Patient(io::stdout().lock());
     match stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),

@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use quiz_config::Verbosity;
+use quiz_host::stream::Patient;
 use quiz_vm::supervise::Notice;
 use quiz_vm::{Outcome, Verdict, is_fatal};
 
@@ -47,7 +48,7 @@ impl Announcer {
         let writer = thread::spawn(move || {
             for piece in pieces {
                 // Where stderr is gone there is no one left to tell.
-                std::io::stderr().write_all(&piece).ok();
+                Patient(std::io::stderr()).write_all(&piece).ok();
             }
         });
         Announcer {
@@ -136,7 +137,7 @@ fn kernel_line(level: u8, micros: u64, text: &str, coloured: bool) -> String {
 
 /// One line of quiz's own.
 fn say(line: &str) {
-    std::io::stderr().write_all(format!("quiz: {line}\n").as_bytes()).ok();
+    Patient(std::io::stderr()).write_all(format!("quiz: {line}\n").as_bytes()).ok();
 }
 
 /// Tells how the run ended, when it is not the program's own doing; `crash` is what happened to the guest's kernel.
@@ -176,7 +177,7 @@ pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosit
         text.push_str(crash.unwrap_or_default());
     }
     if verbosity != Verbosity::Quiet {
-        std::io::stderr().write_all(text.as_bytes()).ok();
+        Patient(std::io::stderr()).write_all(text.as_bytes()).ok();
     }
     say(&what);
     if needs_console(&outcome.verdict) || oops {

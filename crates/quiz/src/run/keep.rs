@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use quiz_config::RunSpec;
+use quiz_host::stream::Patient;
 use quiz_image::Report;
 use quiz_vm::client::{Ends, Heed, Parting, converse};
 use quiz_vm::control::Request;
@@ -130,7 +131,7 @@ impl Words {
         let pipe = from.as_fd().try_clone_to_owned()?;
         let relay = thread::spawn(move || {
             // Where stderr is gone there is no one left to tell.
-            std::io::copy(&mut from, &mut std::io::stderr()).ok();
+            std::io::copy(&mut from, &mut Patient(std::io::stderr())).ok();
         });
         Ok(Words { pipe, relay })
     }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
 use quiz_config::{Escape, Verbosity};
+use quiz_host::stream::Patient;
 use quiz_image::Report;
 use quiz_vm::proto::WinSize;
 use quiz_vm::{Signals, Streams};
@@ -105,8 +106,8 @@ impl Terminal {
     pub fn streams(&self) -> Result<Streams, Fault> {
         Ok(Streams {
             input: self.input(),
-            output: Box::new(std::fs::File::from(duplicate(&std::io::stdout())?)),
-            errors: Box::new(std::fs::File::from(duplicate(&std::io::stderr())?)),
+            output: Box::new(Patient(std::fs::File::from(duplicate(&std::io::stdout())?))),
+            errors: Box::new(Patient(std::fs::File::from(duplicate(&std::io::stderr())?))),
         })
     }
 

@@ -1,7 +1,9 @@
 //! Arguments, streams and exit codes reach the user exactly.
 
 use std::ffi::OsStr;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 
 use crate::sandbox;
 
@@ -95,6 +97,58 @@ fn a_full_disk_for_the_output_is_a_fault_and_no_success() {
     let ran = ran.wait_with_output().unwrap();
     assert_eq!(ran.status.code(), Some(125));
     assert!(String::from_utf8_lossy(&ran.stderr).contains("standard output"));
+}
+
+#[test]
+fn streams_that_do_not_block_lose_nothing() {
+    let sandbox = sandbox();
+    // As Node.js and ssh leave them: sockets, and no terminal anywhere.
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let end = || std::os::fd::OwnedFd::from(theirs.try_clone().unwrap());
+    let mut command = std::process::Command::new("setsid");
+    let quiz = sandbox.command([
+        "sh",
+        "-c",
+        "read x; echo got $x; head -c 3000000 /dev/zero; echo end; echo words >&2; exit 5",
+    ]);
+    command.arg("--wait").arg(quiz.get_program()).args(quiz.get_args()).current_dir(sandbox.worktree()).env_clear();
+    command.envs(quiz.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut quiz = command.stdin(end()).stdout(end()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop((command, theirs));
+    // Nothing is there to be read when the program starts, and nobody reads when it writes.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    (&ours).write_all(b"late words\n").unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let mut got = Vec::new();
+    (&ours).read_to_end(&mut got).unwrap();
+    let mut said = String::new();
+    quiz.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(quiz.wait().unwrap().code(), Some(5), "{said}");
+    assert!(got.starts_with(b"got late words\n") && got.ends_with(b"\0end\n"), "{} bytes", got.len());
+    assert_eq!((got.len(), said.as_str()), (15 + 3_000_000 + 4, "words\n"));
+}
+
+#[test]
+fn an_input_that_is_closed_is_empty_and_one_that_cannot_be_read_is_a_fault() {
+    let sandbox = sandbox();
+    let run = |redirection: &str| {
+        let quiz = sandbox.command([""; 0]);
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(format!("exec setsid --wait \"$0\" sh -c 'wc -c; echo o; echo e >&2' {redirection}"));
+        shell.arg(quiz.get_program()).current_dir(sandbox.worktree()).env_clear();
+        shell.envs(quiz.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let ran: quiz_testing::Ran = shell.output().unwrap().into();
+        ran
+    };
+    // The third is what nohup gives.
+    for empty in ["</dev/null", "<&-", "0>/dev/null"] {
+        let ran = run(empty);
+        assert_eq!((ran.code, ran.out().as_str(), ran.stderr.as_str()), (0, "0\no\n", "e\n"), "{empty}");
+    }
+    let ran = run("</");
+    assert_eq!(ran.code, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("quiz: error: cannot read standard input: Is a directory"), "{}", ran.stderr);
 }
 
 #[test]

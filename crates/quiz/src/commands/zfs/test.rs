@@ -279,7 +279,7 @@ fn tell(result: &Conclusion, course: &Course, spec: &RunSpec, ctx: &Context) -> 
         }
         output::table(&["GROUP", "PASSED", "FAILED", "SKIPPED", "EXPECTED", "NOT RUN", "TIME"], rows)?;
     }
-    let say = |text: &str| eprintln!("quiz: {text}");
+    let say = crate::report::print;
     if spec.verbosity != Verbosity::Quiet {
         for test in result.tests.iter().filter(|test| !test.expected) {
             say(&format!("{} {}, which should have passed", test.result, test.name));
