@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::errors::{FAULT, Fault};
 use crate::run::Call;
 
+pub mod arch;
 pub mod attach;
 pub mod completions;
 pub mod config;
@@ -109,8 +110,8 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
         if args.kernel.is_none() {
             args.kernel = take(&mut options.kernel);
         }
-        if args.arch.is_none() {
-            args.arch = take(&mut options.arch);
+        if args.arch.name.is_none() {
+            args.arch.name = take(&mut options.arch);
         }
     }
     if let Some(option) = options.first_given() {

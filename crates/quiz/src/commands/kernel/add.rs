@@ -6,7 +6,7 @@ use clap::Args;
 use quiz_image::debian;
 use quiz_image::host::Purpose;
 
-use crate::commands;
+use crate::commands::arch::ArchArgument;
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::prepare::{self, Packages};
@@ -20,9 +20,9 @@ pub struct Add {
     /// The distribution release [default: the setting `release`]
     #[arg(short, long)]
     pub release: Option<String>,
-    /// The architecture [default: the host's]
-    #[arg(short, long)]
-    pub arch: Option<String>,
+    /// For which architecture.
+    #[command(flatten)]
+    pub arch: ArchArgument,
     /// Where packages come from: a URL or a whole `deb ...` line; can be repeated [default: the setting `mirrors`]
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
@@ -37,7 +37,7 @@ pub struct Add {
 /// Adds it.
 pub fn run(args: Add, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
-    let arch = commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?;
+    let arch = args.arch.or_setting(&spec)?;
     prepare::require(&[Purpose::KernelAdd], ctx)?;
     let asked =
         Packages { release: args.release, mirrors: args.mirror, keyring: args.keyring.map(|path| ctx.cwd.join(path)) };

@@ -9,7 +9,7 @@ use quiz_image::build::{self, BuildRequest, Edit, Fragment, Mirrors, Record, Sou
 use quiz_image::host::Purpose;
 use quiz_image::{Cache, Kernel, Report, kernel};
 
-use crate::commands;
+use crate::commands::arch::ArchArgument;
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::{prepare, profiles};
@@ -37,9 +37,9 @@ pub struct Build {
     /// Build every kernel that quiz has built again, as it was built before
     #[arg(long)]
     pub all: bool,
-    /// The architecture [default: the host's]
-    #[arg(short, long)]
-    pub arch: Option<String>,
+    /// For which architecture.
+    #[command(flatten)]
+    pub arch: ArchArgument,
     /// Build another kind of kernel beside the plain one: debug, kasan, lockdep or trace. It has that fragment, and its name follows the
     /// version: `-k 6.12-kasan` takes it, `-k 6.12` never does
     #[arg(long, value_name = "NAME", value_parser = variants())]
@@ -47,7 +47,7 @@ pub struct Build {
     /// What the kernel is called [default: its version]
     #[arg(long)]
     pub name: Option<String>,
-    /// How many compilers run at once [default: one for each processor]
+    /// How many compilers run at once [default: the setting `kernel_build.jobs`, else one for each CPU]
     #[arg(short, long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
     /// A piece of configuration: debug, kasan, lockdep, trace, or a file; can be repeated
@@ -134,6 +134,7 @@ fn request(
     ctx: &Context,
 ) -> Result<BuildRequest, Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
+    let arch = args.arch.or_setting(&spec)?;
     let keyring = args.keyring.as_ref().map(|path| ctx.cwd.join(path));
     let mut mirrors = Mirrors::default();
     let source = match (&args.source, &args.git, &args.tree) {
@@ -179,7 +180,7 @@ fn request(
         },
         keep: args.keep.then_some(true),
         jobs,
-        ..BuildRequest::new(commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?, source)
+        ..BuildRequest::new(arch, source)
     })
 }
 

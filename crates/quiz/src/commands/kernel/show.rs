@@ -4,6 +4,7 @@ use clap::Args;
 use quiz_image::kernel;
 use serde::Serialize;
 
+use crate::commands::arch::ArchArgument;
 use crate::commands::when;
 use crate::context::Context;
 use crate::errors::Fault;
@@ -15,9 +16,9 @@ use crate::prepare;
 pub struct Show {
     /// A name, a release, or the beginning of a version [default: the one that a run would take]
     pub kernel: Option<String>,
-    /// The architecture [default: the host's]
-    #[arg(short, long)]
-    pub arch: Option<String>,
+    /// For which architecture.
+    #[command(flatten)]
+    pub arch: ArchArgument,
 }
 
 #[derive(Serialize)]
@@ -33,7 +34,7 @@ struct Record<'a> {
 /// Prints it.
 pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
-    let arch = crate::commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?;
+    let arch = args.arch.or_setting(&spec)?;
     let selector = args.kernel.as_deref().or(spec.kernel.as_deref());
     let cache = ctx.cache()?;
     let Some(kernel) = kernel::find(&cache, arch, selector, &ctx.report)? else {

@@ -6,7 +6,7 @@ use clap::Args;
 use quiz_image::host::Purpose;
 use quiz_image::root;
 
-use crate::commands;
+use crate::commands::arch::ArchArgument;
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::{output, prepare};
@@ -19,9 +19,9 @@ pub struct Add {
     /// A tar archive of its top directory, plain or compressed by gzip, xz or zstd
     #[arg(value_name = "ARCHIVE")]
     pub archive: PathBuf,
-    /// The architecture of its programs [default: the host's]
-    #[arg(short, long)]
-    pub arch: Option<String>,
+    /// For which architecture.
+    #[command(flatten)]
+    pub arch: ArchArgument,
     /// Take this one, where there is one of that name
     #[arg(long)]
     pub replace: bool,
@@ -30,7 +30,7 @@ pub struct Add {
 /// Adds it.
 pub fn run(args: Add, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
-    let arch = commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?;
+    let arch = args.arch.or_setting(&spec)?;
     prepare::require(&[Purpose::RootAdd], ctx)?;
     let root = root::add(&ctx.cache()?, &args.name, arch, &ctx.cwd.join(args.archive), args.replace, &ctx.report)?;
     if ctx.json { output::json(&root.manifest) } else { output::text(&format!("{}\n", root.name())) }

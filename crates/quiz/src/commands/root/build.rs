@@ -6,7 +6,7 @@ use clap::Args;
 use quiz_image::host::Purpose;
 use quiz_image::{Report, root};
 
-use crate::commands;
+use crate::commands::arch::ArchArgument;
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::prepare::{self, Packages};
@@ -19,9 +19,9 @@ pub struct Build {
     /// The distribution release: bookworm, trixie, ... [default: the setting `release`]
     #[arg(short, long)]
     pub release: Option<String>,
-    /// The architecture [default: the host's]
-    #[arg(short, long)]
-    pub arch: Option<String>,
+    /// For which architecture.
+    #[command(flatten)]
+    pub arch: ArchArgument,
     /// A package besides those of the setting `packages`; can be repeated
     #[arg(long, value_name = "NAME")]
     pub package: Vec<String>,
@@ -42,7 +42,7 @@ pub struct Build {
 /// Makes it.
 pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
-    let arch = commands::arch(args.arch.as_deref().or(Some(&spec.arch)))?;
+    let arch = args.arch.or_setting(&spec)?;
     prepare::require(&[Purpose::RootBuild(arch)], ctx)?;
     let chosen = profiles::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
     let mut packages = profiles::packages(&spec, &chosen);

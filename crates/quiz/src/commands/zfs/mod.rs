@@ -12,6 +12,7 @@ use quiz_zfs::meta::Support;
 use quiz_zfs::{BuildError, Builder, Checkout, CheckoutError, Cross};
 
 use crate::cli::RunOptions;
+use crate::commands::arch::ArchArgument;
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::prepare;
@@ -39,9 +40,9 @@ pub struct Zfs {
     /// For which kernel: a name, a release, or the beginning of a version (6.12)
     #[arg(short, long, value_name = "KERNEL")]
     pub kernel: Option<String>,
-    /// The architecture: s390x, aarch64, ... [default: the setting `arch`]
-    #[arg(short, long)]
-    pub arch: Option<String>,
+    /// For which architecture.
+    #[command(flatten)]
+    pub arch: ArchArgument,
     /// A verb.
     #[command(subcommand)]
     pub verb: Option<Verb>,
@@ -64,7 +65,7 @@ pub enum Verb {
 
 /// Does it.
 pub fn run(args: Zfs, ctx: &Context) -> Result<ExitCode, Fault> {
-    let outer = Which { kernel: args.kernel, arch: args.arch };
+    let outer = Which { kernel: args.kernel, arch: args.arch.name };
     match args.verb {
         None => all(&outer, ctx)?,
         Some(Verb::Configure(args)) => configure::run(args, outer, ctx)?,
