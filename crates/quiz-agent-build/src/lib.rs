@@ -15,6 +15,8 @@ use sha2::{Digest, Sha256};
 
 /// The file that holds the fingerprint beside an agent.
 const FINGERPRINT: &str = "fingerprint";
+/// The agent's own file.
+const AGENT: &str = "quiz-agent";
 /// What an agent is made from, relative to the directory of crates.
 pub const SOURCES: &[&str] = &["quiz-agent", "quiz-proto", "../Cargo.lock", "../Cargo.toml"];
 
@@ -95,24 +97,30 @@ pub fn shelf(workspace_target_dir: &Path) -> PathBuf {
     workspace_target_dir.join("agents")
 }
 
-/// Puts the agent `built` for `arch` on the shelf.
+/// Puts the agent `built` for `arch` on the shelf. Others may do so at the same time: whoever finds one there finds a whole one, and the
+/// fingerprint that belongs to it.
 pub fn keep(shelf: &Path, arch: &str, built: &Path, fingerprint: &str) -> io::Result<()> {
     let dir = shelf.join(arch);
     fs::create_dir_all(&dir)?;
+    let lock = fs::File::create(dir.join(".lock"))?;
+    lock.file().lock()?;
     // Nobody takes the agent before this is there again.
     match fs::remove_file(dir.join(FINGERPRINT)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    fs::copy(built, dir.join("quiz-agent"))?;
-    fs::write(dir.join(FINGERPRINT), fingerprint)
+    let new = dir.join(".new");
+    fs::copy(built, &new)?;
+    fs::rename(&new, dir.join(AGENT))?;
+    fs::write(&new, fingerprint)?;
+    fs::rename(&new, dir.join(FINGERPRINT))
 }
 
 /// The agent for `arch` on the shelf; an error says that it was made from other sources.
 pub fn kept(shelf: &Path, arch: &str, fingerprint: &str) -> Result<Option<PathBuf>, String> {
     let dir = shelf.join(arch);
     match fs::read_to_string(dir.join(FINGERPRINT)) {
-        Ok(text) if text == fingerprint => Ok(Some(dir.join("quiz-agent"))),
+        Ok(text) if text == fingerprint => Ok(Some(dir.join(AGENT))),
         Ok(_) => Err(format!("the agent for {arch} was built from other sources")),
         Err(_) => Ok(None),
     }
@@ -140,6 +148,37 @@ mod tests {
         fs::write(crates.join("quiz-agent/src/other.rs"), "").unwrap();
         let second = fingerprint(&crates).unwrap();
         assert!(kept(&shelf, "s390x", &second).unwrap_err().contains("s390x"));
+    }
+
+    #[test]
+    fn an_agent_that_is_replaced_by_several_at_once_is_whole_at_any_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = shelf(dir.path());
+        let contents: Vec<String> = (0..4).map(|n| n.to_string().repeat(1 << 18)).collect();
+        for content in &contents {
+            fs::write(dir.path().join(&content[..1]), content).unwrap();
+        }
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let makers: Vec<_> = contents
+                .iter()
+                .map(|content| {
+                    let (shelf, built) = (&shelf, dir.path().join(&content[..1]));
+                    scope.spawn(move || (0..20).for_each(|_| keep(shelf, "s390x", &built, &content[..1]).unwrap()))
+                })
+                .collect();
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let found = fs::read_to_string(shelf.join("s390x").join(AGENT)).unwrap_or_default();
+                    assert!(found.is_empty() || contents.contains(&found), "{} bytes", found.len());
+                }
+            });
+            makers.into_iter().for_each(|maker| maker.join().unwrap());
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let last = fs::read_to_string(shelf.join("s390x").join(FINGERPRINT)).unwrap();
+        let agent = kept(&shelf, "s390x", &last).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(agent).unwrap()[..1], last);
     }
 
     #[test]

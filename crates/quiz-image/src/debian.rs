@@ -4,7 +4,7 @@ use crate::apt::{Apt, AptError, Package, Source};
 use crate::command::CommandError;
 use crate::kernel::{self, Boot, Kernel, KernelManifest, Origin, Version};
 use crate::report::{Report, Unit};
-use crate::store::{Cache, StoreError};
+use crate::store::{Cache, Entry, StoreError};
 use crate::{deb, digest, elf, modules};
 use fs_err as fs;
 use quiz_arch::Arch;
@@ -62,7 +62,7 @@ impl Wanted {
 }
 
 /// Adds a stock kernel with its modules and headers; about ten seconds. If it is there already in the version that the release has now,
-/// it is returned as it is, unless `replace`.
+/// it is returned as it is, unless `replace`; also one that another process adds while this one waits for it.
 pub fn add_kernel(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report) -> Result<Kernel, DebianError> {
     let shelf = kernel::shelf(cache);
     let image = wanted.image_package();
@@ -71,7 +71,7 @@ pub fn add_kernel(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Re
     // What the kernel will be called is known only after a look at the release, so this lock is for the question.
     let question = format!("{}-{image}-{}", wanted.source.release, wanted.arch.debian);
     let _lock = shelf.lock(&question, &what, report)?;
-    if !replace && let Some(made) = made_since(cache, wanted, asked, report)? {
+    if let Some(made) = made_since(cache, wanted, asked, report)? {
         return Ok(made);
     }
     let host = quiz_arch::host().debian;
@@ -79,7 +79,12 @@ pub fn add_kernel(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Re
     let apt = Apt::update(cache, &wanted.source, &archs, report)?;
     let packages = Packages::find(&apt, &image, host, report)?;
     let name = packages.release.clone();
-    let entry = shelf.build(&name, &what, replace, report, |dir| {
+    let newer = shelf.newer(&name);
+    // A package of the same name can be there in a newer version.
+    let fits = |entry: &Entry| {
+        entry.manifest::<KernelManifest>().map_or(true, |there| packages.are_in(&there)) && (!replace || newer(entry))
+    };
+    let entry = shelf.build_unless(&name, &what, &fits, report, |dir| {
         let mut all = packages.image.clone();
         all.extend(packages.headers.iter().cloned());
         let files = apt.download(&all, report)?;
@@ -150,6 +155,12 @@ impl Packages {
             }
         };
         Ok(Packages { release, main, image, headers })
+    }
+
+    /// Whether `kernel` was made of them.
+    fn are_in(&self, kernel: &KernelManifest) -> bool {
+        matches!(&kernel.origin, Origin::DebianPackage { package, version, .. }
+            if *package == self.main.name && *version == self.main.version)
     }
 }
 

@@ -63,6 +63,9 @@ pub enum RootError {
     /// The name is that of a root of the user's own.
     #[error("{0} is a root of your own (quiz root add), of no release: remove it first, or choose another --release")]
     Own(String),
+    /// The name is that of another root.
+    #[error("there is a root {0} already, of another archive or made by an older quiz; --replace makes it of this one")]
+    Taken(String),
     /// An archive that is none, or of something else.
     #[error("{} cannot be a root: {why}", archive.display())]
     Archive {
@@ -142,6 +145,9 @@ pub struct RootManifest {
     /// The user's own, of an archive; what is in it is not known.
     #[serde(default)]
     pub own: bool,
+    /// SHA-256 of the archive that the user's own was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_sha256: Option<String>,
     /// Packages that were asked for beyond the usual ones.
     pub extra_packages: Vec<String>,
     /// Every installed package and its version.
@@ -168,6 +174,11 @@ impl RootManifest {
             return self.release == wanted.source.release && self.arch == wanted.arch.name;
         }
         self.does_for(wanted) && PACKAGES.iter().all(|package| self.packages.contains_key(*package))
+    }
+
+    /// It lacks only what every root has by now, because an older quiz has made it.
+    fn is_outdated_for(&self, wanted: &Wanted) -> bool {
+        self.does_for(wanted) && !self.serves(wanted)
     }
 
     /// The same, but that it may lack what every root has by now.
@@ -261,7 +272,7 @@ pub fn find(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
 /// The root of that very name, if an older quiz has made it and it lacks only what every root has by now: of use where a new one cannot be made.
 pub fn outdated(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
     let root = shelf(cache).open(&wanted.name())?.map(Root::from_entry).transpose()?;
-    Ok(root.filter(|root| root.manifest.does_for(wanted) && !root.manifest.serves(wanted)))
+    Ok(root.filter(|root| root.manifest.is_outdated_for(wanted)))
 }
 
 /// Removes a root by its exact name.
@@ -281,13 +292,17 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
     wanted.source.lines(true)?;
     let name = wanted.name();
     let what = format!("making the root {name}");
-    let replace = replace || outdated(cache, wanted)?.is_some();
     if let Some(root) = find(cache, wanted)?
         && root.manifest.own
     {
         return Err(RootError::Own(root.name().to_owned()));
     }
-    let entry = shelf(cache).build(&name, &what, replace, report, |dir| {
+    let shelf = shelf(cache);
+    let newer = shelf.newer(&name);
+    // What cannot be read is not replaced: it may be a newer quiz's.
+    let is_outdated = |entry: &Entry| entry.manifest::<RootManifest>().is_ok_and(|there| there.is_outdated_for(wanted));
+    let fits = |entry: &Entry| !is_outdated(entry) && (!replace || newer(entry));
+    let entry = shelf.build_unless(&name, &what, &fits, report, |dir| {
         let log = apt::log_file(cache, &format!("root-{name}"));
         let _previous = fs::remove_file(&log);
         let tar = dir.join("root.tar");
@@ -327,6 +342,7 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
             format: FORMAT.to_owned(),
             image: IMAGE.to_owned(),
             own: false,
+            archive_sha256: None,
             extra_packages: wanted.extra_packages().into_iter().map(str::to_owned).collect(),
             packages,
             mirrors: wanted.source.mirrors.clone(),
@@ -355,6 +371,15 @@ pub fn add(
     let entry_name = format!("{name}-{}", arch.name);
     let what = format!("making the root {entry_name} of {}", archive.display());
     let wrong = |why: String| RootError::Archive { archive: archive.to_owned(), why };
+    let sum = digest::of_file(archive).map_err(|e| wrong(e.to_string()))?;
+    let shelf = shelf(cache);
+    let newer = shelf.newer(&entry_name);
+    let is_of_this =
+        |entry: &Entry| entry.manifest::<RootManifest>().is_ok_and(|there| there.archive_sha256.as_ref() == Some(&sum));
+    if !replace && shelf.open(&entry_name)?.is_some_and(|entry| !is_of_this(&entry)) {
+        return Err(RootError::Taken(entry_name));
+    }
+    let fits = |entry: &Entry| is_of_this(entry) && (!replace || newer(entry));
     let mut input = io::BufReader::new(fs::File::open(archive).map_err(|e| wrong(e.to_string()))?);
     let start = io::BufRead::fill_buf(&mut input).map_err(|e| wrong(e.to_string()))?;
     let mut plain: Box<dyn Read> = match start {
@@ -363,7 +388,7 @@ pub fn add(
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(input).map_err(|e| wrong(e.to_string()))?),
         _ => Box::new(input),
     };
-    let entry = shelf(cache).build(&entry_name, &what, replace, report, |dir| {
+    let entry = shelf.build_unless(&entry_name, &what, &fits, report, |dir| {
         let progress = report.start(&what, None, Unit::None);
         let doing = || StoreError::io(format!("make the root {entry_name}"));
         let tar = dir.join("root.tar");
@@ -385,6 +410,7 @@ pub fn add(
             format: FORMAT.to_owned(),
             image: IMAGE.to_owned(),
             own: true,
+            archive_sha256: Some(sum.clone()),
             extra_packages: Vec::new(),
             packages,
             mirrors: vec![archive.display().to_string()],
@@ -521,6 +547,7 @@ mod tests {
             format: FORMAT.to_owned(),
             image: IMAGE.to_owned(),
             own: false,
+            archive_sha256: None,
             extra_packages: vec![],
             packages: PACKAGES.iter().chain(packages).map(|&p| (p.to_owned(), "1".to_owned())).collect(),
             mirrors: vec![],

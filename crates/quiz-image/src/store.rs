@@ -191,7 +191,8 @@ impl Shelf {
         }
     }
 
-    /// Makes the entry `name` unless it exists (or in any case, if `replace`).
+    /// Makes the entry `name` unless it exists (or in any case, if `replace`). For names that say all that an entry is made from; otherwise
+    /// there is [`Shelf::build_unless`].
     ///
     /// `make` fills the directory that it is given and returns the manifest, which is kept as `manifest.json`. It runs under
     /// the exclusive lock of `name`; if another quiz holds that, `report` is told so and this one waits, and then
@@ -208,7 +209,23 @@ impl Shelf {
         report: &dyn Report,
         make: impl FnOnce(&Path) -> Result<T, E>,
     ) -> Result<Entry, E> {
-        match self.begin(name, what, replace, report)? {
+        self.build_unless(name, what, &|_| !replace, report, make)
+    }
+
+    /// Makes the entry `name` as [`Shelf::build`] does, unless there is one that `fits`. It is asked once before the lock of `name` is taken and
+    /// once after, so that what another process has made meanwhile is seen, and nothing is made twice.
+    ///
+    /// # Errors
+    /// If the file system fails, or `make` does.
+    pub fn build_unless<T: Serialize, E: From<StoreError>>(
+        &self,
+        name: &str,
+        what: &str,
+        fits: &dyn Fn(&Entry) -> bool,
+        report: &dyn Report,
+        make: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<Entry, E> {
+        match self.begin_unless(name, what, fits, report)? {
             Begun::Made(entry) => Ok(entry),
             Begun::Ours(making) => {
                 let manifest = make(making.dir())?;
@@ -217,14 +234,31 @@ impl Shelf {
         }
     }
 
+    /// Tells an entry `name` that is made from now on from the one that there is now. For [`Shelf::build_unless`], where a new one is wanted:
+    /// what another process makes while this one waits is new enough.
+    pub fn newer(&self, name: &str) -> impl Fn(&Entry) -> bool + use<> {
+        let old = self.target(name);
+        move |entry| old.as_deref() != Some(entry.dir())
+    }
+
     /// What [`Shelf::build`] does up to the making, for those who make the entry on the way of something else.
     pub fn begin(&self, name: &str, what: &str, replace: bool, report: &dyn Report) -> Result<Begun, StoreError> {
+        self.begin_unless(name, what, &|_| !replace, report)
+    }
+
+    fn begin_unless(
+        &self,
+        name: &str,
+        what: &str,
+        fits: &dyn Fn(&Entry) -> bool,
+        report: &dyn Report,
+    ) -> Result<Begun, StoreError> {
         check(name)?;
-        if !replace && let Some(entry) = self.open(name)? {
+        if let Some(entry) = self.open(name)?.filter(fits) {
             return Ok(Begun::Made(entry));
         }
         let lock = self.lock(name, what, report)?;
-        if !replace && let Some(entry) = self.open(name)? {
+        if let Some(entry) = self.open(name)?.filter(fits) {
             return Ok(Begun::Made(entry));
         }
         self.sweep(Some(name));

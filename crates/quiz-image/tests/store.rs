@@ -206,6 +206,88 @@ fn who_waits_says_for_whom_and_takes_what_was_made() {
 }
 
 #[test]
+fn an_entry_is_made_again_only_where_none_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let shelf = shelf(dir.path());
+    let make = |wanted: &str| {
+        let mut made = false;
+        let fits = |entry: &quiz_image::Entry| entry.manifest::<String>().is_ok_and(|text| text == wanted);
+        let entry = shelf.build_unless("x", "testing", &fits, &Silent, |dir| {
+            made = true;
+            fs::write(dir.join("a"), wanted).unwrap();
+            fs::write(dir.join("b"), wanted).unwrap();
+            Ok::<_, StoreError>(wanted)
+        });
+        assert_eq!(text(&entry.unwrap()), wanted);
+        made
+    };
+    assert_eq!([make("one"), make("one"), make("two"), make("two"), make("one")], [true, false, true, false, true]);
+}
+
+#[test]
+fn who_wants_a_new_one_takes_what_another_makes_meanwhile_but_not_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let shelf = shelf(dir.path());
+    drop(build(&shelf, "x", "old", true).unwrap());
+    let built = AtomicUsize::new(0);
+    let (begun, go) = (std::sync::Barrier::new(8), std::sync::Barrier::new(8));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let newer = shelf.newer("x");
+                begun.wait();
+                let entry = shelf.build_unless("x", "testing", &newer, &Silent, |dir| {
+                    built.fetch_add(1, Ordering::Relaxed);
+                    fs::write(dir.join("a"), "new").unwrap();
+                    fs::write(dir.join("b"), "new").unwrap();
+                    Ok::<_, StoreError>("new")
+                });
+                assert_eq!(text(&entry.unwrap()), "new");
+                go.wait();
+            });
+        }
+    });
+    assert_eq!(built.load(Ordering::Relaxed), 1);
+    // The next one who wants a new one gets it.
+    let newer = shelf.newer("x");
+    let entry = shelf.build_unless("x", "testing", &newer, &Silent, |dir| {
+        built.fetch_add(1, Ordering::Relaxed);
+        fs::write(dir.join("a"), "newest").unwrap();
+        fs::write(dir.join("b"), "newest").unwrap();
+        Ok::<_, StoreError>("newest")
+    });
+    assert_eq!((text(&entry.unwrap()).as_str(), built.load(Ordering::Relaxed)), ("newest", 2));
+}
+
+#[test]
+fn who_waits_for_a_builder_that_is_killed_builds() {
+    let this = "who_waits_for_a_builder_that_is_killed_builds";
+    if let Some((_, dir)) = role() {
+        let built = shelf(&dir).build("x", "building for ever", false, &Silent, |_| -> Result<()> { ready_and_wait() });
+        panic!("built {built:?}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut builder = other(this, "builder", dir.path());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let lines = Lines::default();
+            let entry = shelf(dir.path()).build("x", "testing", false, &lines, |dir| {
+                fs::write(dir.join("a"), "ours").unwrap();
+                fs::write(dir.join("b"), "ours").unwrap();
+                Ok::<_, StoreError>("ours")
+            });
+            (text(&entry.unwrap()), lines.0.into_inner().unwrap())
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!waiting.is_finished());
+        builder.kill().unwrap();
+        builder.wait().unwrap();
+        let said = format!("waiting for quiz (pid {}), which is building for ever", builder.id());
+        assert_eq!(waiting.join().unwrap(), ("ours".to_owned(), vec![said]));
+    });
+}
+
+#[test]
 fn eight_at_once_build_once() {
     let dir = tempfile::tempdir().unwrap();
     let shelf = shelf(dir.path());

@@ -1,6 +1,6 @@
 //! The kernels that tests run on. The first time takes minutes; then they are in the user's cache.
 
-use crate::Sandbox;
+use crate::{Ran, Sandbox};
 
 /// Debian's source package, since Debian's mirror is what tests need anyway.
 const PACKAGE: &str = "linux-source-6.12";
@@ -18,14 +18,23 @@ pub fn built(sandbox: &Sandbox, profiles: &str) -> &'static str {
     let first = try_it();
     let refused = first.code == 125 && (first.stderr.contains(" lacks ") || first.stderr.contains("no kernel"));
     if refused || first.code == 3 {
-        let built = sandbox.quiz(["kernel", "build", PACKAGE, "--release", SUITE]);
-        assert_eq!(built.code, 0, "{}", built.stderr);
+        build(sandbox);
         let second = try_it();
         assert_eq!(second.code, 0, "{}", second.stderr);
     } else {
         assert_eq!(first.code, 0, "{}", first.stderr);
     }
     "6.12"
+}
+
+/// Has that kernel built, unless it is there with all the same inputs.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn build(sandbox: &Sandbox) -> Ran {
+    let built = sandbox.quiz(["kernel", "build", PACKAGE, "--release", SUITE]);
+    assert_eq!(built.code, 0, "{}", built.stderr);
+    built
 }
 
 /// The variant of the built kernel, built now if it is not there. What `-k` takes.

@@ -140,6 +140,32 @@ fn own(arch: &Arch, series: (u32, u32)) -> Result<Asked, FragmentError> {
     Ok(asked)
 }
 
+/// All that quiz may ask of a kernel for `arch`, whatever its version.
+pub(crate) fn own_inputs(arch: &Arch) -> String {
+    let versions = VERSIONS.iter().map(|(since, before, builtin)| format!("{since:?} {before:?} {}\n", builtin.text));
+    let of_arch = ARCHES.iter().filter(|b| b.name == arch.name).map(|b| b.text.to_owned());
+    std::iter::once(BASE.text.to_owned()).chain(versions).chain(of_arch).collect()
+}
+
+/// What the user asks for, in one piece.
+pub(crate) fn user(fragments: &[Fragment], edits: &[Edit]) -> Result<Asked, FragmentError> {
+    let mut user = Asked::default();
+    for fragment in fragments {
+        user.fragment(fragment)?;
+    }
+    for edit in edits {
+        user.edit(edit)?;
+    }
+    Ok(user)
+}
+
+/// A finished configuration, and what the user should read about options that came out otherwise than asked.
+#[derive(Debug)]
+pub(crate) struct Configured {
+    pub outcome: Outcome,
+    pub remarks: Vec<String>,
+}
+
 /// What the user asks for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wishes<'a> {
@@ -153,38 +179,33 @@ pub(crate) struct Wishes<'a> {
     pub localversion: Option<&'a str>,
 }
 
-/// Configures the kernel in `make`'s build directory, tells `report` by name what is not as asked, and returns the configuration.
+/// Configures the kernel in `make`'s build directory, and tells `report` by name what is not as asked.
 pub(crate) fn configure(
     make: &Make<'_>,
     tree: &Tree,
     wishes: Wishes<'_>,
     report: &dyn Report,
-) -> Result<Outcome, ConfigError> {
+) -> Result<Configured, ConfigError> {
     let progress = report.start("configuring the kernel", None, Unit::None);
     let mut own = own(make.arch, tree.series)?;
     if let Some(suffix) = wishes.localversion {
         own.set("LOCALVERSION", Value::Text(format!("\"{suffix}\"")), "quiz");
     }
-    let mut user = Asked::default();
-    for fragment in wishes.fragments {
-        user.fragment(fragment)?;
-    }
-    for edit in wishes.edits {
-        user.edit(edit)?;
-    }
+    let user = user(wishes.fragments, wishes.edits)?;
     let srcarch = tree.srcarch(make.arch.kernel_arch);
     let stamp = Stamp::of(make, &own, &user, wishes.strict, &kconfig::state(&tree.path, &srcarch));
-    if let Some(lines) = stamp.known(make.output) {
-        lines.iter().for_each(|line| report.say(line));
+    if let Some(remarks) = stamp.known(make.output) {
+        remarks.iter().for_each(|line| report.say(line));
         progress.done();
-        return Ok(Outcome::read(&fs::read_to_string(make.output.join(".config"))?));
+        let outcome = Outcome::read(&fs::read_to_string(make.output.join(".config"))?);
+        return Ok(Configured { outcome, remarks });
     }
     let (before, after) = run(make, &own, &user, progress.as_ref())?;
     progress.done();
-    let lines = compare(own, &user, &before, &after, wishes.strict, || Kconfig::scan(&tree.path, &srcarch))?;
-    lines.iter().for_each(|line| report.say(line));
-    stamp.write(make.output, lines)?;
-    Ok(after)
+    let remarks = compare(own, &user, &before, &after, wishes.strict, || Kconfig::scan(&tree.path, &srcarch))?;
+    remarks.iter().for_each(|line| report.say(line));
+    stamp.write(make.output, remarks.clone())?;
+    Ok(Configured { outcome: after, remarks })
 }
 
 /// Runs both steps. Returns the configuration before and after the user's wishes.
@@ -392,8 +413,12 @@ mod tests {
         let edits: Vec<Edit> = edits.iter().map(|e| Edit::set(e).unwrap()).collect();
         let said = Said::default();
         let wishes = Wishes { fragments: &[], edits: &edits, strict, localversion: Some("-quiz") };
-        let outcome = configure(&make, &tree, wishes, &said);
-        (outcome, said.0.into_inner().unwrap())
+        let configured = configure(&make, &tree, wishes, &said);
+        let said = said.0.into_inner().unwrap();
+        if let Ok(configured) = &configured {
+            assert_eq!(configured.remarks, said);
+        }
+        (configured.map(|configured| configured.outcome), said)
     }
 
     #[test]

@@ -76,6 +76,37 @@ const MEANINGFUL: &[&str] = &[
     "W",
 ];
 
+/// Which toolchain builds a kernel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tools {
+    /// The architecture to build for.
+    pub arch: &'static Arch,
+    /// The architecture needs the cross toolchain.
+    pub cross: bool,
+    /// Clang and LLVM's tools instead of GCC and binutils.
+    pub llvm: bool,
+}
+
+impl Tools {
+    /// The compiler's name.
+    pub fn compiler(&self) -> String {
+        match (self.llvm, self.cross) {
+            (true, _) => "clang".to_owned(),
+            (false, true) => format!("{}gcc", self.arch.cross),
+            (false, false) => "gcc".to_owned(),
+        }
+    }
+
+    /// The name of a program of the toolchain (`strip`, `nm`).
+    pub fn tool(&self, name: &str) -> String {
+        match (self.llvm, self.cross) {
+            (true, _) => format!("llvm-{name}"),
+            (false, true) => format!("{}{name}", self.arch.cross),
+            (false, false) => name.to_owned(),
+        }
+    }
+}
+
 /// A source tree, a build directory, and the tools to get from one to the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Make<'a> {
@@ -84,7 +115,7 @@ pub(crate) struct Make<'a> {
     /// Where everything goes that is made.
     pub output: &'a Path,
     /// The architecture to build for.
-    pub arch: &'a Arch,
+    pub arch: &'static Arch,
     /// The architecture needs the cross toolchain.
     pub cross: bool,
     /// Clang and LLVM's tools instead of GCC and binutils.
@@ -125,22 +156,18 @@ impl Make<'_> {
         command
     }
 
+    fn tools(&self) -> Tools {
+        Tools { arch: self.arch, cross: self.cross, llvm: self.llvm }
+    }
+
     /// The compiler's name.
     pub fn compiler(&self) -> String {
-        match (self.llvm, self.cross) {
-            (true, _) => "clang".to_owned(),
-            (false, true) => format!("{}gcc", self.arch.cross),
-            (false, false) => "gcc".to_owned(),
-        }
+        self.tools().compiler()
     }
 
     /// The name of a program of the toolchain (`strip`, `nm`).
     pub fn tool(&self, name: &str) -> String {
-        match (self.llvm, self.cross) {
-            (true, _) => format!("llvm-{name}"),
-            (false, true) => format!("{}{name}", self.arch.cross),
-            (false, false) => name.to_owned(),
-        }
+        self.tools().tool(name)
     }
 
     /// Runs make with `args` (targets and assignments) to its end, and returns how many objects were made. `doing` follows "cannot".

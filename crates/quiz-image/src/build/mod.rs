@@ -8,7 +8,8 @@
 //! install ─► <cache>/kernels/<name>: image, vmlinux, modules, kbuild tree, manifest, build.json
 //! ```
 //!
-//! The work directory of a source is locked for as long as it is built from. It goes when a source that cannot change has been built, and
+//! The work directory of a source is locked for as long as it is built from. Whoever gets the lock looks first whether the same inputs
+//! (`inputs`) were built meanwhile. It goes when a source that cannot change has been built, and
 //! stays for git and the user's own tree, whose next build then takes seconds. A user's tree is never written to.
 
 mod archive;
@@ -16,6 +17,7 @@ pub mod config;
 pub mod fetch;
 pub mod fragment;
 pub mod git;
+mod inputs;
 mod install;
 mod kbuild;
 mod kconfig;
@@ -45,7 +47,8 @@ pub use tree::TreeError;
 use crate::kernel::{self, Kernel, KernelError, Origin};
 use crate::report::{Report, Unit};
 use crate::store::{Cache, StoreError};
-use config::Wishes;
+use config::{Configured, Wishes};
+use inputs::Toolchain;
 use install::Identity;
 use make::{Make, TYPICAL_OBJECTS};
 use source::{Means, Obtained};
@@ -81,6 +84,12 @@ pub enum BuildError {
 
 /// Builds a kernel and makes it an entry, replacing one of that name. Takes minutes; source and build directory of an earlier build
 /// are used where they were kept.
+///
+/// A kernel that was built from the same inputs is returned as it is, unless `request.replace`; also one that another process has built
+/// while this one waited for it. The user's own tree is always built: make knows what has changed in it.
+///
+/// # Errors
+/// If it cannot be built.
 pub fn build(cache: &Cache, request: &BuildRequest, report: &dyn Report) -> Result<Kernel, BuildError> {
     build_with(cache, request, &fetch::Fetch::default(), report)
 }
@@ -92,17 +101,31 @@ fn build_with(
     report: &dyn Report,
 ) -> Result<Kernel, BuildError> {
     let request = &request.absolute();
+    let toolchain = Toolchain::of(request);
+    let inputs = |origin: &Origin| match &toolchain {
+        Some(toolchain) => inputs::fingerprint(request, origin, toolchain).map_err(ConfigError::from),
+        None => Ok(None),
+    };
+    let there = {
+        let built = inputs::built(cache, report)?;
+        let there = directories(&built);
+        // What there is to say at once need not wait for another build of the same source.
+        if !request.replace
+            && let Some(origin) = inputs::known_origin(request, &built)
+            && let Some(wanted) = inputs(&origin)?
+            && let Some(found) = inputs::find(built, &wanted, &[])
+        {
+            return Ok(already(found, report));
+        }
+        there
+    };
+
     let id = request.source.id();
     let shelf = cache.shelf("work");
     let _lock = shelf.lock(&id, &format!("building kernel {}", request.source.describe()), report)?;
     let work = shelf.dir().join(&id);
     fs::create_dir_all(&work)?;
     let log = crate::apt::log_file(cache, &format!("kernel-{id}"));
-    if let Some(dir) = log.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    fs::write(&log, "")?;
-
     let means = Means {
         cache,
         mirrors: &request.mirrors,
@@ -113,26 +136,55 @@ fn build_with(
         fetch,
         report,
     };
-    let obtained = source::obtain(&request.source, &work, &means).and_then(|obtained| {
+    // Goes only if it is empty; what has been downloaded or built stays.
+    let tidy = || {
+        let _kept = fs::remove_dir(&work);
+    };
+    let identified = source::identify(&request.source, &means).inspect_err(|_| tidy())?;
+    let inputs = inputs(&identified.origin)?;
+    if let Some(wanted) = &inputs {
+        // Under the lock, so that whatever another process has built meanwhile is seen. That is as new as can be asked for.
+        let old: &[PathBuf] = if request.replace { &there } else { &[] };
+        if let Some(found) = inputs::find(inputs::built(cache, report)?, wanted, old) {
+            tidy();
+            return Ok(already(found, report));
+        }
+    }
+    if let Some(dir) = log.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    fs::write(&log, "")?;
+    let obtained = identified.unpack(&request.source, &work, &means).and_then(|obtained| {
         obtained.tree.check_clean(&obtained.tree.srcarch(request.arch.kernel_arch))?;
         Ok(obtained)
     });
-    let obtained = obtained.inspect_err(|_| {
-        // Goes only if it is empty; what has been downloaded or built stays.
-        let _kept = fs::remove_dir(&work);
-    })?;
+    let obtained = obtained.inspect_err(|_| tidy())?;
     let name = match &request.name {
         Some(name) => name.clone(),
         None => default_name(cache, request, &obtained, report)?,
     };
     let what = format!("building kernel {name}");
     let entry = kernel::shelf(cache).build(&name, &what, true, report, |dir| {
-        make_entry(cache, request, &obtained, &name, &work, &log, dir, report)
+        make_entry(cache, request, &obtained, &name, inputs, &work, &log, dir, report)
     })?;
     if !request.keep.unwrap_or(request.source.moves()) {
         archive::remove(&work)?;
     }
     Ok(Kernel::from_entry(entry)?)
+}
+
+/// Says that a kernel need not be built, with what there was to say when it was.
+fn already((kernel, record): (Kernel, Record), report: &dyn Report) -> Kernel {
+    record.remarks.iter().for_each(|line| report.say(line));
+    report.say(&format!(
+        "kernel {} is there already, built from the same source, configuration and compiler; --replace builds it again",
+        kernel.name()
+    ));
+    kernel
+}
+
+fn directories(built: &[(Kernel, Record)]) -> Vec<PathBuf> {
+    built.iter().map(|(kernel, _)| kernel.dir().to_owned()).collect()
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of `build_with`, split off for the closure's sake")]
@@ -141,6 +193,7 @@ fn make_entry(
     request: &BuildRequest,
     obtained: &Obtained,
     name: &str,
+    inputs: Option<String>,
     work: &Path,
     log: &Path,
     dir: &Path,
@@ -167,7 +220,7 @@ fn make_entry(
         strict: request.strict,
         localversion: localversion.as_deref(),
     };
-    let outcome = config::configure(&make, &obtained.tree, wishes, report)?;
+    let Configured { outcome, remarks } = config::configure(&make, &obtained.tree, wishes, report)?;
 
     report.say(&format!("building kernel {name}; everything that make says is in {}", log.display()));
     let total = if fresh { Some(expected_objects(cache, request)) } else { None };
@@ -183,7 +236,7 @@ fn make_entry(
     let identity =
         Identity { name: name.to_owned(), origin: obtained.origin.clone(), variant: request.variant.clone() };
     let manifest = install::fill(dir, &make, &obtained.tree, &outcome, identity, report)?;
-    Record { request: request.clone(), objects: fresh.then_some(objects), seconds }.write(dir)?;
+    Record { request: request.clone(), objects: fresh.then_some(objects), seconds, inputs, remarks }.write(dir)?;
     Ok(manifest)
 }
 
@@ -262,15 +315,20 @@ fn expected_objects(cache: &Cache, request: &BuildRequest) -> u64 {
     best.and_then(|r| r.objects).unwrap_or(TYPICAL_OBJECTS)
 }
 
-/// Builds a kernel again as it was built before, from its source as it is now. The kernel stays usable meanwhile.
+/// Builds a kernel as it was built before, from its source as it is now. The kernel stays usable meanwhile. One whose inputs are the same is
+/// returned as it is, unless `replace`.
+///
+/// # Errors
+/// If it cannot be built.
 pub fn rebuild(
     cache: &Cache,
     kernel: &Kernel,
     jobs: Option<NonZeroUsize>,
+    replace: bool,
     report: &dyn Report,
 ) -> Result<Kernel, BuildError> {
     let record = Record::read(kernel.dir()).ok_or_else(|| BuildError::NoRecord(kernel.name().to_owned()))?;
-    let request = BuildRequest { jobs, ..record.again()? };
+    let request = BuildRequest { jobs, replace, ..record.again()? };
     build(cache, &request, report)
 }
 

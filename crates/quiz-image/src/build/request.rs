@@ -45,6 +45,9 @@ pub struct BuildRequest {
     /// How many jobs at once; None means one for each CPU.
     #[serde(skip)]
     pub jobs: Option<NonZeroUsize>,
+    /// Build it also if the same inputs were built before.
+    #[serde(skip)]
+    pub replace: bool,
 }
 
 impl BuildRequest {
@@ -64,6 +67,7 @@ impl BuildRequest {
             trust: Trust::default(),
             keep: None,
             jobs: None,
+            replace: false,
         }
     }
 
@@ -107,6 +111,12 @@ pub struct Record {
     pub objects: Option<u64>,
     /// How long make took, in seconds.
     pub seconds: u64,
+    /// The fingerprint of its inputs, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<String>,
+    /// What there was to say about options that came out otherwise than asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 const FILE: &str = "build.json";
@@ -168,7 +178,13 @@ mod tests {
         }
         request.fragments[0].text = "of an older quiz".to_owned();
         request.edits.push(Edit::set("LOCALVERSION=x").unwrap());
-        let record = Record { request, objects: Some(12), seconds: 3 };
+        let record = Record {
+            request,
+            objects: Some(12),
+            seconds: 3,
+            inputs: Some("f".to_owned()),
+            remarks: vec!["r".to_owned()],
+        };
         record.write(dir.path()).unwrap();
         assert_eq!(Record::read(dir.path()), Some(record.clone()));
 

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::archive::{self, ArchiveError, Counted};
 use super::fetch::Fetch;
 use super::git::{GitError, Repository};
-use super::release::{self, Mirrors, ReleaseError, Trust};
+use super::release::{self, Archive, Mirrors, ReleaseError, Trust};
 use super::tree::{Tree, TreeError};
-use crate::apt::{self, Apt, AptError};
+use crate::apt::{self, Apt, AptError, Package};
 use crate::command::{CommandError, Run};
 use crate::digest;
 use crate::kernel::Origin;
@@ -151,6 +151,19 @@ pub(crate) struct Obtained {
     pub origin: Origin,
 }
 
+/// A source that is known exactly, and not yet a directory.
+pub(crate) struct Identified {
+    pub origin: Origin,
+    found: Found,
+}
+
+enum Found {
+    Archive(Archive),
+    Commit { repository: Repository, commit: String },
+    Package { apt: Apt, offered: Package },
+    Tree(Tree),
+}
+
 /// What getting a source takes.
 pub(crate) struct Means<'a> {
     pub cache: &'a Cache,
@@ -163,21 +176,51 @@ pub(crate) struct Means<'a> {
     pub report: &'a dyn Report,
 }
 
-/// Gets `source` and makes it a directory in `work`, which is locked by the caller. What is there from an earlier time is used if it is the same.
-pub(crate) fn obtain(source: &Source, work: &Path, means: &Means<'_>) -> Result<Obtained, SourceError> {
-    let to = work.join("source");
+/// Finds out which source `source` is now. An archive is downloaded and verified, a commit fetched, a list of packages updated; nothing is
+/// unpacked yet. The caller has locked the source's work directory.
+pub(crate) fn identify(source: &Source, means: &Means<'_>) -> Result<Identified, SourceError> {
     match source {
         Source::Release { version: version @ Version::Next(_) } => {
-            let url = means.mirrors.next.clone();
-            let reference = version.source_name();
-            let obtained = git(&url, &reference, &to, means)?;
-            check(version, &obtained.tree, &reference)?;
-            Ok(obtained)
+            commit(&means.mirrors.next.clone(), &version.source_name(), means)
         }
         Source::Release { version } => {
             let downloads = means.cache.shelf("downloads").dir().to_owned();
             let archive = release::obtain(version, means.mirrors, means.trust, &downloads, means.fetch, means.report)?;
-            let tree = unpacked(&to, &archive.sha256, || {
+            let origin = Origin::Tarball {
+                url: archive.url.clone(),
+                sha256: archive.sha256.clone(),
+                signature_checked: archive.signature_checked,
+            };
+            Ok(Identified { origin, found: Found::Archive(archive) })
+        }
+        Source::Git { url, reference } => commit(url, reference, means),
+        Source::DebianSource { package, release, mirrors, keyring } => {
+            let suite = apt::Source { release: release.clone(), mirrors: mirrors.clone(), keyring: keyring.clone() };
+            let apt = Apt::update(means.cache, &suite, &[means.debian_arch], means.report)?;
+            let offered = apt.require(package)?;
+            let origin = Origin::DebianSource { package: package.clone(), version: offered.version.clone() };
+            Ok(Identified { origin, found: Found::Package { apt, offered } })
+        }
+        Source::Tree { path } => {
+            let tree = Tree::open(path)?;
+            Ok(Identified { origin: Origin::Tree { path: tree.path.clone() }, found: Found::Tree(tree) })
+        }
+    }
+}
+
+fn commit(url: &str, reference: &str, means: &Means<'_>) -> Result<Identified, SourceError> {
+    let repository = Repository::of(means.cache, url, means.log)?;
+    let commit = repository.fetch(means.cache, reference, means.report)?;
+    let origin = Origin::Git { url: url.to_owned(), reference: reference.to_owned(), commit: commit.clone() };
+    Ok(Identified { origin, found: Found::Commit { repository, commit } })
+}
+
+impl Identified {
+    /// Makes the source a directory in `work`, which is locked by the caller. What is there from an earlier time is used if it is the same.
+    pub fn unpack(self, source: &Source, work: &Path, means: &Means<'_>) -> Result<Obtained, SourceError> {
+        let to = work.join("source");
+        let tree = match self.found {
+            Found::Archive(archive) => unpacked(&to, &archive.sha256, || {
                 let name = archive.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let progress = means.report.start(&format!("unpacking {name}"), None, Unit::Bytes);
                 let file = fs::File::open(&archive.path)?;
@@ -186,35 +229,30 @@ pub(crate) fn obtain(source: &Source, work: &Path, means: &Means<'_>) -> Result<
                 archive::unpack(tar, &to, &name)?;
                 progress.done();
                 Ok(())
-            })?;
-            check(version, &tree, &archive.url)?;
-            let origin = Origin::Tarball {
-                url: archive.url,
-                sha256: archive.sha256,
-                signature_checked: archive.signature_checked,
+            })?,
+            Found::Commit { repository, commit } => {
+                repository.checkout(&commit, &to, means.report)?;
+                Tree::open(&to)?
+            }
+            Found::Package { apt, offered } => {
+                let package = offered.name.clone();
+                unpacked(&to, &format!("{package} {}", offered.version), || {
+                    for deb in &apt.download(&[offered], means.report)? {
+                        unpack_package(deb, &to, &package, means)?;
+                    }
+                    Ok(())
+                })?
+            }
+            Found::Tree(tree) => tree,
+        };
+        if let Source::Release { version } = source {
+            let what = match &self.origin {
+                Origin::Tarball { url, .. } => url.clone(),
+                _ => version.source_name(),
             };
-            Ok(Obtained { tree, origin })
+            check(version, &tree, &what)?;
         }
-        Source::Git { url, reference } => git(url, reference, &to, means),
-        Source::DebianSource { package, release, mirrors, keyring } => {
-            let suite = apt::Source { release: release.clone(), mirrors: mirrors.clone(), keyring: keyring.clone() };
-            let apt = Apt::update(means.cache, &suite, &[means.debian_arch], means.report)?;
-            let offered = apt.require(package)?;
-            let version = offered.version.clone();
-            let tree = unpacked(&to, &format!("{package} {version}"), || {
-                let debs = apt.download(&[offered], means.report)?;
-                for deb in &debs {
-                    unpack_package(deb, &to, package, means)?;
-                }
-                Ok(())
-            })?;
-            Ok(Obtained { tree, origin: Origin::DebianSource { package: package.clone(), version } })
-        }
-        Source::Tree { path } => {
-            let tree = Tree::open(path)?;
-            let origin = Origin::Tree { path: tree.path.clone() };
-            Ok(Obtained { tree, origin })
-        }
+        Ok(Obtained { tree, origin: self.origin })
     }
 }
 
@@ -234,14 +272,6 @@ fn unpacked(to: &Path, content: &str, unpack: impl FnOnce() -> Result<(), Source
         fs::write(&stamp, content)?;
     }
     Ok(Tree::open(to)?)
-}
-
-fn git(url: &str, reference: &str, to: &Path, means: &Means<'_>) -> Result<Obtained, SourceError> {
-    let repository = Repository::of(means.cache, url, means.log)?;
-    let commit = repository.fetch(means.cache, reference, means.report)?;
-    repository.checkout(&commit, to, means.report)?;
-    let origin = Origin::Git { url: url.to_owned(), reference: reference.to_owned(), commit };
-    Ok(Obtained { tree: Tree::open(to)?, origin })
 }
 
 /// Unpacks the archive that is in a Debian package, without a copy of it on disk.

@@ -23,7 +23,7 @@ endif
 allnoconfig:
 	@grep -v 'PVH\|MODULES' $(KCONFIG_ALLCONFIG) > $(O)/.config
 olddefconfig:
-	@true
+	@sed -i /CONFIG_BAD=/d $(O)/.config
 vmlinux: $(O)/main.o
 	@mkdir -p $(O)/include/config $(O)/include/generated $(O)/scripts $(O)/arch/x86/include/generated
 	@echo "6.12.0`sed -n 's/CONFIG_LOCALVERSION="\(.*\)"/\1/p' $(O)/.config`" > $(O)/include/config/kernel.release
@@ -33,6 +33,7 @@ bzImage: vmlinux
 	@mkdir -p $(O)/arch/x86/boot; cp $(O)/vmlinux $(O)/arch/x86/boot/bzImage
 $(O)/main.o: main.c
 	@echo '  CC      main.o'
+	@if [ -n "$$QUIZ_TEST_DIR" ]; then echo x >> "$$QUIZ_TEST_DIR/compiled"; while [ -e "$$QUIZ_TEST_DIR/hold" ]; do sleep 0.05; done; fi
 	@if grep -q broken main.c; then echo "main.c:1:1: error: it is broken" >&2; exit 1; fi; cp main.c $@
 "#;
 
@@ -138,7 +139,242 @@ fn a_variant_has_a_name_and_a_release_of_its_own() {
     assert_eq!(variant.name(), format!("tree-linux{}-kasan", suffix()));
     assert_eq!(variant.manifest.release, "6.12.0-kasan");
     assert_eq!(variant.option("KASAN").unwrap().as_deref(), Some("y"));
-    assert_eq!(rebuild(&here.cache, &variant, None, &Silent).unwrap().name(), variant.name());
+    assert_eq!(rebuild(&here.cache, &variant, None, false, &Silent).unwrap().name(), variant.name());
+}
+
+/// Keeps what was said.
+#[derive(Default)]
+struct Lines(std::sync::Mutex<Vec<String>>);
+
+impl Report for Lines {
+    fn say(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+    fn start(&self, what: &str, total: Option<u64>, unit: Unit) -> Box<dyn crate::report::Progress> {
+        Silent.start(what, total, unit)
+    }
+}
+
+impl Lines {
+    fn has(&self, words: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|line| line.contains(words))
+    }
+}
+
+const ALREADY: &str = "is there already, built from the same source, configuration and compiler";
+
+#[test]
+fn the_same_inputs_are_built_once() {
+    let (here, server) = (Here::new(), Server::start());
+    let named: Vec<(String, String)> = files("one").into_iter().map(|(p, t)| (format!("linux-6.12/{p}"), t)).collect();
+    let borrowed: Vec<(&str, &str)> = named.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect();
+    let archive = xz(&tar(&borrowed));
+    let sum = crate::digest::of_bytes(&archive);
+    server.put("/v6.x/linux-6.12.tar.xz", &archive);
+    server.put("/v6.x/sha256sums.asc", format!("{sum}  linux-6.12.tar.xz\n").as_bytes());
+    let mut request = BuildRequest::new(x86(), Source::parse("6.12", "bookworm").unwrap());
+    request.mirrors.releases = server.url.clone();
+    // The Makefile drops it.
+    request.edits.push(Edit::Enable("BAD".to_owned()));
+    let build = |request: &BuildRequest| {
+        let lines = Lines::default();
+        let kernel = build_with(&here.cache, request, &quick(), &lines).unwrap();
+        let remark = "BAD=y (asked for by the command line) came out as n";
+        assert!(lines.has(remark), "{lines:?}", lines = lines.0);
+        (kernel.dir().to_owned(), lines.has(ALREADY))
+    };
+    let (first, already) = build(&request);
+    assert!(!already);
+    let asked = server.asked().len();
+    // Nothing is asked of anybody, and the archive is not needed.
+    fs::remove_dir_all(here.cache.shelf("downloads").dir()).unwrap();
+    let again = BuildRequest { jobs: NonZeroUsize::new(3), keep: Some(true), ..request.clone() };
+    assert_eq!(build(&again), (first.clone(), true));
+    let summed =
+        BuildRequest { trust: Trust { sha256: Some(sum.to_uppercase()), ..Trust::default() }, ..request.clone() };
+    assert_eq!(build(&summed), (first.clone(), true));
+    assert_eq!((server.asked().len(), here.work()), (asked, 0));
+    // Who demands more of the archive gets it verified; it is the same.
+    let mirror = BuildRequest {
+        mirrors: Mirrors { next: "https://next.example.org".to_owned(), ..request.mirrors.clone() },
+        ..request.clone()
+    };
+    assert_eq!(build(&mirror), (first.clone(), true));
+    assert!(server.asked().len() > asked);
+    assert_eq!(here.work(), 0, "nothing was unpacked");
+
+    let (replaced, already) = build(&BuildRequest { replace: true, ..request.clone() });
+    assert!(!already && replaced != first);
+    let (other, already) = build(&BuildRequest {
+        edits: vec![Edit::Enable("BAD".to_owned()), Edit::Enable("X".to_owned())],
+        ..request.clone()
+    });
+    assert!(!already && other != replaced);
+    // It has taken the name, so the first is not there any more.
+    assert!(!build(&request).1);
+    let kernel = Kernel::from_entry(kernel::shelf(&here.cache).open(&here.names()[0]).unwrap().unwrap()).unwrap();
+    let before = kernel.dir().to_owned();
+    assert_eq!(rebuild(&here.cache, &kernel, None, false, &Silent).unwrap().dir(), before);
+    assert_ne!(rebuild(&here.cache, &kernel, None, true, &Silent).unwrap().dir(), before);
+    // A kernel that an older quiz has built does not say of which inputs.
+    let kernel = Kernel::from_entry(kernel::shelf(&here.cache).open(&here.names()[0]).unwrap().unwrap()).unwrap();
+    let record = Record { inputs: None, ..Record::read(kernel.dir()).unwrap() };
+    record.write(kernel.dir()).unwrap();
+    assert!(!build(&request).1);
+}
+
+/// A repository with one commit of a kernel.
+fn repository(dir: &Path) -> String {
+    let origin = dir.join("origin");
+    write(&origin, "one");
+    for args in [&["init", "-q", "--initial-branch=main"][..], &["add", "-A"], &["commit", "-q", "-m", "one"]] {
+        let identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"];
+        assert!(Command::new("git").args(identity).args(args).current_dir(&origin).status().unwrap().success());
+    }
+    format!("file://{}", origin.display())
+}
+
+/// How often something was compiled.
+fn compiled(dir: &Path) -> usize {
+    fs::read_to_string(dir.join("compiled")).unwrap_or_default().lines().count()
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let until = Instant::now() + std::time::Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < until, "{what}: not within a minute");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// Another process that builds: the test that is called by name again, which then does nothing else.
+struct Builder {
+    child: std::process::Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStderr>>,
+    said: String,
+}
+
+impl Builder {
+    fn start(test: &str, dir: &Path, options: &str) -> Builder {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", &format!("build::tests::{test}"), "--nocapture"]);
+        command.env("QUIZ_TEST_DIR", dir).env("QUIZ_TEST_BUILD", options);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+        Builder { child, lines, said: String::new() }
+    }
+
+    /// Waits until it has said that it waits for `pid`.
+    fn waits_for(&mut self, pid: u32) {
+        let wanted = format!("waiting for quiz (pid {pid}), which is building kernel main of file://");
+        for line in self.lines.by_ref().map_while(Result::ok) {
+            self.said += &(line.clone() + "\n");
+            if line.contains(&wanted) {
+                return;
+            }
+        }
+        panic!("it does not wait, but says: {}", self.said);
+    }
+
+    fn said(mut self) -> String {
+        self.lines.map_while(Result::ok).for_each(|line| self.said += &(line + "\n"));
+        assert!(self.child.wait().unwrap().success(), "{}", self.said);
+        self.said
+    }
+}
+
+/// What the other process does.
+fn build_here() -> bool {
+    let (Some(dir), Ok(options)) = (std::env::var_os("QUIZ_TEST_DIR"), std::env::var("QUIZ_TEST_BUILD")) else {
+        return false;
+    };
+    struct Loud;
+    impl Report for Loud {
+        fn say(&self, line: &str) {
+            eprintln!("{line}");
+        }
+        fn start(&self, what: &str, total: Option<u64>, unit: Unit) -> Box<dyn crate::report::Progress> {
+            Silent.start(what, total, unit)
+        }
+    }
+    let dir = PathBuf::from(dir);
+    let source = Source::Git { url: format!("file://{}", dir.join("origin").display()), reference: "main".to_owned() };
+    let mut request = BuildRequest::new(x86(), source);
+    request.replace = options.contains("replace");
+    request.edits.extend(options.contains("edit").then(|| Edit::Enable("X".to_owned())));
+    request.name = options.contains("edit").then(|| "other".to_owned());
+    build_with(&Cache::at(dir.join("cache")), &request, &quick(), &Loud).unwrap();
+    true
+}
+
+#[test]
+fn who_waits_for_a_build_of_the_same_inputs_takes_it() {
+    if build_here() {
+        return;
+    }
+    let test = "who_waits_for_a_build_of_the_same_inputs_takes_it";
+    let dir = tempfile::tempdir().unwrap();
+    repository(dir.path());
+    // The second time all want it built again: what is built while they wait is new enough.
+    for (round, options) in [(1, ""), (2, "replace")] {
+        fs::write(dir.path().join("hold"), "").unwrap();
+        let first = Builder::start(test, dir.path(), options);
+        wait_until("the first compiles", || compiled(dir.path()) == round);
+        let mut others: Vec<Builder> = (0..3).map(|_| Builder::start(test, dir.path(), options)).collect();
+        others.iter_mut().for_each(|other| other.waits_for(first.child.id()));
+        fs::remove_file(dir.path().join("hold")).unwrap();
+        assert!(!first.said().contains(ALREADY));
+        for other in others {
+            let said = other.said();
+            assert!(said.contains(ALREADY), "{said}");
+        }
+        assert_eq!(compiled(dir.path()), round);
+        assert!(Builder::start(test, dir.path(), "").said().contains(ALREADY));
+        fs::remove_dir_all(dir.path().join("cache/work")).unwrap();
+    }
+}
+
+#[test]
+fn who_waits_for_a_build_of_other_inputs_builds() {
+    if build_here() {
+        return;
+    }
+    let test = "who_waits_for_a_build_of_other_inputs_builds";
+    let dir = tempfile::tempdir().unwrap();
+    repository(dir.path());
+    fs::write(dir.path().join("hold"), "").unwrap();
+    let first = Builder::start(test, dir.path(), "");
+    wait_until("the first compiles", || compiled(dir.path()) == 1);
+    let mut other = Builder::start(test, dir.path(), "edit");
+    other.waits_for(first.child.id());
+    fs::remove_file(dir.path().join("hold")).unwrap();
+    first.said();
+    assert!(!other.said().contains(ALREADY));
+    assert_eq!(compiled(dir.path()), 2);
+}
+
+#[test]
+fn who_waits_for_a_build_that_is_killed_builds() {
+    if build_here() {
+        return;
+    }
+    let test = "who_waits_for_a_build_that_is_killed_builds";
+    let dir = tempfile::tempdir().unwrap();
+    repository(dir.path());
+    fs::write(dir.path().join("hold"), "").unwrap();
+    let mut first = Builder::start(test, dir.path(), "");
+    wait_until("the first compiles", || compiled(dir.path()) == 1);
+    let mut second = Builder::start(test, dir.path(), "");
+    second.waits_for(first.child.id());
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    wait_until("the second compiles", || compiled(dir.path()) == 2);
+    fs::remove_file(dir.path().join("hold")).unwrap();
+    let said = second.said();
+    assert!(!said.contains(ALREADY), "{said}");
+    assert!(Builder::start(test, dir.path(), "").said().contains(ALREADY));
+    assert_eq!(compiled(dir.path()), 2);
 }
 
 fn state(dir: &Path) -> BTreeMap<PathBuf, SystemTime> {
@@ -171,7 +407,7 @@ fn a_users_tree_stays_clean_and_a_failed_build_keeps_the_old_kernel() {
     assert_eq!(still.manifest, first.manifest);
 
     fs::write(tree.join("main.c"), "two").unwrap();
-    let second = rebuild(&here.cache, &first, None, &Silent).unwrap();
+    let second = rebuild(&here.cache, &first, None, false, &Silent).unwrap();
     assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
     assert_eq!(here.names(), std::slice::from_ref(&name));
     // A second build in the same directory does not make everything again, and so does not say how much everything is.

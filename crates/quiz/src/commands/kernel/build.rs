@@ -18,6 +18,9 @@ use crate::{prepare, profiles};
 ///
 /// The configuration is the smallest that runs and profiles need; fragments and single options come on top of it, and
 /// every one that did not come out as asked is named. A build that fails leaves an installed kernel of that name as it was.
+///
+/// A kernel that was built from the same source, configuration and compiler is not built again, also if another quiz is
+/// building it now: this one waits and takes it. --tree is always built, and compiles only what has changed.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["source", "git", "tree", "all"]))]
 pub struct Build {
@@ -34,9 +37,13 @@ pub struct Build {
     /// Your own source tree, which stays clean; built again in seconds after a change
     #[arg(long, value_name = "DIR")]
     pub tree: Option<PathBuf>,
-    /// Build every kernel that quiz has built again, as it was built before
+    /// Bring every kernel that quiz has built up to date: those whose source, configuration or compiler has changed are built again,
+    /// as they were built before
     #[arg(long)]
     pub all: bool,
+    /// Build it also if it was built from the same source, configuration and compiler before
+    #[arg(long)]
+    pub replace: bool,
     /// For which architecture.
     #[command(flatten)]
     pub arch: ArchArgument,
@@ -109,7 +116,7 @@ pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     let jobs = args.jobs.or(defaults.jobs.and_then(|jobs| NonZeroUsize::new(jobs as usize)));
     let cache = ctx.cache()?;
     if args.all {
-        return rebuild_all(&cache, jobs, ctx);
+        return rebuild_all(&cache, jobs, args.replace, ctx);
     }
     let request = request(args, jobs, &defaults, ctx)?;
     let mut purposes = vec![Purpose::KernelBuild(request.arch)];
@@ -180,6 +187,7 @@ fn request(
         },
         keep: args.keep.then_some(true),
         jobs,
+        replace: args.replace,
         ..BuildRequest::new(arch, source)
     })
 }
@@ -235,8 +243,8 @@ fn edits(args: &Build) -> Result<Vec<Edit>, Fault> {
     Ok(edits)
 }
 
-/// Builds all again; one that fails does not keep the others from it.
-fn rebuild_all(cache: &Cache, jobs: Option<NonZeroUsize>, ctx: &Context) -> Result<(), Fault> {
+/// Builds all again that have changed; one that fails does not keep the others from it.
+fn rebuild_all(cache: &Cache, jobs: Option<NonZeroUsize>, replace: bool, ctx: &Context) -> Result<(), Fault> {
     let kernels = kernel::list(cache, &ctx.report)?;
     let built: Vec<(Kernel, Record)> =
         kernels.into_iter().filter_map(|kernel| Record::read(kernel.dir()).map(|record| (kernel, record))).collect();
@@ -250,7 +258,7 @@ fn rebuild_all(cache: &Cache, jobs: Option<NonZeroUsize>, ctx: &Context) -> Resu
     prepare::require(&purposes, ctx)?;
     let mut failed: Vec<String> = Vec::new();
     for (kernel, _) in &built {
-        match build::rebuild(cache, kernel, jobs, &ctx.report) {
+        match build::rebuild(cache, kernel, jobs, replace, &ctx.report) {
             Ok(new) => super::installed(&new, ctx)?,
             Err(error) => {
                 ctx.report.say(&format!("kernel {} was not built again: {error}", kernel.name()));
