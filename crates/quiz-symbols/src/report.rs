@@ -172,6 +172,9 @@ const MACHINERY: &[&str] = &[
     "kernel_stack_overflow",
 ];
 
+/// What looks like machinery by its name, and does what it is there for: `echo c > /proc/sysrq-trigger` crashes here.
+const DELIBERATE: &[&str] = &["sysrq_handle_crash"];
+
 /// The same in modules: OpenZFS reports what it finds wrong itself.
 const OF_MODULES: &[&str] = &["spl_panic", "spl_dumpstack", "vcmn_err", "cmn_err", "vpanic", "zfs_panic_recover"];
 /// Where a processor is that has nothing to do, or that prints what the others do.
@@ -341,6 +344,9 @@ fn task(line: &str) -> Option<String> {
 fn is_machinery(frame: &Frame) -> bool {
     // What the compiler made of one function for some of its callers.
     let plain = frame.function.split('.').next().unwrap_or(&frame.function);
+    if DELIBERATE.contains(&plain) {
+        return false;
+    }
     let listed = if frame.module.is_some() { OF_MODULES } else { MACHINERY };
     listed.iter().any(|name| match name.strip_suffix('*') {
         Some(start) => plain.starts_with(start),
@@ -435,6 +441,20 @@ mod tests {
         let report = Report::read(text, "BUG: KASAN: slab-use-after-free in uaf_init+0x71/0xff0 [uaf]");
         assert_eq!(report.culprit.unwrap().text(), "uaf_init+0x71/0xff0 [uaf]");
         assert_eq!(report.trace.len(), 2, "{:?}", report.trace);
+    }
+
+    #[test]
+    fn a_crash_that_was_asked_for_is_not_blamed_on_who_wrote_a_file() {
+        let headline = "Kernel panic - not syncing: sysrq triggered crash";
+        let text = "[   10.0] Kernel panic - not syncing: sysrq triggered crash\n[   10.0] Call Trace:\n[   10.0]  <TASK>\n\
+            [   10.0]  dump_stack_lvl+0x44/0x5c\n[   10.0]  panic+0x118/0x2f4\n[   10.0]  ? _printk+0x68/0x83\n\
+            [   10.0]  sysrq_handle_crash+0x16/0x20\n[   10.0]  __handle_sysrq.cold+0x41/0x11c\n\
+            [   10.0]  write_sysrq_trigger+0x24/0x40\n[   10.0]  proc_reg_write+0x53/0xa0\n[   10.0]  vfs_write+0xc4/0x3f0\n";
+        let report = Report::read(text, headline);
+        assert_eq!(report.culprit.unwrap().function, "sysrq_handle_crash");
+        // A kernel that was asked where it stands is not to blame for the answer.
+        let asked = text.replace("handle_crash", "handle_showstate");
+        assert_eq!(Report::read(&asked, headline).culprit.unwrap().function, "proc_reg_write");
     }
 
     #[test]

@@ -48,8 +48,6 @@ impl Pty {
     /// # Panics
     /// If it cannot be started.
     pub fn start(&self, command: &mut Command) -> Child {
-        let end = || self.slave.try_clone().expect("a descriptor");
-        command.stdin(end()).stdout(end()).stderr(end());
         // SAFETY: both calls are async-signal-safe, and touch no memory of the parent.
         unsafe {
             command.pre_exec(|| {
@@ -58,6 +56,24 @@ impl Pty {
                 Ok(())
             });
         }
+        self.on_it(command)
+    }
+
+    /// Starts a program whose streams are the terminal, in a session that has no controlling terminal.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_without_control(&self, command: &mut Command) -> Child {
+        // SAFETY: the call is async-signal-safe, and touches no memory of the parent.
+        unsafe {
+            command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
+        }
+        self.on_it(command)
+    }
+
+    fn on_it(&self, command: &mut Command) -> Child {
+        let end = || self.slave.try_clone().expect("a descriptor");
+        command.stdin(end()).stdout(end()).stderr(end());
         command.spawn().expect("the program can be started")
     }
 

@@ -81,6 +81,30 @@ fn kept_disks_are_there_again_and_have_one_user_at_a_time() {
 }
 
 #[test]
+fn of_many_at_once_one_gets_a_kept_disk() {
+    let sandbox = sandbox();
+    let script = "echo begun; until grep -q end end; do sleep 0.1; done";
+    fs::write(sandbox.worktree().join("end"), "").unwrap();
+    let profiles = "blockdev:persist=tank,blockdev:count=1,blockdev:size=16M";
+    let command = || sandbox.command(["--timeout", "2m", "-p", profiles, "sh", "-euc", script]);
+    let mut all: Vec<_> = (0..4).map(|_| sandbox.start(&mut command())).collect();
+    // All but one end by themselves.
+    let until = Instant::now() + Duration::from_secs(120);
+    while all.iter_mut().filter_map(|run| run.try_wait().unwrap()).count() < 3 {
+        assert!(Instant::now() < until, "more than one goes on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    fs::write(sandbox.worktree().join("end"), "end").unwrap();
+    let pids: Vec<u32> = all.iter().map(std::process::Child::id).collect();
+    let ran: Vec<Ran> = all.into_iter().map(|run| run.wait_with_output().unwrap().into()).collect();
+    let winner = ran.iter().position(|ran| ran.code == 0).unwrap();
+    let refused = format!("is in use by quiz (pid {})", pids[winner]);
+    for (number, ran) in ran.iter().enumerate().filter(|(number, _)| *number != winner) {
+        assert!(ran.code == 125 && ran.stderr.contains(&refused), "{number}: {} {}", ran.code, ran.stderr);
+    }
+}
+
+#[test]
 fn disks_can_only_be_kept_in_a_worktree_under_a_plain_name() {
     let sandbox = sandbox();
     let outside = sandbox.beside("outside");

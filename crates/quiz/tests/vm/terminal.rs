@@ -45,6 +45,51 @@ fn p5_the_terminal_is_restored_on_every_way_out() {
 }
 
 #[test]
+fn a_panic_at_the_shell_leaves_a_sane_terminal_and_blames_the_crash_itself() {
+    let sandbox = sandbox();
+    let mut pty = Pty::new(24, 80);
+    let before = pty.modes();
+    let mut quiz = pty.start(&mut sandbox.command([""; 0]));
+    pty.wait_for("# ", LONG);
+    pty.type_keys(b"echo c >/proc/sysrq-trigger\r");
+    assert_eq!(quiz.wait().unwrap().code(), Some(121));
+    let after = pty.modes();
+    assert_eq!(
+        (after.local_modes, after.input_modes, after.output_modes),
+        (before.local_modes, before.input_modes, before.output_modes)
+    );
+    let shown = pty.wait_for("the guest's kernel panicked", LONG);
+    assert!(shown.contains("sysrq triggered crash") && shown.contains("in sysrq_handle_crash"), "{shown}");
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs_err::read(sandbox.last_run().join("result.json")).unwrap()).unwrap();
+    assert_eq!(record["oops"]["culprit"]["function"], "sysrq_handle_crash");
+}
+
+#[test]
+fn a_program_that_fills_the_screen_knows_its_size_and_draws_it_anew() {
+    let sandbox = sandbox();
+    let mut pty = Pty::new(50, 200);
+    let script = "stty size; tput cols; stty size </dev/tty; seq 1000 | less";
+    let mut quiz = pty.start(sandbox.command(["--timeout", "60s", "sh", "-c", script]).env("TERM", "xterm-256color"));
+    pty.wait_for("50 200\r\n200\r\n50 200\r\n", LONG);
+    pty.wait_for("49\r\n:", LONG);
+    pty.resize(30, 100);
+    let drawn = pty.wait_for("29\r\n:", LONG);
+    assert!(drawn.contains("1\r\n2\r\n3\r\n") && !drawn.contains("30\r\n"), "{drawn}");
+    pty.type_keys(b"q");
+    assert_eq!(quiz.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_terminal_that_controls_nobody_is_a_terminal_all_the_same() {
+    let sandbox = sandbox();
+    let mut pty = Pty::new(31, 97);
+    let mut quiz = pty.start_without_control(&mut sandbox.command(["sh", "-c", "tty; stty size; exit 3"]));
+    pty.wait_for("/dev/pts/0\r\n31 97\r\n", LONG);
+    assert_eq!(quiz.wait().unwrap().code(), Some(3));
+}
+
+#[test]
 fn a_bare_quiz_is_a_shell() {
     let sandbox = sandbox();
     let mut pty = Pty::new(24, 80);
