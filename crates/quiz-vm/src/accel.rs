@@ -1,18 +1,21 @@
 //! Which accelerator this host can really use, found out by trying, and how fast its TSC runs.
 //!
 //! `/dev/kvm` that opens is no proof: on nested and paravirtual hosts it can create VMs and vCPUs and still not run a kernel.
-//! So KVM is tried with the very kernel that is to run, once for each boot of the host, and the answer is remembered.
+//! So KVM is tried with the very kernel that is to run, once for each QEMU program and boot of the host, and the answer is remembered.
 
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
+use quiz_arch::Arch;
 use quiz_proto::{Decoder, ToHost};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::monitor::Monitor;
+use crate::probe::{Identity, ProbeError, Qemu};
 use crate::qmp::{self, Said};
 use crate::{Accel, VmSpec};
 
@@ -46,10 +49,56 @@ pub struct Choice {
 struct Facts {
     boot_id: String,
     tsc_khz: Option<u64>,
-    /// The QEMU program whose version is known: path, time of its last change in seconds, and version.
-    qemu: Option<(PathBuf, i64, (u32, u32))>,
-    /// `Some("")` means that KVM ran a kernel; any other text says why it did not.
+    /// The QEMU programs that are known, the one that was used last at the end.
+    qemus: Vec<KnownQemu>,
+    /// The user was told why there is no KVM.
+    told: Option<String>,
+}
+
+/// A QEMU program that was asked what it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct KnownQemu {
+    identity: Identity,
+    qemu: Qemu,
+    /// `Some("")` means that KVM ran a kernel with it; any other text says why it did not.
     kvm: Option<String>,
+}
+
+/// How many QEMU programs are remembered.
+const QEMUS: usize = 32;
+
+/// Why the accelerator that was asked for cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AccelError {
+    /// KVM runs only guests of the host's own kind.
+    #[error("cannot use KVM for a guest of {0}: KVM does not run that architecture here")]
+    OtherArch(&'static str),
+    /// There is no KVM.
+    #[error("cannot use KVM: this host has no /dev/kvm")]
+    NoDevice,
+    /// The device is for members of a group, by its name or number.
+    #[error("cannot use KVM: you may not open /dev/kvm, which is for members of the group `{0}`")]
+    NotInGroup(String),
+    /// The device cannot be opened.
+    #[error("cannot use KVM: cannot open /dev/kvm: {0}")]
+    Device(io::Error),
+    /// QEMU was built without the accelerator.
+    #[error("cannot use {} with {}: this QEMU has no such accelerator", .0.name(), .1.display())]
+    NotInQemu(Accel, PathBuf),
+}
+
+impl AccelError {
+    /// What the user can do.
+    pub fn hint(&self) -> String {
+        match self {
+            AccelError::NotInGroup(group) => {
+                format!("sudo usermod -a -G {group} $USER, and log in again; or --accel tcg")
+            }
+            AccelError::NotInQemu(..) => "name another QEMU: --qemu PROGRAM".to_owned(),
+            AccelError::NoDevice => "load the module kvm_intel or kvm_amd; or --accel tcg".to_owned(),
+            AccelError::OtherArch(_) | AccelError::Device(_) => "--accel tcg".to_owned(),
+        }
+    }
 }
 
 /// The host's facts, kept in a file that may be deleted at any time.
@@ -79,47 +128,97 @@ impl Host {
         self.facts.tsc_khz
     }
 
-    /// The version of the QEMU at `program`; `None` when it does not tell.
-    pub fn qemu_version(&mut self, program: &Path) -> Option<(u32, u32)> {
-        use std::os::unix::fs::MetadataExt;
-        let changed = fs::metadata(program).ok()?.mtime();
-        if let Some((known, at, version)) = &self.facts.qemu
-            && (known.as_path(), *at) == (program, changed)
-        {
-            return Some(*version);
+    /// What the QEMU at `program` has for guests of `arch`. It is asked once, until its file is another one.
+    ///
+    /// One that does not answer is taken to have everything, and asked again next time; the error says why it did not.
+    pub fn qemu(&mut self, program: &Path, arch: &Arch) -> (Qemu, Option<ProbeError>) {
+        let identity = match Identity::of(program) {
+            Ok(identity) => identity,
+            Err(cause) => {
+                return (Qemu::unknown(), Some(ProbeError::Io { program: program.to_owned(), cause }));
+            }
+        };
+        let known = self.facts.qemus.iter().find(|known| known.identity == identity);
+        if let Some(known) = known.filter(|known| known.qemu.knows(arch)) {
+            return (known.qemu.clone(), None);
         }
-        let output =
-            std::process::Command::new(program).arg("--version").stdin(std::process::Stdio::null()).output().ok()?;
-        let version = parse_version(&String::from_utf8_lossy(&output.stdout))?;
-        self.facts.qemu = Some((program.to_owned(), changed, version));
+        let kvm = known.and_then(|known| known.kvm.clone());
+        let (qemu, error) = match Qemu::ask(program, arch) {
+            Ok(qemu) => (qemu, None),
+            Err(error) => (Qemu::unknown(), Some(error)),
+        };
+        self.facts.qemus.retain(|known| known.identity.path() != program);
+        let excess = (self.facts.qemus.len() + 1).saturating_sub(QEMUS);
+        self.facts.qemus.drain(..excess);
+        self.facts.qemus.push(KnownQemu { identity, qemu: qemu.clone(), kvm });
         self.remember();
-        Some(version)
+        (qemu, error)
     }
 
-    /// What is known without trying; `None` when it has to be tried.
-    pub fn known(&self, wish: Wish, same_arch: bool) -> Option<Choice> {
-        let tcg = |why: String| Some(Choice { accel: Accel::Tcg, why, new: false });
-        match wish {
-            Wish::Tcg => return tcg("asked for".to_owned()),
-            Wish::Kvm => return Some(Choice { accel: Accel::Kvm, why: "asked for".to_owned(), new: false }),
-            Wish::Auto => {}
-        }
-        if !same_arch {
-            return tcg("the guest's architecture is not the host's".to_owned());
-        }
-        if let Err(e) = fs::OpenOptions::new().read(true).write(true).open(&self.kvm_device) {
-            return tcg(match e.kind() {
-                io::ErrorKind::NotFound => "this host has no /dev/kvm".to_owned(),
-                io::ErrorKind::PermissionDenied => {
-                    "you may not open /dev/kvm; join its group, usually `kvm`, to be faster".to_owned()
+    fn of_program(&self, program: &Path) -> Option<&KnownQemu> {
+        self.facts.qemus.iter().find(|known| known.identity.path() == program)
+    }
+
+    /// What is known without trying of a guest of `arch` in the QEMU at `program`; `None` when KVM has to be tried.
+    ///
+    /// # Errors
+    /// If what was asked for cannot be.
+    pub fn known(&mut self, wish: Wish, arch: &'static Arch, program: &Path) -> Result<Option<Choice>, AccelError> {
+        let has = |accel: Accel| {
+            let known = self.of_program(program);
+            known.is_none_or(|known| known.qemu.has_type(&format!("{}-accel", accel.name())))
+        };
+        let (has_kvm, has_tcg) = (has(Accel::Kvm), has(Accel::Tcg));
+        let no_kvm = match () {
+            () if !arch.runs_under_kvm_here() => Some(AccelError::OtherArch(arch.name)),
+            () if !has_kvm => Some(AccelError::NotInQemu(Accel::Kvm, program.to_owned())),
+            () => self.closed_device(),
+        };
+        let why = match (wish, no_kvm) {
+            (Wish::Kvm, Some(error)) => return Err(error),
+            (Wish::Kvm, None) => {
+                return Ok(Some(Choice { accel: Accel::Kvm, why: "asked for".to_owned(), new: false }));
+            }
+            (Wish::Tcg, _) if !has_tcg => return Err(AccelError::NotInQemu(Accel::Tcg, program.to_owned())),
+            (Wish::Tcg, _) => "asked for".to_owned(),
+            (Wish::Auto, None) => match self.of_program(program).and_then(|known| known.kvm.as_deref()) {
+                None => return Ok(None),
+                Some("") => {
+                    let why = "it has run a kernel here".to_owned();
+                    return Ok(Some(Choice { accel: Accel::Kvm, why, new: false }));
                 }
-                _ => e.to_string(),
-            });
+                Some(why) => why.to_owned(),
+            },
+            (Wish::Auto, Some(_)) if !has_tcg => return Err(AccelError::NotInQemu(Accel::Tcg, program.to_owned())),
+            // That one can be mended, so it is worth a word.
+            (Wish::Auto, Some(error @ AccelError::NotInGroup(_))) => {
+                let why = format!("{error} (hint: {})", error.hint());
+                let new = self.facts.told.as_ref() != Some(&why);
+                return Ok(Some(Choice { accel: Accel::Tcg, why, new }));
+            }
+            (Wish::Auto, Some(AccelError::OtherArch(_))) => "the guest's architecture is not the host's".to_owned(),
+            (Wish::Auto, Some(AccelError::NoDevice)) => "this host has no /dev/kvm".to_owned(),
+            (Wish::Auto, Some(error)) => error.to_string(),
+        };
+        Ok(Some(Choice { accel: Accel::Tcg, why, new: false }))
+    }
+
+    /// Notes that the user was told of this choice.
+    pub fn told(&mut self, choice: &Choice) {
+        if choice.new && self.facts.told.as_ref() != Some(&choice.why) {
+            self.facts.told = Some(choice.why.clone());
+            self.remember();
         }
-        match self.facts.kvm.as_deref()? {
-            "" => Some(Choice { accel: Accel::Kvm, why: "it has run a kernel here".to_owned(), new: false }),
-            why => tcg(why.to_owned()),
-        }
+    }
+
+    /// Why KVM's device cannot be opened, if it cannot.
+    fn closed_device(&self) -> Option<AccelError> {
+        let error = fs::OpenOptions::new().read(true).write(true).open(&self.kvm_device).err()?;
+        Some(match error.kind() {
+            io::ErrorKind::NotFound => AccelError::NoDevice,
+            io::ErrorKind::PermissionDenied => AccelError::NotInGroup(group_of(&self.kvm_device)),
+            _ => AccelError::Device(error),
+        })
     }
 
     /// Tries KVM with `vm`'s kernel and initramfs, and remembers the answer. Files of the trial are made in `dir`.
@@ -138,7 +237,9 @@ impl Host {
             Ok(()) => (Accel::Kvm, "it has run a kernel here".to_owned()),
             Err(why) => (Accel::Tcg, format!("KVM does not run a kernel here: {why}")),
         };
-        self.facts.kvm = Some(if accel == Accel::Kvm { String::new() } else { why.clone() });
+        if let Some(known) = self.facts.qemus.iter_mut().find(|known| known.identity.path() == vm.qemu) {
+            known.kvm = Some(if accel == Accel::Kvm { String::new() } else { why.clone() });
+        }
         self.remember();
         Choice { accel, why, new: true }
     }
@@ -158,11 +259,16 @@ impl Host {
     }
 }
 
-/// `QEMU emulator version 7.2.22 (Debian …)`
-fn parse_version(text: &str) -> Option<(u32, u32)> {
-    let (_, rest) = text.split_once("version ")?;
-    let mut numbers = rest.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+/// The name of the group that owns a file, or its number.
+fn group_of(path: &Path) -> String {
+    let gid = fs::metadata(path).map(|meta| meta.gid().to_string()).unwrap_or_default();
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    let name = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == gid).then(|| name.to_owned())
+    });
+    name.unwrap_or(gid)
 }
 
 /// Boots until the agent says hello; the error says why it did not.
@@ -267,7 +373,8 @@ mod tests {
             tsc_khz: None,
             hz: None,
             fine_timers: false,
-            one_thread: false,
+            version: Some((10, 0)),
+            vmcoreinfo: true,
             memory_mib: 256,
             ram: None,
             incoming: None,
@@ -282,37 +389,79 @@ mod tests {
         }
     }
 
+    /// A host that knows `qemu` as one that has everything.
+    fn knowing(mut host: Host, qemu: &Path) -> Host {
+        let known = KnownQemu {
+            identity: Identity::of(qemu).unwrap(),
+            qemu: Qemu::unknown(),
+            kvm: host.of_program(qemu).and_then(|known| known.kvm.clone()),
+        };
+        host.facts.qemus = vec![known];
+        host
+    }
+
+    const NONE: &str = "/nonexistent/qemu";
+
     #[test]
     fn without_the_device_there_is_nothing_to_try() {
         let dir = tempfile::tempdir().unwrap();
-        let choice = host(dir.path(), "b").known(Wish::Auto, true).unwrap();
-        assert_eq!(choice.accel, Accel::Tcg);
+        let mut host = host(dir.path(), "b");
+        let choice = host.known(Wish::Auto, quiz_arch::host(), NONE.as_ref()).unwrap().unwrap();
+        assert_eq!((choice.accel, choice.new), (Accel::Tcg, false));
         assert!(choice.why.contains("no /dev/kvm"));
+        let refused = host.known(Wish::Kvm, quiz_arch::host(), NONE.as_ref()).unwrap_err();
+        assert!(matches!(refused, AccelError::NoDevice), "{refused}");
     }
 
     #[test]
-    fn a_kvm_that_opens_and_fails_is_told_once_and_remembered_for_this_boot() {
+    fn only_an_architecture_that_kvm_can_run_here_is_tried() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("kvm"), "").unwrap();
+        let mut host = host(dir.path(), "b");
+        for arch in quiz_arch::ALL {
+            let tried = host.known(Wish::Auto, arch, NONE.as_ref()).unwrap().is_none();
+            assert_eq!(tried, arch.kvm && *arch == quiz_arch::host(), "{}", arch.name);
+            assert_eq!(host.known(Wish::Kvm, arch, NONE.as_ref()).is_ok(), tried, "{}", arch.name);
+        }
+    }
+
+    #[test]
+    fn a_device_that_may_not_be_opened_is_told_once_with_its_group() {
+        if rustix::process::geteuid().is_root() {
+            // The superuser may open all. `crates/quiz/tests/machines.rs` does this as another user.
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("kvm"), "").unwrap();
+        fs::set_permissions(dir.path().join("kvm"), std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+        let group = group_of(&dir.path().join("kvm"));
+        let mut first = host(dir.path(), "b");
+        let choice = first.known(Wish::Auto, quiz_arch::host(), NONE.as_ref()).unwrap().unwrap();
+        assert!(choice.new && choice.why.contains(&group), "{choice:?}");
+        first.told(&choice);
+        let again = host(dir.path(), "b").known(Wish::Auto, quiz_arch::host(), NONE.as_ref()).unwrap().unwrap();
+        assert!(!again.new);
+        let refused = first.known(Wish::Kvm, quiz_arch::host(), NONE.as_ref()).unwrap_err();
+        assert!(refused.to_string().contains(&group) && refused.hint().contains("usermod"), "{refused}");
+    }
+
+    #[test]
+    fn a_kvm_that_opens_and_fails_is_told_once_and_remembered_for_this_boot_and_qemu() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("kvm"), "").unwrap();
         let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/broken-kvm");
-        let mut first = host(dir.path(), "boot 1");
-        assert_eq!(first.known(Wish::Auto, true), None);
+        let own = quiz_arch::host();
+        let mut first = knowing(host(dir.path(), "boot 1"), &fake);
+        assert_eq!(first.known(Wish::Auto, own, &fake).unwrap(), None);
         let choice = first.try_kvm(&trial(&fake), dir.path());
         assert!(choice.new);
         assert_eq!(choice.accel, Accel::Tcg);
         assert!(choice.why.contains("KVM internal error. Suberror: 1"), "{}", choice.why);
-        let again = host(dir.path(), "boot 1").known(Wish::Auto, true).unwrap();
+        let again = host(dir.path(), "boot 1").known(Wish::Auto, own, &fake).unwrap().unwrap();
         assert_eq!((again.accel, again.new), (Accel::Tcg, false));
-        assert_eq!(host(dir.path(), "boot 2").known(Wish::Auto, true), None);
-        assert_eq!(host(dir.path(), "boot 1").known(Wish::Kvm, true).unwrap().accel, Accel::Kvm);
-        assert_eq!(host(dir.path(), "boot 1").known(Wish::Auto, false).unwrap().accel, Accel::Tcg);
-    }
-
-    #[test]
-    fn qemus_version_is_read_and_remembered() {
-        assert_eq!(parse_version("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright"), Some((7, 2)));
-        assert_eq!(parse_version("QEMU emulator version 10.0.2"), Some((10, 0)));
-        assert_eq!(parse_version("something else"), None);
+        assert_eq!(host(dir.path(), "boot 2").known(Wish::Auto, own, &fake).unwrap(), None);
+        assert_eq!(host(dir.path(), "boot 1").known(Wish::Auto, own, "/other/qemu".as_ref()).unwrap(), None);
+        assert_eq!(host(dir.path(), "boot 1").known(Wish::Kvm, own, &fake).unwrap().unwrap().accel, Accel::Kvm);
     }
 
     #[cfg(target_arch = "x86_64")]

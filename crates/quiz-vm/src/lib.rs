@@ -12,6 +12,7 @@ pub mod control;
 mod dump;
 mod escape;
 mod monitor;
+pub mod probe;
 mod pump;
 pub mod qemu;
 mod qmp;

@@ -5,15 +5,16 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::VmSpec;
 use crate::qemu::{self, AGENT_FD, ArgumentError, CONSOLE_FD, QMP_FD, STATE_FD};
-use crate::{VmSpec, qmp};
+use crate::qmp::{Command, Verb};
 
 /// QEMU could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +66,7 @@ impl Monitor {
         for ours in [&qmp, &console, &agent] {
             ours.set_nonblocking(true).map_err(host("a socket that does not block"))?;
         }
-        let mut command = Command::new(&vm.qemu);
+        let mut command = std::process::Command::new(&vm.qemu);
         command.args(qemu::argv(vm)?);
         command.stdin(Stdio::null());
         command.stdout(log.try_clone().map_err(host("a descriptor"))?);
@@ -95,12 +96,12 @@ impl Monitor {
             }
         };
         let mut monitor = Monitor { process: Process::Child(child), pidfd, qmp, console, agent, ended: None };
-        monitor.say(qmp::command::CAPABILITIES);
+        monitor.say(Verb::Capabilities);
         if vm.ram.is_some() {
-            monitor.say(qmp::command::MIGRATION);
+            monitor.say(Command::migration());
         }
         if vm.incoming.is_some() {
-            monitor.say(&qmp::command::resume(STATE_FD));
+            monitor.say(Command::resume(&qemu::state_uri(vm)));
         }
         Ok(monitor)
     }
@@ -118,10 +119,10 @@ impl Monitor {
         self.pidfd.as_fd()
     }
 
-    /// Says a line of QMP. QEMU reads them faster than we have any to say, so a full socket means that it is stuck, which
+    /// Sends a QMP command. QEMU reads them faster than we have any to send, so a full socket means that it is stuck, which
     /// the deadlines of the caller deal with.
-    pub fn say(&mut self, line: &[u8]) {
-        rustix::net::send(&self.qmp, line, rustix::net::SendFlags::NOSIGNAL).ok();
+    pub fn say(&mut self, command: impl Into<Command>) {
+        rustix::net::send(&self.qmp, &command.into().line(), rustix::net::SendFlags::NOSIGNAL).ok();
     }
 
     /// How QEMU ended, if it has.

@@ -1,13 +1,13 @@
 //! From [`VmSpec`] to QEMU's command line: a pure function, held by snapshot tests.
 //!
-//! Only options that QEMU 7.2 to 11 have in common are used. Whatever QEMU talks to us on is a descriptor that it
+//! Only options that QEMU 7.2, 10.0 and 11.1 have in common are used. Whatever QEMU talks to us on is a descriptor that it
 //! inherits, so no socket is left on disk and no path can be too long.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use quiz_arch::{Discovery, Transport};
+use quiz_arch::{Discovery, Machine, Transport};
 
 use crate::{Accel, DiskFormat, VmSpec};
 
@@ -19,6 +19,27 @@ pub const CONSOLE_FD: i32 = 4;
 pub const AGENT_FD: i32 = 5;
 /// The descriptor of the state that QEMU goes on from.
 pub const STATE_FD: i32 = 6;
+
+/// The first QEMU whose vCPUs may each have a thread under TCG: it locks a page of code before it translates it (commit cb62bd15e14e of QEMU).
+/// One before it can keep a translation of code that another vCPU has just changed: a kernel that patches itself then meets its own breakpoints
+/// and oopses, in about one boot of a few hundred.
+const SEVERAL_THREADS: (u32, u32) = (8, 1);
+
+/// The first QEMU that resumes from a file by itself. Those from 11 on no longer take a file for a stream.
+const RESUMES_FROM_FILES: (u32, u32) = (8, 2);
+
+/// Whether the VM's QEMU is known to be of this version or newer.
+fn since(vm: &VmSpec, version: (u32, u32)) -> bool {
+    vm.version.is_some_and(|its| its >= version)
+}
+
+/// The address from which QEMU resumes.
+pub fn state_uri(vm: &VmSpec) -> String {
+    match since(vm, RESUMES_FROM_FILES) {
+        true => format!("file:/proc/self/fd/{STATE_FD}"),
+        false => format!("fd:{STATE_FD}"),
+    }
+}
 
 /// A value that QEMU's command line cannot express.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +81,8 @@ pub fn argv(vm: &VmSpec) -> Result<Vec<OsString>, ArgumentError> {
     args.option("-chardev", format!("socket,id=agent,fd={AGENT_FD}"));
     args.option("-device", format!("{},max_ports=2", device(vm, "virtio-serial")));
     args.option("-device", format!("virtserialport,nr=1,chardev=agent,id=agent,name={}", quiz_proto::PORT));
-    if vm.machine.fw_cfg {
-        args.option("-device", "vmcoreinfo");
+    if vm.machine.fw_cfg && vm.vmcoreinfo {
+        args.option("-device", VMCOREINFO);
     }
     for (i, disk) in vm.disks.iter().enumerate() {
         args.option("-blockdev", blockdev(i, disk)?);
@@ -118,9 +139,7 @@ fn machine(vm: &VmSpec) -> String {
 fn accelerator(vm: &VmSpec) -> &'static str {
     match vm.accel {
         Accel::Kvm => "kvm",
-        // With a thread for each vCPU, QEMU before 8.1 can keep a translation of code that another vCPU has just changed: a
-        // kernel that patches itself then meets its own breakpoints and oopses, in about one boot of a few hundred.
-        Accel::Tcg if vm.cpus > 1 && vm.one_thread && vm.arch.yields => "tcg,thread=single",
+        Accel::Tcg if vm.cpus > 1 && !since(vm, SEVERAL_THREADS) && vm.arch.yields => "tcg,thread=single",
         Accel::Tcg => "tcg",
     }
 }
@@ -139,9 +158,20 @@ fn console(vm: &VmSpec, args: &mut Arguments) {
     }
 }
 
-/// `virtio-blk` as this machine's bus calls it.
 fn device(vm: &VmSpec, name: &str) -> String {
-    let suffix = match vm.machine.transport {
+    on_bus(vm.machine, name)
+}
+
+/// The virtio devices that a VM may have.
+pub const DEVICES: [&str; 4] = ["virtio-serial", "virtio-blk", "virtio-9p", "virtio-net"];
+/// The device through which a guest reports where a dump of its memory has what.
+pub const VMCOREINFO: &str = "vmcoreinfo";
+/// The object that makes a file the guest's memory.
+pub const MEMORY_FILE: &str = "memory-backend-file";
+
+/// The type of the virtio device `name` on this machine's bus: `virtio-blk-pci` for `virtio-blk`.
+pub fn on_bus(machine: &Machine, name: &str) -> String {
+    let suffix = match machine.transport {
         Transport::Pci => "pci",
         Transport::Mmio => "device",
         Transport::Ccw => "ccw",
@@ -242,7 +272,8 @@ mod tests {
             tsc_khz: Some(2_000_000),
             hz: Some(250),
             fine_timers: false,
-            one_thread: true,
+            version: Some((7, 2)),
+            vmcoreinfo: true,
             memory_mib: 1024,
             ram: None,
             incoming: None,

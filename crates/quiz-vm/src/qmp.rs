@@ -1,14 +1,48 @@
-//! The few words of QMP that quiz speaks (QEMU's machine protocol: one JSON object a line).
+//! The few commands of QMP that quiz uses (QEMU's machine protocol: one JSON object a line).
 //!
-//! Unknown fields and events are ignored: they differ between QEMU 7.2 and 11.
+//! Unknown fields and events are ignored: they differ between versions of QEMU.
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::supervise::DumpFormat;
 
 /// The most bytes of one line that are kept; QEMU's own lines are far shorter.
 const LINE_LIMIT: usize = 64 * 1024;
 
-/// What QEMU said.
+/// A command's name. It is also the `id` of each command, which QEMU returns with its answer: that is how an answer finds its question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// Must come first.
+    #[serde(rename = "qmp_capabilities")]
+    Capabilities,
+    /// Choose how saving and resuming work.
+    MigrateSetCapabilities,
+    /// Resume from a saved state.
+    MigrateIncoming,
+    /// Save the state.
+    Migrate,
+    /// Give saving up.
+    #[serde(rename = "migrate_cancel")]
+    MigrateCancel,
+    /// Choose what a reset or an end of the guest does.
+    SetAction,
+    /// Write the guest's memory to a file.
+    DumpGuestMemory,
+    /// Pause the machine.
+    Stop,
+    /// Let a paused machine run.
+    Cont,
+    /// Whether the machine runs.
+    QueryStatus,
+    /// A non-maskable interrupt for the guest's CPUs.
+    InjectNmi,
+    /// End QEMU in an orderly way.
+    Quit,
+}
+
+/// A message of QEMU.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
     /// The guest ended or reset itself (`-no-reboot` turns a reset into an end).
@@ -25,67 +59,76 @@ pub enum Said {
     Panicked,
     /// The virtual machine stopped executing, other than by its end.
     Stopped,
-    /// The answer to `query-status`.
-    Status(String),
     /// How saving or resuming goes: `active`, `completed`, `failed`, …
     Migration(String),
     /// The guest's memory was written, or (with the reason) not.
     Dumped(Option<String>),
+    /// A command was carried out; with what it returned.
+    Done(Verb, Value),
     /// A command was refused.
-    Refused(String),
+    Refused(Verb, String),
 }
 
-/// The commands, ready to be written.
-pub mod command {
-    use crate::supervise::DumpFormat;
+/// A command and its arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Command {
+    #[serde(rename = "execute")]
+    verb: Verb,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    arguments: Value,
+    id: Verb,
+}
 
-    /// Must come first.
-    pub const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
-    /// Ends QEMU in an orderly way.
-    pub const QUIT: &[u8] = b"{\"execute\":\"quit\"}\n";
-    /// A non-maskable interrupt for the guest's CPUs.
-    pub const NMI: &[u8] = b"{\"execute\":\"inject-nmi\"}\n";
-    /// Memory that is a file is not written again when the machine is saved, and saving tells how it goes.
-    pub const MIGRATION: &[u8] = b"{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[\
-        {\"capability\":\"x-ignore-shared\",\"state\":true},{\"capability\":\"events\",\"state\":true}]}}\n";
+impl From<Verb> for Command {
+    fn from(verb: Verb) -> Command {
+        Command { verb, arguments: Value::Null, id: verb }
+    }
+}
 
-    /// Goes on from the state that this descriptor reads.
-    pub fn resume(descriptor: i32) -> Vec<u8> {
-        format!("{{\"execute\":\"migrate-incoming\",\"arguments\":{{\"uri\":\"fd:{descriptor}\"}}}}\n").into_bytes()
+impl Command {
+    fn with(verb: Verb, arguments: Value) -> Command {
+        Command { arguments, ..verb.into() }
     }
 
-    /// Saves the state of the devices to a new file. Goes through a shell, which is the one way that every QEMU knows.
-    pub fn save(file: &str) -> Vec<u8> {
-        let uri = format!("exec:cat > '{}'", file.replace('\'', "'\\''"));
-        let command = serde_json::json!({ "execute": "migrate", "arguments": { "uri": uri } });
-        format!("{command}\n").into_bytes()
+    /// Have saving leave out memory that is a file, and report how it goes.
+    pub fn migration() -> Command {
+        let on = |name: &str| json!({ "capability": name, "state": true });
+        Command::with(Verb::MigrateSetCapabilities, json!({ "capabilities": [on("x-ignore-shared"), on("events")] }))
     }
 
-    /// A guest that resets or ends itself stands still instead, with its memory as it was.
-    pub const STAND_STILL: &[u8] =
-        b"{\"execute\":\"set-action\",\"arguments\":{\"reboot\":\"shutdown\",\"shutdown\":\"pause\"}}\n";
+    /// Resume from the state at this address.
+    pub fn resume(uri: &str) -> Command {
+        Command::with(Verb::MigrateIncoming, json!({ "uri": uri }))
+    }
 
-    /// Writes the guest's memory to a new file, and says when that is done.
-    pub fn dump(file: &str, format: DumpFormat) -> Vec<u8> {
-        let mut arguments = serde_json::json!({ "protocol": format!("file:{file}"), "detach": true });
+    /// Save the state of the devices to a new file. Goes through a shell, which is the one way that every QEMU knows.
+    pub fn save(file: &str) -> Command {
+        Command::with(Verb::Migrate, json!({ "uri": format!("exec:cat > '{}'", file.replace('\'', "'\\''")) }))
+    }
+
+    /// Pause a guest that resets or ends itself, with its memory as it was.
+    pub fn pause_at_end() -> Command {
+        Command::with(Verb::SetAction, json!({ "reboot": "shutdown", "shutdown": "pause" }))
+    }
+
+    /// Write the guest's memory to a new file, and report when that is done.
+    pub fn dump(file: &str, format: DumpFormat) -> Command {
+        let mut arguments = json!({ "protocol": format!("file:{file}"), "detach": true });
         match format {
             DumpFormat::Kdump => arguments["format"] = "kdump-zlib".into(),
             DumpFormat::Elf => {}
         }
         // As the guest's page tables have it, so that what reads ELF files finds what the kernel has mapped.
         arguments["paging"] = (format == DumpFormat::Elf).into();
-        let command = serde_json::json!({ "execute": "dump-guest-memory", "arguments": arguments });
-        format!("{command}\n").into_bytes()
+        Command::with(Verb::DumpGuestMemory, arguments)
     }
 
-    /// Gives saving up.
-    pub const CANCEL: &[u8] = b"{\"execute\":\"migrate_cancel\"}\n";
-    /// Has the machine stand still.
-    pub const STOP: &[u8] = b"{\"execute\":\"stop\"}\n";
-    /// Lets the machine go on that stands still.
-    pub const CONTINUE: &[u8] = b"{\"execute\":\"cont\"}\n";
-    /// Whether the machine runs.
-    pub const STATUS: &[u8] = b"{\"execute\":\"query-status\"}\n";
+    /// The command as it goes over the wire.
+    pub fn line(&self) -> Vec<u8> {
+        let mut line = serde_json::to_vec(self).expect("a command is plain data");
+        line.push(b'\n');
+        line
+    }
 }
 
 #[derive(Deserialize)]
@@ -95,6 +138,7 @@ struct Line {
     #[serde(rename = "return")]
     answer: Option<Value>,
     error: Option<Value>,
+    id: Option<Value>,
 }
 
 /// Reads lines as they come.
@@ -124,11 +168,14 @@ fn parse(line: &[u8]) -> Option<Said> {
     let text = |value: &Option<Value>, key: &str| {
         value.as_ref().and_then(|v| v.get(key)).and_then(Value::as_str).map(str::to_owned)
     };
-    if let Some(error) = &line.error {
-        return Some(Said::Refused(error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned()));
+    // An answer to a question that nobody here asks is nobody's.
+    let verb = line.id.as_ref().and_then(|id| Verb::deserialize(id).ok());
+    if line.error.is_some() {
+        let why = text(&line.error, "desc").unwrap_or_else(|| "QEMU gave no reason".to_owned());
+        return Some(Said::Refused(verb?, why));
     }
-    if let Some(status) = text(&line.answer, "status") {
-        return Some(Said::Status(status));
+    if let Some(answer) = line.answer {
+        return Some(Said::Done(verb?, answer));
     }
     match line.event?.as_str() {
         "SHUTDOWN" => Some(Said::Shutdown { reason: text(&line.data, "reason").unwrap_or_default() }),
@@ -153,16 +200,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_understood_in_any_division() {
+    fn events_and_answers_are_understood_in_any_division() {
         let wire = br#"{"QMP": {"version": {"qemu": {"major": 7}}}}
-{"return": {}}
+{"return": {}, "id": "qmp_capabilities"}
 {"timestamp": {"seconds": 1}, "event": "VSERPORT_CHANGE", "data": {"open": true, "id": "agent", "new": 1}}
 {"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}
-{"return": {"running": false, "status": "internal-error"}}
+{"return": {"running": false}, "id": "query-status"}
 {"event": "MIGRATION", "data": {"status": "completed"}}
 {"event": "DUMP_COMPLETED", "data": {"result": {"total": 1, "status": "completed", "completed": 1}}}
 {"event": "DUMP_COMPLETED", "data": {"result": {"total": 1, "status": "failed", "completed": 0}, "error": "full"}}
-{"error": {"class": "GenericError", "desc": "no"}}
+{"error": {"class": "GenericError", "desc": "no"}, "id": "cont"}
+{"error": {"class": "GenericError", "desc": "to no question"}}
+{"error": {"class": "GenericError", "desc": "to another's question"}, "id": 7}
 not json
 "#;
         for size in [1, 7, wire.len()] {
@@ -171,26 +220,35 @@ not json
             assert_eq!(
                 said,
                 [
+                    Said::Done(Verb::Capabilities, json!({})),
                     Said::AgentPort { open: true },
                     Said::Shutdown { reason: "guest-reset".into() },
-                    Said::Status("internal-error".into()),
+                    Said::Done(Verb::QueryStatus, json!({ "running": false })),
                     Said::Migration("completed".into()),
                     Said::Dumped(None),
                     Said::Dumped(Some("full".into())),
-                    Said::Refused("no".into()),
+                    Said::Refused(Verb::Cont, "no".into()),
                 ]
             );
         }
     }
 
     #[test]
+    fn a_command_carries_its_own_name_as_its_id() {
+        let line = |command: Command| String::from_utf8(command.line()).unwrap();
+        assert_eq!(line(Verb::Cont.into()), "{\"execute\":\"cont\",\"id\":\"cont\"}\n");
+        let resume: Value = serde_json::from_str(&line(Command::resume("fd:6"))).unwrap();
+        assert_eq!(
+            resume,
+            json!({ "execute": "migrate-incoming", "id": "migrate-incoming", "arguments": { "uri": "fd:6" } })
+        );
+        assert!(line(Verb::MigrateCancel.into()).contains("\"execute\":\"migrate_cancel\""));
+    }
+
+    #[test]
     fn a_path_reaches_the_shell_as_it_is() {
-        let said = String::from_utf8(command::save("/a b/it's \"x\"")).unwrap();
-        let value: Value = serde_json::from_str(&said).unwrap();
+        let value = serde_json::to_value(Command::save("/a b/it's \"x\"")).unwrap();
         assert_eq!(value["arguments"]["uri"], "exec:cat > '/a b/it'\\''s \"x\"'");
-        serde_json::from_slice::<Value>(command::MIGRATION).unwrap();
-        serde_json::from_slice::<Value>(command::STAND_STILL).unwrap();
-        serde_json::from_slice::<Value>(&command::resume(6)).unwrap();
     }
 
     #[test]

@@ -43,8 +43,10 @@ pub struct VmSpec {
     pub hz: Option<u32>,
     /// Under [`Accel::Tcg`]: let the guest calibrate its local APIC timer, for timers finer than its tick.
     pub fine_timers: bool,
-    /// Under [`Accel::Tcg`]: all vCPUs share one thread, because this QEMU gets more than one wrong.
-    pub one_thread: bool,
+    /// The version of QEMU, major and minor; none where it is not known.
+    pub version: Option<(u32, u32)>,
+    /// This QEMU has the device through which a guest reports where a dump of its memory has what.
+    pub vmcoreinfo: bool,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// The file that is the guest's memory; none for memory that only QEMU has.

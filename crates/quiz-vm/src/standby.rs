@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::VmSpec;
 use crate::monitor::{Monitor, StartError};
-use crate::qmp::{self, Said, command};
+use crate::qmp::{self, Said, Verb};
 
 /// How long a VM may take to be restored and to rehearse.
 const REHEARSAL: Duration = Duration::from_secs(20);
@@ -144,7 +144,7 @@ impl Keeper<'_> {
                     match decoder.next::<ToHost>() {
                         Ok(Some(ToHost::Ready)) if !rehearsed => {
                             rehearsed = true;
-                            monitor.say(command::STOP);
+                            monitor.say(Verb::Stop);
                         }
                         Ok(Some(ToHost::Begun | ToHost::Pulse)) => {}
                         Ok(None) => break,
@@ -156,7 +156,7 @@ impl Keeper<'_> {
                 for said in reader.push(&buffer[..n]) {
                     match said {
                         Said::Stopped if rehearsed => return Ok(()),
-                        Said::Refused(why) => return Err(failed(&format!("refused: {why}"))),
+                        Said::Refused(_, why) => return Err(failed(&format!("refused: {why}"))),
                         _ => {}
                     }
                 }

@@ -9,6 +9,7 @@ mod clients;
 mod dumping;
 mod job;
 mod judge;
+mod machine;
 mod user;
 
 use std::fs::File;
@@ -28,7 +29,7 @@ use crate::console::Console;
 use crate::escape::Escape;
 use crate::monitor::{Monitor, StartError};
 use crate::pump::{self, Allowance, Event, Mailbox};
-use crate::qmp::{self, Said, command};
+use crate::qmp::{self, Command, Verb};
 use crate::sparse;
 use crate::standby::Standby;
 use crate::{Outcome, Verdict};
@@ -132,6 +133,8 @@ struct Supervisor<'a> {
     kept_log: Option<File>,
     phase: Phase,
     deadline: Option<Instant>,
+    /// The VM was told to go on and QEMU has refused.
+    stuck: Option<machine::Stuck>,
     limits: Limits,
     nonce: Nonce,
     job: Option<Job>,
@@ -215,7 +218,7 @@ impl<'a> Supervisor<'a> {
         rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
         let (monitor, kept_log) = match run.standby {
             Some(Standby { mut monitor, log, disks: _ }) => {
-                monitor.say(command::CONTINUE);
+                monitor.say(Verb::Cont);
                 (monitor, Some(log))
             }
             None => (Monitor::start(run.vm, &log)?, None),
@@ -242,6 +245,7 @@ impl<'a> Supervisor<'a> {
             kept_log,
             phase,
             deadline: Some(began + limit),
+            stuck: None,
             limits: run.limits,
             nonce,
             job: Some(run.job),
@@ -275,7 +279,7 @@ impl<'a> Supervisor<'a> {
             seen: Seen::default(),
         };
         if run.limits.dump.is_some() {
-            supervisor.monitor.say(command::STAND_STILL);
+            supervisor.monitor.say(Command::pause_at_end());
         }
         if resuming {
             // The guest hears it as soon as it lives.
@@ -392,7 +396,8 @@ impl<'a> Supervisor<'a> {
         let hang = self.hang_at();
         let may_wait = self.phase == Phase::Dumping || self.limits.debugged;
         let panic = self.seen.panic_at.map(|at| at + PANIC).filter(|_| !may_wait);
-        [self.deadline, hang, panic].into_iter().flatten().min()
+        let again = self.stuck.as_ref().map(|stuck| stuck.again);
+        [self.deadline, hang, panic, again].into_iter().flatten().min()
     }
 
     /// When silence becomes a hang. Only where the agent is expected to speak.
@@ -407,6 +412,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn on_deadlines(&mut self, now: Instant) {
+        self.ask_again(now);
         let may_wait = self.phase == Phase::Dumping || self.limits.debugged;
         if self.seen.panic_at.is_some_and(|at| now >= at + PANIC) && !may_wait {
             // It said its last words and did not end by itself.
@@ -426,7 +432,7 @@ impl<'a> Supervisor<'a> {
                 self.monitor.kill();
             }
             Phase::Saving(_) => {
-                self.monitor.say(command::CANCEL);
+                self.monitor.say(Verb::MigrateCancel);
                 self.on_migration("cancelled");
             }
             Phase::Booting | Phase::Preparing => {
@@ -466,8 +472,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn ask_by_nmi(&mut self) {
-        self.monitor.say(command::STATUS);
-        self.monitor.say(command::NMI);
+        self.monitor.say(Verb::InjectNmi);
         self.enter(Phase::Nmi, Some(if self.boot.is_some() { NMI } else { NMI_IN_BOOT }));
     }
 
@@ -487,95 +492,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn quit(&mut self) {
-        self.monitor.say(command::QUIT);
+        self.monitor.say(Verb::Quit);
         self.enter(Phase::Quitting, Some(QUIT));
-    }
-
-    // ---- QEMU.
-
-    fn read_qmp(&mut self) {
-        let mut buffer = [0; 4096];
-        while let Ok(n @ 1..) = (&self.monitor.qmp).read(&mut buffer) {
-            for said in self.qmp.push(&buffer[..n]) {
-                self.on_qmp(said);
-            }
-        }
-    }
-
-    fn on_qmp(&mut self, said: Said) {
-        match said {
-            Said::Shutdown { reason } => {
-                self.seen.shutdown.get_or_insert(reason);
-            }
-            Said::Panicked => {
-                self.seen.shutdown.get_or_insert_with(|| judge::PANIC.to_owned());
-                self.seen.panic_at.get_or_insert_with(Instant::now);
-            }
-            // It has said why.
-            Said::Stopped if self.limits.dump.is_none() && self.seen.shutdown.as_deref() == Some(judge::PANIC) => {}
-            // It stops to be saved.
-            Said::Stopped if matches!(self.phase, Phase::Saving(_)) => {}
-            Said::Stopped if self.phase == Phase::Dumping => {}
-            Said::Stopped if self.limits.debugged && self.seen.shutdown.is_none() => {}
-            // It stands still because it has ended.
-            Said::Stopped if self.limits.dump.is_some() && self.seen.shutdown.is_some() => {
-                if self.wants_dump() {
-                    self.dump()
-                } else {
-                    self.quit()
-                }
-            }
-            Said::Stopped if self.phase != Phase::Quitting => {
-                // Nobody asked for that: the accelerator gave up.
-                self.seen.stopped = true;
-                self.monitor.kill();
-            }
-            Said::AgentPort { open: false } if self.boot.is_some() && !self.seen.down => {
-                self.seen.shutdown.get_or_insert_with(|| "agent-gone".to_owned());
-                // A panic is still being printed.
-                self.seen.panic_at.get_or_insert_with(Instant::now);
-            }
-            Said::Dumped(problem) if self.phase == Phase::Dumping => self.on_dumped(problem),
-            Said::Refused(why) if self.phase == Phase::Dumping => self.on_dumped(Some(why)),
-            Said::Migration(status) => self.on_migration(&status),
-            Said::Refused(why) if matches!(self.phase, Phase::Resuming | Phase::Saving(_)) => {
-                self.seen.refused.get_or_insert(why);
-                self.on_migration("failed");
-            }
-            // QEMU says that saving is over a moment before the VM may go on ("Migration is not finalized yet").
-            Said::Refused(_) if self.phase == Phase::Preparing => {
-                std::thread::sleep(Duration::from_millis(1));
-                self.monitor.say(command::CONTINUE);
-            }
-            // The machine has no such interrupt, so there is nothing to wait for.
-            Said::Refused(_) if self.phase == Phase::Nmi => {
-                self.monitor.kill();
-            }
-            Said::Stopped | Said::AgentPort { .. } | Said::Status(_) | Said::Dumped(_) | Said::Refused(_) => {}
-        }
-    }
-
-    fn on_migration(&mut self, status: &str) {
-        match (self.phase, status) {
-            (Phase::Saving(point), "completed") => {
-                if let Some(saver) = &mut self.saver {
-                    saver.saved(point);
-                }
-                self.go_on_from(point);
-            }
-            (Phase::Saving(point), "failed" | "cancelled") => {
-                let why =
-                    self.seen.refused.take().unwrap_or_else(|| format!("QEMU gave no reason within {}", text(SAVE)));
-                if let Some(saver) = &mut self.saver {
-                    saver.not_saved(point, &why);
-                }
-                self.go_on_from(point);
-            }
-            (Phase::Resuming, "failed") => {
-                self.monitor.kill();
-            }
-            _ => {}
-        }
     }
 
     fn read_console(&mut self) {

@@ -1,14 +1,31 @@
 //! P2: the verdict is never wrong towards success, whatever the monitor and the guest do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use quiz_vm::artifacts::Bounds;
 use quiz_vm::proto::{Order, Personal, Program};
-use quiz_vm::supervise::{Job, NoSignals};
+use quiz_vm::supervise::{Dump, DumpFormat, Job, NoSignals, Point, Saver};
 use quiz_vm::{Accel, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 
+/// Saves where it can, to nowhere.
+struct Nowhere;
+
+impl Saver for Nowhere {
+    fn begin(&mut self, point: Point) -> Option<PathBuf> {
+        (point == Point::Bare).then(|| "/dev/null".into())
+    }
+
+    fn saved(&mut self, _: Point) {}
+
+    fn not_saved(&mut self, _: Point, why: &str) {
+        panic!("{why}");
+    }
+}
+
 fn run_in(dir: &Path, behaviour: &str) -> Outcome {
+    let saves = ["refuses-to-go-on", "goes-on-late"].contains(&behaviour);
+    let mut nowhere = Nowhere;
     let arch = quiz_arch::host();
     let vm = VmSpec {
         qemu: env!("CARGO_BIN_EXE_quiz-fake-qemu").into(),
@@ -18,7 +35,8 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         tsc_khz: None,
         hz: None,
         fine_timers: false,
-        one_thread: false,
+        version: Some((10, 0)),
+        vmcoreinfo: true,
         memory_mib: 64,
         ram: None,
         incoming: None,
@@ -48,7 +66,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
             Box::default(),
             Box::new(Order { personal: Personal::default(), program, messages: None, keep: false }),
         ),
-        saver: None,
+        saver: saves.then_some(&mut nowhere as &mut dyn Saver),
         limits: Limits {
             boot: bound("silent"),
             program: None,
@@ -56,7 +74,8 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
             strict: false,
             keep: None,
             debugged: false,
-            dump: None,
+            dump: (behaviour == "refuses-other-things")
+                .then_some(Dump { of_every_failure: false, format: DumpFormat::Elf }),
             artifacts: Bounds { bytes: 1 << 20, entries: 10 },
         },
         console_before: None,
@@ -157,4 +176,23 @@ fn p4_a_flood_on_the_console_is_bounded_on_disk() {
     assert_eq!(run_in(dir.path(), "floods").verdict, Verdict::Exited { code: 0 });
     let kept = fs_err::metadata(dir.path().join("console.log")).unwrap().len();
     assert!(kept < 34 << 20, "{kept} bytes of console are kept");
+}
+
+#[test]
+fn a_saved_vm_that_may_not_go_on_yet_is_asked_again_for_a_while() {
+    assert_eq!(run("goes-on-late"), Verdict::Exited { code: 0 });
+}
+
+#[test]
+fn an_answer_belongs_to_its_question() {
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = run_in(dir.path(), "refuses-other-things");
+    assert_eq!(outcome.verdict, Verdict::Exited { code: 0 });
+    assert_eq!(outcome.notes, ["QEMU does not keep the memory of a guest that ends by itself: not set-action"]);
+}
+
+#[test]
+fn a_saved_vm_that_may_never_go_on_is_a_fault_with_qemus_reason() {
+    let Verdict::Fault { message } = run("refuses-to-go-on") else { panic!("it is a fault") };
+    assert!(message.contains("Migration is not finalized yet"), "{message}");
 }

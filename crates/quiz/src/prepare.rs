@@ -40,7 +40,7 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
     let wanted_root = wanted_root(spec, chosen, arch);
     let root = root::find(&cache, &wanted_root)?;
     let mut purposes = Vec::new();
-    if spec.qemu.is_none() {
+    if spec.qemu.is_none() && crate::run::monitor::beside_path(arch).is_none() {
         purposes.push(Purpose::Run(arch));
     }
     if kernel.is_none() {

@@ -10,6 +10,7 @@ pub mod history;
 pub mod keep;
 mod layers;
 mod machine;
+pub mod monitor;
 mod order;
 mod record;
 pub mod registry;
@@ -33,7 +34,7 @@ use quiz_config::{AccelChoice, Chosen, DumpForm, DumpWhen, RunSpec, Verbosity};
 use quiz_image::host::boot_id;
 use quiz_image::root::Root;
 use quiz_image::{Cache, Kernel, Report, initramfs};
-use quiz_vm::accel::{Choice, Host, Wish};
+use quiz_vm::accel::{AccelError, Choice, Host, Wish};
 use quiz_vm::artifacts::Bounds;
 use quiz_vm::proto::Order;
 use quiz_vm::supervise::{Dump, DumpFormat, Job, Notice, Saver};
@@ -54,10 +55,6 @@ use warm::{Ingredients, Plan, Start};
 
 /// A bound where the user has set none: longer than any run, short enough for arithmetic.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-/// The first QEMU whose vCPUs may each have a thread under TCG: it locks a page of code before it translates it (commit
-/// cb62bd15e14e of QEMU).
-const SEVERAL_THREADS: (u32, u32) = (8, 1);
 
 /// How much may come back from a run: what fits on its disk for artifacts.
 const ARTIFACTS: Bounds = Bounds { bytes: scratch::OUT_BYTES, entries: 1_000_000 };
@@ -364,15 +361,15 @@ pub fn equip<R>(
     disks.append(&mut scratch.disks);
     let shares = order::shares(spec, &asked.shares)?;
     let devices = VmSpec::devices(disks.len(), shares.len(), asked.net.is_some());
-    let machine_for = |accel, host: &mut Host| {
+    let qemu = monitor::Asked::of(spec, arch, &mut host, ctx);
+    let machine_for = |accel, host: &mut Host| -> Result<_, Fault> {
         let tsc = if accel == Accel::Tcg { host.tsc_khz() } else { None };
         let needs = machine::Needs { devices, dump: spec.dump != DumpWhen::Off };
-        machine::choose(arch, accel, spec.machine.as_deref(), &facts, tsc, needs).map(|machine| (machine, tsc))
+        let machine = machine::choose(arch, accel, spec.machine.as_deref(), &facts, tsc, needs, &qemu)?;
+        qemu.require(machine, shares.len(), asked.net.is_some())?;
+        Ok((machine, tsc))
     };
-    let qemu = spec.qemu.clone().unwrap_or_else(|| arch.qemu.into());
-    let qemu_path = qemu.to_str().and_then(|name| prepare::search(ctx).program(name)).unwrap_or_else(|| qemu.clone());
-    let qemu_version = host.qemu_version(&qemu_path);
-    let known = host.known(wish(spec.accel), arch == quiz_arch::host() && arch.kvm);
+    let known = host.known(wish(spec.accel), arch, &qemu.program).map_err(refused)?;
     let vm_for = |accel: Accel, host: &mut Host| -> Result<(VmSpec, initramfs::Initramfs), Fault> {
         let (machine, tsc_khz) = machine_for(accel, host)?;
         let modules = facts.modules(machine.transport, &root.manifest.format);
@@ -386,14 +383,15 @@ pub fn equip<R>(
             append.insert(0, "nokaslr".to_owned());
         }
         let vm = VmSpec {
-            qemu: qemu_path.clone(),
+            qemu: qemu.program.clone(),
             arch,
             machine,
             accel,
             tsc_khz: tsc_khz.filter(|_| facts.knows_tsc_khz),
             hz: facts.hz,
             fine_timers: spec.fine_timers,
-            one_thread: qemu_version.is_none_or(|version| version < SEVERAL_THREADS),
+            version: qemu.has.version,
+            vmcoreinfo: qemu.has.has_type(quiz_vm::qemu::VMCOREINFO),
             memory_mib: spec.memory_mib,
             ram: None,
             incoming: None,
@@ -416,6 +414,7 @@ pub fn equip<R>(
         }
     };
     tell_accelerator(&choice, ctx);
+    host.told(&choice);
     let (vm, initramfs) = vm_for(choice.accel, &mut host)?;
 
     let serials = (0..layers.len()).map(|i| layers::disk(i, &layers[i]).serial).collect();
@@ -439,13 +438,17 @@ pub fn equip<R>(
         system: &system,
         scratch: &scratch,
         contents: &contents,
+        qemu: &qemu,
         boot_id: &boot_id,
         evidence: dir.path(),
     };
     let mut inputs = BTreeMap::from([
         ("kernel".to_owned(), kernel.identity()),
         ("root".to_owned(), root.identity()),
-        ("qemu".to_owned(), qemu_path.display().to_string() + &qemu_version.map(version_text).unwrap_or_default()),
+        (
+            "qemu".to_owned(),
+            qemu.program.display().to_string() + &qemu.has.version.map(version_text).unwrap_or_default(),
+        ),
     ]);
     for layer in &layers {
         let label = layer.name.rsplit_once('-').map_or(layer.name.as_str(), |(label, _)| label);
@@ -488,7 +491,7 @@ fn version_text((major, minor): (u32, u32)) -> String {
 
 /// What is known of this host.
 fn host(ctx: &Context) -> Result<Host, Fault> {
-    Ok(Host::open(ctx.cache()?.dir().join("host.json"), &boot_id()?))
+    Ok(Host::open(ctx.cache()?.dir().join("facts.json"), &boot_id()?))
 }
 
 fn wish(choice: AccelChoice) -> Wish {
@@ -499,9 +502,20 @@ fn wish(choice: AccelChoice) -> Wish {
     }
 }
 
-/// The accelerator of a run of `arch` as far as it is known without trying, and why; for `quiz doctor`.
-pub fn accelerator(choice: AccelChoice, arch: &Arch, ctx: &Context) -> Result<Option<Choice>, Fault> {
-    Ok(host(ctx)?.known(wish(choice), *arch == *quiz_arch::host()))
+fn refused(error: AccelError) -> Fault {
+    let hint = error.hint();
+    Fault::from(error).hint(hint)
+}
+
+/// The accelerator of a run of `spec` as far as it is known without trying, and why; for `quiz doctor`.
+///
+/// # Errors
+/// If there is no cache, or the one that was asked for cannot be used.
+pub fn accelerator(choice: AccelChoice, arch: &'static Arch, ctx: &Context) -> Result<Option<Choice>, Fault> {
+    let mut host = host(ctx)?;
+    let program = prepare::search(ctx).program(arch.qemu).or_else(|| monitor::beside_path(arch));
+    let program = program.unwrap_or_else(|| arch.qemu.into());
+    host.known(wish(choice), arch, &program).map_err(refused)
 }
 
 fn tell_accelerator(choice: &Choice, ctx: &Context) {

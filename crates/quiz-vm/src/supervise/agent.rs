@@ -10,7 +10,7 @@ use quiz_proto::{CHUNK, Moment, ProgramId, Status, Stream, ToGuest, ToHost, enco
 use super::{Job, Notice, PANIC, Phase, Point, SAVE, Supervisor};
 use crate::artifacts::Unpacking;
 use crate::pump;
-use crate::qmp::command;
+use crate::qmp::{Command, Verb};
 
 impl Supervisor<'_> {
     pub(super) fn say(&mut self, message: &ToGuest) {
@@ -170,7 +170,7 @@ impl Supervisor<'_> {
     fn reach(&mut self, point: Point) {
         match self.saver.as_mut().and_then(|saver| saver.begin(point)) {
             Some(state) => {
-                self.monitor.say(&command::save(&state.to_string_lossy()));
+                self.monitor.say(Command::save(&state.to_string_lossy()));
                 self.enter(Phase::Saving(point), Some(SAVE));
             }
             None => self.say_next(point),
@@ -179,7 +179,7 @@ impl Supervisor<'_> {
 
     /// The VM goes on from where it was to be saved, whether or not it was.
     pub(super) fn go_on_from(&mut self, point: Point) {
-        self.monitor.say(command::CONTINUE);
+        self.monitor.say(Verb::Cont);
         self.phase = Phase::Preparing;
         self.deadline = Some(self.began + self.limits.boot);
         self.say_next(point);

@@ -8,7 +8,7 @@ use fs_err as fs;
 
 use super::{Phase, Supervisor, text};
 use crate::dump;
-use crate::qmp::command;
+use crate::qmp::{Command, Verb};
 
 /// How long the guest's memory may take to be written.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -19,7 +19,7 @@ impl Supervisor<'_> {
     /// Ends a guest that does not end by itself, after its memory was kept if that is wanted.
     pub(super) fn end_or_dump(&mut self) {
         if self.wants_dump() {
-            self.monitor.say(command::STOP);
+            self.monitor.say(Verb::Stop);
             return self.dump();
         }
         self.monitor.kill();
@@ -36,7 +36,7 @@ impl Supervisor<'_> {
         let Some(dump) = self.limits.dump else { return };
         let file = self.dir.join(FILE);
         match file.to_str() {
-            Some(path) => self.monitor.say(&command::dump(path, dump.format)),
+            Some(path) => self.monitor.say(Command::dump(path, dump.format)),
             None => return self.on_dumped(Some("its path is not UTF-8".to_owned())),
         }
         self.enter(Phase::Dumping, Some(LIMIT));

@@ -31,6 +31,23 @@ fn main() {
             agent.write_all(&[0xff; 4096]).unwrap();
             sleep();
         }
+        "refuses-to-go-on" | "goes-on-late" => {
+            let times = if behaviour == "goes-on-late" { 5 } else { usize::MAX };
+            let (goes_on, paused) = std::sync::mpsc::channel();
+            std::thread::spawn(move || save_and_refuse(qmp, times, &goes_on));
+            say(&mut agent, &ToHost::Hello { version: quiz_proto::VERSION });
+            paused.recv().unwrap();
+            let nonce = hear_start(&mut agent);
+            say(&mut agent, &ToHost::Started);
+            say(&mut agent, &ToHost::Exited { nonce, status: Status::Code(0) });
+            say(&mut agent, &ToHost::Down { nonce });
+            sleep();
+        }
+        "refuses-other-things" => {
+            for id in ["set-action", "query-status", "qmp_capabilities"] {
+                writeln!(qmp, r#"{{"error": {{"class": "GenericError", "desc": "not {id}"}}, "id": "{id}"}}"#).unwrap();
+            }
+        }
         "version" => {
             say(&mut agent, &ToHost::Hello { version: quiz_proto::VERSION + 1 });
             wait_for_quit(&mut qmp);
@@ -44,7 +61,7 @@ fn main() {
     say(&mut agent, &ToHost::Started);
     say(&mut agent, &ToHost::Data(ProgramId::MAIN, Stream::Stdout, b"out".as_slice().into()));
     match behaviour.as_str() {
-        "good" => {
+        "good" | "refuses-other-things" => {
             say(&mut agent, &exited(0));
             say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
@@ -139,6 +156,32 @@ fn hear_start(agent: &mut File) -> Nonce {
                 _ => {}
             }
         }
+    }
+}
+
+/// Saves the machine at once, and then refuses so many times to let it go on. Ends when it is to.
+fn save_and_refuse(qmp: File, times: usize, goes_on: &std::sync::mpsc::Sender<()>) {
+    let mut answers = qmp.try_clone().unwrap();
+    let mut refused = 0;
+    for line in std::io::BufRead::lines(std::io::BufReader::new(qmp)) {
+        let line = line.unwrap();
+        // What it was not asked for must not count as an answer to what it was.
+        let answer = match line {
+            _ if line.contains(r#""execute":"migrate","#) => {
+                r#"{"event": "MIGRATION", "data": {"status": "completed"}}"#
+            }
+            _ if line.contains(r#""execute":"cont""#) && refused < times => {
+                refused += 1;
+                r#"{"error": {"class": "GenericError", "desc": "Migration is not finalized yet"}, "id": "cont"}"#
+            }
+            _ if line.contains(r#""execute":"cont""#) => {
+                goes_on.send(()).unwrap();
+                r#"{"return": {}, "id": "cont"}"#
+            }
+            _ if line.contains(r#""execute":"quit""#) => exit(0),
+            _ => r#"{"return": {}, "id": "of-nobody"}"#,
+        };
+        writeln!(answers, "{answer}").unwrap();
     }
 }
 

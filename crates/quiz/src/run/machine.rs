@@ -4,6 +4,7 @@ use quiz_arch::{Arch, Discovery, Machine, Transport};
 use quiz_image::Kernel;
 use quiz_vm::Accel;
 
+use super::monitor::Asked;
 use crate::errors::Fault;
 
 /// The first release that can be told the TSC's rate (`tsc_early_khz=`, commit bd35c77e32e4 of Linux 5.6).
@@ -81,11 +82,19 @@ pub fn choose(
     kernel: &KernelFacts,
     tsc_khz: Option<u64>,
     Needs { devices, dump }: Needs,
+    qemu: &Asked,
 ) -> Result<&'static Machine, Fault> {
     let names = || arch.machines.iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
     let named = |machine: &&Machine| asked.is_none_or(|asked| machine.name == asked);
     if let (Some(asked), None) = (asked, arch.machines.iter().find(|m| named(m))) {
         return Err(Fault::new(format!("{} has no machine `{asked}`", arch.name)).hint(format!("it has {}", names())));
+    }
+    let in_qemu = |machine: &&Machine| qemu.has.has_machine(machine.name);
+    if !arch.machines.iter().filter(named).any(|machine| in_qemu(&machine)) {
+        let program = qemu.program.display();
+        let machines = asked.map_or_else(names, str::to_owned);
+        let fault = Fault::new(format!("cannot run this VM with {program}: that QEMU has no machine {machines}"));
+        return Err(fault.hint("name another QEMU: --qemu PROGRAM; or another machine: --machine NAME"));
     }
     let works = |machine: &&Machine| {
         let driver = match machine.transport {
@@ -99,7 +108,7 @@ pub fn choose(
             Discovery::Acpi => kernel.acpi,
         };
         let ticks = accel == Accel::Kvm || !machine.needs_tsc_khz || (kernel.knows_tsc_khz && tsc_khz.is_some());
-        driver && found && (ticks || asked.is_some())
+        driver && found && (ticks || asked.is_some()) && in_qemu(machine)
     };
     let fits = |machine: &&Machine| machine.slots >= devices;
     if let Some(most) = arch.machines.iter().filter(named).filter(works).map(|m| m.slots).max()
@@ -137,12 +146,17 @@ mod tests {
         }
     }
 
+    /// A QEMU that has everything.
+    fn any() -> Asked {
+        Asked { program: "qemu".into(), has: quiz_vm::probe::Qemu::unknown() }
+    }
+
     fn room(devices: usize) -> Needs {
         Needs { devices, dump: false }
     }
 
     fn chosen(accel: Accel, kernel: &KernelFacts, tsc: Option<u64>) -> &'static str {
-        choose(quiz_arch::find("x86_64").unwrap(), accel, None, kernel, tsc, room(5)).unwrap().name
+        choose(quiz_arch::find("x86_64").unwrap(), accel, None, kernel, tsc, room(5), &any()).unwrap().name
     }
 
     #[test]
@@ -159,7 +173,8 @@ mod tests {
     fn devices_are_named_where_the_kernel_listens_and_listed_elsewhere() {
         let x86_64 = quiz_arch::find("x86_64").unwrap();
         let stock = KernelFacts { mmio_on_command_line: false, ..facts() };
-        let choice = |kernel: KernelFacts| choose(x86_64, Accel::Kvm, None, &kernel, None, room(5)).unwrap().discovery;
+        let choice =
+            |kernel: KernelFacts| choose(x86_64, Accel::Kvm, None, &kernel, None, room(5), &any()).unwrap().discovery;
         assert_eq!(choice(facts()), Discovery::CommandLine);
         assert_eq!(choice(stock.clone()), Discovery::Acpi);
         assert_eq!(choice(KernelFacts { acpi: false, ..stock }), Discovery::Bus);
@@ -168,20 +183,22 @@ mod tests {
     #[test]
     fn many_devices_get_a_machine_with_room_for_them() {
         let x86_64 = quiz_arch::find("x86_64").unwrap();
-        let choice = |devices| choose(x86_64, Accel::Kvm, None, &facts(), None, room(devices));
+        let choice = |devices| choose(x86_64, Accel::Kvm, None, &facts(), None, room(devices), &any());
         assert_eq!(choice(8).unwrap().discovery, Discovery::CommandLine);
         assert_eq!(choice(9).unwrap().discovery, Discovery::Acpi);
         assert_eq!(choice(25).unwrap().name, "q35");
         assert!(choice(31).unwrap_err().message().contains("31 devices are more than the 30"));
         let simple = KernelFacts { acpi: false, ..facts() };
-        assert_eq!(choose(x86_64, Accel::Kvm, None, &simple, None, room(9)).unwrap().name, "q35");
+        assert_eq!(choose(x86_64, Accel::Kvm, None, &simple, None, room(9), &any()).unwrap().name, "q35");
     }
 
     #[test]
     fn a_guest_that_may_be_dumped_can_say_where_is_what() {
         let x86_64 = quiz_arch::find("x86_64").unwrap();
         let choice = |kernel: &KernelFacts| {
-            choose(x86_64, Accel::Tcg, None, kernel, Some(1), Needs { devices: 5, dump: true }).unwrap().discovery
+            choose(x86_64, Accel::Tcg, None, kernel, Some(1), Needs { devices: 5, dump: true }, &any())
+                .unwrap()
+                .discovery
         };
         assert_eq!(choice(&facts()), Discovery::Acpi);
         assert_eq!(choice(&KernelFacts { vmcoreinfo: false, ..facts() }), Discovery::CommandLine);
@@ -191,17 +208,18 @@ mod tests {
     #[test]
     fn a_machine_that_was_asked_for_is_taken_or_refused_by_name() {
         let x86_64 = quiz_arch::find("x86_64").unwrap();
-        assert_eq!(choose(x86_64, Accel::Tcg, Some("q35"), &facts(), Some(1), room(5)).unwrap().name, "q35");
-        let refused = choose(x86_64, Accel::Tcg, Some("virt"), &facts(), Some(1), room(5)).unwrap_err();
+        assert_eq!(choose(x86_64, Accel::Tcg, Some("q35"), &facts(), Some(1), room(5), &any()).unwrap().name, "q35");
+        let refused = choose(x86_64, Accel::Tcg, Some("virt"), &facts(), Some(1), room(5), &any()).unwrap_err();
         assert!(refused.message().contains("no machine `virt`"));
     }
 
     #[test]
     fn a_kernel_without_virtio_is_refused_with_the_options_it_lacks() {
         let kernel = KernelFacts { mmio: false, pci: false, ..facts() };
-        let refused = choose(quiz_arch::find("x86_64").unwrap(), Accel::Kvm, None, &kernel, None, room(5)).unwrap_err();
+        let refused =
+            choose(quiz_arch::find("x86_64").unwrap(), Accel::Kvm, None, &kernel, None, room(5), &any()).unwrap_err();
         assert!(refused.message().contains("no virtio driver"));
-        assert!(choose(quiz_arch::find("s390x").unwrap(), Accel::Tcg, None, &kernel, None, room(5)).is_ok());
+        assert!(choose(quiz_arch::find("s390x").unwrap(), Accel::Tcg, None, &kernel, None, room(5), &any()).is_ok());
     }
 
     #[test]

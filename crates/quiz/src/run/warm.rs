@@ -18,6 +18,7 @@ use quiz_vm::supervise::{Point, Saver};
 use quiz_vm::template::{self, Manifest, Still, Template};
 use quiz_vm::{Disk, DiskFormat, RamFile, VmSpec, qemu, sparse};
 
+use super::monitor::Asked;
 use super::order;
 use super::scratch::{Scratch, path_of};
 use crate::context::Context;
@@ -69,6 +70,7 @@ pub struct Ingredients<'a> {
     pub scratch: &'a Scratch,
     /// Names what is behind each of the VM's files, by the file's path.
     pub contents: &'a dyn Fn(&Path) -> Option<String>,
+    pub qemu: &'a Asked,
     pub boot_id: &'a str,
     /// The run's directory.
     pub evidence: &'a Path,
@@ -98,6 +100,9 @@ fn blocked(of: &Ingredients<'_>) -> Option<String> {
     let vm = of.vm;
     if of.spec.cold {
         return Some("it was asked for".to_owned());
+    }
+    if !of.qemu.has.has_type(qemu::MEMORY_FILE) {
+        return Some(format!("{} has no {}", of.qemu.program.display(), qemu::MEMORY_FILE));
     }
     if let Some(word) = vm.extra.first() {
         return Some(format!("QEMU has an option of the user's or a profile's: {}", word.to_string_lossy()));
@@ -294,7 +299,7 @@ fn ingredients(of: &Ingredients<'_>, depth: Point) -> Result<String, Fault> {
     let mut text = String::new();
     writeln!(text, "{} {} {} {}", vm.qemu.display(), qemu.ino(), qemu.len(), qemu.mtime_nsec())
         .expect("a String grows");
-    writeln!(text, "{} {}", qemu.mtime(), of.boot_id).expect("a String grows");
+    writeln!(text, "{} {} {:?}", qemu.mtime(), of.boot_id, of.qemu.has.version).expect("a String grows");
     for word in qemu::argv(&plain)? {
         writeln!(text, "{}", word.display()).expect("a String grows");
     }

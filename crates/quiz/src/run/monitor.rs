@@ -1,0 +1,74 @@
+//! Which QEMU a run uses, and whether that one has what the run needs. Not for asking it (`quiz_vm::probe`).
+
+use std::path::PathBuf;
+
+use quiz_arch::{Arch, Machine};
+use quiz_config::{RunSpec, Verbosity};
+use quiz_image::Report;
+use quiz_vm::accel::Host;
+use quiz_vm::probe::Qemu;
+use quiz_vm::qemu::on_bus;
+
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::prepare;
+
+/// Where Red Hat's distributions have the QEMU for the host's own architecture.
+const QEMU_KVM: &str = "/usr/libexec/qemu-kvm";
+
+/// The QEMU that the user has named, else the one on PATH, else the one that Red Hat's distributions have.
+pub fn program(spec: &RunSpec, arch: &'static Arch, ctx: &Context) -> PathBuf {
+    let named = spec.qemu.clone().unwrap_or_else(|| arch.qemu.into());
+    let found = named.to_str().and_then(|name| prepare::search(ctx).program(name));
+    let other = || beside_path(arch).filter(|_| spec.qemu.is_none());
+    found.or_else(other).unwrap_or(named)
+}
+
+/// A QEMU for guests of `arch` that is on nobody's PATH.
+pub fn beside_path(arch: &'static Arch) -> Option<PathBuf> {
+    let path = PathBuf::from(QEMU_KVM);
+    (arch.runs_under_kvm_here() && path.is_file()).then_some(path)
+}
+
+/// A run's QEMU.
+pub struct Asked {
+    /// The program.
+    pub program: PathBuf,
+    /// What it has.
+    pub has: Qemu,
+}
+
+impl Asked {
+    /// Finds the QEMU of a run and asks it what it has, if that is not known.
+    pub fn of(spec: &RunSpec, arch: &'static Arch, host: &mut Host, ctx: &Context) -> Asked {
+        let program = program(spec, arch, ctx);
+        let (has, error) = host.qemu(&program, arch);
+        if let Some(error) = error.filter(|_| ctx.verbosity >= Verbosity::Verbose) {
+            ctx.report.say(&format!("{error}; going on as if it had everything"));
+        }
+        Asked { program, has }
+    }
+
+    /// Refuses a run on `machine` that needs a device which this QEMU lacks, before anything is started.
+    ///
+    /// # Errors
+    /// The device, and what to do.
+    pub fn require(&self, machine: &Machine, shares: usize, net: bool) -> Result<(), Fault> {
+        let other = "name another QEMU: --qemu PROGRAM";
+        let needs = [
+            ("virtio-serial", true, other.to_owned()),
+            ("virtio-blk", true, other.to_owned()),
+            ("virtio-9p", shares > 0, format!("run without shares: --worktree off and no --share; or {other}")),
+            ("virtio-net", net, format!("run without the profile that asks for a network; or {other}")),
+        ];
+        for (name, _, hint) in needs.into_iter().filter(|(_, needed, _)| *needed) {
+            let device = on_bus(machine, name);
+            if !self.has.has_type(&device) {
+                let program = self.program.display();
+                let fault = Fault::new(format!("cannot run this VM with {program}: that QEMU has no device {device}"));
+                return Err(fault.hint(hint));
+            }
+        }
+        Ok(())
+    }
+}
