@@ -133,6 +133,7 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         packages,
         mirrors: list(&settings.mirrors).into_iter().map(|word| word.0).collect(),
         keyring: value(&settings.keyring),
+        root_builder: value(&settings.root_builder).unwrap_or_default(),
         memory_mib: memory(settings)?,
         cpus: value(&settings.cpus).map_or(1, |count| count.0),
         machine: machine(settings, arch)?,
@@ -240,7 +241,7 @@ fn environment(items: Vec<EnvItem>, caller: &[(OsString, OsString)]) -> Vec<(OsS
 mod tests {
     use super::*;
     use crate::layer::{Sources, TypedOption, load};
-    use crate::spec::{AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, KernelMessages, WorktreeMode};
+    use crate::spec::{AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, KernelMessages, RootBuilder, WorktreeMode};
 
     fn run(options: &[(&'static str, &str)]) -> Result<RunSpec, ConfigError> {
         let options = options.iter().map(|(key, value)| TypedOption { key, option: "--option", value: value.into() });
@@ -272,6 +273,7 @@ mod tests {
             packages: vec![],
             mirrors: vec![],
             keyring: None,
+            root_builder: RootBuilder::Auto,
             memory_mib: 1024,
             cpus: 2,
             machine: None,

@@ -9,7 +9,9 @@ use toml::de::DeValue;
 use crate::item::{EnvItem, Fragment, KernelWords, ProfileUse, Word};
 use crate::origin::Origin;
 use crate::size::Size;
-use crate::spec::{AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, KernelMessages, ShareSpec, WorktreeMode};
+use crate::spec::{
+    AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, KernelMessages, RootBuilder, ShareSpec, WorktreeMode,
+};
 use crate::time::Limit;
 use crate::value::{ArchName, Count, Keep, Name, Place, Program, ShellCommand, Value, ValueError};
 
@@ -162,6 +164,8 @@ settings! {
     mirrors: Vec<Word> = "mirrors", "[\"http://deb.debian.org/debian\"]", unset "";
     /// The keyring that the mirror is checked against.
     keyring: PathBuf = "keyring", "\"/usr/share/keyrings/debian-archive-keyring.gpg\"", unset "the distribution's own";
+    /// What makes roots: auto (mmdebstrap where it works, else a VM), mmdebstrap or vm.
+    root_builder: RootBuilder = "root_builder", "\"vm\"", unset "";
     /// The guest's memory.
     memory: Size = "memory", "\"1G\"", unset "";
     /// The guest's processors.

@@ -33,6 +33,8 @@ pub struct RunSpec {
     pub mirrors: Vec<String>,
     /// The keyring that the mirror's signatures are checked against. None: the distribution's own.
     pub keyring: Option<PathBuf>,
+    /// What makes a root that is missing.
+    pub root_builder: RootBuilder,
 
     /// The guest's memory, in MiB; at least 64.
     pub memory_mib: u32,
@@ -116,6 +118,18 @@ pub enum AccelChoice {
     Kvm,
     /// QEMU's own translation, slower but everywhere.
     Tcg,
+}
+
+/// What makes roots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RootBuilder {
+    /// mmdebstrap where it works, else a VM.
+    #[default]
+    Auto,
+    /// mmdebstrap, on the host.
+    Mmdebstrap,
+    /// A VM of the root's architecture.
+    Vm,
 }
 
 /// How the guest sees the worktree.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use crate::size::{Size, SizeError};
-use crate::spec::{AccelChoice, DumpForm, DumpWhen, Escape, KernelMessages, WorktreeMode};
+use crate::spec::{AccelChoice, DumpForm, DumpWhen, Escape, KernelMessages, RootBuilder, WorktreeMode};
 use crate::time::{Limit, TimeError};
 
 /// Where a value was written, as far as its meaning depends on that.
@@ -362,6 +362,8 @@ macro_rules! choice_value {
 
 choice_value!(AccelChoice, "auto, kvm or tcg",
     "auto" => AccelChoice::Auto, "kvm" => AccelChoice::Kvm, "tcg" => AccelChoice::Tcg);
+choice_value!(RootBuilder, "auto, mmdebstrap or vm",
+    "auto" => RootBuilder::Auto, "mmdebstrap" => RootBuilder::Mmdebstrap, "vm" => RootBuilder::Vm);
 choice_value!(WorktreeMode, "ro, rw or off",
     "ro" => WorktreeMode::ReadOnly, "rw" => WorktreeMode::ReadWrite, "off" => WorktreeMode::Off);
 

@@ -8,9 +8,14 @@ use crate::command::{CommandError, Run};
 use crate::report::{Report, Unit};
 use crate::store::{Cache, StoreError};
 use fs_err as fs;
+use quiz_arch::Arch;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+mod install;
+
+pub(crate) use install::Step;
 
 /// Where Debian's packages are.
 pub const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
@@ -210,6 +215,22 @@ impl Apt {
     /// Fetches and verifies the package lists of `source` for the Debian architectures `archs`; the first is the one that packages
     /// are looked up for. Takes about a second with a near mirror.
     pub fn update(cache: &Cache, source: &Source, archs: &[&str], report: &dyn Report) -> Result<Apt, AptError> {
+        Apt::prepare(cache, source, archs, preferred(source), report)
+    }
+
+    /// The same for whole file systems, in which a package has the version that apt would choose on an installed system: of
+    /// backports only where the release itself has none.
+    pub(crate) fn for_root(cache: &Cache, source: &Source, arch: &Arch, report: &dyn Report) -> Result<Apt, AptError> {
+        Apt::prepare(cache, source, &[arch.debian], None, report)
+    }
+
+    fn prepare(
+        cache: &Cache,
+        source: &Source,
+        archs: &[&str],
+        preferred: Option<String>,
+        report: &dyn Report,
+    ) -> Result<Apt, AptError> {
         let arch = archs.first().copied().unwrap_or_default();
         let log = log_file(cache, &format!("apt-{}-{arch}", source.release));
         let preparing = || StoreError::io("prepare a place for apt");
@@ -224,7 +245,7 @@ impl Apt {
             fs::create_dir_all(dir.path().join(sub)).map_err(preparing())?;
         }
         fs::write(dir.path().join("status"), "").map_err(preparing())?;
-        fs::write(dir.path().join("apt.conf"), config(dir.path(), source, archs)).map_err(preparing())?;
+        fs::write(dir.path().join("apt.conf"), config(dir.path(), preferred.as_deref(), archs)).map_err(preparing())?;
         let _previous = fs::remove_file(&log);
         let apt = Apt { dir, log, release: source.release.clone(), arch: arch.to_owned() };
         let progress = report.start(&format!("fetching the package lists of {}", source.release), None, Unit::None);
@@ -363,6 +384,12 @@ impl Apt {
         Ok(paths)
     }
 
+    /// The lines of its `sources.list`.
+    pub(crate) fn sources(&self) -> Result<String, AptError> {
+        let path = self.dir.path().join("sources.list");
+        Ok(fs::read_to_string(path).map_err(StoreError::io("read the sources of packages"))?)
+    }
+
     /// Where what apt said is kept.
     pub fn log(&self) -> &Path {
         &self.log
@@ -383,15 +410,20 @@ pub(crate) fn log_file(cache: &Cache, name: &str) -> PathBuf {
     cache.dir().join("logs").join(format!("{name}.log"))
 }
 
-fn config(dir: &Path, source: &Source, archs: &[&str]) -> String {
+/// The suites whose packages are taken before those of others.
+fn preferred(source: &Source) -> Option<String> {
+    // What is not preferred loses to it, however new: the updates have to be, too.
+    Some(match source.base_release() {
+        base if base == source.release => format!("/^{base}(|-security|-updates)$/"),
+        _ => source.release.clone(),
+    })
+}
+
+fn config(dir: &Path, preferred: Option<&str>, archs: &[&str]) -> String {
     let dir = dir.display();
     let arch = archs.first().copied().unwrap_or_default();
     let list = archs.iter().map(|a| format!("\"{a}\"; ")).collect::<String>();
-    // What is not preferred loses to it, however new: the updates have to be, too.
-    let release = match source.base_release() {
-        base if base == source.release => format!("/^{base}(|-security|-updates)$/"),
-        _ => source.release.clone(),
-    };
+    let preferred = preferred.map(|release| format!("APT::Default-Release \"{release}\";\n")).unwrap_or_default();
     let host = host_connection_settings();
     format!(
         "{host}Dir::Etc::main \"/dev/null\";\n\
@@ -408,7 +440,9 @@ fn config(dir: &Path, source: &Source, archs: &[&str]) -> String {
          Dir::Log \"{dir}\";\n\
          APT::Architecture \"{arch}\";\n\
          APT::Architectures {{ {list}}};\n\
-         APT::Default-Release \"{release}\";\n\
+         {preferred}\
+         APT::Install-Recommends \"false\";\n\
+         pkgCacheGen::ForceEssential \",\";\n\
          APT::Sandbox::User \"root\";\n\
          APT::Update::Post-Invoke \"\";\n\
          Acquire::Languages \"none\";\n"
@@ -516,12 +550,13 @@ mod tests {
 
     #[test]
     fn updates_are_preferred_with_the_release_that_they_are_of() {
-        let preferred = |release: &str| {
-            let text = config(Path::new("/d"), &Source::debian(release), &["s390x"]);
+        let line = |release: &str| {
+            let source = Source::debian(release);
+            let text = config(Path::new("/d"), preferred(&source).as_deref(), &["s390x"]);
             text.lines().find_map(|line| line.strip_prefix("APT::Default-Release ")).unwrap().to_owned()
         };
-        assert_eq!(preferred("bookworm"), "\"/^bookworm(|-security|-updates)$/\";");
-        assert_eq!(preferred("bookworm-backports"), "\"bookworm-backports\";");
+        assert_eq!(line("bookworm"), "\"/^bookworm(|-security|-updates)$/\";");
+        assert_eq!(line("bookworm-backports"), "\"bookworm-backports\";");
     }
 
     #[test]

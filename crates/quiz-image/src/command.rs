@@ -45,7 +45,20 @@ pub enum CommandError {
     },
 }
 
-fn quote(lines: &[String]) -> String {
+impl CommandError {
+    /// What went wrong, in one line.
+    pub fn reason(&self) -> String {
+        match self {
+            CommandError::Failed { lines, .. } if !lines.is_empty() => {
+                let line = lines.iter().find(|line| line.starts_with("E: ")).unwrap_or(&lines[lines.len() - 1]);
+                line.trim_start_matches("E: ").to_owned()
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+pub(crate) fn quote(lines: &[String]) -> String {
     if lines.is_empty() { ", without a word".to_owned() } else { format!(":\n  {}", lines.join("\n  ")) }
 }
 
@@ -179,17 +192,7 @@ impl Run<'_> {
         if status.success() {
             return Ok(());
         }
-        let telling = |line: &str| {
-            let low = line.to_ascii_lowercase();
-            ["e: ", "err:", "w: "].iter().any(|p| low.starts_with(p))
-                || ["error", "failed", "cannot", "fatal", "not found", "no such", "unable"]
-                    .iter()
-                    .any(|w| low.contains(w))
-        };
-        let mut lines = last_lines(self.log, from, 6, &telling);
-        if lines.is_empty() {
-            lines = last_lines(self.log, from, 6, &|_| true);
-        }
+        let lines = telling_lines(self.log, from);
         Err(CommandError::Failed {
             doing: self.doing.to_owned(),
             program: self.program(),
@@ -198,6 +201,17 @@ impl Run<'_> {
             log: self.log.to_owned(),
         })
     }
+}
+
+/// The lines of a log, from a byte of it on, that tell most about what went wrong.
+pub(crate) fn telling_lines(log: &Path, from: u64) -> Vec<String> {
+    let telling = |line: &str| {
+        let low = line.to_ascii_lowercase();
+        ["e: ", "err:", "w: "].iter().any(|p| low.starts_with(p))
+            || ["error", "failed", "cannot", "fatal", "not found", "no such", "unable"].iter().any(|w| low.contains(w))
+    };
+    let lines = last_lines(log, from, 6, &telling);
+    if lines.is_empty() { last_lines(log, from, 6, &|_| true) } else { lines }
 }
 
 /// A child that does not outlive this value.

@@ -1,13 +1,16 @@
 //! Root images: one read-only file system per distribution release, architecture and set of packages. Not for what a
 //! run puts on top of it.
 //!
-//! The image is squashfs; docs/decisions/0001-root-image-format.md says why.
+//! The image is squashfs; docs/decisions/0001-root-image-format.md says why. `mmdebstrap` and `inside` make it; which of them does is
+//! decided in `way`.
 
 use crate::apt::{self, AptError, Source};
-use crate::command::{CommandError, Run};
+use crate::blank::BlankError;
+use crate::command::CommandError;
+use crate::deb::DebError;
 use crate::digest;
 use crate::report::{Report, Unit};
-use crate::squashfs::{self, FORMAT, NEWEST_TIME};
+use crate::squashfs::{self, FORMAT};
 use crate::store::{Cache, Entry, Shelf, StoreError};
 use fs_err as fs;
 use quiz_arch::Arch;
@@ -15,7 +18,15 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+mod inside;
+mod mmdebstrap;
+mod package;
+mod tree;
+mod way;
+
+pub use inside::{Task, Vm, VmError};
+pub use way::{Builder, Facts, Reason, Way, way};
 
 /// What every root has beside the distribution's essential packages: what a shell session, a small script of a test and the agent's helpers
 /// need.
@@ -32,18 +43,8 @@ const LEFT_OUT: &[&str] = &[
     "/usr/lib/udev/hwdb.d/*",
     "/lib/udev/hwdb.d/*",
 ];
-/// Uses the merged /usr layout without `usrmerge`, which would bring all of perl.
-const MERGED_USR_HOOK: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
-/// Runs outside the new root, whose path is `$1`.
-const SETUP: &str = r#"set -eu
-for dir in proc sys dev run tmp mnt root quiz lib/modules; do mkdir -p "$1/$dir"; done
-: > "$1/etc/machine-id"
-rm -f "$1/etc/resolv.conf" "$1/var/lib/dbus/machine-id"
-echo 'nameserver 10.0.2.3' > "$1/etc/resolv.conf"
-echo quiz > "$1/etc/hostname"
-printf '127.0.0.1 localhost\n127.0.1.1 quiz\n::1 localhost ip6-localhost ip6-loopback\n' > "$1/etc/hosts"
-sed -i 's/^root:[^:]*:/root::/' "$1/etc/shadow"
-"#;
+/// Completes a root whose packages are installed.
+const SETUP: &str = include_str!("root/setup.sh");
 
 /// Why a root could not be made, listed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,32 @@ pub enum RootError {
         archive: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// A package could not be read.
+    #[error(transparent)]
+    Deb(#[from] DebError),
+    /// There is no disk for a VM.
+    #[error(transparent)]
+    Blank(#[from] BlankError),
+    /// What was to happen in a VM went wrong.
+    #[error("cannot make the root {name} in a VM: {why}{}\nthe whole log is {}", crate::command::quote(lines), log.display())]
+    Vm {
+        /// The entry's name.
+        name: String,
+        /// What went wrong.
+        why: String,
+        /// The lines of the log that tell most.
+        lines: Vec<String>,
+        /// Everything that the programs in the VM said.
+        log: PathBuf,
+    },
+    /// The user ended the VM that it was made in.
+    #[error("interrupted by signal {signal} while the root {name} was made")]
+    Interrupted {
+        /// The entry's name.
+        name: String,
+        /// The signal's number.
+        signal: i32,
     },
     /// The host cannot run programs of the architecture, which packages do while they are installed.
     #[error(
@@ -197,22 +224,24 @@ impl RootManifest {
 pub struct Root {
     /// What is known about it.
     pub manifest: RootManifest,
-    entry: Entry,
+    dir: PathBuf,
+    /// None for what a VM runs on while it makes a root, which is on no shelf.
+    _entry: Option<Entry>,
 }
 
 impl Root {
     fn from_entry(entry: Entry) -> Result<Root, StoreError> {
-        Ok(Root { manifest: entry.manifest()?, entry })
+        Ok(Root { manifest: entry.manifest()?, dir: entry.dir().to_owned(), _entry: Some(entry) })
     }
 
     /// The entry's name.
     pub fn name(&self) -> &str {
-        self.entry.name()
+        &self.manifest.name
     }
 
     /// The entry's directory.
     pub fn dir(&self) -> &Path {
-        self.entry.dir()
+        &self.dir
     }
 
     /// The image, to be attached read-only.
@@ -280,8 +309,24 @@ pub fn remove(cache: &Cache, name: &str) -> Result<(), RootError> {
     Ok(shelf(cache).remove(name)?)
 }
 
-/// Makes the root that is `wanted`, or takes it from the cache unless `replace`. About twenty seconds.
-pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report) -> Result<Root, RootError> {
+/// What can make roots.
+pub struct Builders<'a> {
+    /// What the user asked for.
+    pub asked: Builder,
+    /// What is known of this host for the root's architecture.
+    pub facts: Facts,
+    /// Runs VMs of it.
+    pub vm: &'a dyn Vm,
+}
+
+/// Makes the root that is `wanted`, or takes it from the cache unless `replace`. Takes twenty seconds to a few minutes.
+pub fn build(
+    cache: &Cache,
+    wanted: &Wanted,
+    replace: bool,
+    builders: &Builders<'_>,
+    report: &dyn Report,
+) -> Result<Root, RootError> {
     for package in &wanted.packages {
         if !package.starts_with(|c: char| c.is_ascii_alphanumeric())
             || !package.chars().all(|c| c.is_ascii_alphanumeric() || "+-.:".contains(c))
@@ -306,29 +351,8 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
         let log = apt::log_file(cache, &format!("root-{name}"));
         let _previous = fs::remove_file(&log);
         let tar = dir.join("root.tar");
-        let progress = report.start(&what, None, Unit::None);
-        let make = |updates| -> Result<(), RootError> {
-            let command = mmdebstrap(wanted, &wanted.source.lines(updates)?, &tar);
-            let run = Run { command, doing: &format!("make the root {name}"), log: &log };
-            let mut last = String::new();
-            Ok(run.run_group(|line| {
-                if let Some(step) = line.strip_prefix("I: ")
-                    && step != last
-                {
-                    progress.note(step.trim_end_matches('.'));
-                    last = step.to_owned();
-                }
-            })?)
-        };
-        match make(true) {
-            Err(RootError::Command(error)) if wanted.source.can_do_without_updates(&error) => {
-                report.say(&apt::without_updates(&wanted.source, &error));
-                make(false)
-            }
-            other => other,
-        }
-        .map_err(|error| explain(error, wanted))?;
-        progress.note("making the image");
+        make(cache, wanted, dir, &tar, &log, builders, report)?;
+        let progress = report.start(&format!("making the image of the root {name}"), None, Unit::None);
         let doing = || StoreError::io(format!("make the root {name}"));
         let packages = installed(&tar).map_err(doing())?;
         let image = dir.join(IMAGE);
@@ -356,6 +380,36 @@ pub fn build(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report)
         Ok::<_, RootError>(manifest)
     })?;
     Ok(Root::from_entry(entry)?)
+}
+
+/// Makes the archive `tar` of the root's files, in whatever way works.
+fn make(
+    cache: &Cache,
+    wanted: &Wanted,
+    dir: &Path,
+    tar: &Path,
+    log: &Path,
+    builders: &Builders<'_>,
+    report: &dyn Report,
+) -> Result<(), RootError> {
+    let name = wanted.name();
+    let why = match way(builders.asked, wanted.arch, quiz_arch::host(), &builders.facts) {
+        Way::Vm(why) => why,
+        Way::Mmdebstrap => match mmdebstrap::make(wanted, tar, log, report) {
+            Err(RootError::Unprivileged { cause } | RootError::Foreign { cause, .. })
+                if builders.asked == Builder::Auto =>
+            {
+                Reason::Failed(cause.reason())
+            }
+            other => return other,
+        },
+    };
+    if why == Reason::Asked {
+        report.say(&format!("making the root {name} in a VM"));
+    } else {
+        report.say(&format!("making the root {name} in a VM: {why}"));
+    }
+    inside::make(cache, wanted, dir, tar, log, builders.vm, report)
 }
 
 /// Makes a root of the user's own `archive`: a tar archive of a whole file system, plain or compressed by gzip, xz or zstd. Runs take it
@@ -439,38 +493,6 @@ fn has_programs(tar: &Path) -> Result<(), String> {
     Err("it has neither bin nor usr/bin; it must be the archive of a file system's top directory".to_owned())
 }
 
-fn mmdebstrap(wanted: &Wanted, lines: &[String], tar: &Path) -> Command {
-    let packages: Vec<&str> = PACKAGES.iter().copied().chain(wanted.extra_packages()).collect();
-    let mut command = Command::new("mmdebstrap");
-    command.env("SOURCE_DATE_EPOCH", NEWEST_TIME);
-    command.arg("--variant=essential").arg("--format=tar").arg(format!("--include={}", packages.join(",")));
-    command.arg(format!("--architectures={}", wanted.arch.debian));
-    command.arg("--dpkgopt=force-unsafe-io");
-    command.args(LEFT_OUT.iter().map(|pattern| format!("--dpkgopt=path-exclude={pattern}")));
-    command.args(apt::host_connection_settings().lines().map(|l| format!("--aptopt={}", l.trim_end_matches(';'))));
-    if Path::new(MERGED_USR_HOOK).is_dir() {
-        command.arg(format!("--hook-dir={MERGED_USR_HOOK}"));
-    }
-    command.arg(format!("--customize-hook={SETUP}"));
-    command.arg(wanted.source.base_release()).arg(tar).args(lines);
-    command
-}
-
-/// Turns the two failures that the user can mend into advice.
-fn explain(error: RootError, wanted: &Wanted) -> RootError {
-    let RootError::Command(error) = error else { return error };
-    let text = error.to_string();
-    let says = |words: &[&str]| words.iter().any(|w| text.contains(w));
-    // What it says of emulation that works names binfmt, too.
-    if says(&["neither be executed natively"]) {
-        RootError::Foreign { arch: wanted.arch.name, cause: error }
-    } else if says(&["unable to pick chroot mode", "subuid", "subgid", "newuidmap", "newgidmap", "unshare"]) {
-        RootError::Unprivileged { cause: error }
-    } else {
-        RootError::Command(error)
-    }
-}
-
 /// The installed packages and their versions, from dpkg's own list in the archive.
 fn installed(tar: &Path) -> io::Result<BTreeMap<String, String>> {
     let mut archive = tar::Archive::new(fs::File::open(tar)?);
@@ -508,6 +530,19 @@ mod tests {
         }
     }
 
+    /// None that could make a root.
+    fn builders() -> Builders<'static> {
+        struct None;
+        impl Vm for None {
+            fn run(&self, _task: Task<'_>) -> Result<(), VmError> {
+                Err(VmError::Failed("there is no VM".to_owned()))
+            }
+        }
+        let host = quiz_arch::host();
+        let facts = Facts::gather(host, host, &crate::host::Search::new("".as_ref()));
+        Builders { asked: Builder::Vm, facts, vm: &None }
+    }
+
     #[test]
     fn a_file_system_of_ones_own_is_a_root() {
         let top = tempfile::tempdir().unwrap();
@@ -525,7 +560,7 @@ mod tests {
         assert_eq!((made.name(), made.manifest.own), ("mine-ppc64", true));
         let mine = Wanted { source: Source::debian("mine"), arch, packages: vec!["fio".to_owned()] };
         assert_eq!(find(&cache, &mine).unwrap().unwrap().name(), "mine-ppc64");
-        assert!(build(&cache, &mine, true, &silent).unwrap_err().to_string().contains("of your own"));
+        assert!(build(&cache, &mine, true, &builders(), &silent).unwrap_err().to_string().contains("of your own"));
         let other = Wanted { arch: quiz_arch::find("s390x").unwrap(), ..mine };
         assert!(find(&cache, &other).unwrap().is_none());
         for (text, why) in [
@@ -610,7 +645,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path().to_owned());
         for bad in ["", "--mode=root", "a b", "a,b", "a;b", "$(x)"] {
-            let error = build(&cache, &wanted(&[bad]), false, &crate::report::Silent).unwrap_err();
+            let error = build(&cache, &wanted(&[bad]), false, &builders(), &crate::report::Silent).unwrap_err();
             assert!(matches!(error, RootError::PackageName(_)), "{bad}: {error}");
         }
     }
@@ -622,23 +657,5 @@ mod tests {
         let found = packages(status);
         assert_eq!(found.keys().collect::<Vec<_>>(), ["bash", "dash"]);
         assert_eq!(found["bash"], "5.2");
-    }
-
-    #[test]
-    fn failures_that_the_user_can_mend_say_how() {
-        let failed = |line: &str| {
-            RootError::Command(CommandError::Failed {
-                doing: "make the root x".to_owned(),
-                program: "mmdebstrap".to_owned(),
-                status: std::os::unix::process::ExitStatusExt::from_raw(256),
-                lines: vec![line.to_owned()],
-                log: "/log".into(),
-            })
-        };
-        let foreign = "E: s390x can neither be executed natively nor via qemu user emulation with binfmt_misc";
-        assert!(explain(failed(foreign), &wanted(&[])).to_string().contains("qemu-user-static"));
-        let mode = "E: unable to pick chroot mode automatically (use --mode for manual selection)";
-        assert!(explain(failed(mode), &wanted(&[])).to_string().contains("--add-subuids"));
-        assert!(matches!(explain(failed("E: no such suite"), &wanted(&[])), RootError::Command(_)));
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn from_tar(input: std::fs::File, image: &Path, doing: &str, log: &Pa
     // gzip is the one compressor that every kernel with squashfs has; nothing is compressed, but the image has to name one.
     command.args(["-comp", "gzip", "-noI", "-noD", "-noF", "-noX"]);
     // The archive's entry for the top directory has no name and is not taken.
-    command.args(["-root-mode", "0755"]);
+    command.args(["-root-mode", "0755", "-root-uid", "0", "-root-gid", "0"]);
     command.env("SOURCE_DATE_EPOCH", NEWEST_TIME);
     Run { command, doing, log }.run_with_input(input, |_| {})
 }

@@ -4,16 +4,17 @@
 use std::path::PathBuf;
 
 use quiz_arch::{Arch, Port};
-use quiz_config::{Chosen, RunSpec};
+use quiz_config::{Chosen, RootBuilder, RunSpec};
 use quiz_image::apt::{self, Source};
 use quiz_image::host::{self, Distribution, Purpose, Search, Sign};
 use quiz_image::kernel::{self, Kernel};
-use quiz_image::root::{self, Root};
+use quiz_image::root::{self, Builder, Builders, Facts, Root, RootError, Way};
 use quiz_image::{Cache, Report, debian};
 
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::profiles;
+use crate::run::rootvm::RootVm;
 
 /// The kernel and the root of a run, in use until they are dropped.
 #[derive(Debug)]
@@ -46,21 +47,23 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
     if kernel.is_none() {
         purposes.push(Purpose::KernelAdd);
     }
+    let facts = root_facts(arch, ctx);
     if root.is_none() {
-        purposes.push(Purpose::RootBuild(arch));
+        purposes.extend(root_purposes(spec.root_builder, arch, &facts));
     }
     require(&purposes, ctx)?;
     if kernel.is_none() || root.is_none() {
         say_what_is_prepared(kernel.is_none(), root.is_none(), &wanted_root, spec, ctx);
         say_trust(arch, &wanted_root.source, ctx);
     }
+    let adding = kernel.is_none();
     let add_kernel = || match kernel {
         Some(kernel) => Ok(kernel),
         None => debian::add_kernel(&cache, &wanted_kernel(spec, arch), false, &ctx.report).map_err(Fault::from),
     };
     let build_root = || match root {
         Some(root) => Ok::<Root, Fault>(root),
-        None => root::build(&cache, &wanted_root, false, &ctx.report).or_else(|error| {
+        None => build_root(&cache, &wanted_root, false, spec, facts, adding, ctx).or_else(|error| {
             let Some(old) = root::outdated(&cache, &wanted_root)? else { return Err(error.into()) };
             ctx.report.say(&error.to_string());
             ctx.report.say(&format!(
@@ -78,6 +81,50 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
     let prepared = Prepared { kernel: kernel?, root: root? };
     profiles::require_kernel(&prepared.kernel, chosen, &spec.profiles, ctx)?;
     Ok(prepared)
+}
+
+/// What this host has of what mmdebstrap needs to make roots of `arch`.
+pub fn root_facts(arch: &Arch, ctx: &Context) -> Facts {
+    Facts::gather(arch, quiz_arch::host(), &search(ctx))
+}
+
+/// What has to be on this host for a root to be made.
+pub fn root_purposes(builder: RootBuilder, arch: &'static Arch, facts: &Facts) -> Vec<Purpose> {
+    match root::way(asked(builder), arch, quiz_arch::host(), facts) {
+        Way::Mmdebstrap => vec![Purpose::RootBuild(arch)],
+        // apt and the keys, an image, and the VM with its kernel.
+        Way::Vm(_) => vec![Purpose::KernelAdd, Purpose::RootAdd, Purpose::Run(arch)],
+    }
+}
+
+fn asked(builder: RootBuilder) -> Builder {
+    match builder {
+        RootBuilder::Auto => Builder::Auto,
+        RootBuilder::Mmdebstrap => Builder::Mmdebstrap,
+        RootBuilder::Vm => Builder::Vm,
+    }
+}
+
+/// Makes the root that is `wanted`; `adding` tells that another thread is fetching the kernel of a release meanwhile.
+///
+/// Ends this process by the signal that has ended a VM in which the root was made.
+pub fn build_root(
+    cache: &Cache,
+    wanted: &root::Wanted,
+    replace: bool,
+    spec: &RunSpec,
+    facts: Facts,
+    adding: bool,
+    ctx: &Context,
+) -> Result<Root, RootError> {
+    let vm = RootVm { spec, arch: wanted.arch, adding, ctx };
+    let builders = Builders { asked: asked(spec.root_builder), facts, vm: &vm };
+    let made = root::build(cache, wanted, replace, &builders, &ctx.report);
+    if let Err(RootError::Interrupted { signal, .. }) = &made {
+        // What was begun is gone by now.
+        signal_hook::low_level::emulate_default_handler(*signal).ok();
+    }
+    made
 }
 
 /// Where packages come from, as far as a verb's own options say; the settings say the rest.
@@ -113,7 +160,7 @@ pub fn say_trust(arch: &Arch, source: &Source, ctx: &Context) {
     }
 }
 
-fn wanted_kernel(spec: &RunSpec, arch: &'static Arch) -> debian::Wanted {
+pub fn wanted_kernel(spec: &RunSpec, arch: &'static Arch) -> debian::Wanted {
     debian::Wanted { source: source(arch, spec, Packages::default()), arch, package: None }
 }
 

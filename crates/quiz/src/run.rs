@@ -14,6 +14,7 @@ pub mod monitor;
 mod order;
 mod record;
 pub mod registry;
+pub mod rootvm;
 mod scratch;
 mod setup;
 pub mod standby;
@@ -323,14 +324,27 @@ pub fn equip<R>(
     ctx: &Context,
     work: impl FnOnce(Equipment<'_>) -> Result<R, Fault>,
 ) -> Result<R, Fault> {
-    let arch = crate::commands::arch(Some(&spec.arch))?;
     let chosen = profiles::choose(&spec.profiles, &spec.profile_options, ctx)?;
-    let Prepared { kernel, root } = prepare::kernel_and_root(spec, &chosen, ctx)?;
+    let prepared = prepare::kernel_and_root(spec, &chosen, ctx)?;
+    equip_with(spec, &chosen, prepared, dir, terminal, ctx, work)
+}
+
+/// The same with a kernel and a root that were found or made before.
+fn equip_with<R>(
+    spec: &RunSpec,
+    chosen: &[Chosen],
+    Prepared { kernel, root }: Prepared,
+    dir: &RunDir,
+    terminal: &Terminal,
+    ctx: &Context,
+    work: impl FnOnce(Equipment<'_>) -> Result<R, Fault>,
+) -> Result<R, Fault> {
+    let arch = crate::commands::arch(Some(&spec.arch))?;
     let own = tempfile::Builder::new()
         .prefix("setup-")
         .tempdir_in(dir.path())
         .map_err(|e| Fault::new(format!("cannot make a directory for the profiles: {e}")))?;
-    let asked = setup::run(&chosen, &kernel, own.path(), ctx)?;
+    let asked = setup::run(chosen, &kernel, own.path(), ctx)?;
 
     // Nobody else may connect, and QEMU takes a path of a bounded length only.
     let private = spec.gdb.then(|| tempfile::Builder::new().prefix("quiz-gdb-").tempdir()).transpose()?;
@@ -348,7 +362,7 @@ pub fn equip<R>(
     let mut host = host(ctx)?;
     let facts = machine::KernelFacts::of(&kernel)?;
     let mut scratch = Scratch::create(spec, &asked.disks, dir.path(), &cache, facts.ext4, ctx)?;
-    let layers = layers::make(&chosen, &asked, &kernel, &cache, &ctx.report)?;
+    let layers = layers::make(chosen, &asked, &kernel, &cache, &ctx.report)?;
     let (modules, module_words) = layers::modules(&asked, &kernel)?;
     let mut disks = vec![Disk {
         serial: order::ROOT.to_owned(),
@@ -418,8 +432,7 @@ pub fn equip<R>(
     let (vm, initramfs) = vm_for(choice.accel, &mut host)?;
 
     let serials = (0..layers.len()).map(|i| layers::disk(i, &layers[i]).serial).collect();
-    let parts =
-        order::Parts { root: &root, layers: serials, modules, scratch: &scratch, chosen: &chosen, asked: &asked };
+    let parts = order::Parts { root: &root, layers: serials, modules, scratch: &scratch, chosen, asked: &asked };
     let system = order::system(&parts);
     let order = order::order(spec, ctx, &parts, &shares, terminal)?;
     let contents = |path: &Path| {
@@ -455,7 +468,7 @@ pub fn equip<R>(
         inputs.insert(format!("layer {label}"), layer.key.clone());
     }
     work(Equipment {
-        chosen: &chosen,
+        chosen,
         kernel: &kernel,
         root: &root,
         choice: &choice,

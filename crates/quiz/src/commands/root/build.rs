@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use quiz_image::host::Purpose;
+use quiz_config::RootBuilder;
 use quiz_image::{Report, root};
 
 use crate::commands::arch::ArchArgument;
@@ -34,6 +34,9 @@ pub struct Build {
     /// The keyring that the mirror is checked against [default: the setting `keyring`]
     #[arg(long, value_name = "FILE")]
     pub keyring: Option<PathBuf>,
+    /// What makes it: auto (mmdebstrap where it works, else a VM), mmdebstrap or vm [default: the setting `root_builder`]
+    #[arg(long, value_name = "auto|mmdebstrap|vm", value_parser = builder, hide_possible_values = true)]
+    pub builder: Option<RootBuilder>,
     /// Make it again, with the packages' newest versions
     #[arg(long)]
     pub replace: bool,
@@ -41,9 +44,11 @@ pub struct Build {
 
 /// Makes it.
 pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
-    let spec = ctx.run_spec(&Default::default(), Vec::new())?;
+    let mut spec = ctx.run_spec(&Default::default(), Vec::new())?;
     let arch = args.arch.or_setting(&spec)?;
-    prepare::require(&[Purpose::RootBuild(arch)], ctx)?;
+    spec.root_builder = args.builder.unwrap_or(spec.root_builder);
+    let facts = prepare::root_facts(arch, ctx);
+    prepare::require(&prepare::root_purposes(spec.root_builder, arch, &facts), ctx)?;
     let chosen = profiles::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
     let mut packages = profiles::packages(&spec, &chosen);
     packages.extend(args.package);
@@ -56,6 +61,15 @@ pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     if !args.replace && there {
         ctx.report.say(&format!("the root {} is there already; --replace makes it again", wanted.name()));
     }
-    let root = root::build(&cache, &wanted, args.replace, &ctx.report)?;
+    let root = prepare::build_root(&cache, &wanted, args.replace, &spec, facts, false, ctx)?;
     if ctx.json { output::json(&root.manifest) } else { output::text(&format!("{}\n", root.name())) }
+}
+
+fn builder(text: &str) -> Result<RootBuilder, String> {
+    match text {
+        "auto" => Ok(RootBuilder::Auto),
+        "mmdebstrap" => Ok(RootBuilder::Mmdebstrap),
+        "vm" => Ok(RootBuilder::Vm),
+        _ => Err("it is one of auto, mmdebstrap, vm".to_owned()),
+    }
 }

@@ -1,0 +1,126 @@
+//! The VMs in which roots are made. Not for what happens in them (`quiz_image::root`).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use quiz_arch::Arch;
+use quiz_config::{DiskSpec, DumpWhen, RunSpec, WorktreeMode};
+use quiz_image::kernel::{self, Kernel};
+use quiz_image::root::{Task, Vm, VmError};
+use quiz_image::{Cache, Report, Silent, debian};
+use quiz_vm::Verdict;
+
+use super::evidence::RunDir;
+use super::{Ended, Terminal, Viewer, Watch, equip_with, order, run_with};
+use crate::context::Context;
+use crate::errors::Fault;
+use crate::prepare::{self, Prepared};
+
+/// Enough for dpkg, whatever the packages: they are on a disk.
+const MEMORY_MIB: u32 = 1024;
+/// For a boot of an emulated guest on a busy host.
+const BOOT: Duration = Duration::from_secs(300);
+/// Without any sign of life from the guest.
+const HANG: Duration = Duration::from_secs(300);
+/// What the serial number is of the first disk that a run is given.
+const DISK: &str = "disk1";
+/// What a kernel needs to run such a VM.
+const OPTIONS: &[&str] = &["SQUASHFS", "OVERLAY_FS", "EXT4_FS", "VIRTIO_BLK", "NET_9P_VIRTIO"];
+
+/// Runs such VMs.
+pub struct RootVm<'a> {
+    /// How runs are made here.
+    pub spec: &'a RunSpec,
+    /// The architecture of the roots.
+    pub arch: &'static Arch,
+    /// Another thread is fetching the kernel of a release, and says so.
+    pub adding: bool,
+    /// The call of quiz.
+    pub ctx: &'a Context,
+}
+
+impl Vm for RootVm<'_> {
+    fn run(&self, task: Task<'_>) -> Result<(), VmError> {
+        let failed = |fault: Fault| VmError::Failed(fault.message());
+        let evidence = task.evidence.to_owned();
+        let ended = self.try_run(task).map_err(failed)?;
+        match &ended.record.verdict {
+            Verdict::Exited { code: 0 } => Ok(()),
+            Verdict::Interrupted { signal } => Err(VmError::Interrupted(i32::from(*signal))),
+            // The log has what it said.
+            Verdict::Exited { code } => Err(VmError::Failed(format!("the programs of its packages failed ({code})"))),
+            other => Err(VmError::Failed(format!(
+                "{}; what is known of the VM is in {}",
+                other.headline(),
+                evidence.display()
+            ))),
+        }
+    }
+}
+
+impl RootVm<'_> {
+    fn try_run(&self, task: Task<'_>) -> Result<Ended, Fault> {
+        let kernel = self.kernel(&self.ctx.cache()?)?;
+        let mut spec = self.vm(task.disk.to_owned());
+        spec.command = (task.command)(order::ROOT, DISK);
+        let dir = RunDir::create(task.evidence, None)?;
+        let terminal = Terminal::none();
+        let watch = Watch { output: Box::new(task.output), errors: task.errors, hear: &mut |_| {}, doing: &|| None };
+        let prepared = Prepared { kernel, root: task.root };
+        equip_with(&spec, &[], prepared, &dir, &terminal, self.ctx, |equipment| {
+            run_with(equipment, &dir, &terminal, Viewer::Watch(watch), None, self.ctx)
+        })
+    }
+
+    /// A run that has nothing of what the user wants runs to have, but for QEMU and the accelerator.
+    fn vm(&self, disk: PathBuf) -> RunSpec {
+        RunSpec {
+            shell_after: false,
+            kernel: None,
+            arch: self.arch.name.to_owned(),
+            memory_mib: MEMORY_MIB,
+            cpus: 1,
+            machine: None,
+            qemu: self.spec.qemu.clone().filter(|_| self.spec.arch == self.arch.name),
+            qemu_args: Vec::new(),
+            append: Vec::new(),
+            panic_on_oops: true,
+            strict: false,
+            profiles: Vec::new(),
+            profile_options: Vec::new(),
+            gdb: false,
+            tmux: false,
+            worktree: None,
+            worktree_mode: WorktreeMode::Off,
+            shares: Vec::new(),
+            disks: vec![DiskSpec::File(disk)],
+            env: Vec::new(),
+            timeout: None,
+            boot_timeout: Some(BOOT),
+            hang_timeout: Some(HANG),
+            dump: DumpWhen::Off,
+            keep: None,
+            cold: true,
+            standby: false,
+            json: false,
+            ..self.spec.clone()
+        }
+    }
+
+    /// A distribution's kernel, since one of the user's own may be the very thing that is tested; fetched where there is none.
+    fn kernel(&self, cache: &Cache) -> Result<Kernel, Fault> {
+        let serves = |kernel: &Kernel| {
+            let manifest = &kernel.manifest;
+            let has = |option: &&str| kernel.option(option).is_ok_and(|value| value.is_some());
+            manifest.arch == self.arch.name
+                && !manifest.origin.is_built()
+                && manifest.version.is_stable()
+                && OPTIONS.iter().all(has)
+        };
+        if let Some(kernel) = kernel::list(cache, &Silent)?.into_iter().find(serves) {
+            return Ok(kernel);
+        }
+        let report: &dyn Report = if self.adding { &Silent } else { &self.ctx.report };
+        Ok(debian::add_kernel(cache, &prepare::wanted_kernel(self.spec, self.arch), false, report)?)
+    }
+}
