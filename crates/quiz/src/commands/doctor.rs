@@ -6,9 +6,10 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 use quiz_arch::Arch;
-use quiz_config::AccelChoice;
+use quiz_config::{AccelChoice, RootBuilder};
 use quiz_image::host::{self, Purpose, Search, Sign, Tool};
-use quiz_image::{kernel, root};
+use quiz_image::kernel;
+use quiz_image::root::{self, Builder, Way};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -52,6 +53,8 @@ struct PurposeRecord {
     ready: bool,
     /// Names of the programs, headers and files that are missing.
     missing: Vec<&'static str>,
+    /// How it is done, where that is not the usual way.
+    how: Option<String>,
     /// For people.
     #[serde(skip)]
     title: String,
@@ -106,7 +109,23 @@ fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
     let mut missing: Vec<&Tool> = Vec::new();
     let mut missing_rest: Vec<&Tool> = Vec::new();
     for Row { purpose, key, arch, title, everyday } in rows(own) {
-        let tools = host::tools(purpose, own);
+        // Facts about other architectures take programs to run.
+        let is_root = matches!(purpose, Purpose::RootBuild(_)) && (all || arch == own);
+        let facts = is_root.then(|| prepare::root_facts(arch, ctx));
+        let purpose_set = match &facts {
+            Some(facts) => prepare::root_purposes(RootBuilder::Auto, arch, facts),
+            None => vec![purpose],
+        };
+        let how = facts.and_then(|facts| match root::way(Builder::Auto, arch, own, &facts) {
+            Way::Mmdebstrap => None,
+            Way::Vm(reason) => Some(format!("in a VM: {reason}")),
+        });
+        let mut tools: Vec<&'static Tool> = Vec::new();
+        for tool in purpose_set.into_iter().flat_map(|purpose| host::tools(purpose, own)) {
+            if !tools.contains(&tool) {
+                tools.push(tool);
+            }
+        }
         let lacking: Vec<&Tool> = tools.iter().copied().filter(|tool| !search.has(tool.sign)).collect();
         let list = if everyday { &mut missing } else { &mut missing_rest };
         list.extend(lacking.iter().copied().filter(|_| everyday || arch == own));
@@ -128,18 +147,18 @@ fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
             arch: arch.name,
             ready: missing.is_empty(),
             missing,
+            how,
             title,
             everyday,
         });
     }
     missing_rest.retain(|tool| !missing.contains(tool));
-    needs.extend(owners_of_files(&search, ctx));
     let mut first_run = vec![Purpose::Run(own)];
     if cache.as_ref().is_none_or(|cache| cache.kernels.is_empty()) {
         first_run.push(Purpose::KernelAdd);
     }
     if cache.as_ref().is_none_or(|cache| cache.roots.is_empty()) {
-        first_run.push(Purpose::RootBuild(own));
+        first_run.extend(prepare::root_purposes(RootBuilder::Auto, own, &prepare::root_facts(own, ctx)));
     }
     let distribution = prepare::distribution();
     let install = |tools: &[&Tool]| (!tools.is_empty()).then(|| host::install_hint(&distribution, tools));
@@ -157,28 +176,6 @@ fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
         cache,
         worktree: ctx.worktree.as_ref().map(|worktree| worktree.dir.clone()),
         settings: settings.into_iter().flatten().filter(|file| file.exists()).collect(),
-    })
-}
-
-/// What ordinary users need to make roots, besides the programs: one of two ways for files to have several owners.
-/// The superuser needs nothing of it.
-fn owners_of_files(search: &Search, ctx: &Context) -> Option<Need> {
-    let uid = rustix::process::geteuid();
-    let names = [ctx.variable("USER"), ctx.variable("LOGNAME")].into_iter().flatten();
-    let names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).chain([uid.to_string()]).collect();
-    let listed = |file: &str| {
-        let text = fs_err::read_to_string(file).unwrap_or_default();
-        text.lines().any(|line| line.split(':').next().is_some_and(|owner| names.iter().any(|name| name == owner)))
-    };
-    let has = |program| search.program(program).is_some();
-    let unshares = has("newuidmap") && listed("/etc/subuid") && listed("/etc/subgid");
-    (!uid.is_root()).then(|| Need {
-        name: "subordinate ids, or fakechroot",
-        purpose: "let an ordinary user make file systems with several owners",
-        disables: "roots (usermod --add-subuids, --add-subgids)".to_owned(),
-        found: unshares || (has("fakechroot") && has("fakeroot")),
-        version: None,
-        own_arch: true,
     })
 }
 
@@ -285,7 +282,11 @@ fn summary(record: &Record, all: bool) -> String {
     let mut rows: Vec<(String, String)> = vec![(format!("quiz {}", record.quiz), record.host.clone())];
     rows.push(("accelerator".to_owned(), record.accelerator.clone()));
     for purpose in record.purposes.iter().filter(|purpose| purpose.everyday || (all && purpose.arch == own)) {
-        let state = if purpose.ready { "ready".to_owned() } else { format!("missing: {}", purpose.missing.join(", ")) };
+        let state = match (purpose.ready, &purpose.how) {
+            (true, None) => "ready".to_owned(),
+            (true, Some(how)) => format!("ready, {how}"),
+            (false, _) => format!("missing: {}", purpose.missing.join(", ")),
+        };
         rows.push((purpose.title.clone(), state));
     }
     rows.push(("other architectures".to_owned(), other_architectures(record, all)));
