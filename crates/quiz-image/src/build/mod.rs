@@ -145,7 +145,7 @@ fn build_with(
     if let Some(wanted) = &inputs {
         // Under the lock, so that whatever another process has built meanwhile is seen. That is as new as can be asked for.
         let old: &[PathBuf] = if request.replace { &there } else { &[] };
-        if let Some(found) = inputs::find(inputs::built(cache, report)?, wanted, old) {
+        if let Some(found) = inputs::find(inputs::built(cache, &crate::report::Silent)?, wanted, old) {
             tidy();
             return Ok(already(found, report));
         }

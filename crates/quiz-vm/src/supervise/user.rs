@@ -38,7 +38,10 @@ impl Supervisor<'_> {
             }
             Event::InputEnded => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
             Event::ReadFailed(error) => {
-                self.seen.stream_error.get_or_insert_with(|| format!("cannot read standard input: {error}"));
+                // A program that has ended did not want the rest.
+                if self.seen.status.is_none() {
+                    self.seen.stream_error.get_or_insert_with(|| format!("cannot read standard input: {error}"));
+                }
             }
             Event::Written(Stream::Artifacts, bytes) => {
                 let owed = self.artifact_credit.take().unwrap_or(0) + bytes;
