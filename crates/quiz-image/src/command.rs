@@ -58,7 +58,7 @@ impl CommandError {
     }
 }
 
-pub(crate) fn quote(lines: &[String]) -> String {
+fn quote(lines: &[String]) -> String {
     if lines.is_empty() { ", without a word".to_owned() } else { format!(":\n  {}", lines.join("\n  ")) }
 }
 

@@ -82,7 +82,7 @@ pub enum RootError {
     #[error(transparent)]
     Blank(#[from] BlankError),
     /// What was to happen in a VM went wrong.
-    #[error("cannot make the root {name} in a VM: {why}{}\nthe whole log is {}", crate::command::quote(lines), log.display())]
+    #[error("cannot make the root {name} in a VM: {why}{}\nthe whole log is {}", told(lines), log.display())]
     Vm {
         /// The entry's name.
         name: String,
@@ -307,6 +307,10 @@ pub fn outdated(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootErro
 /// Removes a root by its exact name.
 pub fn remove(cache: &Cache, name: &str) -> Result<(), RootError> {
     Ok(shelf(cache).remove(name)?)
+}
+
+fn told(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  {line}")).collect()
 }
 
 /// What can make roots.

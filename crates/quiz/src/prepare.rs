@@ -14,6 +14,7 @@ use quiz_image::{Cache, Report, debian};
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::profiles;
+use crate::run::agents;
 use crate::run::rootvm::RootVm;
 
 /// The kernel and the root of a run, in use until they are dropped.
@@ -47,9 +48,10 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
     if kernel.is_none() {
         purposes.push(Purpose::KernelAdd);
     }
-    let facts = root_facts(arch, ctx);
-    if root.is_none() {
-        purposes.extend(root_purposes(spec.root_builder, arch, &facts));
+    // Gathered only where they matter: it takes longer than a run from a template.
+    let facts = root.is_none().then(|| root_facts(arch, ctx));
+    if let Some(facts) = &facts {
+        purposes.extend(root_purposes(spec.root_builder, arch, facts));
     }
     require(&purposes, ctx)?;
     if kernel.is_none() || root.is_none() {
@@ -61,17 +63,20 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
         Some(kernel) => Ok(kernel),
         None => debian::add_kernel(&cache, &wanted_kernel(spec, arch), false, &ctx.report).map_err(Fault::from),
     };
-    let build_root = || match root {
-        Some(root) => Ok::<Root, Fault>(root),
-        None => build_root(&cache, &wanted_root, false, spec, facts, adding, ctx).or_else(|error| {
-            let Some(old) = root::outdated(&cache, &wanted_root)? else { return Err(error.into()) };
-            ctx.report.say(&error.to_string());
+    let build_root = || {
+        if let Some(root) = root {
+            return Ok::<Root, Fault>(root);
+        }
+        let facts = facts.unwrap_or_else(|| root_facts(arch, ctx));
+        build_root(&cache, &wanted_root, false, spec, facts, adding, ctx).or_else(|error| {
+            let Some(old) = root::outdated(&cache, &wanted_root)? else { return Err(error) };
+            ctx.report.say(&error.message());
             ctx.report.say(&format!(
                 "going on with {}, made by an older quiz, which lacks some of what roots have by now",
                 old.name()
             ));
             Ok(old)
-        }),
+        })
     };
     let (kernel, root) = std::thread::scope(|scope| {
         let kernel = scope.spawn(add_kernel);
@@ -116,7 +121,11 @@ pub fn build_root(
     facts: Facts,
     adding: bool,
     ctx: &Context,
-) -> Result<Root, RootError> {
+) -> Result<Root, Fault> {
+    // Without an agent there is no VM.
+    if matches!(root::way(asked(spec.root_builder), wanted.arch, quiz_arch::host(), &facts), Way::Vm(_)) {
+        agents::of(wanted.arch)?;
+    }
     let vm = RootVm { spec, arch: wanted.arch, adding, ctx };
     let builders = Builders { asked: asked(spec.root_builder), facts, vm: &vm };
     let made = root::build(cache, wanted, replace, &builders, &ctx.report);
@@ -124,7 +133,7 @@ pub fn build_root(
         // What was begun is gone by now.
         signal_hook::low_level::emulate_default_handler(*signal).ok();
     }
-    made
+    Ok(made?)
 }
 
 /// Where packages come from, as far as a verb's own options say; the settings say the rest.

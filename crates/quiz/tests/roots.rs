@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use quiz_testing::place::{Place, write_program};
-use quiz_testing::{Ran, descendants, is_alive};
+use quiz_testing::{Ran, Sandbox, descendants, is_alive};
 
 /// A place whose cache has the user's kernels and no root.
 fn place() -> Place {
@@ -44,9 +44,11 @@ fn walkdir(dir: &Path) -> Vec<PathBuf> {
 
 /// Starts making a root and sends `signal` to quiz as soon as packages are installed in the VM. How it ended, and the VM's process.
 fn interrupted(place: &Place, signal: libc::c_int) -> (std::process::ExitStatus, Vec<u32>) {
+    let log = place.cache.join("logs/root-bookworm-x86_64.log");
+    // Of the one before.
+    fs::remove_file(&log).ok();
     let mut quiz = build(place, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let said = quiz.stderr.take().unwrap();
-    let log = place.cache.join("logs/root-bookworm-x86_64.log");
     let until = Instant::now() + Duration::from_secs(900);
     let drain = std::thread::spawn(move || {
         let mut lines = String::new();
@@ -165,10 +167,42 @@ fn a_package_whose_script_fails_is_named_with_the_place_of_the_log() {
     assert_eq!(left(&place), Vec::<PathBuf>::new());
 }
 
+/// Quiz with an mmdebstrap that says why it cannot work, and a mirror that is not there.
+fn with_mmdebstrap(sandbox: &Sandbox, says: &str, arguments: &[&str]) -> Ran {
+    let bin = sandbox.beside("bin");
+    fs::create_dir_all(&bin).unwrap();
+    write_program(&bin.join("mmdebstrap"), &format!("#!/bin/sh\necho '{says}' >&2\nexit 25\n"));
+    let mirror = ["--mirror", "file:/nonexistent/debian", "--package", "quiz-none"];
+    let mut command = sandbox.command([&["root", "build"][..], &mirror, arguments].concat());
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    command.env("PATH", path).output().unwrap().into()
+}
+
 #[test]
-fn what_makes_roots_can_be_chosen() {
-    let place = place();
-    let refused = place.quiz(&["root", "build", "--builder", "debootstrap"]);
+fn mmdebstrap_that_cannot_work_here_gives_way_and_one_that_fails_does_not() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    for says in ["E: unable to pick chroot mode automatically", "E: cannot find newuidmap", "E: install arch-test"] {
+        let ran = with_mmdebstrap(&sandbox, says, &[]);
+        assert_eq!(ran.code, 125, "{}", ran.stderr);
+        let why = says.trim_start_matches("E: ");
+        assert!(ran.stderr.contains(&format!("in a VM: mmdebstrap cannot work here: {why}\n")), "{}", ran.stderr);
+        assert!(ran.stderr.contains("/nonexistent/debian"), "{}", ran.stderr);
+    }
+    let forced = with_mmdebstrap(&sandbox, "E: unable to pick chroot mode", &["--builder", "mmdebstrap"]);
+    assert!(!forced.stderr.contains("in a VM") && forced.stderr.contains("--add-subuids"), "{}", forced.stderr);
+    let failed = with_mmdebstrap(&sandbox, "E: the mirror is on fire", &[]);
+    assert!(!failed.stderr.contains("in a VM") && failed.stderr.contains("on fire"), "{}", failed.stderr);
+    let other = with_mmdebstrap(&sandbox, "", &["--builder", "vm"]);
+    assert!(other.stderr.contains("in a VM\n") && other.stderr.contains("/nonexistent/debian"), "{}", other.stderr);
+}
+
+#[test]
+fn what_makes_roots_is_one_of_three() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    let refused = sandbox.quiz(["root", "build", "--builder", "debootstrap"]);
     assert_eq!(refused.code, 125, "{}", refused.stderr);
     assert!(refused.stderr.contains("auto, mmdebstrap, vm"), "{}", refused.stderr);
+    let mut command = sandbox.command(["root", "build"]);
+    let refused: Ran = command.env("QUIZ_ROOT_BUILDER", "debootstrap").output().unwrap().into();
+    assert!(refused.stderr.contains("QUIZ_ROOT_BUILDER"), "{}", refused.stderr);
 }
