@@ -2,11 +2,13 @@
 //! lines that matter. Not for programs that are spoken to while they run.
 
 use fs_err as fs;
-use std::ffi::OsStr;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
+
+use crate::first_error;
+use crate::guard::Guard;
 
 /// Why a program of the host did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -62,20 +64,6 @@ fn quote(lines: &[String]) -> String {
     if lines.is_empty() { ", without a word".to_owned() } else { format!(":\n  {}", lines.join("\n  ")) }
 }
 
-/// Runs its arguments as a process group of their own, and ends the group when its standard input is closed.
-const GUARD: &str = r#"
-exec 3<&0
-setsid "$@" </dev/null 3<&- &
-program=$!
-{ cat <&3 >/dev/null; kill -TERM "-$program"; sleep 2; kill -KILL "-$program"; } 2>/dev/null &
-guard=$!
-exec 3<&-
-wait "$program"
-status=$?
-kill "$guard" 2>/dev/null
-exit "$status"
-"#;
-
 /// One program to run.
 pub struct Run<'a> {
     /// The program and its arguments.
@@ -90,37 +78,27 @@ impl Run<'_> {
     /// Runs it with its standard output and error in the log. `watch` is called about ten times a second with the line that the
     /// program said last.
     pub fn run(self, watch: impl FnMut(&str)) -> Result<(), CommandError> {
-        self.wait(Stdio::null(), watch)
+        self.wait(Stdio::null(), None, watch)
     }
 
     /// Like [`Run::run`], with a file as its standard input.
     pub fn run_with_input(self, input: std::fs::File, watch: impl FnMut(&str)) -> Result<(), CommandError> {
-        self.wait(input.into(), watch)
+        self.wait(input.into(), None, watch)
     }
 
     /// Like [`Run::run`], for a program whose children would go on when it alone is told to stop: all of them end with this process,
-    /// whatever ended it.
+    /// whatever ended it. It has no terminal.
     pub fn run_group(mut self, watch: impl FnMut(&str)) -> Result<(), CommandError> {
-        let mut guarded = Command::new("sh");
-        guarded.args(["-c", GUARD, "sh"]).arg(self.command.get_program()).args(self.command.get_args());
-        guarded.envs(self.command.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        if let Some(dir) = self.command.get_current_dir() {
-            guarded.current_dir(dir);
-        }
-        self.command = guarded;
-        // Nothing is ever written; that its other end is gone is the message.
-        self.wait(Stdio::piped(), watch)
+        let guard = Guard::over(&mut self.command).map_err(|e| self.io(e))?;
+        self.wait(Stdio::null(), Some(guard), watch)
     }
 
-    fn wait(mut self, input: Stdio, mut watch: impl FnMut(&str)) -> Result<(), CommandError> {
-        let (mut running, from) = self.start(input, false)?;
+    fn wait(mut self, input: Stdio, guard: Option<Guard>, mut watch: impl FnMut(&str)) -> Result<(), CommandError> {
+        let (mut running, from) = self.start(input, false, guard)?;
         loop {
             // A short job must not wait for the tick of the clock.
             let ended = running.wait_for(Duration::from_millis(100)).map_err(|e| self.io(e))?;
             if let Some(status) = ended {
-                if status.code() == Some(127) && self.guarded().is_some() {
-                    return Err(CommandError::Missing { doing: self.doing.to_owned(), program: self.program() });
-                }
                 return self.check(status, from);
             }
             watch(last_lines(self.log, from, 1, &|_| true).first().map_or("", String::as_str));
@@ -133,7 +111,7 @@ impl Run<'_> {
         mut self,
         read: impl FnOnce(&mut ChildStdout) -> Result<T, E>,
     ) -> Result<T, E> {
-        let (mut running, from) = self.start(Stdio::null(), true)?;
+        let (mut running, from) = self.start(Stdio::null(), true, None)?;
         let Some(mut stdout) = running.child.stdout.take() else {
             return Err(self.io(io::Error::other("it has no standard output")).into());
         };
@@ -154,7 +132,7 @@ impl Run<'_> {
         result
     }
 
-    fn start(&mut self, input: Stdio, stdout: bool) -> Result<(Running, u64), CommandError> {
+    fn start(&mut self, input: Stdio, stdout: bool, guard: Option<Guard>) -> Result<(Running, u64), CommandError> {
         if let Some(dir) = self.log.parent() {
             fs::create_dir_all(dir).map_err(|e| self.io(e))?;
         }
@@ -166,22 +144,46 @@ impl Run<'_> {
         // If quiz is killed, its helpers end too. The kernel watches the thread that spawns, and that one waits right here.
         quiz_host::process::die_with_parent(&mut self.command, quiz_host::process::Signal::TERM);
         match self.command.spawn() {
-            Ok(child) => Ok((Running { child }, from)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Err(CommandError::Missing { doing: self.doing.to_owned(), program: self.program() })
+            Ok(child) => Ok((Running { child, guard }, from)),
+            Err(e) => {
+                if let Some(guard) = guard {
+                    guard.dismiss();
+                }
+                match e.kind() {
+                    io::ErrorKind::NotFound => Err(self.not_found()),
+                    _ => Err(self.io(e)),
+                }
             }
-            Err(e) => Err(self.io(e)),
+        }
+    }
+
+    /// What the system calls "not found" when a program is started may be something else that the program needs.
+    fn not_found(&self) -> CommandError {
+        let program = self.command.get_program();
+        let dir = self.command.get_current_dir();
+        let is_there = if program.as_encoded_bytes().contains(&b'/') {
+            dir.unwrap_or(Path::new("")).join(program).exists()
+        } else {
+            let mut search = Command::new("/bin/sh");
+            search.args(["-c", "command -v -- \"$1\"", "sh"]).arg(program).stdin(Stdio::null());
+            if let Some(path) = self.command.get_envs().find_map(|(name, value)| value.filter(|_| name == "PATH")) {
+                search.env("PATH", path);
+            }
+            search.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        };
+        match dir {
+            Some(dir) if !dir.is_dir() => {
+                self.io(io::Error::new(io::ErrorKind::NotFound, format!("there is no directory {}", dir.display())))
+            }
+            _ if is_there => {
+                self.io(io::Error::new(io::ErrorKind::NotFound, "the interpreter named in its first line is not there"))
+            }
+            _ => CommandError::Missing { doing: self.doing.to_owned(), program: self.program() },
         }
     }
 
     fn program(&self) -> String {
-        self.guarded().unwrap_or(self.command.get_program()).to_string_lossy().into_owned()
-    }
-
-    /// The program that a guard runs, if this is one.
-    fn guarded(&self) -> Option<&OsStr> {
-        let mut args = self.command.get_args().skip(1);
-        (args.next() == Some(OsStr::new(GUARD))).then(|| args.nth(1)).flatten()
+        self.command.get_program().to_string_lossy().into_owned()
     }
 
     fn io(&self, cause: io::Error) -> CommandError {
@@ -192,7 +194,10 @@ impl Run<'_> {
         if status.success() {
             return Ok(());
         }
-        let lines = telling_lines(self.log, from);
+        let mut lines = first_error::in_log(self.log, from);
+        if lines.is_empty() {
+            lines = telling_lines(self.log, from);
+        }
         Err(CommandError::Failed {
             doing: self.doing.to_owned(),
             program: self.program(),
@@ -217,19 +222,26 @@ pub(crate) fn telling_lines(log: &Path, from: u64) -> Vec<String> {
 /// A child that does not outlive this value.
 struct Running {
     child: Child,
+    /// Ends the child's children with it.
+    guard: Option<Guard>,
 }
 
 impl Running {
     fn wait_for(&mut self, time: Duration) -> io::Result<Option<ExitStatus>> {
         if let Some(status) = self.child.try_wait()? {
+            if let Some(guard) = self.guard.take() {
+                guard.dismiss();
+            }
             return Ok(Some(status));
         }
         let pid = rustix::process::Pid::from_child(&self.child);
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
         let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-        let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+        let timeout =
+            rustix::event::Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
         match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => self.child.try_wait(),
+            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(None),
+            Ok(_) => self.wait_for(Duration::ZERO),
             Err(e) => Err(e.into()),
         }
     }
@@ -238,6 +250,11 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
+            if let Some(mut guard) = self.guard.take() {
+                guard.alarm();
+                // It ends the child too, which may have something to clear away.
+                let _ended = self.wait_for(Duration::from_secs(3));
+            }
             let _killed = self.child.kill();
             let _reaped = self.child.wait();
         }
@@ -271,6 +288,8 @@ fn last_lines(log: &Path, from: u64, count: usize, wanted: &dyn Fn(&str) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::Signal;
+    use std::os::unix::process::CommandExt;
 
     fn sh(script: &str, log: &Path) -> Result<(), CommandError> {
         let mut command = Command::new("sh");
@@ -334,6 +353,102 @@ mod tests {
         while process.exists() {
             assert!(std::time::Instant::now() < end, "the grandchild is still there");
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[test]
+    fn a_group_gets_the_environment_that_its_command_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("l");
+        let seen = |change: &dyn Fn(&mut Command)| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "echo \"[$QUIZ_GIVEN] [${HOME+home}] [$(pwd)]\""]);
+            change(&mut command);
+            fs::write(&log, "").unwrap();
+            Run { command, doing: "try", log: &log }.run_group(|_| {}).unwrap();
+            fs::read_to_string(&log).unwrap()
+        };
+        let here = std::env::current_dir().unwrap().display().to_string();
+        assert_eq!(seen(&|_| {}), format!("[] [home] [{here}]\n"));
+        assert_eq!(seen(&|c| _ = c.env_remove("HOME")), format!("[] [] [{here}]\n"));
+        assert_eq!(seen(&|c| _ = c.env_clear().env("QUIZ_GIVEN", "x").current_dir("/")), "[x] [] [/]\n");
+    }
+
+    #[test]
+    fn only_what_is_not_there_is_not_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("l");
+        let said =
+            |command: Command| Run { command, doing: "try", log: &log }.run_group(|_| {}).unwrap_err().to_string();
+        let mut ended = Command::new("sh");
+        ended.args(["-c", "echo 'sh: 1: flex: not found'; exit 127"]);
+        let text = said(ended);
+        assert!(text.contains("`sh` ended with exit status: 127") && text.contains("flex: not found"), "{text}");
+        let mut nowhere = Command::new("true");
+        nowhere.current_dir(dir.path().join("nowhere"));
+        let text = said(nowhere);
+        assert!(
+            text.starts_with("cannot try: running `true`: there is no directory ") && text.ends_with("/nowhere"),
+            "{text}"
+        );
+        let script = dir.path().join("script");
+        fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+        fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let text = said(Command::new(&script));
+        assert!(text.ends_with("the interpreter named in its first line is not there"), "{text}");
+        let mut by_name = Command::new("script");
+        by_name.env("PATH", dir.path());
+        let text = said(by_name);
+        assert!(text.ends_with("the interpreter named in its first line is not there"), "{text}");
+        let mut relative = Command::new("./no-such-script");
+        relative.current_dir(dir.path());
+        let text = said(relative);
+        assert!(text.contains("`./no-such-script` is not installed"), "{text}");
+    }
+
+    /// Set where the test calls itself, to be killed: where its grandchild leaves its pid.
+    const VICTIM: &str = "QUIZ_IMAGE_TEST_VICTIM";
+
+    #[test]
+    fn a_group_ends_with_a_process_that_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(pid) = std::env::var_os(VICTIM).map(PathBuf::from) {
+            let mut command = Command::new("sh");
+            // None of them heeds a kind word, and the leader is gone before the others.
+            let script =
+                format!("trap '' TERM; sh -c 'echo $$ > {0}.new; mv {0}.new {0}; sleep 60; :' & wait", pid.display());
+            command.args(["-c", &script]);
+            let _never = Run { command, doing: "try", log: &pid.with_extension("log") }.run_group(|_| {});
+            return;
+        }
+        let until = |what: &str, is_so: &dyn Fn() -> bool| {
+            let end = std::time::Instant::now() + Duration::from_secs(30);
+            while !is_so() {
+                assert!(std::time::Instant::now() < end, "{what}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        let name = "command::tests::a_group_ends_with_a_process_that_is_killed";
+        // By force, and kindly together with all processes of its own group, as `timeout` does it.
+        for (signal, whole_group) in [(Signal::KILL, false), (Signal::TERM, true)] {
+            let pid = dir.path().join(format!("pid-{}", signal.as_raw()));
+            let mut victim = Command::new(std::env::current_exe().unwrap());
+            let mut victim = victim
+                .args(["--exact", name])
+                .env(VICTIM, &pid)
+                .stdout(Stdio::null())
+                .process_group(0)
+                .spawn()
+                .unwrap();
+            until("the grandchild did not start", &|| pid.exists());
+            let id = rustix::process::Pid::from_child(&victim);
+            match whole_group {
+                true => rustix::process::kill_process_group(id, signal).unwrap(),
+                false => rustix::process::kill_process(id, signal).unwrap(),
+            }
+            victim.wait().unwrap();
+            let process = Path::new("/proc").join(fs::read_to_string(&pid).unwrap().trim());
+            until("the grandchild is still there", &|| !process.exists());
         }
     }
 

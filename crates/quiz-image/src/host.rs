@@ -372,7 +372,7 @@ mod tests {
     }
 
     /// Programs that every distribution's smallest system has.
-    const ALWAYS: &[&str] = &["sh", "true", "cat"];
+    const ALWAYS: &[&str] = &["sh", "true", "cat", "id", "sleep", "touch"];
 
     /// A program that quiz, its tests or its benchmarks start by name and that the table lacks is missing on the next fresh machine.
     #[test]

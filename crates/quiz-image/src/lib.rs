@@ -13,6 +13,9 @@ pub mod deb;
 pub mod debian;
 pub mod digest;
 pub mod elf;
+pub mod environment;
+pub mod first_error;
+mod guard;
 pub mod host;
 pub mod initramfs;
 pub mod kernel;
@@ -26,6 +29,7 @@ pub mod store;
 pub mod sysroot;
 mod version;
 
+pub use environment::Environment;
 pub use kernel::{Kernel, KernelManifest, Version};
 pub use report::{Progress, Report, Silent, Unit};
 pub use store::{Begun, Cache, Entry, Making, Shelf, StoreError};

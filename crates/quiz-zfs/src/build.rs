@@ -10,11 +10,12 @@ use quiz_arch::Arch;
 use quiz_image::command::{CommandError, Run};
 use quiz_image::kernel::{self, Kernel};
 use quiz_image::lock::Lock;
-use quiz_image::{Cache, Report, Unit};
+use quiz_image::{Cache, Environment, Report, Unit};
 use walkdir::WalkDir;
 
 use crate::checkout::{Checkout, CheckoutError};
 use crate::configure::{self, Answers};
+use crate::configure_error;
 use crate::generation;
 use crate::record::{self, Record};
 use crate::{shadow, sources};
@@ -71,6 +72,8 @@ pub struct Builder<'a> {
     pub cross: Option<Cross<'a>>,
     /// How many compilers run at once.
     pub jobs: NonZeroUsize,
+    /// What of the caller's environment the programs of the build get.
+    pub environment: &'a Environment,
     /// Hears what goes on.
     pub report: &'a dyn Report,
 }
@@ -177,10 +180,10 @@ impl Builder<'_> {
         words.extend(self.cross.iter().flat_map(|cross| configure::for_another(cross, self.kernel.manifest.llvm)));
         words.extend(record.args.iter().cloned());
         let store = self.cache.dir().join("zfs-configure");
-        let answers = Answers::new(&store, self.kernel, &dir, &words)?;
+        let answers = Answers::new(&store, self.kernel, &dir, &words, self.environment)?;
         let before = Configured::read(&dir)?;
         let log = self.log("configure")?;
-        let mut command = configure::command("./configure", &dir);
+        let mut command = configure::command("./configure", &dir, self.environment);
         command.args(&words);
         self.find_libraries(&mut command);
         if let Some(site) = answers.give(&dir)? {
@@ -188,11 +191,12 @@ impl Builder<'_> {
         }
         let doing = format!("configure {}", self.what());
         let progress = self.report.start(&format!("configuring {}", self.what()), None, Unit::None);
+        let began = now(&dir)?;
         let ran = Run { command, doing: &doing, log: &log }.run_group(|line| progress.note(line));
         ran.map_err(|error| match error {
             CommandError::Failed { lines, .. } => {
                 let said = fs::read(&log).unwrap_or_default();
-                let told = configure_error(&String::from_utf8_lossy(&said));
+                let told = configure_error::explain(&dir, &String::from_utf8_lossy(&said), began);
                 BuildError::Failed { doing, lines: if told.is_empty() { lines } else { told }, log }
             }
             other => other.into(),
@@ -232,7 +236,7 @@ impl Builder<'_> {
 
     fn autogen(&self, dir: &Path) -> Result<(), BuildError> {
         let log = self.log("autogen")?;
-        let mut command = configure::command("sh", dir);
+        let mut command = configure::command("sh", dir, self.environment);
         command.arg("./autogen.sh");
         let progress = self.report.start("making configure", None, Unit::None);
         Run { command, doing: "make OpenZFS's configure", log: &log }.run_group(|line| progress.note(line))?;
@@ -244,7 +248,7 @@ impl Builder<'_> {
         let dir = self.dir();
         let mut record = Record::read(&dir)?;
         let log = self.log("make")?;
-        let mut command = configure::command("make", &dir);
+        let mut command = configure::command("make", &dir, self.environment);
         command.arg(format!("-j{}", self.jobs)).arg("--no-print-directory").args(args);
         // make runs configure again by itself where its inputs have changed.
         self.find_libraries(&mut command);
@@ -276,15 +280,7 @@ impl Builder<'_> {
             Ok(made)
         });
         let made = built.map_err(|error| match error {
-            CommandError::Failed { lines, .. } => {
-                let said = fs::read(&log).unwrap_or_default();
-                let first = quiz_image::build::first_error(&String::from_utf8_lossy(&said));
-                BuildError::Failed {
-                    doing: doing.clone(),
-                    lines: if first.is_empty() { lines } else { first },
-                    log: log.clone(),
-                }
-            }
+            CommandError::Failed { lines, log, .. } => BuildError::Failed { doing: doing.clone(), lines, log },
             other => other.into(),
         })?;
         progress.done();
@@ -302,7 +298,7 @@ impl Builder<'_> {
         let mut dirs = libraries.into_os_string();
         dirs.push(":");
         dirs.push(sysroot.join("usr/share/pkgconfig"));
-        command.env("PKG_CONFIG_LIBDIR", dirs).env("PKG_CONFIG_SYSROOT_DIR", sysroot).env_remove("PKG_CONFIG_PATH");
+        command.env("PKG_CONFIG_LIBDIR", dirs).env("PKG_CONFIG_SYSROOT_DIR", sysroot);
     }
 
     /// How many objects a whole build will make: as many as one for another kernel did.
@@ -357,11 +353,11 @@ fn short(object: &str, dir: &Path) -> String {
     object.strip_prefix(&format!("{}/", dir.display())).unwrap_or(object).to_owned()
 }
 
-/// What `configure` gave up for.
-fn configure_error(said: &str) -> Vec<String> {
-    let lines: Vec<&str> = said.lines().collect();
-    let Some(at) = lines.iter().rposition(|line| line.starts_with("configure: error:")) else { return Vec::new() };
-    lines[at..].iter().filter(|line| !line.trim().is_empty()).take(8).map(|line| (*line).to_owned()).collect()
+/// The time as the file system in `dir` keeps it, which may be coarser than the clock's.
+fn now(dir: &Path) -> io::Result<std::time::SystemTime> {
+    let mark = dir.join(record::DIR).join("began");
+    fs::write(&mark, "")?;
+    fs::metadata(&mark)?.modified()
 }
 
 /// Makes kbuild compile all modules again: an object without its command line is made anew.
@@ -379,16 +375,6 @@ fn forget_objects(module: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_configure_gave_up_for_is_found() {
-        let said = "checking x... no\nconfigure: error: \n\t*** Cannot build against kernel version 7.0.\n\n\t*** The maximum is 6.14.\n";
-        assert_eq!(
-            configure_error(said),
-            ["configure: error: ", "\t*** Cannot build against kernel version 7.0.", "\t*** The maximum is 6.14."]
-        );
-        assert!(configure_error("all is well").is_empty());
-    }
 
     #[test]
     fn objects_are_told_below_the_build_directory() {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use fs_err as fs;
+use quiz_image::Environment;
 use quiz_image::kernel::Kernel;
 use sha2::{Digest, Sha256};
 
@@ -74,44 +75,9 @@ pub(crate) fn knows(script: &str) -> impl Fn(&str) -> bool + '_ {
     }
 }
 
-/// Variables of the caller's environment that would change for which kernel it is built, or where to. Not those of a kernel's own
-/// build (`quiz_image::build`): compiler and flags are the user's here, as in `CC=clang quiz zfs configure`.
-const MEANINGFUL: &[&str] = &[
-    "ARCH",
-    "SRCARCH",
-    "CROSS_COMPILE",
-    "LLVM",
-    "KBUILD_OUTPUT",
-    "KBUILD_EXTMOD",
-    "KBUILD_VERBOSE",
-    "KERNELRELEASE",
-    "KERNELVERSION",
-    "LOCALVERSION",
-    "INSTALL_PATH",
-    "INSTALL_MOD_PATH",
-    "INSTALL_MOD_DIR",
-    "INSTALL_MOD_STRIP",
-    "DESTDIR",
-    "MAKEFLAGS",
-    "MFLAGS",
-    "MAKELEVEL",
-    "GNUMAKEFLAGS",
-    "MAKEFILES",
-    "M",
-    "O",
-    "V",
-    "C",
-    "W",
-    "CONFIG_SITE",
-    "CDPATH",
-];
-
-/// A program of the build, with nothing in its environment that would change what it makes.
-pub(crate) fn command(program: &str, dir: &Path) -> Command {
-    let mut command = Command::new(program);
-    for name in MEANINGFUL {
-        command.env_remove(name);
-    }
+/// A program of the build, run in `dir`.
+pub(crate) fn command(program: &str, dir: &Path, environment: &Environment) -> Command {
+    let mut command = environment.command(program);
     command.current_dir(dir);
     command
 }
@@ -129,7 +95,13 @@ const KEPT: usize = 60;
 
 impl Answers {
     /// Where the answers are kept, below `store`, that hold for this kernel, this compiler, these tests and these arguments.
-    pub fn new(store: &Path, kernel: &Kernel, shadow: &Path, args: &[String]) -> io::Result<Answers> {
+    pub fn new(
+        store: &Path,
+        kernel: &Kernel,
+        shadow: &Path,
+        args: &[String],
+        environment: &Environment,
+    ) -> io::Result<Answers> {
         let mut sum = Sha256::new();
         let mut add = |bytes: &[u8]| {
             sum.update(bytes.len().to_le_bytes());
@@ -140,7 +112,7 @@ impl Answers {
         let compilers =
             ["KERNEL_CC=", "CC="].iter().filter_map(|name| args.iter().rev().find_map(|a| a.strip_prefix(name)));
         let compilers = compilers.chain([if kernel.manifest.llvm { "clang" } else { "gcc" }, "cc"]);
-        compilers.for_each(|compiler| add(&version(compiler)));
+        compilers.for_each(|compiler| add(&version(compiler, environment)));
         for file in tests(shadow)? {
             add(&fs::read(file)?);
         }
@@ -204,10 +176,11 @@ fn entry_name(path: &Path) -> std::borrow::Cow<'_, str> {
 }
 
 /// What a compiler says that it is; nothing if it is not there.
-fn version(compiler: &str) -> Vec<u8> {
+fn version(compiler: &str, environment: &Environment) -> Vec<u8> {
     let mut words = compiler.split_whitespace();
     let Some(program) = words.next() else { return Vec::new() };
-    let output = Command::new(program).args(words).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let mut command = environment.command(program);
+    let output = command.args(words).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output();
     output.map(|output| output.stdout).unwrap_or_default()
 }
 

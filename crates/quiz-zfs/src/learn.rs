@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
 use quiz_image::command::{CommandError, Run};
-use quiz_image::{Report, Unit};
+use quiz_image::{Environment, Report, Unit};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
@@ -147,6 +147,7 @@ pub(crate) fn learn(
     scratch: &Path,
     kept: &Path,
     log: &Path,
+    environment: &Environment,
     report: &dyn Report,
 ) -> Result<Manifest, LearnError> {
     let io = |cause| LearnError::Io { build: build.to_owned(), cause };
@@ -157,7 +158,7 @@ pub(crate) fn learn(
     // Before anything is looked at: what changes from now on is seen.
     let makefiles = watch(&makefiles(build).map_err(io)?).map_err(io)?;
     let progress = report.start("finding out what OpenZFS installs", None, Unit::None);
-    let mut command = configure::command("make", build);
+    let mut command = configure::command("make", build, environment);
     let mut destination = OsString::from("DESTDIR=");
     destination.push(scratch);
     command.args(["--no-print-directory", "install"]).arg(destination);

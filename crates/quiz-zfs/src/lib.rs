@@ -19,6 +19,7 @@ pub mod build;
 pub mod builds;
 pub mod checkout;
 mod configure;
+mod configure_error;
 mod elf;
 mod fingerprint;
 mod generation;

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
-use quiz_image::Report;
 use quiz_image::command::{CommandError, Run};
 use quiz_image::kernel::Kernel;
+use quiz_image::{Environment, Report};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -94,14 +94,19 @@ const MANIFEST: &str = "manifest-2.json";
 
 /// Brings the install tree for `kernel` up to date with the build that is for it: of quiz's own and one in the checkout, the one compiled last.
 ///
-/// Two quiz at once do no harm: one waits. One that is killed leaves the tree as it was.
-pub fn stage(checkout: &Checkout, kernel: &Kernel, report: &dyn Report) -> Result<Staged, StageError> {
+/// Two quiz at once do no harm: one waits. One that is killed leaves the tree as it was. `environment` is what `make install` gets.
+pub fn stage(
+    checkout: &Checkout,
+    kernel: &Kernel,
+    environment: &Environment,
+    report: &dyn Report,
+) -> Result<Staged, StageError> {
     let release = &kernel.manifest.release;
     let build = builds::choose(checkout, &kernel.manifest)?;
     checkout.make_state_dir("install")?;
     let dir = checkout.install_dir(release);
     let generations = Generations::lock(&dir, report)?;
-    let mut stage = Stage { kernel, dir: &dir, generations: &generations, report };
+    let mut stage = Stage { kernel, dir: &dir, generations: &generations, environment, report };
     let (mut manifest, mut id) = stage.manifest(&build, false)?;
     let (tools, suite) = match stage.files(&manifest, &id) {
         // A test may have been deleted without a word to the makefiles; then it is no longer installed.
@@ -142,6 +147,7 @@ struct Stage<'a> {
     kernel: &'a Kernel,
     dir: &'a Path,
     generations: &'a Generations,
+    environment: &'a Environment,
     report: &'a dyn Report,
 }
 
@@ -176,7 +182,8 @@ impl Stage<'_> {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
             _ => {}
         }
-        let manifest = learn::learn(&build.dir, scratch.path(), &self.dir.join("kept"), &log, self.report)?;
+        let manifest =
+            learn::learn(&build.dir, scratch.path(), &self.dir.join("kept"), &log, self.environment, self.report)?;
         let list = serde_json::to_vec(&manifest.tools).map_err(io::Error::from)?;
         let id: String = Sha256::digest(&list).iter().map(|byte| format!("{byte:02x}")).collect();
         record::write_whole(&path, &serde_json::to_vec(&(&id, &manifest)).map_err(io::Error::from)?)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fake::{Place, edit_in, edit_of, module};
 use fs_err as fs;
-use quiz_image::Silent;
+use quiz_image::{Environment, Silent};
 use quiz_zfs::{load, stage};
 
 fn readelf(args: &[&str], path: &Path) -> String {
@@ -43,7 +43,7 @@ fn builds_for_two_kernels_live_side_by_side_and_leave_the_checkout_alone() {
     assert_eq!(answer(&old), "asked\n", "a test was edited");
     assert!(place.build(&new, |b| b.clean()).unwrap());
     assert!(!place.build(&new, |b| b.clean()).unwrap());
-    let error = stage(&place.checkout(), &new, &Silent).unwrap_err().to_string();
+    let error = stage(&place.checkout(), &new, &Environment::default(), &Silent).unwrap_err().to_string();
     assert!(error.contains("is not compiled for kernel 6.12.7-quiz; it is for 6.1.5-quiz in "), "{error}");
     assert!(error.contains("`quiz zfs -k 6.12.7-quiz` compiles it, and -k 6.1.5-quiz runs what there is"), "{error}");
 }
@@ -257,8 +257,135 @@ fn a_build_without_tools_is_refused() {
     let place = Place::new();
     let kernel = place.kernel("6.1.5");
     place.build(&kernel, |b| b.make(&["module/zfs.ko".to_owned(), "module/spl.ko".to_owned()])).unwrap();
-    let error = stage(&place.checkout(), &kernel, &Silent).unwrap_err().to_string();
+    let error = stage(&place.checkout(), &kernel, &Environment::default(), &Silent).unwrap_err().to_string();
     assert!(error.contains("has modules but no `zpool`"), "{error}");
+}
+
+/// Set where the test calls itself, with an environment that would break or bend every stage.
+const BENT: &str = "QUIZ_ZFS_TEST_BENT";
+
+#[test]
+fn the_callers_environment_reaches_no_stage() {
+    if std::env::var_os(BENT).is_none() {
+        let mut bent = Command::new(std::env::current_exe().unwrap());
+        bent.args(["--exact", "the_callers_environment_reaches_no_stage", "--nocapture"]).env(BENT, "1");
+        for name in [
+            "ACLOCAL_PATH",
+            "ARCH",
+            "AR",
+            "AUTOCONF",
+            "C",
+            "CC",
+            "CDPATH",
+            "CFLAGS",
+            "CI",
+            "CONFIG_SHELL",
+            "CONFIG_SITE",
+            "CPATH",
+            "CPPFLAGS",
+            "CROSS_COMPILE",
+            "CXX",
+            "DESTDIR",
+            "GNUMAKEFLAGS",
+            "INSTALL_MOD_PATH",
+            "KBUILD_EXTMOD",
+            "KBUILD_OUTPUT",
+            "KBUILD_VERBOSE",
+            "KCFLAGS",
+            "KERNEL_CC",
+            "LD",
+            "LDFLAGS",
+            "LD_LIBRARY_PATH",
+            "LIBRARY_PATH",
+            "LIBS",
+            "LLVM",
+            "M",
+            "MAKEFILES",
+            "MAKEFLAGS",
+            "MAKELEVEL",
+            "MFLAGS",
+            "O",
+            "PKG_CONFIG_PATH",
+            "PYTHONPATH",
+            "SOURCE_DATE_EPOCH",
+            "V",
+            "W",
+        ] {
+            // A loader that finds no such directory goes on.
+            bent.env(name, "/hostile");
+        }
+        let ran = bent.output().unwrap();
+        assert!(
+            ran.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&ran.stdout),
+            String::from_utf8_lossy(&ran.stderr)
+        );
+        return;
+    }
+    let place = Place::new();
+    let configure = fs::read_to_string(place.path("configure")).unwrap();
+    place.write("configure.in", &configure.replacen('\n', "\nenv >env.configure\n", 1));
+    fs::remove_file(place.path("configure")).unwrap();
+    place.write("autogen.sh", "env >env.autogen\ncp configure.in configure\nchmod +x configure\n");
+    let makefile = fs::read_to_string(place.path("Makefile.in")).unwrap();
+    let seen = makefile
+        .replace("common.sh.in\n", "common.sh.in\n\t@env >env.make\n")
+        .replace("install: all\n", "install: all\n\t@env >env.install\n");
+    place.write("Makefile.in", &seen);
+    let kernel = place.kernel("6.1.5");
+    let environment = Environment::of(&std::env::vars_os().collect::<Vec<_>>());
+    let checkout = place.checkout();
+    let builder = quiz_zfs::Builder {
+        checkout: &checkout,
+        kernel: &kernel,
+        cache: &place.cache,
+        cross: None,
+        jobs: std::num::NonZeroUsize::MIN,
+        environment: &environment,
+        report: &Silent,
+    };
+    builder.make(&[]).unwrap();
+    stage(&checkout, &kernel, &environment, &Silent).unwrap();
+    for stage in ["autogen", "configure", "make", "install"] {
+        let seen = fs::read_to_string(place.path(".quiz/build/6.1.5-quiz").join(format!("env.{stage}"))).unwrap();
+        assert!(seen.contains("PATH=") && !seen.contains("hostile"), "{stage}: {seen}");
+    }
+}
+
+#[test]
+fn of_two_builds_at_once_one_takes_what_the_other_made() {
+    let place = Place::new();
+    let kernel = place.kernel("6.1.5");
+    let configure = fs::read_to_string(place.path("configure")).unwrap();
+    place.write("configure", &configure.replacen('\n', "\necho x >>configured\nsleep 0.3\n", 1));
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| place.make(&kernel));
+        place.make(&kernel);
+        second.join().unwrap();
+    });
+    let build = place.path(".quiz/build/6.1.5-quiz");
+    assert_eq!(fs::read_to_string(build.join("configured")).unwrap(), "x\n");
+    let last = fs::read_to_string(build.join(".quiz-build/make.log")).unwrap();
+    assert!(!last.contains("CC"), "{last}");
+}
+
+#[test]
+fn what_autogen_and_the_installation_say_is_told() {
+    let place = Place::new();
+    let kernel = place.kernel("6.1.5");
+    place.make(&kernel);
+    let makefile = fs::read_to_string(place.path("Makefile.in")).unwrap();
+    place.write("Makefile.in", &makefile.replace("install: all\n", "install: all\n\t@cp no-such-file $(DESTDIR)\n"));
+    place.build(&kernel, |b| b.configure(None)).unwrap();
+    place.make(&kernel);
+    let error = stage(&place.checkout(), &kernel, &Environment::default(), &Silent).unwrap_err().to_string();
+    assert!(error.contains("cp: cannot stat 'no-such-file': No such file or directory"), "{error}");
+    fs::remove_file(place.path("configure")).unwrap();
+    place.write("autogen.sh", "echo 'configure.ac:7: error: possibly undefined macro: X' >&2; exit 1\n");
+    let error = place.build(&kernel, |b| b.configure(None)).unwrap_err().to_string();
+    assert!(error.contains("\n  configure.ac:7: error: possibly undefined macro: X\n"), "{error}");
+    assert!(error.contains("/.quiz-build/autogen.log"), "{error}");
 }
 
 /// Set where the test calls itself, to be killed: the checkout.
@@ -271,7 +398,7 @@ fn an_interrupted_stage_leaves_the_old_tree_or_the_new_one() {
         let cache = quiz_image::Cache::at(Path::new(&top).parent().unwrap().join("cache"));
         let entry = quiz_image::kernel::shelf(&cache).open("6.1.5").unwrap().unwrap();
         let kernel = quiz_image::Kernel::from_entry(entry).unwrap();
-        stage(&quiz_zfs::Checkout::open(Path::new(&top)).unwrap(), &kernel, &Silent).unwrap();
+        stage(&quiz_zfs::Checkout::open(Path::new(&top)).unwrap(), &kernel, &Environment::default(), &Silent).unwrap();
         return;
     }
     let kernel = place.kernel("6.1.5");

@@ -10,7 +10,7 @@ use quiz_config::value::Place;
 use quiz_config::{
     Caller, Catalog, Given, Invocation, Loaded, RunSpec, Settings, Sources, TypedOption, Verbosity, Worktree, worktree,
 };
-use quiz_image::Cache;
+use quiz_image::{Cache, Environment};
 
 use crate::cli::{Global, RunOptions};
 use crate::errors::Fault;
@@ -92,6 +92,11 @@ impl Context {
     pub fn variable(&self, name: &str) -> Option<&OsString> {
         let found = self.variables.iter().find(|(n, _)| n == name).map(|(_, value)| value);
         found.filter(|value| !value.is_empty())
+    }
+
+    /// What of the caller's environment the programs of a build get.
+    pub fn build_environment(&self) -> Environment {
+        Environment::of(&self.variables)
     }
 
     /// Where the layers of settings are.

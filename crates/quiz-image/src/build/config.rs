@@ -408,6 +408,7 @@ mod tests {
             llvm: false,
             prefix: &[],
             jobs: NonZeroUsize::MIN,
+            environment: &crate::Environment::default(),
             log: &dir.join("log"),
         };
         let edits: Vec<Edit> = edits.iter().map(|e| Edit::set(e).unwrap()).collect();

@@ -53,7 +53,7 @@ pub(crate) fn fingerprint(
     };
     // Destructured, so that whoever adds a field decides here whether it changes what is built.
     let BuildRequest { arch, name, variant, fragments, edits, strict, llvm, prefix, .. } = request;
-    let BuildRequest { source: _, mirrors: _, trust: _, keep: _, jobs: _, replace: _, .. } = request;
+    let BuildRequest { source: _, mirrors: _, trust: _, keep: _, jobs: _, replace: _, environment: _, .. } = request;
     let text = format!(
         "{FORMAT} {source:?} {} on {} {name:?} {variant:?} {strict} {llvm} {prefix:?}\n{}\n{}\n{}",
         arch.name,

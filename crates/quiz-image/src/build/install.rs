@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::process::Command;
 
 use fs_err as fs;
 
@@ -128,7 +127,7 @@ pub(crate) fn fill(
 }
 
 fn strip(make: &Make<'_>, from: &Path, to: &Path) -> Result<(), InstallError> {
-    let mut command = Command::new(make.tool("strip"));
+    let mut command = make.environment.command(make.tool("strip"));
     command.args(["--strip-all", "-o"]).arg(to).arg(from);
     Ok(Run { command, doing: "strip vmlinux", log: make.log }.run(|_| {})?)
 }

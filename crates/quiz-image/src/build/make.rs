@@ -10,6 +10,7 @@ use fs_err as fs;
 use quiz_arch::Arch;
 
 use crate::command::{CommandError, Run};
+use crate::environment::Environment;
 use crate::report::Progress;
 
 /// Why the kernel's build system did not do its work.
@@ -29,52 +30,6 @@ pub enum MakeError {
         log: PathBuf,
     },
 }
-
-/// Variables of the caller's environment that would change what is built.
-const MEANINGFUL: &[&str] = &[
-    "ARCH",
-    "SRCARCH",
-    "CROSS_COMPILE",
-    "LLVM",
-    "LLVM_IAS",
-    "CC",
-    "LD",
-    "HOSTCC",
-    "HOSTLD",
-    "KCFLAGS",
-    "KAFLAGS",
-    "KCPPFLAGS",
-    "CFLAGS_KERNEL",
-    "CFLAGS_MODULE",
-    "EXTRA_CFLAGS",
-    "HOSTCFLAGS",
-    "HOSTLDFLAGS",
-    "KBUILD_OUTPUT",
-    "KBUILD_EXTMOD",
-    "KBUILD_VERBOSE",
-    "KBUILD_BUILD_TIMESTAMP",
-    "KBUILD_BUILD_VERSION",
-    "KCONFIG_CONFIG",
-    "KCONFIG_ALLCONFIG",
-    "KCONFIG_OVERWRITECONFIG",
-    "KERNELRELEASE",
-    "KERNELVERSION",
-    "LOCALVERSION",
-    "INSTALL_PATH",
-    "INSTALL_MOD_PATH",
-    "INSTALL_MOD_STRIP",
-    "INSTALL_HDR_PATH",
-    "MAKEFLAGS",
-    "MFLAGS",
-    "MAKELEVEL",
-    "GNUMAKEFLAGS",
-    "MAKEFILES",
-    "M",
-    "O",
-    "V",
-    "C",
-    "W",
-];
 
 /// Which toolchain builds a kernel.
 #[derive(Debug, Clone, Copy)]
@@ -124,16 +79,15 @@ pub(crate) struct Make<'a> {
     pub prefix: &'a [String],
     /// How many jobs at once.
     pub jobs: NonZeroUsize,
+    /// What of the caller's environment make gets.
+    pub environment: &'a Environment,
     /// Where make's words go, after what is there.
     pub log: &'a Path,
 }
 
 impl Make<'_> {
     fn command(&self, args: &[String]) -> Command {
-        let mut command = Command::new("make");
-        for name in MEANINGFUL {
-            command.env_remove(name);
-        }
+        let mut command = self.environment.command("make");
         command.arg("-C").arg(self.source);
         let mut output = std::ffi::OsString::from("O=");
         output.push(self.output);
@@ -184,7 +138,6 @@ impl Make<'_> {
         progress: &dyn Progress,
     ) -> Result<u64, MakeError> {
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
-        let before = fs::metadata(self.log).map_or(0, |m| m.len());
         let run = Run { command: self.command(&args), doing, log: self.log };
         let io = |cause| CommandError::Io { doing: doing.to_owned(), program: "make".to_owned(), cause };
         let built = run.stream(|out| {
@@ -209,16 +162,7 @@ impl Make<'_> {
             Ok(made)
         });
         built.map_err(|error| match error {
-            CommandError::Failed { lines, .. } => {
-                let log = fs::read(self.log).unwrap_or_default();
-                let said = String::from_utf8_lossy(log.get(before as usize..).unwrap_or_default()).into_owned();
-                let first = first_error(&said);
-                MakeError::Failed {
-                    doing: doing.to_owned(),
-                    lines: if first.is_empty() { lines } else { first },
-                    log: self.log.to_owned(),
-                }
-            }
+            CommandError::Failed { lines, log, .. } => MakeError::Failed { doing: doing.to_owned(), lines, log },
             other => other.into(),
         })
     }
@@ -238,101 +182,10 @@ pub fn object(line: &str) -> Option<&str> {
 /// How many objects quiz's own configuration makes, for a first build that has no earlier one to be measured by.
 pub(crate) const TYPICAL_OBJECTS: u64 = 1810;
 
-/// The first error in make's output, with the lines that explain it: what the compiler says, else the linker, modpost or
-/// objtool, else make itself. Empty if there is none.
-pub fn first_error(said: &str) -> Vec<String> {
-    let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
-    let compiler = |line: &str| {
-        let Some(at) = line.find(": error: ").or_else(|| line.find(": fatal error: ")) else { return false };
-        line[..at].contains(':') || line.starts_with("clang") || line.starts_with("cc1")
-    };
-    let linker = |line: &str| {
-        line.contains("undefined reference to")
-            || line.contains("undefined symbol: ")
-            || line.starts_with("ERROR: modpost:")
-            || line.starts_with("ld: ")
-            || line.starts_with("ld.lld: error")
-            || (line.contains("objtool: ") && line.contains("error"))
-            || line.starts_with("Error: ")
-            || line.contains(": Error: ")
-    };
-    let shell = |line: &str| {
-        line.ends_with(": not found")
-            || line.contains("command not found")
-            || line.ends_with("No such file or directory")
-    };
-    // make's own words tell least: the target that failed.
-    let make = |line: &str| line.starts_with("make") && line.contains("***") || line.starts_with("***");
-    let kinds: [&dyn Fn(&str) -> bool; 4] = [&compiler, &linker, &shell, &make];
-    let Some(first) = kinds.iter().find_map(|kind| lines.iter().position(|line| kind(line))) else {
-        return Vec::new();
-    };
-    // How the compiler got there comes before: "In file included from …".
-    let leads_to = |line: &str| {
-        line.starts_with("In file included from")
-            || line.contains(": In function ")
-            || line.trim_start().starts_with("from ")
-    };
-    let mut start = first;
-    while start > 0 && leads_to(lines[start - 1]) {
-        start -= 1;
-    }
-    lines[start..]
-        .iter()
-        .take_while(|line| object(line).is_none())
-        .filter(|line| !line.is_empty())
-        .take(first - start + 6)
-        .map(|line| (*line).to_owned())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::report::Silent;
-
-    const FAILED: &str = "\
-  CC      fs/stat.o
-  CC      fs/open.o
-../fs/old.c:3:1: warning: unused variable
-In file included from ../include/linux/fs.h:5,
-                 from ../fs/open.c:8:
-../include/linux/bad.h: In function 'f':
-../include/linux/bad.h:12:9: error: 'nope' undeclared (first use in this function)
-   12 |         nope = 1;
-      |         ^~~~
-  CC      fs/exec.o
-../fs/exec.c:1:1: error: second
-make[3]: *** [../scripts/Makefile.build:229: fs/open.o] Error 1
-make: *** [Makefile:224: __sub-make] Error 2
-";
-
-    #[test]
-    fn the_first_compiler_error_is_found_with_its_context() {
-        let lines = first_error(FAILED);
-        assert_eq!(lines[0], "In file included from ../include/linux/fs.h:5,");
-        assert_eq!(lines[3], "../include/linux/bad.h:12:9: error: 'nope' undeclared (first use in this function)");
-        assert_eq!(lines.last().unwrap().trim(), "|         ^~~~");
-        assert_eq!(first_error("  CC      a.o\n  LD      vmlinux\n"), Vec::<String>::new());
-    }
-
-    #[test]
-    fn other_tools_errors_are_found_before_makes_own() {
-        for (said, first) in [
-            (
-                "make[1]: *** [x] Error 1\nld: a.o: in function `f':\na.c:(.text+0x1): undefined reference to `g'\n",
-                "ld: a.o",
-            ),
-            ("x\nERROR: modpost: \"zfs_f\" [fs/x.ko] undefined!\nmake: *** [y] Error 2\n", "ERROR: modpost: "),
-            ("/bin/sh: 1: flex: not found\nmake[2]: *** [scripts/Makefile.host:9] Error 127\n", "/bin/sh: 1: flex"),
-            ("  GEN     Makefile\n***\n*** The source tree is not clean, please run 'make mrproper'\n", "***"),
-            ("noise\nmake[1]: *** No rule to make target 'x'.  Stop.\n", "make[1]: *** No rule"),
-            ("ld.lld: error: undefined symbol: g\n>>> referenced by a.c\n", "ld.lld: error"),
-        ] {
-            let lines = first_error(said);
-            assert!(lines.first().is_some_and(|l| l.starts_with(first)), "{said}: {lines:?}");
-        }
-    }
 
     #[test]
     fn objects_are_counted_and_nothing_else() {
@@ -361,6 +214,7 @@ make: *** [Makefile:224: __sub-make] Error 2
             llvm: false,
             prefix: &prefix,
             jobs: NonZeroUsize::MIN,
+            environment: &Environment::default(),
             log: &log,
         };
         assert_eq!(make.run(&["all"], "try", &Silent).unwrap(), 1);

@@ -38,12 +38,13 @@ pub use archive::ArchiveError;
 pub use config::ConfigError;
 pub use fragment::{Edit, Fragment, FragmentError};
 pub use install::InstallError;
-pub use make::{MakeError, first_error, object};
+pub use make::{MakeError, object};
 pub use release::{Mirrors, Trust};
 pub use request::{BuildRequest, Record};
 pub use source::{Source, SourceError};
 pub use tree::TreeError;
 
+use crate::environment::Environment;
 use crate::kernel::{self, Kernel, KernelError, Origin};
 use crate::report::{Report, Unit};
 use crate::store::{Cache, StoreError};
@@ -211,6 +212,7 @@ fn make_entry(
         llvm: request.llvm,
         prefix: &request.prefix,
         jobs,
+        environment: &request.environment,
         log,
     };
     let localversion = local_version(request, obtained);
@@ -325,10 +327,11 @@ pub fn rebuild(
     kernel: &Kernel,
     jobs: Option<NonZeroUsize>,
     replace: bool,
+    environment: Environment,
     report: &dyn Report,
 ) -> Result<Kernel, BuildError> {
     let record = Record::read(kernel.dir()).ok_or_else(|| BuildError::NoRecord(kernel.name().to_owned()))?;
-    let request = BuildRequest { jobs, replace, ..record.again()? };
+    let request = BuildRequest { jobs, replace, environment, ..record.again()? };
     build(cache, &request, report)
 }
 

@@ -11,6 +11,7 @@ use super::config::{self, ConfigError};
 use super::fragment::{Edit, Fragment};
 use super::release::{Mirrors, Trust};
 use super::source::Source;
+use crate::environment::Environment;
 
 /// Everything that decides what is built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,9 @@ pub struct BuildRequest {
     /// Build it also if the same inputs were built before.
     #[serde(skip)]
     pub replace: bool,
+    /// What of the caller's environment the build gets; nothing that changes what is built.
+    #[serde(skip)]
+    pub environment: Environment,
 }
 
 impl BuildRequest {
@@ -68,6 +72,7 @@ impl BuildRequest {
             keep: None,
             jobs: None,
             replace: false,
+            environment: Environment::default(),
         }
     }
 

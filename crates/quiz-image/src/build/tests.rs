@@ -139,7 +139,10 @@ fn a_variant_has_a_name_and_a_release_of_its_own() {
     assert_eq!(variant.name(), format!("tree-linux{}-kasan", suffix()));
     assert_eq!(variant.manifest.release, "6.12.0-kasan");
     assert_eq!(variant.option("KASAN").unwrap().as_deref(), Some("y"));
-    assert_eq!(rebuild(&here.cache, &variant, None, false, &Silent).unwrap().name(), variant.name());
+    assert_eq!(
+        rebuild(&here.cache, &variant, None, false, Environment::default(), &Silent).unwrap().name(),
+        variant.name()
+    );
 }
 
 /// Keeps what was said.
@@ -214,8 +217,8 @@ fn the_same_inputs_are_built_once() {
     assert!(!build(&request).1);
     let kernel = Kernel::from_entry(kernel::shelf(&here.cache).open(&here.names()[0]).unwrap().unwrap()).unwrap();
     let before = kernel.dir().to_owned();
-    assert_eq!(rebuild(&here.cache, &kernel, None, false, &Silent).unwrap().dir(), before);
-    assert_ne!(rebuild(&here.cache, &kernel, None, true, &Silent).unwrap().dir(), before);
+    assert_eq!(rebuild(&here.cache, &kernel, None, false, Environment::default(), &Silent).unwrap().dir(), before);
+    assert_ne!(rebuild(&here.cache, &kernel, None, true, Environment::default(), &Silent).unwrap().dir(), before);
     // A kernel that an older quiz has built does not say of which inputs.
     let kernel = Kernel::from_entry(kernel::shelf(&here.cache).open(&here.names()[0]).unwrap().unwrap()).unwrap();
     let record = Record { inputs: None, ..Record::read(kernel.dir()).unwrap() };
@@ -407,7 +410,7 @@ fn a_users_tree_stays_clean_and_a_failed_build_keeps_the_old_kernel() {
     assert_eq!(still.manifest, first.manifest);
 
     fs::write(tree.join("main.c"), "two").unwrap();
-    let second = rebuild(&here.cache, &first, None, false, &Silent).unwrap();
+    let second = rebuild(&here.cache, &first, None, false, Environment::default(), &Silent).unwrap();
     assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
     assert_eq!(here.names(), std::slice::from_ref(&name));
     // A second build in the same directory does not make everything again, and so does not say how much everything is.

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
+use quiz_image::Environment;
 use serde::Serialize;
 
 use super::result::{Finished, Outcome};
@@ -68,8 +69,10 @@ pub fn lines(finished: &[Finished]) -> String {
 ///
 /// # Errors
 /// It did not come to an end. That it thinks badly of the results is none.
-pub fn ask(judge: &Path, results: &Path) -> Result<Judgement, JudgeError> {
-    let output = Command::new("python3")
+pub fn ask(judge: &Path, results: &Path, environment: &Environment) -> Result<Judgement, JudgeError> {
+    // One of the caller's variables, `CI`, changes what is expected.
+    let output = environment
+        .command("python3")
         // Whatever the user has set up for Python is not for this program, and nothing is to be left behind in the checkout.
         .args(["-I", "-B"])
         .arg(judge)
@@ -255,7 +258,7 @@ Tests with results other than PASS that are unexpected:
         let judge = dir.path().join("report.py");
         let say = |script: &str| {
             fs_err::write(&judge, script).unwrap();
-            ask(&judge, Path::new("/results"))
+            ask(&judge, Path::new("/results"), &Environment::default())
         };
         let good =
             say(&format!("import sys\nassert sys.argv[1] == '/results'\nprint('''{SURPRISES}\n\n{UNEXPECTED}''')\n"))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fs_err as fs;
 use quiz_image::kernel::{self, Boot, Kernel, KernelManifest, Origin};
-use quiz_image::{Cache, Silent};
+use quiz_image::{Cache, Environment, Silent};
 use quiz_zfs::{Builder, Checkout, Staged};
 
 const CONFIGURE: &str = r#"#!/bin/sh
@@ -157,7 +157,16 @@ impl Place {
     pub fn build<T>(&self, kernel: &Kernel, work: impl FnOnce(&Builder<'_>) -> T) -> T {
         let checkout = self.checkout();
         let jobs = NonZeroUsize::new(2).unwrap();
-        work(&Builder { checkout: &checkout, kernel, cache: &self.cache, cross: None, jobs, report: &Silent })
+        let environment = &Environment::default();
+        work(&Builder {
+            checkout: &checkout,
+            kernel,
+            cache: &self.cache,
+            cross: None,
+            jobs,
+            environment,
+            report: &Silent,
+        })
     }
 
     /// What `quiz zfs make` does.
@@ -167,7 +176,7 @@ impl Place {
 
     /// Brings the install tree up to date.
     pub fn stage(&self, kernel: &Kernel) -> Staged {
-        quiz_zfs::stage(&self.checkout(), kernel, &Silent).unwrap()
+        quiz_zfs::stage(&self.checkout(), kernel, &Environment::default(), &Silent).unwrap()
     }
 
     /// Runs a program in a directory of the checkout, as the user would.

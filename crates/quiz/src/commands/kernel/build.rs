@@ -188,6 +188,7 @@ fn request(
         keep: args.keep.then_some(true),
         jobs,
         replace: args.replace,
+        environment: ctx.build_environment(),
         ..BuildRequest::new(arch, source)
     })
 }
@@ -258,7 +259,7 @@ fn rebuild_all(cache: &Cache, jobs: Option<NonZeroUsize>, replace: bool, ctx: &C
     prepare::require(&purposes, ctx)?;
     let mut failed: Vec<String> = Vec::new();
     for (kernel, _) in &built {
-        match build::rebuild(cache, kernel, jobs, replace, &ctx.report) {
+        match build::rebuild(cache, kernel, jobs, replace, ctx.build_environment(), &ctx.report) {
             Ok(new) => super::installed(&new, ctx)?,
             Err(error) => {
                 ctx.report.say(&format!("kernel {} was not built again: {error}", kernel.name()));

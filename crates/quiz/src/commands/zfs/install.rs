@@ -45,7 +45,7 @@ pub fn run(args: &Install, outer: Which, ctx: &Context) -> Result<(), Fault> {
 
 /// Brings the install tree up to date and says what was done.
 pub fn install(target: &Target, ctx: &Context) -> Result<(), Fault> {
-    let staged = stage(&target.checkout, &target.kernel, &ctx.report)?;
+    let staged = stage(&target.checkout, &target.kernel, &ctx.build_environment(), &ctx.report)?;
     if ctx.json {
         return output::json(&Record {
             build: &staged.build,
@@ -75,7 +75,7 @@ const PARAMETERS: &str = "QUIZ_ZFS_PARAMETERS";
 fn directives(name: &str, ctx: &Context) -> Result<(), Fault> {
     let checkout = super::checkout(ctx)?;
     let kernel = open(name, ctx)?;
-    let staged = stage(&checkout, &kernel, &ctx.report)?;
+    let staged = stage(&checkout, &kernel, &ctx.build_environment(), &ctx.report)?;
     let parameters = ctx.variable(PARAMETERS).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
     let parameters: Vec<String> =
         parameters.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();

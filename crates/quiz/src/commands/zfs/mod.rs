@@ -149,12 +149,14 @@ impl Target {
     fn build<T>(&self, ctx: &Context, work: impl FnOnce(&Builder<'_>) -> Result<T, BuildError>) -> Result<T, Fault> {
         let make = || sysroot::make(&self.cache, &self.source, self.arch, LIBRARIES, &ctx.report);
         let sysroot = self.is_foreign().then(make).transpose()?;
+        let environment = ctx.build_environment();
         let builder = Builder {
             cross: sysroot.as_ref().map(|sysroot| Cross { arch: self.arch, sysroot: &sysroot.dir }),
             checkout: &self.checkout,
             kernel: &self.kernel,
             cache: &self.cache,
             jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            environment: &environment,
             report: &ctx.report,
         };
         work(&builder).map_err(|error| self.explain(error, ctx))

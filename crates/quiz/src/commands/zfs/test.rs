@@ -130,7 +130,7 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     fs_err::copy(&said, record.dir.join("suite.log"))?;
     fs_err::copy(dir.path().join(RUN_FILE), record.dir.join(RUN_FILE))?;
     let course = course.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let result = conclude(record, &course, &suite)?;
+    let result = conclude(record, &course, &suite, ctx)?;
     fs_err::write(result.run.dir.join("tests.json"), result.line() + "\n")?;
     tell(&result, &course, &spec, ctx)?;
     run::prune(&spec, ctx)?;
@@ -225,14 +225,14 @@ impl Conclusion {
     }
 }
 
-fn conclude(record: Record, course: &Course, suite: &Suite) -> Result<Conclusion, Fault> {
+fn conclude(record: Record, course: &Course, suite: &Suite, ctx: &Context) -> Result<Conclusion, Fault> {
     let finished = course.finished();
     let judgement = match finished {
         [] => None,
         _ => {
             let results = record.dir.join("results.txt");
             fs_err::write(&results, judge::lines(finished))?;
-            let judgement = judge::ask(&suite.judge(), &results)?;
+            let judgement = judge::ask(&suite.judge(), &results, &ctx.build_environment())?;
             fs_err::write(record.dir.join("report.txt"), &judgement.text)?;
             Some(judgement)
         }
