@@ -2,6 +2,7 @@
 //! them. Not for running it: that takes a VM.
 
 pub mod course;
+mod fraction;
 pub mod judge;
 pub mod result;
 pub mod runfile;
@@ -9,6 +10,6 @@ pub mod select;
 
 pub use course::{Course, Step};
 pub use judge::{JudgeError, Judgement, Row};
-pub use result::{Finished, Outcome};
+pub use result::{Finished, Outcome, Remarks};
 pub use runfile::{Group, RunFileError};
 pub use select::{SelectError, Selection, Suite};

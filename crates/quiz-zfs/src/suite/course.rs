@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::result::Finished;
+use super::result::{Finished, Remarks};
 use super::runfile::{Group, short};
 
 /// One script that is run: a test, or the `setup` or `cleanup` of a group.
@@ -23,6 +23,7 @@ pub struct Course {
     past: usize,
     /// The step that was last told to have begun.
     begun: Option<usize>,
+    remarks: Remarks,
 }
 
 impl Course {
@@ -39,7 +40,7 @@ impl Course {
             once.extend(Some(post).filter(|post| !post.is_empty()).map(script));
         }
         let steps = std::iter::repeat_n(once, iterations as usize).flatten().collect();
-        Course { steps, finished: Vec::new(), past: 0, begun: None }
+        Course { steps, finished: Vec::new(), past: 0, begun: None, remarks: Remarks::default() }
     }
 
     /// How many steps there are in all.
@@ -60,6 +61,16 @@ impl Course {
             self.begun = self.begun.filter(|begun| *begun >= self.past);
         }
         self.finished.push(test);
+    }
+
+    /// Takes a line of the suite's output that is no result.
+    pub fn remark(&mut self, line: &str) {
+        self.remarks.read(line);
+    }
+
+    /// What the suite said about itself so far.
+    pub fn remarks(&self) -> &Remarks {
+        &self.remarks
     }
 
     /// A step begins. Scripts that are no steps of their own, such as those run after a failure, belong to the step before.

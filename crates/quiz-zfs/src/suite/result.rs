@@ -64,17 +64,19 @@ fn name(path: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The test that a line of the runner's output tells the end of.
+/// The result that a line of the runner's output reports, if it is a result line:
+/// `[2026-01-02T03:04:05.678901] Test (Linux): PATH (run as USER) [MINUTES:SECONDS] [RESULT]`. Runners before OpenZFS 2.3.3 print no
+/// time in front, and the word in parentheses tells groups of one directory apart.
 pub fn finished(line: &str) -> Option<Finished> {
-    let rest = line.strip_prefix("Test")?;
-    // Groups of one directory are told apart by a word in parentheses.
+    let rest = after_time(line).strip_prefix("Test")?;
     let rest = match rest.strip_prefix(" (") {
         Some(rest) => rest.split_once("):")?.1,
         None => rest.strip_prefix(':')?,
     };
-    let (path, rest) = rest.split_once(" (run as ")?;
+    let (path, rest) = rest.rsplit_once(" (run as ")?;
     let (user, rest) = rest.split_once(')')?;
     let (time, rest) = rest.trim_start().strip_prefix('[')?.split_once(']')?;
+    // A test that ran again has `(RERAN)` behind its result.
     let (word, _more) = rest.trim_start().strip_prefix('[')?.split_once(']')?;
     let (minutes, seconds) = time.split_once(':')?;
     Some(Finished {
@@ -86,10 +88,52 @@ pub fn finished(line: &str) -> Option<Finished> {
     })
 }
 
+/// A line without the time in brackets that it may begin with.
+fn after_time(line: &str) -> &str {
+    line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map_or(line, |(_, rest)| rest)
+}
+
 /// The test whose beginning a line of the console tells (`zfs-tests.sh -K`).
 pub fn began(line: &str) -> Option<String> {
     let (_, path) = line.split_once("ZTS run ")?;
     name(path.split_whitespace().next()?)
+}
+
+/// What the suite says about itself beside its results.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remarks {
+    /// How many results the runner counts at its end. None if it did not come to its end.
+    pub counted: Option<usize>,
+    /// The programs that the tests want and the guest lacks.
+    pub missing_programs: Vec<String>,
+    in_summary: bool,
+}
+
+impl Remarks {
+    /// Takes a line that is no result.
+    pub fn read(&mut self, line: &str) {
+        if let Some(programs) = line.strip_prefix("Missing util(s):") {
+            self.missing_programs =
+                programs.split_whitespace().filter(|name| !is_unused(name)).map(str::to_owned).collect();
+        } else if line.trim() == "Results Summary" {
+            self.in_summary = true;
+            self.counted = Some(0);
+        } else if self.in_summary {
+            let count =
+                line.split_once('\t').and_then(|(word, count)| Some((word, count.trim().parse::<usize>().ok()?)));
+            match count {
+                // That counts tests a second time.
+                Some(("RERAN", _)) => {}
+                Some((_, count)) => self.counted = self.counted.map(|counted| counted + count),
+                None => self.in_summary = false,
+            }
+        }
+    }
+}
+
+/// Whether no test runs this program, though suites before OpenZFS 2.2 look for it. Only some architectures have it.
+fn is_unused(name: &str) -> bool {
+    name == "dmidecode"
 }
 
 #[cfg(test)]
@@ -107,6 +151,79 @@ mod tests {
         assert_eq!((test.name.as_str(), test.seconds, test.result), ("acl/posix/setup", 724, Outcome::Killed));
     }
 
+    /// What the runners of these versions print for the scripts of `runs/make.sh`.
+    const RUNS: [(&str, &str); 6] = [
+        ("2.1.11", include_str!("runs/2.1.11.txt")),
+        ("2.2.11", include_str!("runs/2.2.11.txt")),
+        ("2.3.2", include_str!("runs/2.3.2.txt")),
+        ("2.3.9", include_str!("runs/2.3.9.txt")),
+        ("2.4.3", include_str!("runs/2.4.3.txt")),
+        ("master", include_str!("runs/master.txt")),
+    ];
+
+    #[test]
+    fn the_output_of_every_version_is_read() {
+        for (version, text) in RUNS {
+            let mut remarks = Remarks::default();
+            let mut results = Vec::new();
+            for line in text.lines() {
+                match finished(line) {
+                    Some(test) => results.push(format!("{} {} {}", test.name, test.user, test.result.word())),
+                    None => remarks.read(line),
+                }
+            }
+            // Where the runner runs a test again, it prints neither a result nor a time for it.
+            let again = results.iter().position(|result| result.starts_with("again/sleeps"));
+            assert_eq!(
+                again.map(|at| results.remove(at)),
+                (version == "2.1.11").then(|| "again/sleeps root PASS".to_owned())
+            );
+            assert_eq!(
+                results,
+                [
+                    "a_group_with_a_name/that_is_longer_than/the_line_has_room/first root PASS",
+                    "cli_user/of_a_user/runs nobody PASS",
+                    "plain/setup root PASS",
+                    "plain/passes root PASS",
+                    "plain/fails root FAIL",
+                    "plain/skipped root SKIP",
+                    "plain/hangs root KILLED",
+                    "plain/cleanup root PASS",
+                    "plain/setup root PASS",
+                    "plain/of_linux root PASS",
+                    "plain/cleanup root PASS",
+                    "skipping/setup root SKIP",
+                    "skipping/never_run root SKIP",
+                    "skipping/cleanup root PASS",
+                ],
+                "{version}"
+            );
+            let all = results.len() + usize::from(again.is_some());
+            assert_eq!(remarks.counted, Some(all), "{version}");
+        }
+    }
+
+    #[test]
+    fn a_time_changes_nothing_about_a_result() {
+        let line =
+            "Test: /usr/share/zfs/zfs-tests/tests/functional/hkdf/hkdf_test (run as root) [61:01] [PASS] (RERAN)";
+        let plain = finished(line).unwrap();
+        assert_eq!((plain.name.as_str(), plain.seconds), ("hkdf/hkdf_test", 3661));
+        let stamped = format!("[2026-01-02T03:04:05.678901] {line}");
+        assert_eq!(finished(&stamped).unwrap(), Finished { line: stamped.clone(), ..plain });
+        assert_eq!(finished("[2026-01-02T03:04:05.678901] [PASS]"), None);
+    }
+
+    #[test]
+    fn what_the_guest_lacks_is_known() {
+        let mut remarks = Remarks::default();
+        remarks.read("Missing util(s): ");
+        assert!(remarks.missing_programs.is_empty());
+        remarks.read("Missing util(s): capsh dmidecode mkfs.xfs");
+        assert_eq!(remarks.missing_programs, ["capsh", "mkfs.xfs"]);
+        assert_eq!(remarks.counted, None);
+    }
+
     #[test]
     fn other_lines_are_none() {
         for line in [
@@ -116,6 +233,7 @@ mod tests {
             "Test: /usr/share/zfs/zfs-tests/tests/functional/atime/setup (run as root) [00:0",
             "Test: /usr/share/zfs/zfs-tests/tests/functional/atime/setup (run as root) [00:01] [GREAT]",
             "Test: /elsewhere/setup (run as root) [00:01] [PASS]",
+            "Test: /usr/share/zfs/zfs-tests/tests/functional/atime/setup (run as root) [] []",
         ] {
             assert_eq!(finished(line), None, "{line}");
         }

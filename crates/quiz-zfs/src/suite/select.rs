@@ -9,6 +9,7 @@ use fs_err as fs;
 use walkdir::WalkDir;
 
 use super::course::stem;
+use super::fraction::Fraction;
 use super::runfile::{self, Group, RunFileError, short};
 
 /// Why nothing is selected.
@@ -41,6 +42,14 @@ pub enum SelectError {
         runfiles: String,
         /// The tag that is spelled like it.
         nearest: Option<String>,
+    },
+    /// A fraction that is no part of a whole, or that stands beside tags.
+    #[error(
+        "cannot select the fraction `{text}` of the tests: write PART/PARTS with PART from 1 to PARTS, such as 1/3, and no tag beside it"
+    )]
+    Fraction {
+        /// What was asked for.
+        text: String,
     },
     /// A run file that is not there.
     #[error("there is no run file `{name}`, neither as a file nor in {}{}", dir.display(), meant(nearest))]
@@ -87,7 +96,8 @@ pub struct Suite {
 pub struct Selection {
     /// Run files, by name or path: what there is to choose from.
     pub runfiles: Vec<String>,
-    /// Tags: only groups that have one of them.
+    /// Tags: only groups that have one of them. Or one fraction, such as `1/3`: only groups that `zfs-tests.sh -T 1/3` would take from
+    /// the run files.
     pub tags: Vec<String>,
     /// Run files, tags, groups and tests, by name or path.
     pub words: Vec<String>,
@@ -157,17 +167,29 @@ impl Suite {
             let names = if words.is_empty() && selection.tags.is_empty() { &[QUICK][..] } else { &USUAL };
             files.extend(names.iter().filter_map(|name| self.runfile(name, cwd)));
         }
-        let all = self.read(&files)?;
+        let fraction = match &selection.tags[..] {
+            [text] if text.contains('/') => {
+                Some(text.parse::<Fraction>().map_err(|()| SelectError::Fraction { text: text.clone() })?)
+            }
+            tags => match tags.iter().find(|tag| tag.contains('/')) {
+                Some(_) => return Err(SelectError::Fraction { text: tags.join(",") }),
+                None => None,
+            },
+        };
+        let listed = self.groups(&files)?;
+        let tags = fraction.map_or_else(|| selection.tags.clone(), |fraction| fraction.tags(&listed));
+        let is_narrowed = !selection.tags.is_empty();
+        let mut all = Vec::new();
+        listed.into_iter().for_each(|group| merge(&mut all, group));
         let shown = files.iter().map(|file| file_name(file)).collect::<Vec<_>>().join(", ");
-        for tag in &selection.tags {
+        for tag in &tags {
             if !all.iter().any(|group| group.tags.contains(tag)) {
                 let tags = all.iter().flat_map(|group| &group.tags).map(String::as_str);
                 let nearest = nearest(tag, tags);
                 return Err(SelectError::NoTag { tag: tag.clone(), runfiles: shown, nearest });
             }
         }
-        let tagged =
-            |group: &&Group| selection.tags.is_empty() || group.tags.iter().any(|tag| selection.tags.contains(tag));
+        let tagged = |group: &&Group| !is_narrowed || group.tags.iter().any(|tag| tags.contains(tag));
         let all: Vec<Group> = all.iter().filter(tagged).cloned().collect();
         if words.is_empty() {
             return Ok(all);
@@ -175,7 +197,7 @@ impl Suite {
         let mut chosen: Vec<Group> = Vec::new();
         for word in &words {
             let mut found: Vec<Group> = all.iter().filter_map(|group| part(group, word)).collect();
-            if found.is_empty() && !named && selection.tags.is_empty() {
+            if found.is_empty() && !named && !is_narrowed {
                 found.extend(self.unlisted(word)?);
             }
             if found.is_empty() {
@@ -218,12 +240,13 @@ impl Suite {
         names.filter_map(|name| name.strip_suffix(".run").map(str::to_owned)).collect()
     }
 
-    fn read(&self, files: &[PathBuf]) -> Result<Vec<Group>, SelectError> {
+    /// The groups of several run files, each as its file has it.
+    fn groups(&self, files: &[PathBuf]) -> Result<Vec<Group>, SelectError> {
         let mut all = Vec::new();
         for path in files {
             let groups = runfile::parse(&fs::read_to_string(path)?)
                 .map_err(|source| SelectError::RunFile { path: path.clone(), source })?;
-            groups.into_iter().for_each(|group| merge(&mut all, group));
+            all.extend(groups);
         }
         Ok(all)
     }
@@ -274,7 +297,7 @@ impl Suite {
 
     fn no_such(&self, word: &str, runfiles: Option<String>) -> Result<SelectError, SelectError> {
         let usual: Vec<PathBuf> = USUAL.iter().filter_map(|name| self.runfile(name, &self.top)).collect();
-        let all = self.read(&usual)?;
+        let all = self.groups(&usual)?;
         if let Some(runfiles) = runfiles
             && all.iter().any(|group| part(group, word).is_some())
         {
@@ -434,6 +457,24 @@ mod tests {
             (groups[0].setting("pre"), groups[0].setting("post"), groups[0].setting("user")),
             ("setup", "", "root")
         );
+    }
+
+    #[test]
+    fn a_fraction_is_taken_of_the_run_files() {
+        // In the order of their tags: atime, zpool_get, zpool_set.
+        assert_eq!(select(&[], &["1/3"], &[]).unwrap(), "cli_root/zpool_set=zpool_set_ashift");
+        assert_eq!(select(&[], &["2/3"], &[]).unwrap(), "atime=atime_001_pos+atime_002_neg atime:Linux=atime_003_pos");
+        assert_eq!(select(&[], &["3/3"], &["cli_user"]).unwrap(), "cli_user/zpool_get=zpool_get_001_pos");
+        assert_eq!(select(&[], &["1/1"], &[]).unwrap().matches('=').count(), 5);
+        assert_eq!(select(&["sanity"], &["1/1"], &[]).unwrap(), "atime=atime_001_pos");
+        assert_eq!(select(&["sanity"], &["1/2"], &[]).unwrap(), "", "the only tag is in the second part");
+        for wrong in [&["0/3"][..], &["4/3"], &["x/3"], &["1/3", "atime"], &["atime", "1/3"], &["cli_root/zpool_get"]] {
+            let said = select(&[], wrong, &[]).unwrap_err();
+            assert!(
+                said.starts_with(&format!("cannot select the fraction `{}` of the tests: write ", wrong.join(","))),
+                "{said}"
+            );
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct Test {
     /// Run files to choose from, by name or path
     #[arg(short, long, value_name = "NAME,...", value_delimiter = ',')]
     pub run_files: Vec<String>,
-    /// Only groups that have one of these tags
+    /// Only groups that have one of these tags; or a fraction (1/3), as zfs-tests.sh splits the run files
     #[arg(short = 'T', long, value_name = "TAG,...", value_delimiter = ',')]
     pub tags: Vec<String>,
     /// Run all of it so many times
@@ -202,6 +202,8 @@ struct Conclusion {
     tests: Vec<TestRecord>,
     /// Tests without a result.
     missing: Vec<String>,
+    /// Programs that the suite wants and the guest lacks.
+    missing_programs: Vec<String>,
     run: Record,
     #[serde(skip)]
     judgement: Option<Judgement>,
@@ -261,6 +263,7 @@ fn conclude(record: Record, course: &Course, suite: &Suite, ctx: &Context) -> Re
         total: judge::total(rows.values()),
         tests: tests.collect(),
         missing: missing.into_iter().map(|(name, _)| name).collect(),
+        missing_programs: course.remarks().missing_programs.clone(),
         run: record,
         judgement,
         rows,
@@ -294,9 +297,21 @@ fn tell(result: &Conclusion, course: &Course, spec: &RunSpec, ctx: &Context) -> 
     if let Some(running) = &result.running {
         say(&format!("{running} was running when the guest ended"));
     }
-    if course.finished().is_empty() {
+    if !result.missing_programs.is_empty() {
+        let programs = result.missing_programs.join(", ");
+        say(&format!("the guest lacks programs that the suite wants: {programs}; tests of them fail or are skipped"));
+        say("hint: the setting `packages` adds packages to the guest's root");
+    }
+    let counted = course.remarks().counted.unwrap_or(0);
+    if counted > course.finished().len() {
+        let read = course.finished().len();
+        say(&format!(
+            "the suite counts {counted} results, and quiz could read {read}: a result line has a form that it does not know"
+        ));
+    } else if course.finished().is_empty() {
         say("there is not one test result");
-    } else if !result.missing.is_empty() {
+    }
+    if !course.finished().is_empty() && !result.missing.is_empty() {
         say(&format!("{} of {} have no result", result.total.missing, result.total.total()));
     }
     let logs = result.run.dir.join("artifacts/test_results");

@@ -234,7 +234,10 @@ impl Write for Output {
                     course.lock().unwrap_or_else(PoisonError::into_inner).finish(test.clone());
                     Piece::Finished(test)
                 }
-                None => Piece::Launcher(line.to_owned()),
+                None => {
+                    course.lock().unwrap_or_else(PoisonError::into_inner).remark(line);
+                    Piece::Launcher(line.to_owned())
+                }
             };
             // The screen outlives the run.
             sender.send(piece).ok();
