@@ -15,6 +15,8 @@ pub enum Release {
     Bookworm,
     /// 2.3, for kernels up to 6.14.
     BookwormBackports,
+    /// 2.4, for kernels up to 7.0 and more.
+    TrixieBackports,
 }
 
 impl Release {
@@ -22,6 +24,7 @@ impl Release {
         match self {
             Release::Bookworm => "bookworm",
             Release::BookwormBackports => "bookworm-backports",
+            Release::TrixieBackports => "trixie-backports",
         }
     }
 }
@@ -59,8 +62,8 @@ fn fetch(suite: &str, dir: &Path) -> Result<(), String> {
     fs::write(dir.join("debian.sources"), sources.replace("SUITE", suite)).map_err(io)?;
     fs::create_dir_all(dir.join("lists/partial")).map_err(io)?;
     fs::create_dir_all(dir.join("source")).map_err(io)?;
-    let apt = |arguments: &[&str]| -> Result<(), String> {
-        let mut command = Command::new("apt-get");
+    let apt = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
         command.current_dir(dir).args([
             "-qq",
             "-o",
@@ -72,8 +75,19 @@ fn fetch(suite: &str, dir: &Path) -> Result<(), String> {
         command.arg("-o").arg(format!("Dir::State::lists={}", dir.join("lists").display()));
         run(command.args(arguments))
     };
-    apt(&["update"])?;
-    apt(&["source", "--tar-only", "zfs-linux"])?;
+    apt("apt-get", &["update"])?;
+    // Some mirrors do not have the newest version's archive yet; the ones before serve as well.
+    let records = apt("apt-cache", &["showsrc", "zfs-linux"])?;
+    let mut versions: Vec<&str> = records.lines().filter_map(|line| line.strip_prefix("Version: ")).collect();
+    versions.sort_by(|a, b| newer_first(a, b));
+    let mut refused = "the suite has no zfs-linux".to_owned();
+    let fetched = versions.iter().any(|version| {
+        let fetched = apt("apt-get", &["source", "--tar-only", &format!("zfs-linux={version}")]);
+        fetched.map_err(|error| refused = error).is_ok()
+    });
+    if !fetched {
+        return Err(refused);
+    }
     let archive = fs::read_dir(dir)
         .map_err(io)?
         .flatten()
@@ -85,10 +99,23 @@ fn fetch(suite: &str, dir: &Path) -> Result<(), String> {
     fs::remove_dir_all(dir.join("lists")).map_err(io)
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
+/// Debian's order of versions, as dpkg knows it.
+fn newer_first(a: &str, b: &str) -> std::cmp::Ordering {
+    let is = |relation: &str| {
+        Command::new("dpkg").args(["--compare-versions", a, relation, b]).status().is_ok_and(|s| s.success())
+    };
+    match (is("gt"), is("lt")) {
+        (true, _) => std::cmp::Ordering::Less,
+        (_, true) => std::cmp::Ordering::Greater,
+        _ => std::cmp::Ordering::Equal,
+    }
+}
+
+/// Runs a program, and returns what it printed.
+fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
