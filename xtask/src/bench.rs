@@ -1,6 +1,7 @@
 //! Benchmarks: everything that is compared is measured in one run, turn by turn, so that a noisy host is noisy for all.
 
 mod architectures;
+mod boots;
 mod clones;
 mod cold;
 mod cycle;
@@ -58,6 +59,8 @@ pub enum Bench {
         /// Architectures [default: all]
         archs: Vec<String>,
     },
+    /// How often which kernel boots on which QEMU and machine: the table in docs/machines.md
+    Boots(boots::Boots),
     /// From an edited file of OpenZFS to the printed `zpool status`, against installing, indexing, booting and loading
     Cycle {
         #[command(flatten)]
@@ -91,6 +94,7 @@ pub struct Peers {
 pub fn run(which: &Bench) -> Result<(), String> {
     match which {
         Bench::Architectures { rounds, profile, archs } => architectures::run(*rounds, archs, profile),
+        Bench::Boots(boots) => boots::run(boots),
         Bench::Cold { common, peers } => cold::run(common.rounds, common.kernel.as_deref(), !peers.no_vng),
         Bench::Warm { common, peers, zfs } => {
             warm::run(common.rounds, common.kernel.as_deref(), !peers.no_vng, zfs.as_deref())
