@@ -281,7 +281,7 @@ fn quiz_does_without_what_a_qemu_lacks_where_it_can() {
 fn without_kvm(place: &Place, arguments: &[&str]) -> Ran {
     let kvm = place.sandbox.beside("kvm");
     fs::write(&kvm, "").unwrap();
-    fs::set_permissions(&kvm, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(&kvm, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     let quiz = place.command(arguments);
     let mut command = Command::new("unshare");
     let script =

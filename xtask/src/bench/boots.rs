@@ -9,7 +9,8 @@ use fs_err as fs;
 use serde_json::Value;
 
 use crate::qemu;
-use crate::steps::{released_quiz, top};
+use crate::sh::top;
+use crate::steps::released_quiz;
 
 /// Where the table is, and what surrounds it there.
 const PAGE: &str = "docs/machines.md";
@@ -186,8 +187,8 @@ impl Case<'_> {
                 continue;
             }
             let text = String::from_utf8_lossy(&output.stderr);
-            let lines = text.lines().filter(|line| line.starts_with("quiz: ") && !line.contains("the evidence is in"));
-            let line = lines.last().unwrap_or_default().trim_start_matches("quiz: ").replace('|', "/");
+            let mut lines = text.lines().filter(|line| line.starts_with("quiz: ") && !line.contains("the evidence is in"));
+            let line = lines.next_back().unwrap_or_default().trim_start_matches("quiz: ").replace('|', "/");
             if !failures.contains(&line) {
                 failures.push(line);
             }
