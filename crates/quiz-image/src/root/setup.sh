@@ -5,9 +5,9 @@ for dir in proc sys dev run tmp mnt root quiz lib/modules; do mkdir -p "$1/$dir"
 for dir in etc/dpkg/dpkg.cfg.d etc/apt/apt.conf.d; do
     if [ -e "$1/$dir/99mmdebstrap" ]; then mv "$1/$dir/99mmdebstrap" "$1/$dir/99quiz"; fi
 done
-: > "$1/etc/machine-id"
 # Whoever made them, with whatever mode.
-rm -f "$1/etc/resolv.conf" "$1/etc/hostname" "$1/etc/hosts" "$1/var/lib/dbus/machine-id"
+rm -f "$1/etc/machine-id" "$1/etc/resolv.conf" "$1/etc/hostname" "$1/etc/hosts" "$1/var/lib/dbus/machine-id"
+: > "$1/etc/machine-id"
 echo 'nameserver 10.0.2.3' > "$1/etc/resolv.conf"
 echo quiz > "$1/etc/hostname"
 printf '127.0.0.1 localhost\n127.0.1.1 quiz\n::1 localhost ip6-localhost ip6-loopback\n' > "$1/etc/hosts"
