@@ -187,7 +187,8 @@ impl Case<'_> {
                 continue;
             }
             let text = String::from_utf8_lossy(&output.stderr);
-            let mut lines = text.lines().filter(|line| line.starts_with("quiz: ") && !line.contains("the evidence is in"));
+            let mut lines =
+                text.lines().filter(|line| line.starts_with("quiz: ") && !line.contains("the evidence is in"));
             let line = lines.next_back().unwrap_or_default().trim_start_matches("quiz: ").replace('|', "/");
             if !failures.contains(&line) {
                 failures.push(line);
