@@ -76,15 +76,10 @@ pub fn for_benches() -> Result<(), String> {
 /// As [`setup`].
 pub fn foreign(arch: &'static Arch) -> Result<(), String> {
     let purposes = for_guests_of(arch);
-    if missing(&purposes).is_empty() {
-        return Ok(());
-    }
-    // Registrations are gone with each boot, where no service makes them.
-    if search().has(Sign::Program("update-binfmts")) {
-        register_emulators()?;
-    }
     install(&purposes)?;
-    register_emulators()
+    // Registrations are gone with each boot, where no service makes them.
+    register_emulator(arch);
+    Ok(())
 }
 
 /// Installs what the tests need, with guests of `archs` too. Returns the `PATH` for the tests: where apt would have to remove a package
@@ -105,9 +100,7 @@ pub fn for_tests(archs: &[&str]) -> Result<OsString, String> {
         return Err(refusal(&Plan { refused: others, ..plan }));
     }
     packages::install(&plan.install)?;
-    if Path::new("/usr/sbin/update-binfmts").exists() {
-        register_emulators()?;
-    }
+    archs.iter().for_each(|arch| register_emulator(arch));
     if emulators.is_empty() {
         ensure(&purposes)?;
         return Ok(path);
@@ -162,15 +155,22 @@ fn search() -> Search {
     Search::new(&std::env::var_os("PATH").unwrap_or_default())
 }
 
+/// The tools that are missing and that a package brings: a registration of an emulator is made afterwards, if it can be.
 fn missing(purposes: &[Purpose]) -> Vec<&'static Tool> {
     let search = search();
-    host::missing(purposes, quiz_arch::host(), &|sign: Sign| search.has(sign))
+    let present = |sign: Sign| match sign {
+        Sign::File(path) if path.starts_with(host::BINFMT_MISC) => {
+            // The registration stays where it is if the emulator goes, and is gone at the next boot.
+            search.has(sign) || search.has(Sign::Program("update-binfmts"))
+        }
+        _ => search.has(sign),
+    };
+    host::missing(purposes, quiz_arch::host(), &present)
 }
 
-/// Fails if something is still missing, by all that was installed. Registrations of emulators are made afterwards.
+/// Fails if something is still missing, by all that was installed.
 fn ensure(purposes: &[Purpose]) -> Result<(), String> {
-    let names: Vec<&str> =
-        missing(purposes).iter().map(|tool| tool.name()).filter(|name| !name.contains("binfmt")).collect();
+    let names: Vec<&str> = missing(purposes).iter().map(|tool| tool.name()).collect();
     if names.is_empty() {
         Ok(())
     } else {
@@ -214,12 +214,21 @@ fn refusal(plan: &Plan) -> String {
     text
 }
 
-/// Has the kernel start user-mode emulation for programs of other architectures, where that is installed and nobody has done it.
-fn register_emulators() -> Result<(), String> {
-    if !Path::new("/proc/sys/fs/binfmt_misc/register").exists() {
-        check(as_root("mount").args(["-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]))?;
+/// Has the kernel start user-mode emulation for programs of `arch`, where that is installed and nobody has done it: mmdebstrap makes
+/// roots sooner than a VM does. Where it cannot be done, as in most containers, quiz makes them in a VM.
+fn register_emulator(arch: &Arch) {
+    let Some(registration) = host::emulator(arch).map(Path::new) else { return };
+    let name = registration.file_name().unwrap_or_default();
+    if registration.exists() || !search().has(Sign::Program("update-binfmts")) {
+        return;
     }
-    check(as_root("update-binfmts").arg("--enable"))
+    let mount = || check(as_root("mount").args(["-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]));
+    let is_mounted = Path::new("/proc/sys/fs/binfmt_misc/register").exists();
+    let registered = if is_mounted { Ok(()) } else { mount() };
+    let registered = registered.and_then(|()| check(as_root("update-binfmts").arg("--enable").arg(name)));
+    if registered.is_err() || !registration.exists() {
+        eprintln!("xtask: this host does not run programs of {}; quiz makes their roots in a VM", arch.name);
+    }
 }
 
 #[cfg(test)]

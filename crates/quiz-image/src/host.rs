@@ -142,6 +142,14 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
     }
 }
 
+/// Where the kernel lists the emulators that it starts for programs of other architectures.
+pub const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc/";
+
+/// The file that shows that the kernel starts an emulator for programs of `arch`.
+pub fn emulator(arch: &Arch) -> Option<&'static str> {
+    QEMU_USERS.iter().find(|(name, _)| *name == arch.name).map(|(_, tool)| tool.name())
+}
+
 /// Which boot of this host it is: what was not brought to the disk is of use in the same one only.
 pub fn boot_id() -> std::io::Result<String> {
     Ok(fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())

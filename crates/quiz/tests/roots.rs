@@ -1,4 +1,4 @@
-//! Roots that are made in a VM, with a cache of their own. The host's own architecture: `long.rs` has another one.
+//! Roots that are made in a VM, with a cache of their own. Of the host's own architecture only; another one is untried.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
