@@ -32,11 +32,12 @@ struct Maker {
     seconds: f64,
 }
 
-/// The makers whose work the tests of a program need.
-fn makers_for(program: &str) -> &'static [Maker] {
-    match program {
-        "crash" | "kernel" => &MAKERS[..1],
-        "zfs" => MAKERS,
+/// The makers whose work a test needs.
+fn makers_for(program: &str, test: &str) -> &'static [Maker] {
+    match (program, test) {
+        ("crash" | "kernel" | "profiles", _) => &MAKERS[..1],
+        ("machines", "a_kernel_that_quiz_has_built_boots_on_every_qemu") => &MAKERS[..1],
+        ("zfs", _) => MAKERS,
         _ => &[],
     }
 }
@@ -57,7 +58,7 @@ pub fn test(long: bool) -> Result<(), String> {
         jobs.extend(self::jobs(&["--package", "quiz", "--test", "long"])?);
     }
     jobs.push(fresh::short_job()?);
-    let qemus = qemus(&path)?;
+    let qemus = other_qemus(&path)?;
     for job in &mut jobs {
         job.command.env("PATH", &path).env("QUIZ_TEST_QEMUS", &qemus);
     }
@@ -77,21 +78,14 @@ pub fn test(long: bool) -> Result<(), String> {
 /// QEMUs that the tests of machines run on, as Debian releases and the version that each has.
 const QEMUS: &[(&str, &str)] = &[("bookworm", "7.2"), (qemu::BACKPORTS, "10.0")];
 
-/// The directories of those QEMUs, joined as in `PATH`: the host's where it is of that version, else one that is only unpacked.
-fn qemus(path: &OsStr) -> Result<OsString, String> {
+/// The directories of those QEMUs that are of another version than the one on `path`, joined as in `PATH`. They are only unpacked.
+fn other_qemus(path: &OsStr) -> Result<OsString, String> {
     let program = Search::new(path).program(quiz_arch::host().qemu);
-    let version = program.as_ref().and_then(|program| Command::new(program).arg("--version").output().ok());
+    let version = program.and_then(|program| Command::new(program).arg("--version").output().ok());
     let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let mut dirs = Vec::new();
-    for (release, wanted) in QEMUS {
-        match &program {
-            Some(program) if version.contains(&format!("version {wanted}.")) => {
-                dirs.push(program.parent().unwrap_or(Path::new("/")).to_owned());
-            }
-            _ => dirs.push(qemu::unpacked(release, &[quiz_arch::host()])?),
-        }
-    }
-    std::env::join_paths(dirs).map_err(|e| e.to_string())
+    let others = QEMUS.iter().filter(|(_, wanted)| !version.contains(&format!("version {wanted}.")));
+    let dirs = others.map(|(release, _)| qemu::unpacked(release, &[quiz_arch::host()]));
+    std::env::join_paths(dirs.collect::<Result<Vec<_>, _>>()?).map_err(|e| e.to_string())
 }
 
 fn clippy(selection: &[&str]) -> Result<(), String> {
@@ -124,7 +118,8 @@ fn jobs(selection: &[&str]) -> Result<Vec<Job>, String> {
         for test in &tests {
             let maker = MAKERS.iter().find(|maker| (maker.program, maker.test) == (&*program.name, &**test));
             let position = maker.and_then(|maker| MAKERS.iter().position(|other| std::ptr::eq(other, maker)));
-            let earlier = &makers_for(&program.name)[..position.unwrap_or(makers_for(&program.name).len())];
+            let makers = makers_for(&program.name, test);
+            let earlier = &makers[..position.unwrap_or(makers.len())];
             let mut command = program.command();
             command.args(["--exact", test]);
             jobs.push(Job {

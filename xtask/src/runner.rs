@@ -138,6 +138,8 @@ fn run_one(command: &mut Command, log: &Path) -> Result<(), String> {
     let (file, _) = fs::File::create(log).map_err(|e| e.to_string())?.into_parts();
     let errors = file.try_clone().map_err(|e| e.to_string())?;
     std::os::unix::process::CommandExt::process_group(command, 0);
+    // It is no part of the terminal's job any more, so an interrupt has to reach it through this process's end.
+    quiz_host::process::die_with_parent(command, Signal::TERM);
     let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
     let mut child = child.map_err(|e| format!("{}: {e}", command.get_program().display()))?;
     let ended = wait(&mut child, LIMIT).map_err(|e| e.to_string())?;

@@ -12,10 +12,13 @@ mod profiles {
     mod windows;
 }
 
-use quiz_testing::{Ran, Sandbox};
+use quiz_testing::{Ran, Sandbox, kernels};
 
+/// A sandbox, with the kernel that these tests run on in its cache.
 fn sandbox() -> Sandbox {
-    Sandbox::new(env!("CARGO_BIN_EXE_quiz"))
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
+    kernels::built(&sandbox, "memdev");
+    sandbox
 }
 
 /// Runs a script of the guest's shell with profiles, `-k 6.12`, and a limit that nothing here comes near.
