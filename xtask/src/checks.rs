@@ -117,15 +117,15 @@ fn jobs(selection: &[&str]) -> Result<Vec<Job>, String> {
         let name_of = |test: &str| format!("{}: {test}", program.name);
         for test in &tests {
             let maker = MAKERS.iter().find(|maker| (maker.program, maker.test) == (&*program.name, &**test));
-            let position = maker.and_then(|maker| MAKERS.iter().position(|other| std::ptr::eq(other, maker)));
             let makers = makers_for(&program.name, test);
-            let earlier = &makers[..position.unwrap_or(makers.len())];
+            // A maker needs only those before it.
+            let earlier = makers.iter().take_while(|other| maker.is_none_or(|maker| other.test != maker.test));
             let mut command = program.command();
             command.args(["--exact", test]);
             jobs.push(Job {
                 name: name_of(test),
                 command,
-                after: earlier.iter().map(|maker| format!("{}: {}", maker.program, maker.test)).collect(),
+                after: earlier.map(|maker| format!("{}: {}", maker.program, maker.test)).collect(),
                 guess: maker.map_or(20.0, |maker| maker.seconds),
             });
         }

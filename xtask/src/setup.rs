@@ -28,10 +28,11 @@ fn everyday() -> Vec<Purpose> {
     ]
 }
 
-fn for_guests_of(arch: &'static Arch) -> [Purpose; 5] {
+fn for_guests_of(arch: &'static Arch) -> [Purpose; 6] {
     [
         Purpose::Run(arch),
         Purpose::RootBuild(arch),
+        Purpose::Emulate(arch),
         Purpose::KernelBuild(arch),
         Purpose::Agent(arch),
         Purpose::ZfsCross(arch),

@@ -42,8 +42,10 @@ pub enum Purpose {
     Agent(&'static Arch),
     /// Make a root of the user's own file system.
     RootAdd,
-    /// Make a root of an architecture.
+    /// Make a root of an architecture with mmdebstrap.
     RootBuild(&'static Arch),
+    /// Run programs of an architecture on the host, as mmdebstrap has to.
+    Emulate(&'static Arch),
     /// Build OpenZFS for the host's architecture.
     ZfsBuild,
     /// Build OpenZFS for another architecture.
@@ -100,6 +102,8 @@ impl Tool {
 pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
     let named = |list: &'static [Tool], name: String| list.iter().filter(move |t| t.name() == name);
     let compiler = |arch: &Arch| named(CROSS_COMPILERS, format!("{}gcc", arch.cross)).collect::<Vec<_>>();
+    // Processors of one kind run the programs of their elder kin themselves.
+    let is_foreign = |arch: &Arch| arch.name != host.name && (arch.name, host.name) != ("i686", "x86_64");
     match purpose {
         Purpose::Run(arch) => named(QEMUS, arch.qemu.to_owned()).chain([&MKE2FS, &SQFSTAR]).collect(),
         Purpose::KernelAdd => vec![&APT_GET, &DPKG_DEB, &KEYRING, &DEPMOD],
@@ -130,12 +134,14 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
         Purpose::RootAdd => vec![&SQFSTAR],
         Purpose::RootBuild(arch) => {
             let mut tools = vec![&APT_GET, &MMDEBSTRAP, &KEYRING, &SQFSTAR];
-            // Processors of one kind run the programs of their elder kin themselves.
-            if arch.name != host.name && (arch.name, host.name) != ("i686", "x86_64") {
+            if is_foreign(arch) {
                 tools.push(&ARCH_TEST);
-                tools.extend(QEMU_USERS.iter().filter(|(name, _)| *name == arch.name).map(|(_, tool)| tool));
             }
             tools
+        }
+        Purpose::Emulate(arch) => {
+            let named = QEMU_USERS.iter().filter(|(name, _)| is_foreign(arch) && *name == arch.name);
+            named.map(|(_, tool)| tool).collect()
         }
         Purpose::Test => [&GIT, &PYTHON].into_iter().chain(TEST).collect(),
         Purpose::Bench => BENCH.iter().collect(),
@@ -370,8 +376,7 @@ mod tests {
             let cross = format!("{}gcc", arch.cross);
             assert!(tools(Purpose::KernelBuild(arch), &host).iter().any(|t| t.name() == cross), "{}", arch.name);
             assert_eq!(tools(Purpose::Agent(arch), &host).len(), 2, "{}", arch.name);
-            let users = tools(Purpose::RootBuild(arch), &host).into_iter().filter(|tool| tool.purpose == USER);
-            assert_eq!(users.count(), 1, "{}", arch.name);
+            assert_eq!(tools(Purpose::Emulate(arch), &host).len(), 1, "{}", arch.name);
         }
     }
 

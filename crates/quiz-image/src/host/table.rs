@@ -97,8 +97,7 @@ pub(super) static SQFSTAR: Tool = program(
     "makes squashfs images",
     ["squashfs-tools", "squashfs-tools", "squashfs-tools", "squashfs", "squashfs-tools"],
 );
-/// User-mode emulation, by its purpose.
-pub(super) const USER: &str = "runs programs of another architecture while its root is made";
+const USER: &str = "runs programs of another architecture while its root is made";
 const fn user_mode(registration: &'static str) -> Tool {
     Tool {
         sign: Sign::File(registration),
