@@ -116,7 +116,7 @@ fn short(fresh: &Fresh, system: &System, steps: &mut Steps) -> Result<(), String
     let record: serde_json::Value = serde_json::from_str(&doctor).map_err(|e| format!("quiz doctor --json: {e}"))?;
     is_ready(&record)?;
     run("quiz root build")?;
-    run(&format!("quiz -a {FOREIGN} root build"))?;
+    run(&format!("quiz root build --arch {FOREIGN}"))?;
     run("quiz uname -a")
 }
 
