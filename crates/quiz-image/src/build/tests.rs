@@ -33,7 +33,7 @@ bzImage: vmlinux
 	@mkdir -p $(O)/arch/x86/boot; cp $(O)/vmlinux $(O)/arch/x86/boot/bzImage
 $(O)/main.o: main.c
 	@echo '  CC      main.o'
-	@if [ -n "$$QUIZ_TEST_DIR" ]; then echo x >> "$$QUIZ_TEST_DIR/compiled"; while [ -e "$$QUIZ_TEST_DIR/hold" ]; do sleep 0.05; done; fi
+	@if [ -n "$$HOME" ]; then echo x >> "$$HOME/compiled"; while [ -e "$$HOME/hold" ]; do sleep 0.05; done; fi
 	@if grep -q broken main.c; then echo "main.c:1:1: error: it is broken" >&2; exit 1; fi; cp main.c $@
 "#;
 
@@ -305,6 +305,8 @@ fn build_here() -> bool {
     let source = Source::Git { url: format!("file://{}", dir.join("origin").display()), reference: "main".to_owned() };
     let mut request = BuildRequest::new(x86(), source);
     request.replace = options.contains("replace");
+    // Of what a build gets of the environment, this is the variable that tells the Makefile where to note that it compiles.
+    request.environment = Environment::of(&[("HOME".into(), dir.clone().into())]);
     request.edits.extend(options.contains("edit").then(|| Edit::Enable("X".to_owned())));
     request.name = options.contains("edit").then(|| "other".to_owned());
     build_with(&Cache::at(dir.join("cache")), &request, &quick(), &Loud).unwrap();

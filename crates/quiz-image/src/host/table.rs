@@ -168,6 +168,7 @@ pub(super) static TEST: &[Tool] = &[
     program("bash", TESTS, same("bash")),
     program("cmp", TESTS, same("diffutils")),
     program("sha256sum", TESTS, same("coreutils")),
+    program("script", TESTS, ["bsdutils", "util-linux", "util-linux", "util-linux", "util-linux-misc"]),
     program("setsid", TESTS, same("util-linux")),
     program("unshare", TESTS, same("util-linux")),
 ];
