@@ -241,7 +241,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let qemu = dir.path().join(quiz_arch::host().qemu);
         let says = |version: &str| {
-            quiz_testing::place::write_program(&qemu, &format!("#!/bin/sh\necho QEMU emulator version {version}\n"));
+            quiz_testing::place::write_program(&qemu, &format!("#!/bin/sh\necho 'QEMU emulator version {version}'\n"));
             usable_qemu(&Search::new(dir.path().as_os_str()))
         };
         let error = says("5.2.0 (Debian 1:5.2+dfsg-11)").unwrap_err();
