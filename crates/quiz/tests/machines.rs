@@ -92,7 +92,7 @@ fn everything_works(machine: &str, cpus: u32) {
         let (ran, record) = bench.expect(121, &["sh", "-c", "echo c > /proc/sysrq-trigger"]);
         assert_eq!(record["verdict"]["kind"], "panic");
         assert!(ran.stderr.contains("sysrq triggered crash"), "{}", ran.stderr);
-        bench.expect(124, &["--timeout", "5s", "sleep", "100"]);
+        bench.expect(124, &["--timeout", "1s", "sleep", "100"]);
         let stacks = fs::read_to_string(place.sandbox.last_run().join("stacks.txt")).unwrap();
         assert!(stacks.contains("sleep"), "{stacks}");
         let (_, record) = bench.expect(121, &["--dump", "on-panic", "sh", "-c", "echo c > /proc/sysrq-trigger"]);
