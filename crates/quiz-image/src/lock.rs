@@ -9,10 +9,34 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+/// A file with a `flock` on it, which is given up when the value is dropped. Closing the file is not enough for that: a child that
+/// another thread has just forked has the file, too, until it executes its program.
+#[derive(Debug)]
+pub struct Locked(fs::File);
+
+impl Locked {
+    /// Takes over a file that its owner has locked.
+    pub fn new(file: fs::File) -> Locked {
+        Locked(file)
+    }
+
+    /// The file.
+    pub fn file(&self) -> &fs::File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // What remains is what closing does.
+        self.0.file().unlock().ok();
+    }
+}
+
 /// An exclusive lock, given up when dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _file: fs::File,
+    _file: Locked,
 }
 
 /// Who holds a lock, as far as the lock file tells.
@@ -69,7 +93,7 @@ fn held(mut file: fs::File, what: &str) -> io::Result<Lock> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "{} {what}", std::process::id())?;
-    Ok(Lock { _file: file })
+    Ok(Lock { _file: Locked(file) })
 }
 
 fn named(path: &Path, e: io::Error) -> io::Error {
@@ -112,4 +136,24 @@ pub fn flock_pids(path: &Path) -> Vec<u32> {
     pids.sort_unstable();
     pids.dedup();
     pids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Silent;
+
+    #[test]
+    fn a_lock_ends_with_its_value_whoever_else_has_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = Lock::attempt(&path, "holding").unwrap().unwrap();
+        // What a fork of another thread would have.
+        let other = lock._file.file().try_clone().unwrap();
+        assert!(Lock::attempt(&path, "trying").unwrap().is_none());
+        drop(lock);
+        let (_lock, waited) = Lock::wait(&path, "taking", &Silent).unwrap();
+        assert!(!waited);
+        drop(other);
+    }
 }

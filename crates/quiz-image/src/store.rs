@@ -8,7 +8,7 @@
 //! Two kinds of locks: `.locks/NAME` is held by whoever builds or removes `NAME`; `.data/NAME/…/.in-use` is held, shared, by
 //! every [`Entry`]. A directory below `.data/` that no link points to is deleted by the next builder once neither lock is held.
 
-use crate::lock::{self, Lock};
+use crate::lock::{self, Lock, Locked};
 use crate::report::Report;
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
@@ -186,7 +186,12 @@ impl Shelf {
                 Err(TryLockError::Error(e)) => return Err(opening()(e)),
             }
             if self.target(name).as_ref() == Some(&dir) {
-                return Ok(Some(Entry { name: name.to_owned(), link: self.dir.join(name), dir, _in_use: in_use }));
+                return Ok(Some(Entry {
+                    name: name.to_owned(),
+                    link: self.dir.join(name),
+                    dir,
+                    _in_use: Locked::new(in_use),
+                }));
             }
         }
     }
@@ -303,7 +308,7 @@ impl Shelf {
             fs::File::open(&self.dir).and_then(|d| d.sync_all()).map_err(making())?;
         }
         self.sweep(Some(name));
-        Ok(Entry { name: name.to_owned(), link: self.dir.join(name), dir, _in_use: in_use })
+        Ok(Entry { name: name.to_owned(), link: self.dir.join(name), dir, _in_use: Locked::new(in_use) })
     }
 
     /// Deletes the entry `name`. Waits for no one: an entry that is in use or being built is an error.
@@ -403,7 +408,7 @@ impl Shelf {
 
 /// Proof that nobody uses the directory, for as long as the value lives.
 struct Unused {
-    _file: Option<fs::File>,
+    _file: Option<Locked>,
 }
 
 fn unused(dir: &Path) -> io::Result<Option<Unused>> {
@@ -416,7 +421,7 @@ fn unused(dir: &Path) -> io::Result<Option<Unused>> {
         Err(e) => return Err(e),
     };
     match file.file().try_lock() {
-        Ok(()) => Ok(Some(Unused { _file: Some(file) })),
+        Ok(()) => Ok(Some(Unused { _file: Some(Locked::new(file)) })),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(e),
     }
@@ -516,7 +521,7 @@ pub struct Entry {
     name: String,
     link: PathBuf,
     dir: PathBuf,
-    _in_use: fs::File,
+    _in_use: Locked,
 }
 
 impl Entry {

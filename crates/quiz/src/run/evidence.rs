@@ -1,6 +1,5 @@
 //! The directory of one run: made, locked while the run lasts, completed by `result.json`, pruned when old.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use quiz_config::Worktree;
+use quiz_image::lock::Locked;
 use quiz_vm::{VmSpec, qemu};
 
 use super::record::Record;
@@ -23,7 +23,7 @@ pub struct RunDir {
     id: String,
     path: PathBuf,
     /// Held while the run lasts, so that nobody prunes it.
-    _lock: File,
+    _lock: Locked,
 }
 
 impl RunDir {
@@ -42,9 +42,9 @@ impl RunDir {
             let path = runs.join(&id);
             match fs::create_dir(&path) {
                 Ok(()) => {
-                    let (lock, _) = fs::File::open(&path).map_err(refused)?.into_parts();
-                    lock.lock().map_err(refused)?;
-                    return Ok(RunDir { id, path, _lock: lock });
+                    let lock = fs::File::open(&path).map_err(refused)?;
+                    lock.file().lock().map_err(refused)?;
+                    return Ok(RunDir { id, path, _lock: Locked::new(lock) });
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(refused(e)),

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use fs_err as fs;
 use quiz_image::Cache;
+use quiz_image::lock::Locked;
 use quiz_vm::control;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,7 @@ pub struct Running {
 #[derive(Debug)]
 pub struct Registered {
     path: PathBuf,
-    _lock: fs::File,
+    _lock: Locked,
 }
 
 impl Drop for Registered {
@@ -81,7 +82,7 @@ pub fn register(cache: &Cache, running: &Running) -> Result<Registered, Fault> {
     file.as_file().lock()?;
     let path = place.join(format!("{}.json", running.id));
     let lock = file.persist(&path).map_err(|e| Fault::new(format!("cannot note a run: {}", e.error)))?;
-    Ok(Registered { _lock: fs::File::from_parts(lock, &path), path })
+    Ok(Registered { _lock: Locked::new(fs::File::from_parts(lock, &path)), path })
 }
 
 /// All that are there, the newest first.
