@@ -1,8 +1,12 @@
-//! Child processes that do not outlive the process that started them. Not for what they do.
+//! Processes: children that do not outlive the process that started them, and what a process has used. Not for what they do.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
+
+use fs_err as fs;
 
 pub use rustix::process::Signal;
 
@@ -26,13 +30,29 @@ pub fn die_with_parent(command: &mut Command, signal: Signal) {
     }
 }
 
+/// The processor time that the process behind `pidfd` has used with all its threads, in steps of a hundredth of a second. None of one that is
+/// gone.
+pub fn processor_time(pidfd: BorrowedFd) -> Option<Duration> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid: u32 = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    let ticks = used_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    Some(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+}
+
+/// User and system time in a `/proc/<pid>/stat`, whose second field may contain blanks and parentheses (proc(5)).
+fn used_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some(user + system)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fs_err as fs;
+    use std::os::fd::AsFd;
     use std::path::{Path, PathBuf};
     use std::process::{Child, Stdio};
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     const ROLE: &str = "QUIZ_TEST_ROLE";
     const DIR: &str = "QUIZ_TEST_DIR";
@@ -116,5 +136,18 @@ mod tests {
         wait_until("the child sees that it is alone", || dir.path().join("over").exists());
         std::thread::sleep(Duration::from_millis(300));
         assert!(!dir.path().join("ran").exists(), "the program has run without its parent");
+    }
+
+    #[test]
+    fn processor_time_is_that_of_the_process() {
+        let mut child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        wait_until("it works", || processor_time(pidfd.as_fd()).unwrap() >= Duration::from_millis(50));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(processor_time(pidfd.as_fd()), None);
+        assert_eq!(used_ticks("7 (a) b) R 1 2 3 4 5 6 7 8 9 10 30 12 0 0 20"), Some(42));
+        assert_eq!(used_ticks("7 (a) R"), None);
     }
 }

@@ -45,8 +45,11 @@ const QUIT: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(3);
 /// How long a guest may take to end after its kernel has said that it panicked.
 const PANIC: Duration = Duration::from_secs(5);
-/// How long the agent may take to tell where everything stands.
+/// How much processor time the VM may use before its agent has told where everything stands. On a busy host that takes longer than the clock
+/// says.
 const STACKS: Duration = Duration::from_millis(1500);
+/// How long its agent may take, however little of the host's processors the VM gets.
+const STACKS_AT_MOST: Duration = Duration::from_secs(10);
 /// How long a guest that was up may take to answer a non-maskable interrupt: its kernel collects the stacks of all processors and waits a
 /// second for them to stop before it prints a word, and a busy host makes that longer.
 const NMI: Duration = Duration::from_secs(8);
@@ -60,6 +63,8 @@ const SAVE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the guest may take to end after its processes were killed.
 const KILLED: Duration = Duration::from_secs(1);
+/// How exactly it is known what the VM had used of the host's processors when it was heard last.
+const SAMPLE: Duration = Duration::from_millis(100);
 /// Credit is returned to the guest in pieces of this size, in bytes: each costs the guest an interrupt.
 const CREDIT: u32 = WINDOW / 4;
 
@@ -142,6 +147,10 @@ struct Supervisor<'a> {
     terminal: Option<Escape>,
     began: Instant,
     heard: Instant,
+    /// Little before that.
+    heard_mark: Mark,
+    /// When the agent was asked where everything stands.
+    asked: Mark,
     boot: Option<Duration>,
     ready: Option<Duration>,
     program: Option<Duration>,
@@ -184,6 +193,13 @@ struct Outlet {
     open: bool,
 }
 
+/// A moment, and what the VM had used of the host's processors by then.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    at: Instant,
+    used: Duration,
+}
+
 /// What the verdict is made of.
 #[derive(Default)]
 struct Seen {
@@ -197,8 +213,8 @@ struct Seen {
     stopped: bool,
     stream_error: Option<String>,
     panic_at: Option<Instant>,
-    /// The agent was asked where everything stands, and did not answer.
-    mute: bool,
+    /// The agent was asked where everything stands, and has not answered yet.
+    mute: Option<Mute>,
     /// For how long nothing had been heard from the guest when the program's time was over, if that was long.
     quiet: Option<Duration>,
     signals: u32,
@@ -207,6 +223,13 @@ struct Seen {
     dump: Option<bool>,
     /// QEMU's words about a command that it refused.
     refused: Option<String>,
+}
+
+/// How long an agent has not answered, and what its VM has used of the host's processors in that time.
+#[derive(Debug, Clone, Copy)]
+struct Mute {
+    waited: Duration,
+    used: Duration,
 }
 
 impl<'a> Supervisor<'a> {
@@ -253,6 +276,8 @@ impl<'a> Supervisor<'a> {
             terminal,
             began,
             heard: began,
+            heard_mark: Mark { at: began, used: Duration::ZERO },
+            asked: Mark { at: began, used: Duration::ZERO },
             boot: None,
             ready: None,
             program: None,
@@ -441,14 +466,13 @@ impl<'a> Supervisor<'a> {
             }
             Phase::Running => {
                 let message = format!("the program ran longer than {}", text(self.limits.program.unwrap_or_default()));
-                self.seen.quiet = Some(self.heard.elapsed()).filter(|quiet| *quiet >= QUIET);
+                let quiet = self.heard.elapsed();
+                // A VM that could not run had nothing to say.
+                self.seen.quiet = (quiet >= QUIET && self.since(self.heard_mark).used >= QUIET / 2).then_some(quiet);
                 self.time_is_over(message, false);
             }
             Phase::Kept => self.end_kept(),
-            Phase::Stacks => {
-                self.seen.mute = true;
-                self.ask_by_nmi();
-            }
+            Phase::Stacks => self.wait_or_ask_by_nmi(),
             Phase::Grace => self.kill_processes(),
             Phase::Ending => self.deadline = None,
             Phase::Nmi | Phase::Killed => self.end_or_dump(),
@@ -467,8 +491,30 @@ impl<'a> Supervisor<'a> {
             self.ask_by_nmi();
         } else {
             self.say(&ToGuest::Stacks);
+            self.asked = self.mark();
             self.enter(Phase::Stacks, Some(STACKS));
         }
+    }
+
+    /// The agent has not told where everything stands. It may not have had the time.
+    fn wait_or_ask_by_nmi(&mut self) {
+        let mute = self.since(self.asked);
+        if mute.used < STACKS && mute.waited < STACKS_AT_MOST {
+            self.deadline = Some(Instant::now() + (STACKS - mute.used).min(STACKS_AT_MOST - mute.waited));
+        } else {
+            self.seen.mute = Some(mute);
+            self.ask_by_nmi();
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        let used = quiz_host::process::processor_time(self.monitor.pidfd()).unwrap_or_default();
+        Mark { at: Instant::now(), used }
+    }
+
+    fn since(&self, mark: Mark) -> Mute {
+        let now = self.mark();
+        Mute { waited: now.at - mark.at, used: now.used.saturating_sub(mark.used) }
     }
 
     fn ask_by_nmi(&mut self) {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use fs_err as fs;
 use quiz_proto::{CHUNK, Moment, ProgramId, Status, Stream, ToGuest, ToHost, encode};
 
-use super::{Job, Notice, PANIC, Phase, Point, SAVE, Supervisor};
+use super::{Job, Notice, PANIC, Phase, Point, SAMPLE, SAVE, Supervisor};
 use crate::artifacts::Unpacking;
 use crate::pump;
 use crate::qmp::{Command, Verb};
@@ -51,6 +51,9 @@ impl Supervisor<'_> {
             }
             self.decoder = decoder;
             self.heard = Instant::now();
+            if self.heard_mark.at + SAMPLE <= self.heard {
+                self.heard_mark = self.mark();
+            }
             if self.seen.panic_at.is_some_and(|at| at.elapsed() > PANIC / 5) && self.seen.shutdown.is_none() {
                 // Whoever printed those words, the kernel is alive.
                 self.seen.panic_at = None;
@@ -109,8 +112,10 @@ impl Supervisor<'_> {
                 self.seen.notes.push(text.into_owned());
             }
             ToHost::Stacks(text) => self.on_stacks(&text),
-            ToHost::StacksEnd if self.phase == Phase::Stacks && self.wants_dump() => self.end_or_dump(),
-            ToHost::StacksEnd if self.phase == Phase::Stacks => self.kill_processes(),
+            ToHost::StacksEnd if matches!(self.phase, Phase::Stacks | Phase::Nmi) => {
+                self.seen.mute = None;
+                if self.wants_dump() { self.end_or_dump() } else { self.kill_processes() }
+            }
             ToHost::StacksEnd => {}
             ToHost::Exited { nonce, status } if nonce == self.nonce => {
                 self.seen.status.get_or_insert(status);

@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use fs_err as fs;
 
-use super::{Phase, Supervisor};
+use super::{Phase, STACKS, Supervisor};
 use crate::Verdict;
 
 impl Supervisor<'_> {
@@ -23,20 +23,10 @@ impl Supervisor<'_> {
             return Verdict::fault(why);
         }
         if let Some(forced) = &seen.forced {
-            return match (forced, self.console.stall(), seen.quiet) {
-                (Verdict::Timeout { message }, Some(line), _) => {
-                    Verdict::Timeout { message: format!("{message}; the guest hangs, its kernel said: {line}") }
-                }
-                (Verdict::Timeout { message }, None, _) if seen.mute => {
-                    Verdict::Timeout { message: format!("{message}; the guest hangs: its agent does not answer") }
-                }
-                (Verdict::Timeout { message }, None, Some(quiet)) => Verdict::Timeout {
-                    message: format!(
-                        "{message}; the guest hangs: nothing was heard from it for {} s by then",
-                        quiet.as_secs()
-                    ),
-                },
-                _ => forced.clone(),
+            let Verdict::Timeout { message } = forced else { return forced.clone() };
+            return match self.why_it_hangs() {
+                Some(why) => Verdict::Timeout { message: format!("{message}; {why}") },
+                None => forced.clone(),
             };
         }
         if let Some(what) = &seen.nonsense {
@@ -66,6 +56,25 @@ impl Supervisor<'_> {
             }
             _ if ended.success() => Verdict::Lost { message: "the VM ended without a word".to_owned() },
             _ => Verdict::fault(format!("QEMU failed ({ended}): {last}")),
+        }
+    }
+
+    /// What speaks for a guest that hangs, rather than for one that is slow, when its time was over.
+    fn why_it_hangs(&self) -> Option<String> {
+        if let Some(line) = self.console.stall() {
+            return Some(format!("the guest hangs, its kernel said: {line}"));
+        }
+        match (self.seen.mute, self.seen.quiet) {
+            (Some(mute), None) if mute.used < STACKS => Some(format!(
+                "its agent did not answer within {} s, in which the VM had {:.1} s of the host's processors",
+                mute.waited.as_secs(),
+                mute.used.as_secs_f64()
+            )),
+            (Some(_), _) => Some("the guest hangs: its agent does not answer".to_owned()),
+            (None, Some(quiet)) => {
+                Some(format!("the guest hangs: nothing was heard from it for {} s by then", quiet.as_secs()))
+            }
+            (None, None) => None,
         }
     }
 
