@@ -17,14 +17,6 @@ pub enum ConfigError {
     /// A file has mistakes: at least one.
     #[error("{}", summary(.0))]
     File(Vec<FileProblem>),
-    /// A file belongs to someone else, who could make quiz run anything.
-    #[error("the settings in {} are not used: the file belongs to user {owner}, who is neither you nor root", .file.display())]
-    Foreign {
-        /// The file.
-        file: PathBuf,
-        /// Its owner's user id.
-        owner: u32,
-    },
     /// A variable or an option has a bad value.
     #[error("{origin}: {problem}")]
     Value {

@@ -3,8 +3,6 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::ConfigError;
-
 /// The worktree's settings file.
 pub const SETTINGS_FILE: &str = "quiz.toml";
 
@@ -36,36 +34,66 @@ impl Worktree {
     }
 }
 
-/// The nearest directory from `start` upwards that holds `quiz.toml`, `.quiz/` or `.git`.
+/// What makes a directory a worktree and belongs to somebody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignMark {
+    /// The mark.
+    pub path: PathBuf,
+    /// Whose it is.
+    pub owner: u32,
+}
+
+/// What was found, going up from a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The worktree.
+    pub worktree: Option<Worktree>,
+    /// The first mark that was passed over, because of its owner.
+    pub foreign: Option<ForeignMark>,
+}
+
+/// The nearest directory from `start` upwards that holds `quiz.toml`, `.quiz/` or `.git`, each as the caller's or root's own.
 ///
 /// `.git` alone does not make the home directory a worktree: many people keep their dot files that way, and a run there
 /// would show all of the home directory to the guest. `/` is never one.
 ///
-/// # Errors
-/// A `quiz.toml` that belongs to neither the caller nor root is an error and not passed over: in a shared directory
-/// like `/tmp` anyone could leave one, and it can name programs to run. For root, who often works in others'
-/// directories, one that belongs to the owner of `start` is good too.
-pub fn find(start: &Path, caller: &Caller) -> Result<Option<Worktree>, ConfigError> {
+/// What belongs to somebody else is passed over: in a shared directory like `/tmp` anyone could leave it, and what is in it decides where
+/// quiz writes and which programs it runs. So are marks in a directory of somebody else's, who may at any time put others in their place.
+pub fn find(start: &Path, caller: &Caller) -> Found {
+    let mut found = Found::default();
     for dir in start.ancestors().filter(|dir| dir.parent().is_some()) {
-        let settings = dir.join(SETTINGS_FILE);
-        if let Some(owner) = owner_of_file(&settings) {
-            let start_owner = fs_err::metadata(start).map(|m| m.uid()).ok();
-            let trusted = owner == caller.uid || owner == 0 || (caller.uid == 0 && start_owner == Some(owner));
-            if !trusted {
-                return Err(ConfigError::Foreign { file: settings, owner });
-            }
-            return Ok(Some(Worktree { dir: dir.to_owned(), settings: Some(settings) }));
-        }
         let is_home = caller.home.as_deref() == Some(dir);
-        if dir.join(STATE_DIR).is_dir() || (!is_home && dir.join(".git").exists()) {
-            return Ok(Some(Worktree { dir: dir.to_owned(), settings: None }));
+        let Some(mark) = mark(dir, is_home) else { continue };
+        if let Some(owner) = foreign_owner(dir, &mark, caller) {
+            found.foreign.get_or_insert(ForeignMark { path: mark, owner });
+            continue;
         }
+        let settings = Some(dir.join(SETTINGS_FILE)).filter(|file| file.is_file());
+        found.worktree = Some(Worktree { dir: dir.to_owned(), settings });
+        break;
     }
-    Ok(None)
+    found
 }
 
-fn owner_of_file(path: &Path) -> Option<u32> {
-    fs_err::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|m| m.uid())
+/// What makes `dir` a worktree.
+fn mark(dir: &Path, is_home: bool) -> Option<PathBuf> {
+    let settings = dir.join(SETTINGS_FILE);
+    let state = dir.join(STATE_DIR);
+    let git = dir.join(".git");
+    if settings.is_file() {
+        Some(settings)
+    } else if state.is_dir() {
+        Some(state)
+    } else {
+        Some(git).filter(|git| !is_home && git.exists())
+    }
+}
+
+/// Whose `dir` or `mark` is, if neither the caller's nor root's; of a link both it and what it leads to.
+fn foreign_owner(dir: &Path, mark: &Path, caller: &Caller) -> Option<u32> {
+    let metas = [fs_err::metadata(dir), fs_err::symlink_metadata(mark), fs_err::metadata(mark)];
+    let mut owners = metas.into_iter().flatten().map(|meta| meta.uid());
+    owners.find(|owner| *owner != caller.uid && *owner != 0)
 }
 
 #[cfg(test)]
@@ -92,7 +120,7 @@ mod tests {
 
     fn found(top: &tempfile::TempDir, start: &str) -> Option<PathBuf> {
         let start = top.path().join(start);
-        let worktree = find(&start, &caller_of(top.path())).unwrap()?;
+        let worktree = find(&start, &caller_of(top.path())).worktree?;
         Some(worktree.dir.strip_prefix(top.path()).unwrap().to_owned())
     }
 
@@ -107,7 +135,7 @@ mod tests {
     #[test]
     fn settings_are_found_beside_other_marks() {
         let top = tree(&["a/.git", "a/.quiz", "a/quiz.toml"]);
-        let worktree = find(&top.path().join("a"), &caller_of(top.path())).unwrap().unwrap();
+        let worktree = find(&top.path().join("a"), &caller_of(top.path())).worktree.unwrap();
         assert_eq!(worktree.settings, Some(top.path().join("a/quiz.toml")));
         assert_eq!(worktree.state_dir(), top.path().join("a/.quiz"));
     }
@@ -127,24 +155,54 @@ mod tests {
         assert_eq!(found(&top, "a/b"), Some("a".into()));
     }
 
-    #[test]
-    fn settings_of_someone_else_are_refused() {
-        let top = tree(&["a/quiz.toml"]);
-        let (dir, file) = (top.path().join("a"), top.path().join("a/quiz.toml"));
+    fn marks_of_somebody_else(name: &str) {
+        let top = tree(&[&format!("a/{name}"), "a/work"]);
+        let (dir, mark) = (top.path().join("a"), top.path().join("a").join(name));
         let me = caller_of(top.path()).uid;
-        let found_by = |uid| find(&dir, &Caller { uid, home: None });
+        let found_by = |uid| find(&dir.join("work"), &Caller { uid, home: None });
+        let refused = |owner| Found { worktree: None, foreign: Some(ForeignMark { path: mark.clone(), owner }) };
         if me != 0 {
-            assert!(matches!(found_by(me + 1), Err(ConfigError::Foreign { owner, .. }) if owner == me));
+            assert_eq!(found_by(me + 1), refused(me));
             return;
         }
-        let give = |path: &Path, uid| std::os::unix::fs::chown(path, Some(uid), None).unwrap();
-        assert!(found_by(1000).unwrap().is_some(), "root's files are good for everyone");
-        give(&file, 1001);
-        assert!(found_by(1001).unwrap().is_some());
-        assert!(matches!(found_by(1000), Err(ConfigError::Foreign { owner: 1001, .. })));
-        assert!(found_by(0).is_err(), "as in /tmp");
+        let give = |path: &Path, uid| std::os::unix::fs::lchown(path, Some(uid), None).unwrap();
+        assert!(found_by(1000).worktree.is_some(), "root's files are good for everyone");
+        give(&mark, 1001);
+        assert!(found_by(1001).worktree.is_some());
+        assert_eq!(found_by(1000), refused(1001));
+        assert_eq!(found_by(0), refused(1001));
+        // Root has no more trust in a user's own directory, whoever the mark is of.
         give(&dir, 1001);
-        assert!(found_by(0).unwrap().is_some(), "root in a user's own directory");
-        assert!(found_by(1000).is_err());
+        assert_eq!(found_by(0), refused(1001));
+        give(&mark, 0);
+        assert_eq!(found_by(0), refused(1001));
+        give(&dir, 0);
+        assert!(found_by(0).worktree.is_some());
+        // A link of somebody else's to what is the caller's own.
+        let own = top.path().join("own");
+        fs_err::rename(&mark, &own).unwrap();
+        std::os::unix::fs::symlink(&own, &mark).unwrap();
+        give(&mark, 1001);
+        assert_eq!(found_by(0), refused(1001));
+    }
+
+    #[test]
+    fn marks_of_somebody_else_make_no_worktree() {
+        for name in ["quiz.toml", ".quiz", ".git"] {
+            marks_of_somebody_else(name);
+        }
+    }
+
+    #[test]
+    fn a_worktree_of_ones_own_is_found_above_a_foreign_mark() {
+        let top = tree(&["a/.git", "a/b/.quiz"]);
+        if caller_of(top.path()).uid != 0 {
+            return;
+        }
+        let foreign = top.path().join("a/b/.quiz");
+        std::os::unix::fs::chown(&foreign, Some(1001), None).unwrap();
+        let found = find(&top.path().join("a/b"), &caller_of(top.path()));
+        assert_eq!(found.worktree.unwrap().dir, top.path().join("a"));
+        assert_eq!(found.foreign.unwrap(), ForeignMark { path: foreign, owner: 1001 });
     }
 }

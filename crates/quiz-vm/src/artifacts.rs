@@ -1,32 +1,16 @@
-//! Unpacks the archive that the guest sends into the run's `artifacts/`, and nowhere else.
-//!
-//! The archive comes from a guest that may be broken or hostile. It is unpacked through a directory handle that no path
-//! and no link can leave, within bounds of size and number; whatever is not a plain file, a directory, or a link
-//! that stays inside is refused by name, and the rest goes on.
+//! The archive that the guest sends at its end, unpacked into the run's `artifacts/` while it comes. Not for the unpacking itself (`unpack`).
 
 use std::io::{self, Read};
-use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
-use cap_std::ambient_authority;
-use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
-use fs_err as fs;
-use tar::EntryType;
+use quiz_host::held::HeldDir;
 
 use crate::ArtifactsRecord;
+use crate::unpack::{Bounds, Rules, Unpacked, unpack};
 
-/// How much may come back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// Bytes of all files together.
-    pub bytes: u64,
-    /// Number of entries.
-    pub entries: u64,
-}
-
-/// Names of refused entries that are kept; the rest is only counted.
-const REFUSALS: usize = 20;
+/// The directory's name in that of the run.
+pub const DIR: &str = "artifacts";
 
 /// An unpacking under way.
 pub struct Unpacking {
@@ -35,12 +19,12 @@ pub struct Unpacking {
 }
 
 impl Unpacking {
-    /// Unpacks into `dir`, which is made when something comes. `taken` hears how many bytes are done with.
-    pub fn start(dir: PathBuf, bounds: Bounds, taken: impl FnMut(usize) + Send + 'static) -> Unpacking {
+    /// Unpacks into `artifacts/` in `dir`, which is made when something comes. `taken` hears how many bytes are done with.
+    pub fn start(dir: io::Result<HeldDir>, bounds: Bounds, taken: impl FnMut(usize) + Send + 'static) -> Unpacking {
         let (sender, receiver) = mpsc::channel();
         let thread = thread::spawn(move || {
             let mut chunks = Chunks { receiver, current: Vec::new(), at: 0, taken };
-            let record = unpack(&mut chunks, &dir, bounds);
+            let record = read(&mut chunks, dir, bounds);
             // The guest is not to wait for us even when the archive was given up.
             io::copy(&mut chunks, &mut io::sink()).ok();
             record
@@ -86,222 +70,72 @@ impl<F: FnMut(usize)> Read for Chunks<F> {
 }
 
 /// Unpacks one archive; an error ends it and is among the refusals.
-fn unpack(archive: &mut impl Read, dir: &Path, bounds: Bounds) -> ArtifactsRecord {
-    let mut record = ArtifactsRecord::default();
+fn read(archive: &mut impl Read, run: io::Result<HeldDir>, bounds: Bounds) -> ArtifactsRecord {
     // An empty archive is no archive: do not leave an empty directory behind.
     let mut first = [0];
     if !matches!(archive.read(&mut first), Ok(1)) {
-        return record;
+        return ArtifactsRecord::default();
     }
-    let whole = first.as_slice().chain(archive);
-    if let Err(e) = unpack_entries(whole, dir, bounds, &mut record) {
-        refuse(&mut record, &format!("the rest of the archive: {e}"));
+    let mut done = Unpacked::default();
+    let read = run.and_then(|run| run.make_new_below(DIR)).and_then(|dir| {
+        let rules = Rules { bounds, only: None, faithful: false };
+        unpack(first.as_slice().chain(archive), dir.handle(), &rules, &mut done)
+    });
+    let Unpacked { files, bytes, mut refused, refusals, failed: _ } = done;
+    if refusals > refused.len() as u64 {
+        refused.push(format!("and {} more", refusals - refused.len() as u64));
     }
-    record
-}
-
-fn unpack_entries(archive: impl Read, dir: &Path, bounds: Bounds, record: &mut ArtifactsRecord) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    let root = Dir::open_ambient_dir(dir, ambient_authority())?;
-    let mut archive = tar::Archive::new(archive);
-    for (count, entry) in archive.entries()?.enumerate() {
-        let mut entry = entry?;
-        if count as u64 >= bounds.entries {
-            refuse(record, &format!("everything after the first {} entries", bounds.entries));
-            return Ok(());
-        }
-        let path = entry.path()?.into_owned();
-        let Some(path) = inside(&path) else {
-            refuse(record, &format!("{}: the name leaves the directory", path.display()));
-            continue;
-        };
-        let left = bounds.bytes.saturating_sub(record.bytes);
-        let done = match entry.header().entry_type() {
-            EntryType::Directory => root.create_dir_all(&path),
-            EntryType::Regular | EntryType::Continuous if entry.size() > left => {
-                Err(io::Error::other(format!("{} bytes are over the bound of {}", entry.size(), bounds.bytes)))
-            }
-            EntryType::Regular | EntryType::Continuous => {
-                let mode = entry.header().mode().unwrap_or(0o644) & 0o777 | 0o600;
-                make_parent(&root, &path)
-                    .and_then(|()| root.open_with(&path, OpenOptions::new().write(true).create_new(true).mode(mode)))
-                    .and_then(|mut file| io::copy(&mut entry, &mut file))
-                    .map(|bytes| {
-                        record.files += 1;
-                        record.bytes += bytes;
-                    })
-            }
-            EntryType::Symlink => match entry.link_name()? {
-                Some(target) if stays_inside(&path, &target) => {
-                    make_parent(&root, &path).and_then(|()| root.symlink(&*target, &path)).map(|()| record.files += 1)
-                }
-                _ => Err(io::Error::other("a link that leads out of the directory")),
-            },
-            other => Err(io::Error::other(format!("an entry of the kind {other:?}"))),
-        };
-        if let Err(e) = done {
-            refuse(record, &format!("{}: {e}", path.display()));
-        }
-    }
-    Ok(())
-}
-
-fn make_parent(root: &Dir, path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => root.create_dir_all(parent),
-        _ => Ok(()),
-    }
-}
-
-fn refuse(record: &mut ArtifactsRecord, what: &str) {
-    match record.refused.len() {
-        n if n < REFUSALS => record.refused.push(what.to_owned()),
-        n if n == REFUSALS => record.refused.push("and more".to_owned()),
-        _ => {}
-    }
-}
-
-/// The path without `.`; `None` when it is absolute, empty or has `..`.
-fn inside(path: &Path) -> Option<PathBuf> {
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::CurDir => {}
-            _ => return None,
-        }
-    }
-    (!clean.as_os_str().is_empty()).then_some(clean)
-}
-
-/// Whether a link at `path` to `target` stays below the directory at every step.
-fn stays_inside(path: &Path, target: &Path) -> bool {
-    let mut depth = path.components().count().saturating_sub(1);
-    target.components().all(|component| match component {
-        Component::Normal(_) => {
-            depth += 1;
-            true
-        }
-        Component::CurDir => true,
-        Component::ParentDir => {
-            let above = depth > 0;
-            depth = depth.saturating_sub(1);
-            above
-        }
-        _ => false,
-    })
+    refused.extend(read.err().map(|e| format!("the rest of the archive: {e}")));
+    ArtifactsRecord { files, bytes, refused }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use fs_err as fs;
 
-    const BOUNDS: Bounds = Bounds { bytes: 1000, entries: 50 };
-
-    /// An archive with this raw name, whatever the tar crate thinks of it.
-    fn entry(archive: &mut Vec<u8>, name: &[u8], kind: EntryType, link: &[u8], content: &[u8]) {
-        let mut header = tar::Header::new_gnu();
-        let old = header.as_gnu_mut().unwrap();
-        old.name[..name.len()].copy_from_slice(name);
-        old.linkname[..link.len()].copy_from_slice(link);
-        header.set_entry_type(kind);
-        header.set_size(content.len() as u64);
-        header.set_mode(0o6755);
-        header.set_cksum();
-        archive.extend_from_slice(header.as_bytes());
-        archive.extend_from_slice(content);
-        archive.resize(archive.len().next_multiple_of(512), 0);
-    }
-
-    fn unpacked(archive: &[u8]) -> (tempfile::TempDir, ArtifactsRecord) {
+    fn unpacked(archive: &[u8], bounds: Bounds) -> (tempfile::TempDir, ArtifactsRecord) {
         let dir = tempfile::tempdir().unwrap();
-        let record = unpack(&mut { archive }, &dir.path().join("run/artifacts"), BOUNDS);
+        let record = read(&mut { archive }, HeldDir::open(dir.path()), bounds);
         (dir, record)
     }
 
     #[test]
-    fn files_directories_and_inner_links_arrive() {
-        let mut archive = Vec::new();
-        entry(&mut archive, b"d/", EntryType::Directory, b"", b"");
-        entry(&mut archive, b"d/f", EntryType::Regular, b"", b"text");
-        entry(&mut archive, b"d/l", EntryType::Symlink, b"../d/f", b"");
-        let (dir, record) = unpacked(&archive);
-        let out = dir.path().join("run/artifacts");
-        assert_eq!(fs::read(out.join("d/l")).unwrap(), b"text");
-        assert_eq!((record.files, record.bytes, record.refused.len()), (2, 4, 0));
-        use std::os::unix::fs::MetadataExt;
-        assert_eq!(fs::metadata(out.join("d/f")).unwrap().mode() & 0o7000, 0, "no set-uid bits from a guest");
-    }
-
-    #[test]
-    fn nothing_lands_outside() {
-        let mut archive = Vec::new();
-        entry(&mut archive, b"../up", EntryType::Regular, b"", b"x");
-        entry(&mut archive, b"/abs", EntryType::Regular, b"", b"x");
-        entry(&mut archive, b"a/../../up", EntryType::Regular, b"", b"x");
-        entry(&mut archive, b"etc", EntryType::Symlink, b"/etc", b"");
-        entry(&mut archive, b"out", EntryType::Symlink, b"a/../..", b"");
-        entry(&mut archive, b"hard", EntryType::Link, b"/etc/passwd", b"");
-        entry(&mut archive, b"fifo", EntryType::Fifo, b"", b"");
-        entry(&mut archive, b"dev", EntryType::Block, b"", b"");
-        entry(&mut archive, b"good", EntryType::Regular, b"", b"x");
-        let (dir, record) = unpacked(&archive);
-        assert_eq!(record.refused.len(), 8, "{:?}", record.refused);
-        assert_eq!(record.files, 1);
-        let names = |at: &Path| fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
-        assert_eq!(names(dir.path()), ["run"]);
-        assert_eq!(names(&dir.path().join("run/artifacts")), ["good"]);
-    }
-
-    #[test]
-    fn a_link_cannot_be_written_through_nor_a_file_replaced() {
-        let mut archive = Vec::new();
-        entry(&mut archive, b"a", EntryType::Regular, b"", b"first");
-        entry(&mut archive, b"l", EntryType::Symlink, b"a", b"");
-        entry(&mut archive, b"l", EntryType::Regular, b"", b"second");
-        let (dir, record) = unpacked(&archive);
-        assert_eq!(fs::read(dir.path().join("run/artifacts/a")).unwrap(), b"first");
-        assert_eq!(record.refused.len(), 1);
-    }
-
-    #[test]
-    fn size_and_number_are_bounded() {
-        let mut archive = Vec::new();
-        entry(&mut archive, b"big", EntryType::Regular, b"", &[0; 900]);
-        entry(&mut archive, b"more", EntryType::Regular, b"", &[0; 900]);
-        for i in 0..100 {
-            entry(&mut archive, format!("n{i}").as_bytes(), EntryType::Regular, b"", b"");
-        }
-        let (_dir, record) = unpacked(&archive);
-        assert_eq!(record.bytes, 900);
-        assert!(record.files <= BOUNDS.entries);
-        assert_eq!(record.refused.len(), 2, "{:?}", record.refused);
-    }
-
-    #[test]
     fn nothing_sent_leaves_nothing() {
-        let (dir, record) = unpacked(b"");
+        let (dir, record) = unpacked(b"", Bounds::NONE);
         assert_eq!(record, ArtifactsRecord::default());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
-    proptest! {
-        #[test]
-        fn garbage_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
-            let (dir, _) = unpacked(&bytes);
-            prop_assert!(fs::read_dir(dir.path()).unwrap().count() <= 1);
+    #[test]
+    fn what_is_refused_is_counted_and_what_ends_the_archive_is_told() {
+        let mut archive = tar::Builder::new(Vec::new());
+        for i in 0..100 {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(0);
+            header.set_entry_type(tar::EntryType::Fifo);
+            archive.append_data(&mut header, format!("fifo{i}"), io::empty()).unwrap();
         }
+        let mut bytes = archive.into_inner().unwrap();
+        bytes.truncate(100 * 512 + 100);
+        let (dir, record) = unpacked(&bytes, Bounds::NONE);
+        assert!(dir.path().join(DIR).is_dir());
+        let end = &record.refused[record.refused.len() - 2..];
+        assert!(end[0].starts_with("and 8") && end[1].starts_with("the rest of the archive: "), "{end:?}");
+    }
 
-        #[test]
-        fn no_name_escapes(name in "[a./]{1,12}", link in "[a./]{1,12}") {
-            let mut archive = Vec::new();
-            entry(&mut archive, name.as_bytes(), EntryType::Symlink, link.as_bytes(), b"");
-            entry(&mut archive, format!("{name}/x").as_bytes(), EntryType::Regular, b"", b"y");
-            let (dir, _) = unpacked(&archive);
-            for found in fs::read_dir(dir.path()).unwrap() {
-                prop_assert_eq!(found.unwrap().file_name(), "run");
-            }
-        }
+    #[test]
+    fn nothing_is_written_behind_what_is_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), dir.path().join(DIR)).unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        archive.append_data(&mut header, "file", io::empty()).unwrap();
+        let bytes = archive.into_inner().unwrap();
+        let record = read(&mut bytes.as_slice(), HeldDir::open(dir.path()), Bounds::NONE);
+        assert_eq!((record.files, record.refused.len()), (0, 1));
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 }

@@ -89,8 +89,7 @@ pub struct Console {
 
 impl Console {
     /// A console that is kept in the file `path`, behind what `before` holds: the console of the VM that this one goes on from.
-    pub fn create(path: &Path, before: Option<&Path>) -> io::Result<Console> {
-        let (mut log, _) = fs::File::create(path)?.into_parts();
+    pub fn create(mut log: File, before: Option<&Path>) -> io::Result<Console> {
         let before = before.map_or_else(|| Ok(Vec::new()), fs::read)?;
         log.write_all(&before)?;
         let written = before.len() as u64;
@@ -234,7 +233,8 @@ mod tests {
 
     fn console() -> (tempfile::TempDir, Console) {
         let dir = tempfile::tempdir().unwrap();
-        let console = Console::create(&dir.path().join("console.log"), None).unwrap();
+        let console =
+            Console::create(fs::File::create(dir.path().join("console.log")).unwrap().into_parts().0, None).unwrap();
         (dir, console)
     }
 

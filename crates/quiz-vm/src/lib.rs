@@ -21,7 +21,9 @@ mod spec;
 pub mod standby;
 pub mod supervise;
 pub mod template;
+pub mod unpack;
 mod verdict;
+pub mod visible;
 
 pub use console::is_fatal;
 pub use spec::*;

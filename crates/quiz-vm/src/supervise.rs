@@ -15,12 +15,11 @@ mod user;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use fs_err as fs;
+use quiz_host::held::HeldDir;
 use quiz_proto::{Decoder, Nonce, Status, Stream, ToGuest, WINDOW};
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -160,7 +159,9 @@ struct Supervisor<'a> {
     to_guest: Vec<u8>,
     console: Console,
     stacks: Option<File>,
-    dir: &'a Path,
+    dir: &'a HeldDir,
+    /// The guest's memory.
+    vmcore: Option<File>,
     unpacking: Option<Unpacking>,
     artifacts: crate::ArtifactsRecord,
 
@@ -234,8 +235,8 @@ struct Mute {
 
 impl<'a> Supervisor<'a> {
     fn start(run: Run<'a>, began: Instant) -> Result<Self, BeginError> {
-        let (log, _) = fs::File::create(run.dir.join("qemu.log"))?.into_parts();
-        let console = Console::create(&run.dir.join("console.log"), run.console_before)?;
+        let log = run.dir.create("qemu.log")?;
+        let console = Console::create(run.dir.create("console.log")?, run.console_before)?;
         let (mailbox, events, bell) = Mailbox::new()?;
         let mut nonce = Nonce::default();
         rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
@@ -287,6 +288,7 @@ impl<'a> Supervisor<'a> {
             console,
             stacks: None,
             dir: run.dir,
+            vmcore: None,
             unpacking: None,
             artifacts: Default::default(),
             input: run.streams.input,
@@ -344,7 +346,7 @@ impl<'a> Supervisor<'a> {
         }
         let (oops, console_tail) = (self.console.oops().to_owned(), self.console.last_lines());
         if !oops.is_empty()
-            && let Err(e) = fs::write(self.dir.join("oops.txt"), &oops)
+            && let Err(e) = self.dir.write_whole("oops.txt", oops.as_bytes())
         {
             self.seen.notes.push(format!("oops.txt is missing: {e}"));
         }

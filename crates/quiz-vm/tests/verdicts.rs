@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use quiz_vm::artifacts::Bounds;
+use quiz_host::held::HeldDir;
 use quiz_vm::proto::{Order, Personal, Program};
 use quiz_vm::supervise::{Dump, DumpFormat, Job, NoSignals, Point, Saver};
+use quiz_vm::unpack::Bounds;
 use quiz_vm::{Accel, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 
 /// Saves where it can, to nowhere.
@@ -79,7 +80,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
             artifacts: Bounds { bytes: 1 << 20, entries: 10 },
         },
         console_before: None,
-        dir,
+        dir: &HeldDir::open(dir).unwrap(),
         streams: Streams { input: None, output: Box::new(std::io::sink()), errors: Box::new(std::io::sink()) },
         door: None,
         escape: None,

@@ -2,6 +2,7 @@
 //! way to speak to the user. Not for what was asked (that is a `RunSpec`).
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -10,13 +11,14 @@ use quiz_config::value::Place;
 use quiz_config::{
     Caller, Catalog, Given, Invocation, Loaded, RunSpec, Settings, Sources, TypedOption, Verbosity, Worktree, worktree,
 };
-use quiz_image::{Cache, Environment};
+use quiz_image::{Cache, Environment, Report};
 
 use crate::cli::{Global, RunOptions};
 use crate::errors::Fault;
 use crate::paths::{Paths, PathsError};
 use crate::profiles::{self, Profiles};
 use crate::report::Terminal;
+use crate::run::RunsDir;
 
 /// What every verb and every run has at hand.
 #[derive(Debug)]
@@ -59,18 +61,17 @@ impl Context {
             // The current directory has no symbolic links in it, so that HOME must not have any either.
             home: paths.home.as_ref().map(|home| fs_err::canonicalize(home).unwrap_or_else(|_| home.clone())),
         };
-        let worktree = worktree::find(&cwd, &caller)?;
         let verbosity = global.verbosity();
-        Ok(Context {
-            cwd,
-            worktree,
-            variables,
-            paths,
-            report: Terminal::new(verbosity),
-            verbosity,
-            json: global.json,
-            profiles: OnceLock::new(),
-        })
+        let report = Terminal::new(verbosity);
+        let worktree::Found { worktree, foreign } = worktree::find(&cwd, &caller);
+        if let Some(foreign) = foreign {
+            report.say(&format!(
+                "{} belongs to user {} and makes no worktree for you; work as that user, or in a copy of your own",
+                foreign.path.display(),
+                foreign.owner
+            ));
+        }
+        Ok(Context { cwd, worktree, variables, paths, report, verbosity, json: global.json, profiles: OnceLock::new() })
     }
 
     /// The cache. It need not exist yet.
@@ -78,14 +79,28 @@ impl Context {
         Ok(Cache::at(self.paths.cache()?))
     }
 
-    /// Where the evidence of runs is kept: below the worktree, or for runs outside of any, below the user's state
+    /// Where the evidence of runs is usually kept: below the worktree, or for runs outside of any, below the user's state
     /// directory. It need not exist yet.
-    pub fn runs_dir(&self) -> Result<PathBuf, PathsError> {
-        let base = match &self.worktree {
-            Some(worktree) => worktree.state_dir(),
-            None => self.paths.state()?,
-        };
-        Ok(base.join("runs"))
+    pub fn runs_dir(&self) -> Result<RunsDir, PathsError> {
+        match &self.worktree {
+            Some(worktree) => Ok(RunsDir::of_worktree(&worktree.dir)),
+            None => Ok(RunsDir::below(&self.paths.state()?, &["runs"])),
+        }
+    }
+
+    /// Where it is kept instead of guests that may write to the worktree: below the user's state directory. None outside of a worktree.
+    pub fn runs_dir_apart(&self) -> Result<Option<RunsDir>, PathsError> {
+        let Some(worktree) = &self.worktree else { return Ok(None) };
+        let path = worktree.dir.as_os_str().as_bytes();
+        let name = worktree.dir.file_name().unwrap_or_default().to_string_lossy();
+        let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).take(40).collect();
+        let name = format!("{name}-{}", &quiz_image::digest::of_bytes(path)[..12]);
+        Ok(Some(RunsDir::below(&self.paths.state()?, &["worktrees", &name, "runs"])))
+    }
+
+    /// All directories where runs of this worktree may be.
+    pub fn runs_dirs(&self) -> Result<Vec<RunsDir>, PathsError> {
+        Ok(std::iter::once(self.runs_dir()?).chain(self.runs_dir_apart().ok().flatten()).collect())
     }
 
     /// The value of the caller's variable `name`; empty counts as not set.

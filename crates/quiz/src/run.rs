@@ -31,14 +31,15 @@ use std::process::{Child, Command};
 use std::time::{Duration, SystemTime};
 
 use quiz_arch::Arch;
-use quiz_config::{AccelChoice, Chosen, DumpForm, DumpWhen, RunSpec, Verbosity};
+use quiz_config::{AccelChoice, Chosen, DumpForm, DumpWhen, RunSpec, ShareSpec, Verbosity, WorktreeMode};
 use quiz_image::host::boot_id;
 use quiz_image::root::Root;
 use quiz_image::{Cache, Kernel, Report, initramfs};
 use quiz_vm::accel::{AccelError, Choice, Host, Wish};
-use quiz_vm::artifacts::Bounds;
+use quiz_vm::artifacts;
 use quiz_vm::proto::Order;
 use quiz_vm::supervise::{Dump, DumpFormat, Job, Notice, Saver};
+use quiz_vm::unpack::Bounds;
 use quiz_vm::{Accel, Disk, DiskFormat, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 
 use crate::context::Context;
@@ -47,6 +48,7 @@ use crate::prepare::{self, Prepared};
 use crate::profiles;
 use announce::Announcer;
 use evidence::RunDir;
+pub use evidence::RunsDir;
 pub use order::SHELL;
 pub use record::{Call, Record};
 use registry::Running;
@@ -101,6 +103,8 @@ pub struct Ended {
     /// Its record.
     pub record: Record,
     outcome: Outcome,
+    /// Its directory, which nobody prunes as long as this value lives.
+    dir: Option<RunDir>,
     /// What happened to the guest's kernel, in short.
     crash: Option<String>,
     /// A VM may wait for the next run like it.
@@ -108,6 +112,15 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// Writes a file of evidence that the run itself has not left.
+    pub fn keep(&self, name: &str, mut contents: impl std::io::Read) -> Result<(), Fault> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let mut file = dir.held().create(name)?;
+        std::io::copy(&mut contents, &mut file)
+            .map(drop)
+            .map_err(|e| Fault::new(format!("cannot write {name} in {}: {e}", dir.path().display())))
+    }
+
     /// Tells the user how, if it was not just the program that exited.
     pub fn announce(&self, verbosity: Verbosity) {
         announce::verdict(&self.outcome, self.crash.as_deref(), &self.record, verbosity);
@@ -131,9 +144,26 @@ fn start_keeper(command: &mut Command) -> std::io::Result<Child> {
     command.spawn()
 }
 
+/// Where the evidence of a run of `spec` is kept: not where its guest may write.
+fn runs_dir(spec: &RunSpec, ctx: &Context) -> Result<RunsDir, Fault> {
+    let usual = ctx.runs_dir()?;
+    let path = usual.path();
+    let reaches = |share: &ShareSpec| {
+        let host = fs_err::canonicalize(&share.host).unwrap_or_else(|_| share.host.clone());
+        share.writable && (path.starts_with(&host) || host.starts_with(&path))
+    };
+    let whole_worktree = spec.worktree.is_some() && spec.worktree_mode == WorktreeMode::ReadWrite;
+    match ctx.runs_dir_apart()? {
+        Some(apart) if whole_worktree || spec.shares.iter().any(reaches) => Ok(apart),
+        _ => Ok(usual),
+    }
+}
+
 /// Removes the evidence of old runs, as far as `spec` says.
 pub fn prune(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
-    evidence::prune(&ctx.runs_dir()?, spec.keep_runs, spec.keep_days);
+    for runs in ctx.runs_dirs()? {
+        evidence::prune(&runs, spec.keep_runs, spec.keep_days);
+    }
     Ok(())
 }
 
@@ -143,8 +173,9 @@ fn prepare_and_run(spec: &RunSpec, viewer: Viewer, call: Option<Call>, ctx: &Con
         Viewer::Watch(_) => Terminal::none(),
         Viewer::Another(terminal, _) => *terminal,
     };
-    let dir = RunDir::create(&ctx.runs_dir()?, ctx.worktree.as_ref())?;
-    equip(spec, &dir, &terminal, ctx, |equipment| run_with(equipment, &dir, &terminal, viewer, call, ctx))
+    let dir = RunDir::create(&runs_dir(spec, ctx)?)?;
+    let ended = equip(spec, &dir, &terminal, ctx, |equipment| run_with(equipment, &dir, &terminal, viewer, call, ctx))?;
+    Ok(Ended { dir: Some(dir), ..ended })
 }
 
 fn run_with(
@@ -165,11 +196,11 @@ fn run_with(
     };
     let started_at = SystemTime::now();
     // Whoever cannot be seen from outside runs all the same.
-    let seen = registry::register(cache, &running(spec, vm, kernel, dir, started_at)).ok();
+    let seen = registry::register(cache, &running(spec, vm, kernel, dir, &ctx.runs_dir()?.path(), started_at)).ok();
     let door = seen.as_ref().and_then(|_| registry::open_door(cache, dir.id()).ok());
     let mut signals = terminal.signals()?;
     if let Some(stub) = &stub {
-        debugger::write_script(dir.path(), &crash::modules(kernel, ctx), Some(stub))?;
+        debugger::write_script(dir.held(), &crash::modules(kernel, ctx), Some(stub))?;
         let words = debugger::gdb(kernel, dir.path(), None);
         let words: Vec<String> = words.iter().flatten().map(|word| history::quoted(&word.to_string_lossy())).collect();
         ctx.report.say(&format!("the VM waits for gdb: {}", words.join(" ")));
@@ -243,7 +274,7 @@ fn run_with(
                 saver: camera.as_mut().map(|camera| camera as &mut dyn Saver),
                 limits: limits(spec),
                 console_before: before.as_deref(),
-                dir: dir.path(),
+                dir: dir.held(),
                 streams: match (watched.take(), &front) {
                     (Some(streams), _) => streams,
                     (None, Some(_)) => Streams::nowhere(),
@@ -288,7 +319,7 @@ fn run_with(
         Start::Bare(_) => ("bare", made),
         Start::Boot => ("boot", made),
     };
-    let crash = crash::read(&mut outcome, spec, kernel, doing.and_then(|doing| doing()), dir.path(), ctx);
+    let crash = crash::read(&mut outcome, spec, kernel, doing.and_then(|doing| doing()), dir.held(), ctx);
     let mut record =
         Record::new(dir, spec, chosen, vm, kernel, root, choice, how, (call, inputs), started_at, &outcome);
     let crash = crash.map(|crash| {
@@ -297,7 +328,7 @@ fn run_with(
     });
     dir.finish(&record)?;
     let next = spec.standby && standby::can_follow(&record, &order, scratch, chosen);
-    Ok(Ended { record, outcome, crash, next })
+    Ok(Ended { record, outcome, dir: None, crash, next })
 }
 
 /// All that a run is made of.
@@ -482,12 +513,12 @@ fn equip_with<R>(
 }
 
 /// What others may know of a run while it goes on.
-fn running(spec: &RunSpec, vm: &VmSpec, kernel: &Kernel, dir: &RunDir, started_at: SystemTime) -> Running {
+fn running(spec: &RunSpec, vm: &VmSpec, kernel: &Kernel, dir: &RunDir, runs: &Path, started_at: SystemTime) -> Running {
     Running {
         id: dir.id().to_owned(),
         pid: rustix::process::getpid().as_raw_nonzero().get(),
         dir: dir.path().to_owned(),
-        runs: dir.path().parent().unwrap_or(dir.path()).to_owned(),
+        runs: runs.to_owned(),
         started_at: jiff::Timestamp::try_from(started_at).map(|at| at.to_string()).unwrap_or_default(),
         command: spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         waits: false,
@@ -582,9 +613,9 @@ fn salvage(
         ..vm.clone()
     };
     second.memory_mib = second.memory_mib.min(512);
-    let place = dir.path().join("salvage");
-    let result = fs_err::create_dir(&place).map(|()| {
-        supervise(Run {
+    const PLACE: &str = "salvage";
+    let result = dir.held().make_new_below(PLACE).map(|place| {
+        let found = supervise(Run {
             vm: &second,
             standby: None,
             job: Job::Salvage { out_serial: out.serial.clone() },
@@ -607,20 +638,23 @@ fn salvage(
             escape: None,
             signals,
             show: &mut |_| {},
-        })
+        });
+        (place, found)
     });
     match result {
-        Ok(found) if found.verdict == (Verdict::Exited { code: 0 }) => {
+        Ok((place, found)) if found.verdict == (Verdict::Exited { code: 0 }) => {
             if found.artifacts.files > 0
-                && let Err(e) = fs_err::rename(place.join("artifacts"), dir.path().join("artifacts"))
+                && let Err(e) = place.move_dir(artifacts::DIR, dir.held())
             {
                 outcome.notes.push(format!("the artifacts stay in salvage/: {e}"));
                 return;
             }
             outcome.artifacts = found.artifacts;
-            fs_err::remove_dir_all(&place).ok();
+            dir.held().remove_dir_all(PLACE).ok();
         }
-        Ok(found) => outcome.notes.push(format!("what was synced to /quiz/out could not be read: {:?}", found.verdict)),
+        Ok((_, found)) => {
+            outcome.notes.push(format!("what was synced to /quiz/out could not be read: {:?}", found.verdict))
+        }
         Err(e) => outcome.notes.push(format!("what was synced to /quiz/out could not be read: {e}")),
     }
 }

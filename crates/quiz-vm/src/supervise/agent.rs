@@ -4,7 +4,6 @@
 use std::io::{Read, Write};
 use std::time::Instant;
 
-use fs_err as fs;
 use quiz_proto::{CHUNK, Moment, ProgramId, Status, Stream, ToGuest, ToHost, encode};
 
 use super::{Job, Notice, PANIC, Phase, Point, SAMPLE, SAVE, Supervisor};
@@ -239,7 +238,7 @@ impl Supervisor<'_> {
     }
 
     fn on_artifacts(&mut self, bytes: &[u8]) {
-        let (dir, bounds, mailbox) = (self.dir.join("artifacts"), self.limits.artifacts, self.mailbox.clone());
+        let (dir, bounds, mailbox) = (self.dir.try_clone(), self.limits.artifacts, self.mailbox.clone());
         self.artifact_credit.get_or_insert(0);
         self.unpacking
             .get_or_insert_with(|| Unpacking::start(dir, bounds, move |n| mailbox.written(Stream::Artifacts, n)))
@@ -249,8 +248,7 @@ impl Supervisor<'_> {
     fn on_stacks(&mut self, text: &str) {
         let written = match &mut self.stacks {
             Some(file) => file.write_all(text.as_bytes()),
-            None => fs::File::create(self.dir.join("stacks.txt")).and_then(|file| {
-                let (mut file, _) = file.into_parts();
+            None => self.dir.create("stacks.txt").and_then(|mut file| {
                 file.write_all(text.as_bytes())?;
                 self.stacks = Some(file);
                 Ok(())

@@ -358,7 +358,7 @@ impl Supervisor<'_> {
         self.clients.listener = None;
         for mut client in std::mem::take(&mut self.clients.all) {
             if client.role != Role::Served {
-                client.tell(&last_word(verdict, client.role, self.dir));
+                client.tell(&last_word(verdict, client.role, self.dir.path()));
             }
             // Who does not listen now does not want to know.
             client.socket.set_nonblocking(false).ok();

@@ -1,10 +1,8 @@
 //! The supervisor has the guest's memory kept where the guest came to its end. Not for the file's form (see `dump`).
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
-
-use fs_err as fs;
 
 use super::{Phase, Supervisor, text};
 use crate::dump;
@@ -34,10 +32,14 @@ impl Supervisor<'_> {
     /// Has the memory of a guest that stands still written.
     pub(super) fn dump(&mut self) {
         let Some(dump) = self.limits.dump else { return };
-        let file = self.dir.join(FILE);
-        match file.to_str() {
-            Some(path) => self.monitor.say(Command::dump(path, dump.format)),
-            None => return self.on_dumped(Some("its path is not UTF-8".to_owned())),
+        match self.dir.create_with_mode(FILE, 0o600) {
+            Ok(file) => {
+                // By its descriptor, since anything may have come to be at its path.
+                let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+                self.monitor.say(Command::dump(&path, dump.format));
+                self.vmcore = Some(file);
+            }
+            Err(e) => return self.on_dumped(Some(e.to_string())),
         }
         self.enter(Phase::Dumping, Some(LIMIT));
     }
@@ -49,13 +51,9 @@ impl Supervisor<'_> {
         self.quit();
     }
 
-    fn mend_dump(&self) -> io::Result<()> {
-        let Some(wanted) = self.limits.dump else { return Ok(()) };
-        let path = self.dir.join(FILE);
-        // QEMU makes it for reading only.
-        fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        let (mut file, _) = fs::OpenOptions::new().read(true).write(true).open(&path)?.into_parts();
-        dump::mend(&mut file, wanted.format)
+    fn mend_dump(&mut self) -> io::Result<()> {
+        let (Some(wanted), Some(file)) = (self.limits.dump, &mut self.vmcore) else { return Ok(()) };
+        dump::mend(file, wanted.format)
     }
 
     pub(super) fn give_dump_up(&mut self) {
@@ -69,7 +67,7 @@ impl Supervisor<'_> {
     /// Removes what there is of a dump that is not whole.
     pub(super) fn drop_half_a_dump(&self) {
         if self.limits.dump.is_some() && self.seen.dump != Some(true) {
-            fs::remove_file(self.dir.join(FILE)).ok();
+            self.dir.remove_file(FILE);
         }
     }
 }

@@ -6,12 +6,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quiz_host::held::HeldDir;
 use quiz_proto::{Order, System, WinSize};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::VmSpec;
-use crate::artifacts::Bounds;
 use crate::standby::Standby;
+use crate::unpack::Bounds;
 
 /// What the guest is to do.
 pub enum Job {
@@ -143,7 +144,7 @@ pub struct Run<'a> {
     /// The console of the VM that this one goes on from.
     pub console_before: Option<&'a Path>,
     /// The run's directory: `console.log`, `qemu.log`, `stacks.txt`, `oops.txt` and `artifacts/` are made in it.
-    pub dir: &'a Path,
+    pub dir: &'a HeldDir,
     /// The user's descriptors.
     pub streams: Streams,
     /// Where others come in.

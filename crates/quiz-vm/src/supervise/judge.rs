@@ -1,11 +1,13 @@
 //! The verdict: from what was seen of a VM to how it ended. Not for the seeing (see the supervisor).
 
+use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
-
-use fs_err as fs;
 
 use super::{Phase, STACKS, Supervisor};
 use crate::Verdict;
+
+/// How much of QEMU's words is read, in bytes.
+const LOG: u64 = 1 << 20;
 
 impl Supervisor<'_> {
     /// Strictest first: success is what remains when nothing speaks against it.
@@ -83,8 +85,14 @@ impl Supervisor<'_> {
         self.seen.refused.clone().unwrap_or_else(|| self.last_of_qemu())
     }
 
+    fn log_of_qemu(&self) -> io::Result<String> {
+        let mut log = String::new();
+        self.dir.read("qemu.log")?.take(LOG).read_to_string(&mut log)?;
+        Ok(log)
+    }
+
     fn last_of_qemu(&self) -> String {
-        let log = fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
+        let log = self.log_of_qemu().unwrap_or_default();
         log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("QEMU said nothing").to_owned()
     }
 }

@@ -23,7 +23,7 @@ pub struct Attach {
 /// Shows it until the program or the VM ends, or the user leaves.
 pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
     let cache = ctx.cache()?;
-    let running = registry::find(&cache, &ctx.runs_dir()?, args.id.as_deref())?;
+    let running = registry::find(&cache, &ctx.runs_dir()?.path(), args.id.as_deref())?;
     let terminal = Terminal::of_this_process();
     let socket = running.visit(&cache)?;
     let on_terminal =

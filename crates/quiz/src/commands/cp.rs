@@ -1,29 +1,30 @@
 //! `quiz cp`: files and directories into a VM that runs, and out of it, through `tar` in the guest.
 //!
-//! What comes out of a guest is unpacked in a directory of its own beside the destination, which no name in the archive can leave, and put in place when
-//! it is all there.
+//! What comes out of a guest is unpacked in a directory of its own in the destination, by what was asked for and nothing else, and put in place
+//! when it is all there.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
 
+use cap_std::fs::{Dir, PermissionsExt as _};
 use clap::Args;
 use fs_err as fs;
-use fs_err::os::unix::fs::OpenOptionsExt;
 use quiz_config::Escape;
+use quiz_host::held::HeldDir;
 use quiz_image::report::{Progress, Unit};
 use quiz_image::{Cache, Report};
 use quiz_vm::client::Parting;
 use quiz_vm::control::Exec;
 use quiz_vm::proto::Status;
+use quiz_vm::unpack::{Bounds, Rules, Unpacked, unpack};
 use quiz_vm::{Streams, Verdict};
-use tar::EntryType;
 use walkdir::WalkDir;
 
 use super::exec;
@@ -42,7 +43,8 @@ const WORTH_TELLING: u64 = 64 << 20;
 #[command(after_help = "\
 A path in the guest is written ID:PATH, or :PATH for the newest run of this
 worktree. Directories are copied with all that is in them, links as links; modes
-and times are kept, and in the guest all belongs to root. A destination that is a
+and times are kept, except set-uid bits of a guest, and in the guest all belongs
+to root. Links that lead out of what is copied stay behind. A destination that is a
 directory, or ends in a slash, gets what is copied by its own name.
 
   quiz cp core.patch :/tmp/           into the newest VM
@@ -79,7 +81,7 @@ fn place(word: &OsStr) -> Place {
 /// Copies.
 pub fn run(args: &Cp, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
-    let find = |id: Option<&str>| registry::find(&cache, &ctx.runs_dir()?, id);
+    let find = |id: Option<&str>| registry::find(&cache, &ctx.runs_dir()?.path(), id);
     let sources: Vec<Place> = args.sources.iter().map(|word| place(word)).collect();
     let mut from_host = Vec::new();
     let mut from_guest = Vec::new();
@@ -266,21 +268,23 @@ fn out_of_guest(
         argv.extend(["-C".into(), Path::new("/root").join(parent).into(), OsString::from_vec(name)]);
     }
     refuse_twins(sources.iter().filter_map(|source| source.file_name()))?;
+    let asked: BTreeSet<OsString> =
+        sources.iter().filter_map(|source| source.file_name()).map(OsString::from).collect();
     let argv: Vec<&OsStr> = argv.iter().map(OsString::as_os_str).collect();
-    let staging = tempfile::Builder::new()
-        .prefix(".quiz-cp-")
-        .tempdir_in(dir)
-        .map_err(|e| Fault::new(format!("cannot copy to {}: {e}", dir.display())))?;
+    let refused = |e: io::Error| Fault::new(format!("cannot copy to {}: {e}", dir.display()));
+    let dir = HeldDir::open(&fs::canonicalize(dir).map_err(refused)?).map_err(refused)?;
+    let staging =
+        Staging::make(&dir).map_err(|e| Fault::new(format!("cannot copy to {}: {e}", dir.path().display())))?;
     let (reader, writer) = io::pipe()?;
     let counted = Counted::new(reader, ctx, format!("copying out of {}", guest.running.id), None);
     let (unpacked, end) = thread::scope(|scope| {
         let packing = scope.spawn(|| guest.run(&argv, None, Box::new(writer)));
-        let unpacked = unpack(counted, staging.path());
+        let unpacked = unpack_all(counted, staging.held(), &asked);
         (unpacked, packing.join())
     });
     let end = end.map_err(|_| Fault::new("copying from the guest failed"))??;
     // What goes wrong here ends `tar` there, but not the other way round: then the archive is short.
-    let Unpacked { refused, dirs } = match unpacked {
+    let done = match unpacked {
         Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e.into()),
         // GNU tar's word for files that changed while they were read: they are there as far as they could be.
         unpacked if end.parting == Parting::Ended(Status::Code(1)) => {
@@ -292,31 +296,58 @@ fn out_of_guest(
             unpacked?
         }
     };
-    for entry in fs::read_dir(staging.path())? {
-        let entry = entry?;
-        let to = if inside { dir.join(entry.file_name()) } else { destination.to_owned() };
-        settle(&entry.path(), &to)?;
+    for name in &asked {
+        let to = destination.file_name().filter(|_| !inside).unwrap_or(name);
+        settle(staging.held(), name, dir.handle(), to)
+            .map_err(|e| Fault::new(format!("cannot put {} in {}: {e}", to.display(), dir.path().display())))?;
     }
-    // Last, and those inside first: what is put into a directory changes its time, and needs leave to write.
-    for (name, mode, time) in dirs.iter().rev() {
-        let below = || name.components().skip(1).collect::<PathBuf>();
-        let path = if inside { dir.join(name) } else { destination.join(below()) };
-        let file = directory(&path)?;
-        file.set_modified(*time)?;
-        file.set_permissions(Permissions::from_mode(*mode))?;
-    }
-    match refused.first() {
+    match done.refused.first() {
         None => Ok(()),
         Some(first) => {
-            Err(Fault::new(format!("not everything was copied ({} refused), the first: {first}", refused.len()))
+            Err(Fault::new(format!("not everything was copied ({} refused), the first: {first}", done.refusals))
                 .hint("plain files, directories and links that stay inside are"))
         }
     }
 }
 
+/// A directory of its own, only the user's, in the one that is copied to. It goes with all that is still in it.
+struct Staging<'a> {
+    dir: &'a HeldDir,
+    name: String,
+    held: HeldDir,
+}
+
+impl Staging<'_> {
+    fn make(dir: &HeldDir) -> io::Result<Staging<'_>> {
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let name = format!(".quiz-cp-{:016x}", u64::from_le_bytes(random));
+        let held = dir.make_new_below(&name)?;
+        held.std_file()?.set_permissions(Permissions::from_mode(0o700))?;
+        Ok(Staging { dir, name, held })
+    }
+
+    fn held(&self) -> &Dir {
+        self.held.handle()
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        if self.dir.remove_dir_all(&self.name).is_ok() {
+            return;
+        }
+        // There are directories that their owner may not change.
+        for entry in WalkDir::new(self.held.path()).into_iter().flatten().filter(|entry| entry.file_type().is_dir()) {
+            fs::set_permissions(entry.path(), Permissions::from_mode(0o700)).ok();
+        }
+        self.dir.remove_dir_all(&self.name).ok();
+    }
+}
+
 /// Two of a name would become one.
 fn refuse_twins<'a>(names: impl Iterator<Item = &'a OsStr>) -> Result<(), Fault> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
             return Err(
@@ -327,59 +358,35 @@ fn refuse_twins<'a>(names: impl Iterator<Item = &'a OsStr>) -> Result<(), Fault>
     Ok(())
 }
 
-/// What came of an archive.
-#[derive(Debug, Default)]
-struct Unpacked {
-    refused: Vec<String>,
-    /// The directories, with the modes and times that they are to have; those that hold others first.
-    dirs: Vec<(PathBuf, u32, SystemTime)>,
-}
-
-/// Unpacks into `dir` and nowhere else.
-fn unpack(input: impl Read, dir: &Path) -> io::Result<Unpacked> {
-    let mut archive = tar::Archive::new(io::BufReader::with_capacity(PIECE, input));
-    archive.set_preserve_permissions(true);
-    archive.set_preserve_mtime(true);
+/// Unpacks what was asked for, and reads the archive to its end.
+fn unpack_all(input: impl Read, dir: &Dir, asked: &BTreeSet<OsString>) -> io::Result<Unpacked> {
+    let mut input = io::BufReader::with_capacity(PIECE, input);
     let mut done = Unpacked::default();
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let kind = entry.header().entry_type();
-        let name = entry.path()?.display().to_string();
-        let plain = kind.is_file() || kind.is_dir() || kind.is_symlink() || kind.is_hard_link();
-        if !plain && kind != EntryType::GNUSparse && kind != EntryType::Continuous {
-            done.refused.push(format!("{name} is no file"));
-        } else if !entry.unpack_in(dir)? {
-            done.refused.push(format!("{name} leads out of the directory"));
-        } else if kind.is_dir() {
-            let path: PathBuf = entry.path()?.components().filter(|part| *part != Component::CurDir).collect();
-            let (mode, time) = (entry.header().mode()? & 0o7777, entry.header().mtime()?);
-            // Until all that is in it is there.
-            directory(&dir.join(&path))?.set_permissions(Permissions::from_mode(mode | 0o700))?;
-            done.dirs.push((path, mode, SystemTime::UNIX_EPOCH + Duration::from_secs(time)));
-        }
-    }
+    unpack(&mut input, dir, &Rules { bounds: Bounds::NONE, only: Some(asked), faithful: true }, &mut done)?;
     // `tar` fills up its last block.
-    io::copy(&mut archive.into_inner(), &mut io::sink())?;
+    io::copy(&mut input, &mut io::sink())?;
     Ok(done)
 }
 
-/// A directory, and no link to one, which may lead anywhere.
-fn directory(path: &Path) -> io::Result<std::fs::File> {
-    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    Ok(fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?.into_parts().0)
-}
-
-/// Puts `from` where `to` says; a directory that is there keeps what else is in it.
-fn settle(from: &Path, to: &Path) -> io::Result<()> {
-    let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
-    if !is_dir(from) || !is_dir(to) {
-        return fs::rename(from, to);
+/// Puts `name`, if it is there, where it is to be. A directory that is there keeps its mode and what else is in it.
+fn settle(from: &Dir, name: &OsStr, to_dir: &Dir, to: &OsStr) -> io::Result<()> {
+    let Ok(meta) = from.symlink_metadata(name) else { return Ok(()) };
+    if !meta.is_dir() {
+        return from.rename(name, to_dir, to);
     }
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        settle(&entry.path(), &to.join(entry.file_name()))?;
+    // Its owner must be allowed to change what is moved; the mode comes with it all the same.
+    let mode = meta.permissions();
+    from.set_permissions(name, cap_std::fs::Permissions::from_std(Permissions::from_mode(mode.mode() | 0o700)))?;
+    if to_dir.symlink_metadata(to).is_ok_and(|there| there.is_dir()) {
+        let (from, into) = (from.open_dir(name)?, to_dir.open_dir(to)?);
+        for entry in from.entries()? {
+            let name = entry?.file_name();
+            settle(&from, &name, &into, &name)?;
+        }
+        return Ok(());
     }
-    Ok(())
+    from.rename(name, to_dir, to)?;
+    to_dir.set_permissions(to, mode)
 }
 
 fn ends_in_slash(path: &OsStr) -> bool {
@@ -450,56 +457,53 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_out_of_the_directory_is_refused() {
-        let top = tempfile::tempdir().unwrap();
-        let (inside, outside) = (top.path().join("in"), top.path().join("out"));
-        fs::create_dir(&inside).unwrap();
-        fs::create_dir(&outside).unwrap();
-        let with_link_out = || {
-            let mut archive = tar::Builder::new(Vec::new());
-            let mut header = tar::Header::new_gnu();
-            header.set_entry_type(EntryType::Symlink);
-            header.set_size(0);
-            archive.append_link(&mut header, "link", &outside).unwrap();
-            archive
-        };
-        let mut archive = with_link_out();
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(EntryType::Directory);
-        header.set_size(0);
-        header.set_mode(0o777);
-        archive.append_data(&mut header, "link", io::empty()).unwrap();
-        let linked = archive.into_inner().unwrap();
-        let before = fs::metadata(&outside).unwrap().permissions();
-        drop(unpack(linked.as_slice(), &inside));
-        assert_eq!(fs::metadata(&outside).unwrap().permissions(), before, "no mode is set through a link");
-        let mut archive = with_link_out();
-        let mut header = tar::Header::new_gnu();
-        header.set_size(1);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, "link/file", &b"x"[..]).unwrap();
-        let mut header = tar::Header::new_gnu();
-        header.set_size(1);
-        header.set_mode(0o644);
-        header.as_old_mut().name[..9].copy_from_slice(b"../escape");
-        header.set_cksum();
-        archive.append(&header, &b"x"[..]).unwrap();
-        let bytes = archive.into_inner().unwrap();
-        // Whether it says so or stops.
-        drop(unpack(bytes.as_slice(), &inside));
-        assert!(!outside.join("file").exists() && !top.path().join("escape").exists());
-    }
-
-    #[test]
     fn a_directory_that_is_there_keeps_what_else_is_in_it() {
         let top = tempfile::tempdir().unwrap();
         let at = |name: &str| top.path().join(name);
-        for (name, text) in [("new/d/a", "new"), ("new/d/b", "new"), ("old/d/b", "old"), ("old/d/c", "old")] {
+        for (name, text) in
+            [("new/d/a", "new"), ("new/d/b", "new"), ("new/e/x", "new"), ("old/d/b", "old"), ("old/d/c", "old")]
+        {
             fs::create_dir_all(at(name).parent().unwrap()).unwrap();
             fs::write(at(name), text).unwrap();
         }
-        settle(&at("new"), &at("old")).unwrap();
+        fs::set_permissions(at("new/d"), Permissions::from_mode(0o500)).unwrap();
+        fs::set_permissions(at("new/e"), Permissions::from_mode(0o555)).unwrap();
+        fs::set_permissions(at("old/d"), Permissions::from_mode(0o750)).unwrap();
+        let held = HeldDir::open(top.path()).unwrap();
+        settle(held.handle(), "new".as_ref(), held.handle(), "old".as_ref()).unwrap();
         let read = |name: &str| fs::read_to_string(at(name)).unwrap();
-        assert_eq!(["old/d/a", "old/d/b", "old/d/c"].map(read), ["new", "new", "old"]);
+        assert_eq!(["old/d/a", "old/d/b", "old/d/c", "old/e/x"].map(read), ["new", "new", "old", "new"]);
+        let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("old/d"), mode("old/e")), (0o750, 0o555));
+    }
+
+    #[test]
+    fn what_is_half_done_goes() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = HeldDir::open(top.path()).unwrap();
+        let staging = Staging::make(&dir).unwrap();
+        staging.held().create_dir_all("d/e").unwrap();
+        fs::set_permissions(staging.held.path().join("d"), Permissions::from_mode(0o500)).unwrap();
+        drop(staging);
+        assert_eq!(fs::read_dir(top.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_what_was_asked_for_arrives() {
+        let mut archive = tar::Builder::new(Vec::new());
+        for name in ["./dmesg", "./.bashrc"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            header.set_mode(0o4755);
+            archive.append_data(&mut header, name, &b"x"[..]).unwrap();
+        }
+        let bytes = archive.into_inner().unwrap();
+        let top = tempfile::tempdir().unwrap();
+        let dir = HeldDir::open(top.path()).unwrap();
+        let done = unpack_all(bytes.as_slice(), dir.handle(), &["dmesg".into()].into()).unwrap();
+        assert_eq!(done.refused, [".bashrc: it was not asked for"]);
+        assert_eq!(dir.handle().entries().unwrap().count(), 1);
+        let mode = fs::metadata(top.path().join("dmesg")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7000, 0);
     }
 }

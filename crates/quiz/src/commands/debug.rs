@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::{Args, ValueEnum};
+use quiz_host::held::HeldDir;
 use quiz_image::host::Purpose;
 use quiz_image::{Kernel, kernel};
 
@@ -79,7 +80,7 @@ pub fn run(args: &Debug, ctx: &Context) -> Result<(), Fault> {
 /// gdb for a VM that waits for it, if one is meant.
 fn waiting(args: &Debug, ctx: &Context) -> Result<Option<Vec<OsString>>, Fault> {
     let cache = ctx.cache()?;
-    let Ok(running) = registry::find(&cache, &ctx.runs_dir()?, args.run.as_deref()) else { return Ok(None) };
+    let Ok(running) = registry::find(&cache, &ctx.runs_dir()?.path(), args.run.as_deref()) else { return Ok(None) };
     if !running.dir.join(debugger::SCRIPT).exists() {
         let why = || Fault::new(format!("{} was not started with --gdb, and goes on", running.id));
         return if args.run.is_some() { Err(why()) } else { Ok(None) };
@@ -93,11 +94,11 @@ fn waiting(args: &Debug, ctx: &Context) -> Result<Option<Vec<OsString>>, Fault> 
 
 /// The debugger for a dump.
 fn dumped(args: &Debug, ctx: &Context) -> Result<Vec<OsString>, Fault> {
-    let runs = ctx.runs_dir()?;
+    let runs = ctx.runs_dirs()?;
     let past = match &args.run {
         Some(wanted) => history::find(&runs, Some(wanted))?,
         None => history::all(&runs).into_iter().find(|past| dump_of(past).is_some()).ok_or_else(|| {
-            Fault::new(format!("no run in {} has kept its guest's memory", runs.display()))
+            Fault::new(format!("no run in {} has kept its guest's memory", runs[0].path().display()))
                 .hint("--dump on-panic, or `dump = \"on-panic\"` in quiz.toml, keeps it")
         })?,
     };
@@ -131,9 +132,9 @@ fn dumped(args: &Debug, ctx: &Context) -> Result<Vec<OsString>, Fault> {
     let without = || no_symbols(&kernel);
     match tool {
         Tool::Drgn => Ok(debugger::drgn(&kernel, &modules, &dump)),
-        Tool::Crash => debugger::crash(&kernel, &modules, &dump, &past.dir)?.ok_or_else(without),
+        Tool::Crash => debugger::crash(&kernel, &modules, &dump, &HeldDir::open(&past.dir)?)?.ok_or_else(without),
         Tool::Gdb => {
-            debugger::write_script(&past.dir, &modules, None)?;
+            debugger::write_script(&HeldDir::open(&past.dir)?, &modules, None)?;
             debugger::gdb(&kernel, &past.dir, Some(&dump)).ok_or_else(without)
         }
     }

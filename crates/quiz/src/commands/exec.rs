@@ -71,7 +71,7 @@ pub fn run(args: &Exec, words: Words, ctx: &Context) -> Result<ExitCode, Fault> 
 
 /// Which VM, and the program.
 fn find(words: Words, cache: &Cache, ctx: &Context) -> Result<(Running, Vec<OsString>), Fault> {
-    let runs = ctx.runs_dir()?;
+    let runs = ctx.runs_dir()?.path();
     let Words { mut words, behind_dashes } = words;
     let named = words.first().and_then(|word| word.to_str()).filter(|word| !behind_dashes && may_be_id(word));
     if let Some(named) = named.map(str::to_owned) {

@@ -24,7 +24,7 @@ pub struct Kill {
 /// Ends it.
 pub fn run(args: &Kill, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
-    let running = registry::find(&cache, &ctx.runs_dir()?, args.id.as_deref())?;
+    let running = registry::find(&cache, &ctx.runs_dir()?.path(), args.id.as_deref())?;
     let gone = || Fault::new(format!("{} has just ended", running.id));
     let process = running.process().and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).ok_or_else(gone)?;
     // The number may be another process's by now; the descriptor cannot become one.

@@ -26,11 +26,11 @@ pub struct Logs {
 
 /// Prints it.
 pub fn run(args: &Logs, ctx: &Context) -> Result<(), Fault> {
-    let (cache, runs) = (ctx.cache()?, ctx.runs_dir()?);
-    let running = registry::find(&cache, &runs, args.id.as_deref());
+    let cache = ctx.cache()?;
+    let running = registry::find(&cache, &ctx.runs_dir()?.path(), args.id.as_deref());
     let dir = match &running {
         Ok(running) => running.dir.clone(),
-        Err(_) => history::find(&runs, args.id.as_deref())?.dir,
+        Err(_) => history::find(&ctx.runs_dirs()?, args.id.as_deref())?.dir,
     };
     let mut console = fs::File::open(dir.join("console.log"))?;
     let mut goes_on = args.follow && running.is_ok();

@@ -20,7 +20,7 @@ pub struct Ps {
 
 /// Prints them.
 pub fn run(args: &Ps, ctx: &Context) -> Result<(), Fault> {
-    let runs = ctx.runs_dir()?;
+    let runs = ctx.runs_dir()?.path();
     let mut running = registry::all(&ctx.cache()?);
     running.retain(|one| args.all || (one.runs == runs && !one.waits));
     if ctx.json {

@@ -23,7 +23,7 @@ pub struct Replay {
 /// Does it again; its exit code is ours.
 pub fn run(args: &Replay, global: &Global) -> Result<ExitCode, Fault> {
     let here = Context::new(global)?;
-    let past = history::find(&here.runs_dir()?, args.run.as_deref())?;
+    let past = history::find(&here.runs_dirs()?, args.run.as_deref())?;
     let unknown = || Fault::new(format!("the run {} does not tell how it was called", past.id));
     let record = past.record.as_ref().ok_or_else(|| Fault::new(format!("the run {} {}", past.id, past.verdict())))?;
     let call: Call = serde_json::from_value(record["call"].clone()).map_err(|_| unknown())?;

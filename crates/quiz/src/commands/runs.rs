@@ -19,7 +19,7 @@ pub struct Runs {
 
 /// Prints them.
 pub fn run(args: &Runs, ctx: &Context) -> Result<(), Fault> {
-    let mut past = history::all(&ctx.runs_dir()?);
+    let mut past = history::all(&ctx.runs_dirs()?);
     past.truncate(args.number);
     if ctx.json {
         let records: Vec<&Value> = past.iter().filter_map(|run| run.record.as_ref()).collect();

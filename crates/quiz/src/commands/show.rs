@@ -21,7 +21,7 @@ pub struct Show {
 
 /// Prints it.
 pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
-    let past = history::find(&ctx.runs_dir()?, args.run.as_deref())?;
+    let past = history::find(&ctx.runs_dirs()?, args.run.as_deref())?;
     if ctx.json {
         return match &past.record {
             Some(record) => output::json(record),

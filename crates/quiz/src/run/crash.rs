@@ -1,11 +1,12 @@
 //! What is made of a kernel's last words: `oops.txt` and `stacks.txt` with lines of source, a short form for the user, and a part of the
 //! record. Not for the verdict, which does not depend on any of it.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::PathBuf;
 
 use fs_err as fs;
 use quiz_config::{RunSpec, ShareSpec};
+use quiz_host::held::HeldDir;
 use quiz_image::Kernel;
 use quiz_image::kernel::Origin;
 use quiz_symbols::{Origins, Report, Symbols, find, tell, telling};
@@ -14,6 +15,10 @@ use serde::Serialize;
 
 use crate::context::Context;
 
+/// What the agent has told of tasks.
+const STACKS: &str = "stacks.txt";
+/// How much of it is read, in bytes.
+const STACKS_READ: u64 = 4 << 20;
 /// What a kernel panics of that was asked by an interrupt where it is.
 const ASKED: &str = "Kernel panic - not syncing: NMI";
 
@@ -55,13 +60,12 @@ pub fn read(
     spec: &RunSpec,
     kernel: &Kernel,
     doing: Option<String>,
-    dir: &Path,
+    dir: &HeldDir,
     ctx: &Context,
 ) -> Option<Crash> {
     let time_was_over = matches!(outcome.verdict, Verdict::Timeout { .. });
     let asked = if time_was_over { outcome.asked.as_str() } else { "" };
-    let stacks_file = dir.join("stacks.txt");
-    let stacks = if time_was_over { fs::read_to_string(&stacks_file).unwrap_or_default() } else { String::new() };
+    let stacks = if time_was_over { read_bounded(dir, STACKS).unwrap_or_default() } else { String::new() };
     let all = [&outcome.oops, asked, &stacks].map(String::from).concat();
     if all.is_empty() {
         return None;
@@ -78,7 +82,7 @@ pub fn read(
                 tell::annotated(asked, &symbols)
             ),
         };
-        keep(fs::write(&stacks_file, tell::annotated(&stacks, &symbols) + &said));
+        keep(dir.write_whole(STACKS, (tell::annotated(&stacks, &symbols) + &said).as_bytes()));
     }
     let report = report(outcome, asked);
     let crash = report.map(|report| {
@@ -87,12 +91,18 @@ pub fn read(
         let short = tell::in_short(&report, &symbols, &circumstances);
         if !outcome.oops.is_empty() {
             let text = format!("{short}\nWhat the kernel said:\n\n{}", tell::annotated(&outcome.oops, &symbols));
-            keep(fs::write(dir.join("oops.txt"), text));
+            keep(dir.write_whole("oops.txt", text.as_bytes()));
         }
         Crash { record: record(report, &symbols), short }
     });
     outcome.notes.append(&mut notes);
     crash
+}
+
+fn read_bounded(dir: &HeldDir, name: &str) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    dir.read(name)?.take(STACKS_READ).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The report that tells most. Of a guest that did not get on by itself that is where its processors were, for which it was asked; what it

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
+use quiz_host::held::HeldDir;
 use quiz_image::Kernel;
 use serde_json::json;
 
@@ -14,12 +14,12 @@ pub const SCRIPT: &str = "gdb.py";
 const KERNEL: &str = include_str!("debugger/kernel.py");
 
 /// Writes the script that tells gdb about a kernel's modules and, where the VM runs, connects it.
-pub fn write_script(dir: &Path, modules: &[(String, PathBuf)], target: Option<&Path>) -> std::io::Result<()> {
+pub fn write_script(dir: &HeldDir, modules: &[(String, PathBuf)], target: Option<&Path>) -> std::io::Result<()> {
     let files: serde_json::Map<_, _> =
         modules.iter().map(|(name, path)| (name.clone(), json!(path.display().to_string()))).collect();
     // A text in JSON is one in Python, too.
     let target = target.map_or_else(|| "None".to_owned(), |path| json!(path.display().to_string()).to_string());
-    fs::write(dir.join(SCRIPT), format!("FILES = {}\nTARGET = {target}\n{KERNEL}", json!(files)))
+    dir.write_whole(SCRIPT, format!("FILES = {}\nTARGET = {target}\n{KERNEL}", json!(files)).as_bytes())
 }
 
 /// The words that start gdb for a VM that runs, or for a dump.
@@ -45,11 +45,31 @@ pub fn crash(
     kernel: &Kernel,
     modules: &[(String, PathBuf)],
     dump: &Path,
-    dir: &Path,
+    dir: &HeldDir,
 ) -> std::io::Result<Option<Vec<OsString>>> {
     let Some(vmlinux) = kernel.vmlinux() else { return Ok(None) };
-    let input = dir.join("crash.in");
-    let lines: String = modules.iter().map(|(name, path)| format!("mod -s {name} {}\n", path.display())).collect();
-    fs::write(&input, lines)?;
-    Ok(Some(vec!["crash".into(), "-i".into(), input.into(), vmlinux.into(), dump.into()]))
+    const INPUT: &str = "crash.in";
+    dir.write_whole(INPUT, crash_commands(modules).as_bytes())?;
+    Ok(Some(vec!["crash".into(), "-i".into(), dir.path().join(INPUT).into(), vmlinux.into(), dump.into()]))
+}
+
+/// What crash(8) is to do first: a line for each module. One with a blank or a control character in its path would be other words, or a command of
+/// its own, and is left out.
+fn crash_commands(modules: &[(String, PathBuf)]) -> String {
+    let is_a_word = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    let lines = modules.iter().map(|(name, path)| (name, path.display().to_string()));
+    let lines = lines.filter(|(name, path)| is_a_word(name) && is_a_word(path));
+    lines.map(|(name, path)| format!("mod -s {name} {path}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_is_a_command_of_crash() {
+        let modules = [("zfs", "/w/zfs.ko"), ("x", "/w/x\n!id\n/x.ko"), ("y", "/w/a b/y.ko")];
+        let modules = modules.map(|(name, path)| (name.to_owned(), PathBuf::from(path)));
+        assert_eq!(crash_commands(&modules), "mod -s zfs /w/zfs.ko\n");
+    }
 }

@@ -1,13 +1,13 @@
 //! The directory of one run: made, locked while the run lasts, completed by `result.json`, pruned when old.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
-use quiz_config::Worktree;
+use quiz_config::worktree::STATE_DIR;
+use quiz_host::held::HeldDir;
 use quiz_image::lock::Locked;
 use quiz_vm::{VmSpec, qemu};
 
@@ -16,38 +16,87 @@ use crate::errors::Fault;
 
 /// The file with QEMU's command line.
 const COMMAND: &str = "command";
+/// The run's record.
+const RECORD: &str = "result.json";
+
+/// Where runs have their directories: below a directory that is the user's choice, by names that are quiz's. The former may be found through
+/// links, the latter never: what is there may have come with somebody else's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunsDir {
+    base: PathBuf,
+    names: Vec<String>,
+}
+
+impl RunsDir {
+    /// `.quiz/runs` of a worktree.
+    pub fn of_worktree(worktree: &Path) -> RunsDir {
+        RunsDir { base: worktree.to_owned(), names: vec![STATE_DIR.to_owned(), "runs".to_owned()] }
+    }
+
+    /// Below the user's own directory for what quiz keeps.
+    pub fn below(base: &Path, names: &[&str]) -> RunsDir {
+        RunsDir { base: base.to_owned(), names: names.iter().map(|&name| name.to_owned()).collect() }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> PathBuf {
+        self.names.iter().fold(self.base.clone(), |path, name| path.join(name))
+    }
+
+    /// Opens it, and makes it where `make` says so.
+    fn open(&self, make: bool) -> io::Result<HeldDir> {
+        if make {
+            fs::create_dir_all(&self.base)?;
+        }
+        let mut dir = HeldDir::open(&fs::canonicalize(&self.base)?)?;
+        for name in &self.names {
+            dir = if make { dir.make_below(name) } else { dir.below(name) }?;
+            let (owner, own) = (dir.owner()?, rustix::process::geteuid().as_raw());
+            if owner != own {
+                return Err(io::Error::other(format!("{} belongs to user {owner}", dir.path().display())));
+            }
+            if name == STATE_DIR && make {
+                ignore_in_git(&dir)?;
+            }
+        }
+        Ok(dir)
+    }
+}
 
 /// The directory of a run under way.
 #[derive(Debug)]
 pub struct RunDir {
     id: String,
-    path: PathBuf,
+    dir: HeldDir,
+    /// The one that it is in.
+    runs: HeldDir,
     /// Held while the run lasts, so that nobody prunes it.
     _lock: Locked,
 }
 
 impl RunDir {
-    /// Makes a directory for a new run below `runs`.
-    pub fn create(runs: &Path, worktree: Option<&Worktree>) -> Result<RunDir, Fault> {
+    /// Makes a directory for a new run in `runs`.
+    pub fn create(runs: &RunsDir) -> Result<RunDir, Fault> {
         let refused = |e: io::Error| {
-            Fault::new(format!("cannot keep the run's evidence: {e}"))
-                .hint("quiz writes .quiz/ in the worktree; run it where you may write")
+            Fault::new(format!("cannot keep the run's evidence: {e}")).hint(
+                "quiz keeps it in .quiz/runs of the worktree, in directories of its own: no links, and where you may write",
+            )
         };
-        fs::create_dir_all(runs).map_err(refused)?;
-        if let Some(worktree) = worktree {
-            ignore_in_git(&worktree.state_dir()).map_err(refused)?;
-        }
+        let runs = runs.open(true).map_err(refused)?;
         loop {
             let id = new_id();
-            let path = runs.join(&id);
-            match fs::create_dir(&path) {
-                Ok(()) => {
-                    let lock = fs::File::open(&path).map_err(refused)?;
-                    lock.file().lock().map_err(refused)?;
-                    return Ok(RunDir { id, path, _lock: Locked::new(lock) });
-                }
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            let dir = match runs.make_new_below(&id) {
+                Ok(dir) => dir,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                // Somebody has pruned it just now, since it was not locked yet.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(refused(e)),
+            };
+            let lock = dir.std_file().map_err(refused)?;
+            lock.lock().map_err(refused)?;
+            let lock = Locked::new(fs::File::from_parts(lock, dir.path()));
+            if runs.is_same(&id, &dir) {
+                return Ok(RunDir { id, dir, runs, _lock: lock });
             }
         }
     }
@@ -59,7 +108,12 @@ impl RunDir {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.dir.path()
+    }
+
+    /// What is written to it lands in it.
+    pub fn held(&self) -> &HeldDir {
+        &self.dir
     }
 
     /// Keeps QEMU's command line as a shell would take it.
@@ -70,29 +124,24 @@ impl RunDir {
             text.extend(quoted(argument.as_bytes()));
         }
         text.push(b'\n');
-        Ok(fs::write(self.path.join(COMMAND), text)?)
+        Ok(self.dir.write_whole(COMMAND, &text)?)
     }
 
     /// Completes the run with its record.
     pub fn finish(&self, record: &Record) -> Result<(), Fault> {
-        let write = || -> io::Result<()> {
-            let mut file =
-                tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o644)).tempfile_in(&self.path)?;
-            file.write_all(record.line().as_bytes())?;
-            file.write_all(b"\n")?;
-            file.persist(self.path.join("result.json"))?;
-            Ok(())
-        };
-        write().map_err(|e| Fault::new(format!("cannot write result.json in {}: {e}", self.path.display())))
+        let text = record.line() + "\n";
+        self.dir
+            .write_whole(RECORD, text.as_bytes())
+            .map_err(|e| Fault::new(format!("cannot write the run's record: {e}")))
     }
 }
 
 impl Drop for RunDir {
     /// Without a command line there was no run, and so there is nothing to keep.
     fn drop(&mut self) {
-        if !self.path.join(COMMAND).exists() {
+        if !self.dir.has_file(COMMAND) && self.runs.is_same(&self.id, &self.dir) {
             // Whatever stays is pruned with old runs.
-            fs::remove_dir_all(&self.path).ok();
+            self.runs.remove_dir_all(&self.id).ok();
         }
     }
 }
@@ -106,14 +155,24 @@ fn new_id() -> String {
     format!("{}-{:03}{:03x}", now.strftime("%Y%m%d-%H%M%S"), now.millisecond(), u16::from_le_bytes(random) & 0xfff)
 }
 
-/// `.quiz/` is nobody's source.
-fn ignore_in_git(state: &Path) -> io::Result<()> {
-    let file = state.join(".gitignore");
-    match fs::OpenOptions::new().write(true).create_new(true).open(&file) {
-        Ok(mut ignore) => ignore.write_all(b"*\n"),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(e),
+/// When a directory of that name was made, if `name` is one that [`new_id`] makes.
+fn made_at(name: &str) -> Option<SystemTime> {
+    let digits = |text: &str, hex: bool| {
+        text.bytes().all(|b| if hex { b.is_ascii_hexdigit() && !b.is_ascii_uppercase() } else { b.is_ascii_digit() })
+    };
+    let (date, time, rest) = (name.get(..8)?, name.get(9..15)?, name.get(16..)?);
+    let formed = name.len() == 22 && name.is_ascii() && name.as_bytes()[8] == b'-' && name.as_bytes()[15] == b'-';
+    if !formed || !digits(date, false) || !digits(time, false) || !digits(rest, true) {
+        return None;
     }
+    let at = jiff::civil::DateTime::strptime("%Y%m%d-%H%M%S", &name[..15]).ok()?;
+    Some(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().into())
+}
+
+/// `.quiz/` is nobody's source.
+fn ignore_in_git(state: &HeldDir) -> io::Result<()> {
+    const FILE: &str = ".gitignore";
+    if state.has(FILE) { Ok(()) } else { state.write_whole(FILE, b"*\n") }
 }
 
 /// A word as a shell takes it.
@@ -134,28 +193,55 @@ pub fn quoted(word: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Removes old runs: more than `keep_runs`, or older than `keep_days`. Runs under way are left alone; whatever cannot be
-/// removed is tried again next time.
-pub fn prune(runs: &Path, keep_runs: Option<u32>, keep_days: Option<u32>) {
-    let Ok(found) = fs::read_dir(runs) else { return };
-    let mut dirs: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
-    // The ids begin with the time.
-    dirs.sort_unstable_by(|a, b| b.cmp(a));
-    let oldest =
-        keep_days.and_then(|days| SystemTime::now().checked_sub(Duration::from_secs(u64::from(days) * 86_400)));
-    for (age, dir) in dirs.iter().enumerate() {
+/// Removes old runs from `runs`: more than `keep_runs`, or older than `keep_days`. Runs under way are left alone, and so is whatever quiz has
+/// not made: a directory without a run's name or without a run in it, and all that links lead to. Whatever cannot be removed is tried again next
+/// time.
+pub fn prune(runs: &RunsDir, keep_runs: Option<u32>, keep_days: Option<u32>) {
+    let now = SystemTime::now();
+    let is_run = |dir: &HeldDir| dir.has_file(COMMAND) || dir.has_file(RECORD);
+    let oldest = keep_days.and_then(|days| now.checked_sub(Duration::from_secs(u64::from(days) * 86_400)));
+    sweep(runs, is_run, |age, at| {
         let surplus = keep_runs.is_some_and(|keep| age >= keep as usize);
-        let old = oldest.is_some_and(|limit| fs::metadata(dir).and_then(|m| m.modified()).is_ok_and(|at| at < limit));
-        if surplus || old {
-            remove_unless_in_use(dir);
+        surplus || oldest.is_some_and(|limit| at < limit)
+    });
+}
+
+/// Removes what killed processes have left in `place`, which is quiz's own.
+pub fn sweep_all(place: &RunsDir) {
+    sweep(place, |_| true, |_, _| true);
+}
+
+/// The directories of runs in `runs`; none where there is no such place, or one that is not quiz's.
+pub fn runs_in(runs: &RunsDir) -> Vec<PathBuf> {
+    let Ok(runs) = runs.open(false) else { return Vec::new() };
+    runs.dirs().unwrap_or_default().into_iter().map(|name| runs.path().join(name)).collect()
+}
+
+/// Removes those directories with a run's name for which `is_run` and `is_old` hold; the latter is told how many are newer, and when it was
+/// made.
+fn sweep(runs: &RunsDir, is_run: impl Fn(&HeldDir) -> bool, is_old: impl Fn(usize, SystemTime) -> bool) {
+    // Where there is none, or one that is not quiz's, there is nothing to remove.
+    let Ok(runs) = runs.open(false) else { return };
+    let names = runs.dirs().unwrap_or_default();
+    let mut dated: Vec<(SystemTime, String)> =
+        names.into_iter().filter_map(|name| Some((made_at(&name)?, name))).collect();
+    // One that was made in the future was made before somebody has set the clock back: all that were made since are newer.
+    let now = SystemTime::now();
+    dated.sort_by(|a, b| ((b.0 <= now), b).cmp(&((a.0 <= now), a)));
+    for (age, (at, name)) in dated.iter().enumerate() {
+        if is_old(age, *at)
+            && let Ok(dir) = runs.below(name)
+            && is_run(&dir)
+        {
+            remove_unless_in_use(&runs, name, &dir);
         }
     }
 }
 
-fn remove_unless_in_use(dir: &Path) {
-    let Ok(lock) = fs::File::open(dir) else { return };
-    if lock.file().try_lock().is_ok() {
-        fs::remove_dir_all(dir).ok();
+fn remove_unless_in_use(runs: &HeldDir, name: &str, dir: &HeldDir) {
+    let Ok(lock) = dir.std_file() else { return };
+    if lock.try_lock().is_ok() && runs.is_same(name, dir) {
+        runs.remove_dir_all(name).ok();
     }
 }
 
@@ -173,32 +259,120 @@ mod tests {
         }
     }
 
+    /// Runs of these names that have ended.
+    fn past(top: &Path, names: &[&str]) -> RunsDir {
+        let runs = RunsDir::of_worktree(top);
+        for name in names {
+            fs::create_dir_all(runs.path().join(name)).unwrap();
+            fs::write(runs.path().join(name).join(COMMAND), "").unwrap();
+        }
+        runs
+    }
+
+    fn left(dir: &Path) -> Vec<String> {
+        let mut left: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        left
+    }
+
     #[test]
     fn pruning_keeps_the_newest_and_those_in_use() {
         let top = tempfile::tempdir().unwrap();
-        let runs = top.path().join("runs");
-        for i in 0..6 {
-            fs::create_dir_all(runs.join(format!("20260101-00000{i}-abcdef"))).unwrap();
-        }
-        let in_use = RunDir::create(&runs, None).unwrap();
-        let (oldest, _) = fs::File::open(runs.join("20260101-000000-abcdef")).unwrap().into_parts();
+        let names: Vec<String> = (0..6).map(|i| format!("20260101-00000{i}-abcdef")).collect();
+        let runs = past(top.path(), &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let in_use = RunDir::create(&runs).unwrap();
+        let (oldest, _) = fs::File::open(runs.path().join("20260101-000000-abcdef")).unwrap().into_parts();
         oldest.lock().unwrap();
         prune(&runs, Some(3), None);
-        let mut left: Vec<_> =
-            fs::read_dir(&runs).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        left.sort();
-        assert_eq!(left, ["20260101-000000-abcdef", "20260101-000004-abcdef", "20260101-000005-abcdef", in_use.id()]);
+        let expected = ["20260101-000000-abcdef", "20260101-000004-abcdef", "20260101-000005-abcdef", in_use.id()];
+        assert_eq!(left(&runs.path()), expected);
         prune(&runs, Some(0), None);
         assert!(in_use.path().is_dir());
     }
 
     #[test]
+    fn pruning_removes_only_what_quiz_has_made() {
+        let top = tempfile::tempdir().unwrap();
+        let runs = past(
+            top.path(),
+            &[
+                "20260101-000000-abcdef",
+                "20260101-000000-abcdeg",
+                "thesis",
+                "20260101-000000-abcdef0",
+                "20269901-000000-abcdef",
+            ],
+        );
+        fs::create_dir(runs.path().join("20250101-000000-abcdef")).unwrap();
+        fs::create_dir_all(top.path().join("home/20250101-000000-000000")).unwrap();
+        fs::write(top.path().join("home/20250101-000000-000000/command"), "").unwrap();
+        std::os::unix::fs::symlink(
+            top.path().join("home/20250101-000000-000000"),
+            runs.path().join("20250101-000000-000000"),
+        )
+        .unwrap();
+        prune(&runs, Some(0), Some(0));
+        let kept = [
+            "20250101-000000-000000",
+            "20250101-000000-abcdef",
+            "20260101-000000-abcdef0",
+            "20260101-000000-abcdeg",
+            "20269901-000000-abcdef",
+            "thesis",
+        ];
+        assert_eq!(left(&runs.path()), kept);
+        assert_eq!(left(&top.path().join("home/20250101-000000-000000")), ["command"]);
+    }
+
+    /// As a checkout can bring it, or a guest that may write to the worktree.
+    #[test]
+    fn links_in_the_place_of_runs_are_not_followed() {
+        for link in [".quiz", ".quiz/runs"] {
+            let top = tempfile::tempdir().unwrap();
+            let victim = past(&top.path().join("victim"), &["20250101-000000-abcdef"]);
+            let tree = top.path().join("tree");
+            fs::create_dir_all(tree.join(link).parent().unwrap()).unwrap();
+            let target = if link == ".quiz" { victim.path().parent().unwrap().to_owned() } else { victim.path() };
+            std::os::unix::fs::symlink(target, tree.join(link)).unwrap();
+            let runs = RunsDir::of_worktree(&tree);
+            prune(&runs, Some(0), None);
+            assert_eq!(left(&victim.path()), ["20250101-000000-abcdef"], "{link}");
+            let error = RunDir::create(&runs).unwrap_err();
+            assert!(error.message().contains("it is a link"), "{}", error.message());
+            assert_eq!(left(&victim.path()), ["20250101-000000-abcdef"], "{link}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_costs_no_new_run() {
+        let top = tempfile::tempdir().unwrap();
+        let runs = past(top.path(), &["21000101-000000-abcdef", "21000102-000000-abcdef"]);
+        let new = RunDir::create(&runs).unwrap();
+        fs::write(new.path().join(COMMAND), "").unwrap();
+        let id = new.id().to_owned();
+        drop(new);
+        prune(&runs, Some(2), Some(14));
+        assert_eq!(left(&runs.path()), [id.as_str(), "21000102-000000-abcdef"]);
+    }
+
+    #[test]
+    fn names_of_runs_are_known() {
+        assert!(made_at(&new_id()).is_some_and(|at| at <= SystemTime::now()));
+        for name in
+            ["20260101-000000-abcde", "20260101-000000-ABCDEF", "20261301-000000-abcdef", "2026é101-000000-abcde", ""]
+        {
+            assert_eq!(made_at(name), None, "{name}");
+        }
+    }
+
+    #[test]
     fn many_runs_at_once_have_directories_of_their_own() {
         let top = tempfile::tempdir().unwrap();
+        let runs = RunsDir::below(top.path(), &["runs"]);
         // All are held to the end: one that is dropped without a run makes room for its name.
         let dirs: Vec<RunDir> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..50).map(|_| scope.spawn(|| RunDir::create(&top.path().join("runs"), None).unwrap())).collect();
+            let threads: Vec<_> = (0..50).map(|_| scope.spawn(|| RunDir::create(&runs).unwrap())).collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()
         });
         let ids: std::collections::HashSet<&str> = dirs.iter().map(RunDir::id).collect();

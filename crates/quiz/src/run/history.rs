@@ -1,11 +1,11 @@
 //! Runs that are over, or go on, as their directories tell. Not for making those (`evidence`).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use fs_err as fs;
 use serde_json::Value;
 
-use super::evidence;
+use super::evidence::{self, RunsDir};
 use crate::errors::Fault;
 
 /// A run, by its directory.
@@ -67,25 +67,25 @@ pub fn quoted(word: &str) -> String {
     String::from_utf8(evidence::quoted(word.as_bytes())).expect("text stays text between quotes")
 }
 
-/// All runs below `runs`, the newest first.
-pub fn all(runs: &Path) -> Vec<Past> {
-    let found = fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut past: Vec<Past> = found.filter(|path| path.is_dir()).filter_map(Past::read).collect();
+/// All runs in `runs`, the newest first.
+pub fn all(runs: &[RunsDir]) -> Vec<Past> {
+    let mut past: Vec<Past> = runs.iter().flat_map(evidence::runs_in).filter_map(Past::read).collect();
     // The ids begin with the time.
     past.sort_by(|a, b| b.id.cmp(&a.id));
     past
 }
 
 /// The run that `wanted` names, by its id or the beginning or end of it; without a name the newest that is over.
-pub fn find(runs: &Path, wanted: Option<&str>) -> Result<Past, Fault> {
+pub fn find(runs: &[RunsDir], wanted: Option<&str>) -> Result<Past, Fault> {
     let mut past = all(runs);
+    let place = runs.first().map(RunsDir::path).unwrap_or_default();
     let Some(wanted) = wanted else {
         past.retain(|run| run.record.is_some());
-        let none = || Fault::new(format!("no run has its record in {}", runs.display()));
+        let none = || Fault::new(format!("no run has its record in {}", place.display()));
         return past.into_iter().next().ok_or_else(none);
     };
     let nothing = || {
-        Fault::new(format!("no run in {} is called {wanted}", runs.display()))
+        Fault::new(format!("no run in {} is called {wanted}", place.display()))
             .hint("`quiz runs` lists them; old ones are removed (keep_runs, keep_days)")
     };
     the_one(past, wanted, |run| &run.id, nothing)
@@ -113,33 +113,35 @@ pub fn the_one<T>(
 mod tests {
     use super::*;
 
-    fn runs(ids: &[&str]) -> tempfile::TempDir {
+    /// A worktree with runs of these ids.
+    fn runs(ids: &[&str]) -> (tempfile::TempDir, [RunsDir; 1]) {
         let top = tempfile::tempdir().unwrap();
+        let runs = RunsDir::of_worktree(top.path());
         for id in ids {
-            fs::create_dir(top.path().join(id)).unwrap();
+            fs::create_dir_all(runs.path().join(id)).unwrap();
         }
-        top
+        (top, [runs])
     }
 
     #[test]
     fn a_run_is_found_by_a_part_of_its_id_that_only_it_has() {
-        let top = runs(&["20260101-000000-000aaa", "20260101-000001-000aab", "20260102-000000-000bbb"]);
-        let id = |wanted: &str| find(top.path(), Some(wanted)).map(|run| run.id);
+        let (_top, runs) = runs(&["20260101-000000-000aaa", "20260101-000001-000aab", "20260102-000000-000bbb"]);
+        let id = |wanted: &str| find(&runs, Some(wanted)).map(|run| run.id);
         assert_eq!(id("20260102").unwrap(), "20260102-000000-000bbb");
         assert_eq!(id("aab").unwrap(), "20260101-000001-000aab");
         assert!(id("20260101").unwrap_err().message().contains("aaa"));
         assert!(id("x").unwrap_err().message().contains("is called x"));
-        assert!(find(top.path(), None).unwrap_err().message().contains("no run has its record"));
-        fs::write(top.path().join("20260101-000001-000aab/result.json"), r#"{"schema":1}"#).unwrap();
-        assert_eq!(find(top.path(), None).unwrap().id, "20260101-000001-000aab");
+        assert!(find(&runs, None).unwrap_err().message().contains("no run has its record"));
+        fs::write(runs[0].path().join("20260101-000001-000aab/result.json"), r#"{"schema":1}"#).unwrap();
+        assert_eq!(find(&runs, None).unwrap().id, "20260101-000001-000aab");
     }
 
     #[test]
     fn one_that_goes_on_is_told_from_one_that_was_killed() {
-        let top = runs(&["1", "2"]);
-        let lock = fs::File::open(top.path().join("2")).unwrap();
+        let (_top, runs) = runs(&["1", "2"]);
+        let lock = fs::File::open(runs[0].path().join("2")).unwrap();
         lock.file().lock().unwrap();
-        let verdicts: Vec<String> = all(top.path()).iter().map(Past::verdict).collect();
+        let verdicts: Vec<String> = all(&runs).iter().map(Past::verdict).collect();
         assert_eq!(verdicts, ["goes on", "broken off"]);
     }
 

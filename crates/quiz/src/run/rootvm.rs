@@ -10,7 +10,7 @@ use quiz_image::root::{Task, Vm, VmError};
 use quiz_image::{Cache, Report, Silent, debian};
 use quiz_vm::Verdict;
 
-use super::evidence::RunDir;
+use super::evidence::{RunDir, RunsDir};
 use super::{Ended, Terminal, Viewer, Watch, equip_with, order, run_with};
 use crate::context::Context;
 use crate::errors::Fault;
@@ -63,7 +63,9 @@ impl RootVm<'_> {
         let kernel = self.kernel(&self.ctx.cache()?)?;
         let mut spec = self.vm(task.disk.to_owned());
         spec.command = (task.command)(order::ROOT, DISK);
-        let dir = RunDir::create(task.evidence, None)?;
+        let place = task.evidence.parent().unwrap_or(task.evidence);
+        let name = task.evidence.file_name().and_then(|name| name.to_str()).unwrap_or("vm");
+        let dir = RunDir::create(&RunsDir::below(place, &[name]))?;
         let terminal = Terminal::none();
         let watch = Watch { output: Box::new(task.output), errors: task.errors, hear: &mut |_| {}, doing: &|| None };
         let prepared = Prepared { kernel, root: task.root };

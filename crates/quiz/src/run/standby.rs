@@ -22,7 +22,7 @@ use quiz_vm::proto::Order;
 use quiz_vm::standby::{self, Keeper, Standby};
 use quiz_vm::{Verdict, VmSpec};
 
-use super::evidence::{self, RunDir};
+use super::evidence::{self, RunDir, RunsDir};
 use super::record::{Call, Record};
 use super::registry::{self, Running};
 use super::scratch::Scratch;
@@ -31,6 +31,8 @@ use super::{equip, running, start_keeper, warm};
 use crate::context::Context;
 use crate::errors::Fault;
 
+/// The cache's directory for them.
+const DIR: &str = "standby";
 /// How many may wait at the same time.
 const KEPT: usize = 2;
 /// How long one waits.
@@ -43,7 +45,7 @@ pub fn name(template: &str, vm: &VmSpec) -> String {
 
 /// Where the sockets are. Others may not even look: whoever connects gets a VM with everything that is in it.
 fn dir(cache: &Cache) -> PathBuf {
-    cache.dir().join("standby")
+    cache.dir().join(DIR)
 }
 
 /// The VM of that name, if one waits.
@@ -96,8 +98,9 @@ pub fn hold(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
     let place = dir(&cache);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place)?;
     // What keepers have left that were killed.
-    evidence::prune(&place, Some(0), None);
-    let own = RunDir::create(&place, None)?;
+    let standby = RunsDir::below(cache.dir(), &[DIR]);
+    evidence::sweep_all(&standby);
+    let own = RunDir::create(&standby)?;
     equip(spec, &own, &Terminal::none(), ctx, |equipment| {
         let scratch = equipment.ingredients.scratch;
         let Some(warm) = warm::existing(&equipment.ingredients, &cache, ctx)? else { return Ok(()) };
@@ -119,8 +122,7 @@ pub fn hold(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
         let socket = place.join(socket_name(&name));
         let shown = Running {
             waits: true,
-            runs: ctx.runs_dir()?,
-            ..running(spec, &vm, equipment.kernel, &own, SystemTime::now())
+            ..running(spec, &vm, equipment.kernel, &own, &ctx.runs_dir()?.path(), SystemTime::now())
         };
         let seen = RefCell::new(None);
         let kept = keeper.keep(

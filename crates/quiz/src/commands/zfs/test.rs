@@ -126,12 +126,11 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     screen.finish();
     let ended = ended?;
     ended.announce(spec.verbosity);
-    let record = ended.record;
-    fs_err::copy(&said, record.dir.join("suite.log"))?;
-    fs_err::copy(dir.path().join(RUN_FILE), record.dir.join(RUN_FILE))?;
+    ended.keep("suite.log", fs_err::File::open(&said)?)?;
+    ended.keep(RUN_FILE, fs_err::File::open(dir.path().join(RUN_FILE))?)?;
     let course = course.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let result = conclude(record, &course, &suite, ctx)?;
-    fs_err::write(result.run.dir.join("tests.json"), result.line() + "\n")?;
+    let result = conclude(&ended, &course, &suite, ctx)?;
+    ended.keep("tests.json", (result.line() + "\n").as_bytes())?;
     tell(&result, &course, &spec, ctx)?;
     run::prune(&spec, ctx)?;
     Ok(ExitCode::from(result.exit_code))
@@ -193,7 +192,7 @@ fn command(suite: &Suite, iterations: u32) -> Vec<OsString> {
 
 /// What came of it; `tests.json`, and what `--json` prints.
 #[derive(Debug, Serialize)]
-struct Conclusion {
+struct Conclusion<'a> {
     /// The program's, where all results are there.
     exit_code: u8,
     /// The test in the middle of which the guest ended.
@@ -204,7 +203,7 @@ struct Conclusion {
     missing: Vec<String>,
     /// Programs that the suite wants and the guest lacks.
     missing_programs: Vec<String>,
-    run: Record,
+    run: &'a Record,
     #[serde(skip)]
     judgement: Option<Judgement>,
     #[serde(skip)]
@@ -221,21 +220,22 @@ struct TestRecord {
     expected: bool,
 }
 
-impl Conclusion {
+impl Conclusion<'_> {
     fn line(&self) -> String {
         serde_json::to_string(self).expect("the conclusion is plain data")
     }
 }
 
-fn conclude(record: Record, course: &Course, suite: &Suite, ctx: &Context) -> Result<Conclusion, Fault> {
+fn conclude<'a>(ended: &'a run::Ended, course: &Course, suite: &Suite, ctx: &Context) -> Result<Conclusion<'a>, Fault> {
+    let record = &ended.record;
     let finished = course.finished();
     let judgement = match finished {
         [] => None,
         _ => {
-            let results = record.dir.join("results.txt");
-            fs_err::write(&results, judge::lines(finished))?;
-            let judgement = judge::ask(&suite.judge(), &results, &ctx.build_environment())?;
-            fs_err::write(record.dir.join("report.txt"), &judgement.text)?;
+            const RESULTS: &str = "results.txt";
+            ended.keep(RESULTS, judge::lines(finished).as_bytes())?;
+            let judgement = judge::ask(&suite.judge(), &record.dir.join(RESULTS), &ctx.build_environment())?;
+            ended.keep("report.txt", judgement.text.as_bytes())?;
             Some(judgement)
         }
     };

@@ -1,0 +1,377 @@
+//! Unpacks an archive that comes out of a guest into one directory, and nowhere else.
+//!
+//! Whoever wrote the archive may be broken or hostile. Everything is made through the directory's handle, step by step, and never through a
+//! link, so that no name and no link leaves it, whatever else happens in it meanwhile. What is not a plain file, a directory or a link
+//! that stays inside is refused by name, and the rest goes on. What an entry is called and how long it is are bounded before they are kept.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use cap_std::fs::Dir;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use tar::EntryType;
+
+use crate::visible::visible;
+
+/// How much may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes of all files together.
+    pub bytes: u64,
+    /// Number of entries.
+    pub entries: u64,
+}
+
+impl Bounds {
+    /// As much as the host has room for.
+    pub const NONE: Bounds = Bounds { bytes: u64::MAX, entries: u64::MAX };
+}
+
+/// What is taken, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// How much.
+    pub bounds: Bounds,
+    /// Only what is called so, and what is in directories that are; everything if there are no names.
+    pub only: Option<&'a BTreeSet<OsString>>,
+    /// Modes (as far as the umask lets them) and times are those of the archive. If not, files are the user's to read and write, and of now.
+    pub faithful: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Unpacked {
+    /// Files and links that were made.
+    pub files: u64,
+    /// Bytes of the files together.
+    pub bytes: u64,
+    /// What was refused, and why: the first ones.
+    pub refused: Vec<String>,
+    /// How much was refused in all.
+    pub refusals: u64,
+    /// Something could not be written that was to be.
+    pub failed: bool,
+}
+
+/// Names of refused entries that are kept; the rest is only counted.
+const REFUSALS: usize = 20;
+/// How long a name may be, in bytes, with all directories (`PATH_MAX`).
+const NAME: u64 = 4096;
+/// How long a header of a POSIX archive may be that belongs to an entry, in bytes.
+const EXTENSIONS: u64 = 64 << 10;
+
+/// Unpacks into `dir`. What ends the archive early is an error; what came before is there.
+///
+/// # Errors
+/// If the archive cannot be read on.
+pub fn unpack(archive: impl Read, dir: &Dir, rules: &Rules, done: &mut Unpacked) -> io::Result<()> {
+    let mut unpacker = Unpacker { top: dir, rules, done, open: Vec::new() };
+    let mut archive = tar::Archive::new(archive);
+    let mut said = Said::default();
+    for (count, entry) in archive.entries()?.raw(true).enumerate() {
+        let mut entry = entry?;
+        if count as u64 >= rules.bounds.entries {
+            unpacker.refuse("everything", &format!("after the first {} entries", rules.bounds.entries));
+            break;
+        }
+        if said.read(&mut entry)? {
+            continue;
+        }
+        let Said { name, link } = std::mem::take(&mut said);
+        let name = name.unwrap_or_else(|| entry.path_bytes().into_owned());
+        let link = link.or_else(|| entry.link_name_bytes().map(|link| link.into_owned()));
+        let shown = PathBuf::from(OsStr::from_bytes(&name));
+        match unpacker.entry(&mut entry, &name, link.as_deref()) {
+            Ok(()) => {}
+            Err(Problem::Refused(why)) => unpacker.refuse(&visible(&shown.to_string_lossy()), &why),
+            Err(Problem::Failed(e)) => {
+                unpacker.done.failed = true;
+                unpacker.refuse(&visible(&shown.to_string_lossy()), &e.to_string());
+            }
+        }
+    }
+    unpacker.finish_dirs_outside(None);
+    Ok(())
+}
+
+/// What entries of their own say about the entry that follows them.
+#[derive(Default)]
+struct Said {
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+impl Said {
+    /// Whether `entry` was such a one.
+    fn read(&mut self, entry: &mut tar::Entry<impl Read>) -> io::Result<bool> {
+        match entry.header().entry_type() {
+            EntryType::GNULongName => self.name = Some(text(entry)?),
+            EntryType::GNULongLink => self.link = Some(text(entry)?),
+            EntryType::XHeader => {
+                let bytes = bounded(entry, EXTENSIONS)?;
+                for extension in tar::PaxExtensions::new(&bytes) {
+                    let extension = extension?;
+                    match extension.key_bytes() {
+                        b"path" => self.name = Some(named(extension.value_bytes())?),
+                        b"linkpath" => self.link = Some(named(extension.value_bytes())?),
+                        b"size" => return Err(bad("a file of 8 GiB or more in the form of POSIX")),
+                        _ => {}
+                    }
+                }
+            }
+            EntryType::XGlobalHeader => drop(bounded(entry, EXTENSIONS)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// A name, as GNU's archives have it: with a zero at its end.
+fn text(entry: &mut tar::Entry<impl Read>) -> io::Result<Vec<u8>> {
+    let mut bytes = bounded(entry, NAME + 1)?;
+    if bytes.last() == Some(&0) {
+        bytes.pop();
+    }
+    named(&bytes)
+}
+
+fn named(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    if bytes.len() as u64 > NAME { Err(bad("a name that is longer than 4096 bytes")) } else { Ok(bytes.to_vec()) }
+}
+
+fn bounded(entry: &mut tar::Entry<impl Read>, bound: u64) -> io::Result<Vec<u8>> {
+    if entry.size() > bound {
+        return Err(bad("a name or a header that is too long"));
+    }
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the archive has {what}"))
+}
+
+/// Why an entry is not there.
+enum Problem {
+    /// It may not be.
+    Refused(String),
+    /// The host could not make it.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Problem {
+    fn from(e: io::Error) -> Problem {
+        match Errno::from_io_error(&e) {
+            Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
+                Problem::Refused("it lies behind something that is no directory".to_owned())
+            }
+            Some(Errno::EXIST) => Problem::Refused("it comes a second time".to_owned()),
+            _ => Problem::Failed(e),
+        }
+    }
+}
+
+impl From<Errno> for Problem {
+    fn from(e: Errno) -> Problem {
+        Problem::from(io::Error::from(e))
+    }
+}
+
+struct Unpacker<'a> {
+    top: &'a Dir,
+    rules: &'a Rules<'a>,
+    done: &'a mut Unpacked,
+    /// The directories that the last entry lies in, the outermost first, with the modes and times that they get when they are left.
+    open: Vec<(PathBuf, u32, SystemTime)>,
+}
+
+impl Unpacker<'_> {
+    fn entry(&mut self, entry: &mut tar::Entry<impl Read>, name: &[u8], link: Option<&[u8]>) -> Result<(), Problem> {
+        let name = self.allowed(Path::new(OsStr::from_bytes(name)))?;
+        self.finish_dirs_outside(Some(&name));
+        let (parent, last) = self.parent(&name)?;
+        let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(entry.header().mtime().unwrap_or_default());
+        match entry.header().entry_type() {
+            EntryType::Directory => {
+                match rustix::fs::mkdirat(&parent, &last, Mode::from_raw_mode(0o777)) {
+                    Err(Errno::EXIST) => drop(open_dir(&parent, &last)?),
+                    made => made?,
+                }
+                if self.rules.faithful {
+                    self.open.push((name, mode, time));
+                }
+                Ok(())
+            }
+            EntryType::Regular | EntryType::Continuous => {
+                let left = self.rules.bounds.bytes.saturating_sub(self.done.bytes);
+                if entry.size() > left {
+                    let bound = self.rules.bounds.bytes;
+                    return Err(Problem::Refused(format!("{} bytes are over the bound of {bound}", entry.size())));
+                }
+                let mode = if self.rules.faithful { mode } else { mode | 0o600 };
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&parent, &last, flags, Mode::from_raw_mode(mode))?;
+                let mut file = std::fs::File::from(file);
+                match io::copy(entry, &mut file) {
+                    Ok(bytes) => self.done.bytes += bytes,
+                    Err(e) => {
+                        // A part of a file would be taken for the whole.
+                        rustix::fs::unlinkat(&parent, &last, AtFlags::empty()).ok();
+                        return Err(Problem::Failed(e));
+                    }
+                }
+                if self.rules.faithful {
+                    file.set_modified(time).map_err(Problem::Failed)?;
+                }
+                self.done.files += 1;
+                Ok(())
+            }
+            EntryType::Symlink => {
+                let target = link.map(OsStr::from_bytes).filter(|target| stays_inside(&name, Path::new(target)));
+                let target = target.ok_or_else(|| Problem::Refused("it is a link that leads out".to_owned()))?;
+                rustix::fs::symlinkat(target, &parent, &last)?;
+                self.done.files += 1;
+                Ok(())
+            }
+            EntryType::Link => {
+                let target = Path::new(OsStr::from_bytes(link.unwrap_or_default()));
+                let target = self.allowed(target)?;
+                let (from, from_last) = self.existing_parent(&target)?;
+                // A symbolic link would lead elsewhere from another place.
+                let kind = rustix::fs::statat(&from, &from_last, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
+                if rustix::fs::FileType::from_raw_mode(kind) != rustix::fs::FileType::RegularFile {
+                    return Err(Problem::Refused("it is a second name of something that is no file".to_owned()));
+                }
+                rustix::fs::linkat(&from, &from_last, &parent, &last, AtFlags::empty())?;
+                self.done.files += 1;
+                Ok(())
+            }
+            _ => Err(Problem::Refused("it is no file, directory or link".to_owned())),
+        }
+    }
+
+    /// The name without `.`. Absolute names, those with `..`, and those that were not asked for are refused.
+    fn allowed(&self, name: &Path) -> Result<PathBuf, Problem> {
+        let mut clean = PathBuf::new();
+        for component in name.components() {
+            match component {
+                Component::Normal(name) => clean.push(name),
+                Component::CurDir => {}
+                _ => return Err(Problem::Refused("the name leaves the directory".to_owned())),
+            }
+        }
+        let Some(Component::Normal(first)) = clean.components().next() else {
+            return Err(Problem::Refused("it is the directory itself".to_owned()));
+        };
+        match self.rules.only {
+            Some(only) if !only.contains(first) => Err(Problem::Refused("it was not asked for".to_owned())),
+            _ => Ok(clean),
+        }
+    }
+
+    /// The directory that `name` is to be in, and its last component. Directories that the archive has not named are made.
+    fn parent(&self, name: &Path) -> Result<(OwnedFd, OsString), Problem> {
+        let last = name.file_name().unwrap_or_default().to_owned();
+        let parent = name.parent().unwrap_or(Path::new(""));
+        match open_below(self.top, parent) {
+            Err(Errno::NOENT) => {}
+            opened => return Ok((opened?, last)),
+        }
+        let mut dir = open_below(self.top, Path::new(""))?;
+        for step in parent {
+            match rustix::fs::mkdirat(&dir, step, Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
+            dir = open_dir(&dir, step)?;
+        }
+        Ok((dir, last))
+    }
+
+    fn existing_parent(&self, name: &Path) -> Result<(OwnedFd, OsString), Problem> {
+        let last = name.file_name().unwrap_or_default().to_owned();
+        Ok((open_below(self.top, name.parent().unwrap_or(Path::new("")))?, last))
+    }
+
+    /// Gives those open directories that `name` is not in their modes and times: nothing more comes into them.
+    fn finish_dirs_outside(&mut self, name: Option<&Path>) {
+        while let Some((dir, mode, time)) =
+            self.open.pop_if(|(dir, ..)| name.is_none_or(|name| !name.starts_with(&*dir) || name == dir))
+        {
+            if let Err(e) = finish_dir(self.top, &dir, mode, time) {
+                self.done.failed = true;
+                self.refuse(&visible(&dir.to_string_lossy()), &e.to_string());
+            }
+        }
+    }
+
+    fn refuse(&mut self, name: &str, why: &str) {
+        self.done.refusals += 1;
+        if self.done.refused.len() < REFUSALS {
+            self.done.refused.push(format!("{name}: {why}"));
+        }
+    }
+}
+
+/// Sets what a directory has when all that is in it is there: no more than the umask has left it when it was made.
+fn finish_dir(top: &Dir, dir: &Path, mode: u32, time: SystemTime) -> io::Result<()> {
+    let file = std::fs::File::from(open_below(top, dir)?);
+    let given = file.metadata()?.permissions().mode();
+    file.set_modified(time)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode & given & 0o777))
+}
+
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::RDONLY).union(OFlags::CLOEXEC);
+
+fn open_dir(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())
+}
+
+/// Opens the directory `path` below `top`, through no link.
+fn open_below(top: &Dir, path: &Path) -> Result<OwnedFd, Errno> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(top, path, DIRECTORY, Mode::empty(), resolve) {
+        // Before Linux 5.6, or where a container's filter does not know it.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let mut dir = rustix::fs::openat(top, ".", DIRECTORY, Mode::empty())?;
+            for step in path.components().filter(|step| *step != Component::CurDir) {
+                dir = open_dir(&dir, step.as_os_str())?;
+            }
+            Ok(dir)
+        }
+        opened => opened,
+    }
+}
+
+/// Whether a link at `path` to `target` stays below the directory, however many links its steps lead through: it goes up first, from where it
+/// really is, and only down from there.
+fn stays_inside(path: &Path, target: &Path) -> bool {
+    let depth = path.components().count().saturating_sub(1);
+    let mut up = 0;
+    let mut down = false;
+    target.components().all(|component| match component {
+        Component::CurDir => true,
+        Component::Normal(_) => {
+            down = true;
+            true
+        }
+        Component::ParentDir => {
+            up += 1;
+            !down && up <= depth
+        }
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! Text from a guest as it may be shown: on a terminal, control characters do things.
+
+/// `text` with its control characters, and those that change the direction of writing, in words. What is harmless stays as it is.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_harmless(c) { shown.push(c) } else { shown.extend(c.escape_default()) }
+    }
+    shown
+}
+
+/// The same of lines: ends of lines and tabs are what they are.
+pub fn visible_lines(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_harmless(c) || matches!(c, '\n' | '\t') { shown.push(c) } else { shown.extend(c.escape_default()) }
+    }
+    shown
+}
+
+fn is_harmless(c: char) -> bool {
+    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}');
+    !c.is_control() && !turns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_things_to_terminals_is_shown_in_words() {
+        assert_eq!(visible("plain é 日本"), "plain é 日本");
+        assert_eq!(visible("\u{1b}]0;title\u{7}"), "\\u{1b}]0;title\\u{7}");
+        assert_eq!(visible("a\nb\tc\r"), "a\\nb\\tc\\r");
+        assert_eq!(visible("\u{9b}2J \u{202e}x"), "\\u{9b}2J \\u{202e}x");
+        assert_eq!(visible_lines("a\nb\tc\r\u{1b}"), "a\nb\tc\\r\\u{1b}");
+    }
+}
