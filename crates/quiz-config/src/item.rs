@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use toml::de::DeValue;
 
 use crate::size::Size;
-use crate::spec::{DiskSpec, ShareSpec};
+use crate::spec::{DiskSpec, ImageFormat, ShareSpec};
 use crate::value::{Name, Place, Value, ValueError, describe, plain, text_of};
 
 /// How a variable, which is one text, holds several items.
@@ -273,12 +273,20 @@ impl Item for DiskSpec {
     const WANTED: &'static str = "a list of disks";
     const VARIABLE: Separator = Separator::Comma;
 
-    /// A size, or a file. What begins with a digit and has no `/` is a size, so that a mistyped size never becomes a
-    /// file's name.
+    /// A size, or a file, of which `:raw` or `:qcow2` may say what is in it. What begins with a digit and has no `/` is a size, so that a mistyped
+    /// size never becomes a file's name.
     fn read(text: &OsStr, place: &Place) -> Result<Self, ValueError> {
         let bytes = text.as_bytes();
         if bytes.contains(&b'/') || !bytes.first().is_some_and(u8::is_ascii_digit) {
-            return Ok(DiskSpec::File(place.anchor(Path::new(text))?));
+            let formats = [ImageFormat::Raw, ImageFormat::Qcow2];
+            let said = formats.into_iter().find_map(|format| {
+                let file = bytes.strip_suffix(format!(":{}", format.name()).as_bytes())?;
+                Some((OsStr::from_bytes(file), Some(format)))
+            });
+            let (file, format) = said.unwrap_or((text, None));
+            let path = place.anchor(Path::new(file))?;
+            let format = format.unwrap_or_else(|| ImageFormat::of_name(&path));
+            return Ok(DiskSpec::File { path, format });
         }
         let wrong = |reason| ValueError::Disk { text: text.to_string_lossy().into_owned(), reason };
         match plain(text)?.parse::<Size>() {
@@ -294,7 +302,8 @@ impl Item for DiskSpec {
     fn show(&self) -> String {
         match self {
             DiskSpec::Blank { bytes } => Size::from_bytes(*bytes).to_string(),
-            DiskSpec::File(path) => path.display().to_string(),
+            DiskSpec::File { path, format } if *format == ImageFormat::of_name(path) => path.display().to_string(),
+            DiskSpec::File { path, format } => format!("{}:{}", path.display(), format.name()),
         }
     }
 }
@@ -381,8 +390,15 @@ mod tests {
     fn a_disk_is_a_size_or_a_file() {
         let disk = |text: &str| DiskSpec::read(OsStr::new(text), &place());
         assert_eq!(disk("1G"), Ok(DiskSpec::Blank { bytes: 1 << 30 }));
-        assert_eq!(disk("./1G"), Ok(DiskSpec::File("/src/1G".into())));
-        assert_eq!(disk("pool.img"), Ok(DiskSpec::File("/src/pool.img".into())));
+        let file = |path: &str, format| Ok(DiskSpec::File { path: path.into(), format });
+        assert_eq!(disk("./1G"), file("/src/1G", ImageFormat::Raw));
+        assert_eq!(disk("pool.img"), file("/src/pool.img", ImageFormat::Raw));
+        assert_eq!(disk("pool.qcow2"), file("/src/pool.qcow2", ImageFormat::Qcow2));
+        for text in ["/pool.img:qcow2", "/pool.qcow2:raw", "/pool.qcow2", "/a:b"] {
+            assert_eq!(disk(text).unwrap().show(), text);
+        }
+        assert_eq!(disk("./a:qcow2"), file("/src/a", ImageFormat::Qcow2));
+        assert_eq!(disk("./a:qcow2:raw"), file("/src/a:qcow2", ImageFormat::Raw));
         for bad in ["10GB", "10", "0", "100B", "9.img"] {
             let message = disk(bad).unwrap_err().to_string();
             assert!(message.contains(&format!("./{bad}")), "{message}");

@@ -241,7 +241,9 @@ fn environment(items: Vec<EnvItem>, caller: &[(OsString, OsString)]) -> Vec<(OsS
 mod tests {
     use super::*;
     use crate::layer::{Sources, TypedOption, load};
-    use crate::spec::{AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, KernelMessages, RootBuilder, WorktreeMode};
+    use crate::spec::{
+        AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, ImageFormat, KernelMessages, RootBuilder, WorktreeMode,
+    };
 
     fn run(options: &[(&'static str, &str)]) -> Result<RunSpec, ConfigError> {
         let options = options.iter().map(|(key, value)| TypedOption { key, option: "--option", value: value.into() });
@@ -338,7 +340,7 @@ mod tests {
         assert_eq!(options, ["memdev count `2`"]);
         assert_eq!(spec.packages, ["fio", "strace"]);
         assert_eq!(spec.shares, [ShareSpec { host: "/b".into(), guest: "/x".into(), writable: true }]);
-        let pool = DiskSpec::File("/src/tree/sub/pool".into());
+        let pool = DiskSpec::File { path: "/src/tree/sub/pool".into(), format: ImageFormat::Raw };
         assert_eq!(spec.disks, [DiskSpec::Blank { bytes: 1 << 30 }, pool]);
         assert_eq!(spec.env, [("SECRET", "s"), ("TERM", "dumb")].map(|(n, v)| (n.into(), v.into())));
         assert_eq!(spec.timeout, Some(Duration::from_secs(90)));

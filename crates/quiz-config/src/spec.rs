@@ -4,7 +4,7 @@
 //! like are found out later, from this.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::profile::Given;
@@ -163,8 +163,37 @@ pub enum DiskSpec {
         /// Its size.
         bytes: u64,
     },
-    /// A file or block device of the host, absolute, which keeps what the guest writes.
-    File(PathBuf),
+    /// A file or block device of the host, which keeps what the guest writes.
+    File {
+        /// Where it is, absolute.
+        path: PathBuf,
+        /// What is in it.
+        format: ImageFormat,
+    },
+}
+
+/// How the contents of a disk are in its file. The user says it, by the file's name or behind it: what is in the file is the guest's to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// As they are.
+    Raw,
+    /// QEMU's own form.
+    Qcow2,
+}
+
+impl ImageFormat {
+    /// What a file's name says.
+    pub fn of_name(path: &Path) -> ImageFormat {
+        if path.extension().is_some_and(|extension| extension == "qcow2") { ImageFormat::Qcow2 } else { ImageFormat::Raw }
+    }
+
+    /// The name of the format.
+    pub fn name(self) -> &'static str {
+        match self {
+            ImageFormat::Raw => "raw",
+            ImageFormat::Qcow2 => "qcow2",
+        }
+    }
 }
 
 /// Which messages of the guest's kernel are shown: those of a level of syslog and worse ones.

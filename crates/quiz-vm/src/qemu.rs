@@ -235,14 +235,18 @@ fn blockdev(i: usize, disk: &crate::Disk) -> Result<String, ArgumentError> {
         DiskFormat::Raw => "raw",
         DiskFormat::Qcow2 => "qcow2",
     };
-    Ok(serde_json::json!({
+    let mut node = serde_json::json!({
         "driver": driver,
         "node-name": format!("disk{i}"),
         "read-only": disk.read_only,
         "discard": "unmap",
         "file": { "driver": "file", "filename": file, "discard": "unmap" },
-    })
-    .to_string())
+    });
+    if disk.format == DiskFormat::Qcow2 {
+        // Whatever its header says.
+        node["backing"] = serde_json::Value::Null;
+    }
+    Ok(node.to_string())
 }
 
 /// A path inside a comma-separated option: QEMU reads two commas as one.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use quiz_arch::Arch;
-use quiz_config::{DiskSpec, DumpWhen, RunSpec, WorktreeMode};
+use quiz_config::{DiskSpec, DumpWhen, ImageFormat, RunSpec, WorktreeMode};
 use quiz_image::kernel::{self, Kernel};
 use quiz_image::root::{Task, Vm, VmError};
 use quiz_image::{Cache, Report, Silent, debian};
@@ -95,7 +95,7 @@ impl RootVm<'_> {
             worktree: None,
             worktree_mode: WorktreeMode::Off,
             shares: Vec::new(),
-            disks: vec![DiskSpec::File(disk)],
+            disks: vec![DiskSpec::File { path: disk, format: ImageFormat::Raw }],
             env: Vec::new(),
             timeout: None,
             boot_timeout: Some(BOOT),

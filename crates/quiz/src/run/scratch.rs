@@ -4,14 +4,14 @@
 //! with the last process that has them open.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use quiz_config::profile::DiskDirective;
-use quiz_config::{DiskSpec, RunSpec};
+use quiz_config::{DiskSpec, ImageFormat, RunSpec};
 use quiz_image::{Cache, Report, blank, lock};
 use quiz_vm::proto::{Device, Link};
 use quiz_vm::{Disk, DiskFormat, sparse};
@@ -93,11 +93,9 @@ impl Scratch {
             let serial = format!("disk{}", i + 1);
             let (file, format) = match wanted {
                 DiskSpec::Blank { bytes } => (scratch.blank(&serial, *bytes, None, dir)?, DiskFormat::Raw),
-                DiskSpec::File(path) => {
-                    let format = format_of(path)?;
-                    let file = fs_err::OpenOptions::new().read(true).write(true).open(path)?;
-                    scratch.keep(&serial, file.into_parts().0, path)?;
-                    (path.clone(), format)
+                DiskSpec::File { path, format } => {
+                    let file = scratch.keep(&serial, open_image(path)?, path)?;
+                    (path.clone(), check_format(file, path, *format, ctx)?)
                 }
             };
             scratch.links.push(link(&serial, format!("/dev/disk/by-id/virtio-{serial}")));
@@ -211,19 +209,87 @@ pub fn path_of(file: &File) -> PathBuf {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 
-/// The format of the user's image, by its first bytes: QEMU is never left to guess.
-fn format_of(path: &Path) -> Result<DiskFormat, Fault> {
+/// The user's image, opened.
+fn open_image(path: &Path) -> Result<File, Fault> {
     let refused = |e: io::Error| Fault::new(format!("--disk: {e}")).hint("--disk takes a size (1G) or an image");
-    let mut file = fs_err::OpenOptions::new().read(true).write(true).open(path).map_err(refused)?;
+    // A FIFO would be waited for.
+    let mut options = fs_err::OpenOptions::new();
+    fs_err::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.read(true).write(true).open(path).map_err(refused)?.into_parts().0;
     let kind = file.metadata().map_err(refused)?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(Fault::new(format!("--disk: {} is neither a file nor a block device", path.display())));
+    if kind.is_file() || kind.is_block_device() {
+        Ok(file)
+    } else {
+        Err(Fault::new(format!("--disk: {} is neither a file nor a block device", path.display())))
     }
-    let mut magic = [0; 4];
-    match file.read_exact(&mut magic) {
-        Ok(()) if magic == *b"QFI\xfb" => Ok(DiskFormat::Qcow2),
-        Ok(()) => Ok(DiskFormat::Raw),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(DiskFormat::Raw),
-        Err(e) => Err(refused(e)),
+}
+
+/// The format of the user's image, which is what they say: a raw one is the guest's to write, and could be made to look like any other. An
+/// image in QEMU's own form must not name other files, which QEMU would open.
+fn check_format(mut file: &File, path: &Path, format: ImageFormat, ctx: &Context) -> Result<DiskFormat, Fault> {
+    let shown = path.display();
+    let mut header = [0; HEADER];
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| {
+        let mut filled = 0;
+        while let n @ 1.. = file.read(&mut header[filled..])? {
+            filled += n;
+        }
+        Ok(filled)
+    });
+    let length = read.map_err(|e| Fault::new(format!("--disk: cannot read {shown}: {e}")))?;
+    let is_qcow2 = header.starts_with(b"QFI\xfb");
+    match format {
+        ImageFormat::Raw => {
+            if is_qcow2 {
+                ctx.report.say(&format!(
+                    "{shown} begins like an image in QEMU's form, and is used as it is; if it is one, write {shown}:qcow2"
+                ));
+            }
+            Ok(DiskFormat::Raw)
+        }
+        ImageFormat::Qcow2 if !is_qcow2 || length < HEADER => {
+            Err(Fault::new(format!("--disk: {shown} is no image in QEMU's form (qcow2)"))
+                .hint(format!("if its contents are the disk's, write {shown}:raw")))
+        }
+        ImageFormat::Qcow2 => match other_file_of(&header) {
+            None => Ok(DiskFormat::Qcow2),
+            Some(what) => Err(Fault::new(format!("--disk: {shown} has {what}, and a guest would get that too"))
+                .hint(format!("make one that stands alone: qemu-img convert -O qcow2 {shown} NEW.qcow2"))),
+        },
+    }
+}
+
+/// How much of an image's header is read: as far as the features of version 3 (QEMU's docs/interop/qcow2.txt).
+const HEADER: usize = 80;
+
+/// What other file an image in QEMU's form names in its header.
+fn other_file_of(header: &[u8; HEADER]) -> Option<&'static str> {
+    let number = |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+    let version = u32::from_be_bytes(header[4..8].try_into().expect("four bytes"));
+    let (backing_file, incompatible_features) = (number(8), number(72));
+    if backing_file != 0 {
+        Some("a backing file")
+    } else {
+        (version >= 3 && incompatible_features & 1 << 2 != 0).then_some("an external data file")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_files_in_an_image_are_found() {
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        assert_eq!(other_file_of(&header), None);
+        header[79] = 1;
+        assert_eq!(other_file_of(&header), None, "only dirty");
+        header[79] = 4;
+        assert_eq!(other_file_of(&header), Some("an external data file"));
+        header[7] = 2;
+        assert_eq!(other_file_of(&header), None, "version 2 has no features there");
+        header[15] = 104;
+        assert_eq!(other_file_of(&header), Some("a backing file"));
     }
 }
