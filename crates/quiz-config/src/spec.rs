@@ -184,7 +184,11 @@ pub enum ImageFormat {
 impl ImageFormat {
     /// What a file's name says.
     pub fn of_name(path: &Path) -> ImageFormat {
-        if path.extension().is_some_and(|extension| extension == "qcow2") { ImageFormat::Qcow2 } else { ImageFormat::Raw }
+        if path.extension().is_some_and(|extension| extension == "qcow2") {
+            ImageFormat::Qcow2
+        } else {
+            ImageFormat::Raw
+        }
     }
 
     /// The name of the format.

@@ -375,6 +375,7 @@ mod tests {
             fine_timers: false,
             version: Some((10, 0)),
             vmcoreinfo: true,
+            sandbox: false,
             memory_mib: 256,
             ram: None,
             incoming: None,

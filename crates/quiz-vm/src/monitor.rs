@@ -1,7 +1,8 @@
 //! The QEMU process: started so that it cannot outlive us, watched by descriptor, ended by us only.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::VmSpec;
@@ -123,6 +125,17 @@ impl Monitor {
     /// the deadlines of the caller deal with.
     pub fn say(&mut self, command: impl Into<Command>) {
         rustix::net::send(&self.qmp, &command.into().line(), rustix::net::SendFlags::NOSIGNAL).ok();
+    }
+
+    /// Sends a QMP command with a descriptor.
+    pub fn say_with(&mut self, command: &Command, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [descriptor];
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let line = command.line();
+        rustix::net::sendmsg(&self.qmp, &[IoSlice::new(&line)], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
     }
 
     /// How QEMU ended, if it has.

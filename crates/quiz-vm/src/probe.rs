@@ -96,7 +96,7 @@ pub struct Qemu {
     pub version: Option<(u32, u32)>,
     /// The names and aliases of its machines.
     machines: BTreeSet<String>,
-    /// The types that it has, of those that quiz uses.
+    /// The types and options that it has, of those that quiz uses.
     types: BTreeSet<String>,
     /// The types that it was asked for.
     asked: BTreeSet<String>,
@@ -114,7 +114,11 @@ impl Qemu {
             json!({ "execute": "query-machines", "id": { "list": "machines" } }),
         ];
         questions.extend(asked.iter().map(|name| {
-            json!({ "execute": "qom-list-properties", "arguments": { "typename": name }, "id": { "type": name } })
+            let (command, arguments) = match name.strip_prefix('-') {
+                Some(option) => ("query-command-line-options", json!({ "option": option })),
+                None => ("qom-list-properties", json!({ "typename": name })),
+            };
+            json!({ "execute": command, "arguments": arguments, "id": { "type": name } })
         }));
         questions.push(json!({ "execute": "quit" }));
         let text: String = questions.iter().map(|question| format!("{question}\n")).collect();
@@ -143,10 +147,10 @@ impl Qemu {
     }
 }
 
-/// The types that quiz may use for guests of `arch`.
+/// The types that quiz may use for guests of `arch`, and options of the command line, with their dash.
 fn types_for(arch: &Arch) -> BTreeSet<String> {
     let devices = arch.machines.iter().flat_map(|machine| qemu::DEVICES.map(|name| qemu::on_bus(machine, name)));
-    let others = ["virtserialport", qemu::VMCOREINFO, qemu::MEMORY_FILE, "kvm-accel", "tcg-accel"];
+    let others = ["virtserialport", qemu::VMCOREINFO, qemu::MEMORY_FILE, qemu::SANDBOX, "kvm-accel", "tcg-accel"];
     devices.chain(others.map(str::to_owned)).chain(arch.console_device.map(str::to_owned)).collect()
 }
 

@@ -25,8 +25,8 @@ pub const STATE_FD: i32 = 6;
 /// and oopses, in about one boot of a few hundred.
 const SEVERAL_THREADS: (u32, u32) = (8, 1);
 
-/// The first QEMU that resumes from a file by itself. Those from 11 on no longer take a file for a stream.
-const RESUMES_FROM_FILES: (u32, u32) = (8, 2);
+/// The first QEMU that saves to a file and resumes from one by itself. Those from 11 on no longer take a file for a stream.
+const KNOWS_FILES: (u32, u32) = (8, 2);
 
 /// Whether the VM's QEMU is known to be of this version or newer.
 fn since(vm: &VmSpec, version: (u32, u32)) -> bool {
@@ -35,7 +35,7 @@ fn since(vm: &VmSpec, version: (u32, u32)) -> bool {
 
 /// The address from which QEMU resumes.
 pub fn state_uri(vm: &VmSpec) -> String {
-    match since(vm, RESUMES_FROM_FILES) {
+    match since(vm, KNOWS_FILES) {
         true => format!("file:/proc/self/fd/{STATE_FD}"),
         false => format!("fd:{STATE_FD}"),
     }
@@ -49,6 +49,20 @@ pub enum ArgumentError {
     PathNotUtf8(std::path::PathBuf),
 }
 
+/// Where QEMU saves the state of the devices to, which is a file that this process has open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SavesTo {
+    /// A path.
+    File,
+    /// A descriptor that it is given.
+    Descriptor,
+}
+
+/// What the VM's QEMU can save to.
+pub fn saves_to(vm: &VmSpec) -> SavesTo {
+    if since(vm, KNOWS_FILES) { SavesTo::File } else { SavesTo::Descriptor }
+}
+
 /// The arguments of the QEMU program for this machine, without the program itself.
 pub fn argv(vm: &VmSpec) -> Result<Vec<OsString>, ArgumentError> {
     let mut args = Arguments(Vec::new());
@@ -56,6 +70,9 @@ pub fn argv(vm: &VmSpec) -> Result<Vec<OsString>, ArgumentError> {
     args.plain("-no-user-config");
     args.plain("-no-reboot");
     args.option("-display", "none");
+    if vm.sandbox {
+        args.option(SANDBOX, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    }
     args.option("-machine", machine(vm));
     args.option("-accel", accelerator(vm));
     args.option("-cpu", cpu(vm));
@@ -164,6 +181,8 @@ fn device(vm: &VmSpec, name: &str) -> String {
 
 /// The virtio devices that a VM may have.
 pub const DEVICES: [&str; 4] = ["virtio-serial", "virtio-blk", "virtio-9p", "virtio-net"];
+/// The option that has a QEMU forbid itself system calls: it starts no program and changes no user, whatever a guest makes of it.
+pub const SANDBOX: &str = "-sandbox";
 /// The device through which a guest reports where a dump of its memory has what.
 pub const VMCOREINFO: &str = "vmcoreinfo";
 /// The object that makes a file the guest's memory.
@@ -278,6 +297,7 @@ mod tests {
             fine_timers: false,
             version: Some((7, 2)),
             vmcoreinfo: true,
+            sandbox: true,
             memory_mib: 1024,
             ram: None,
             incoming: None,

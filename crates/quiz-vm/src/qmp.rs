@@ -9,6 +9,8 @@ use crate::supervise::DumpFormat;
 
 /// The most bytes of one line that are kept; QEMU's own lines are far shorter.
 const LINE_LIMIT: usize = 64 * 1024;
+/// What QEMU calls the file that a VM is saved to.
+const STATE: &str = "state";
 
 /// A command's name. It is also the `id` of each command, which QEMU returns with its answer: that is how an answer finds its question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,9 @@ pub enum Verb {
     MigrateSetCapabilities,
     /// Resume from a saved state.
     MigrateIncoming,
+    /// Take a descriptor that comes with the command.
+    #[serde(rename = "getfd")]
+    GetFd,
     /// Save the state.
     Migrate,
     /// Give saving up.
@@ -101,9 +106,19 @@ impl Command {
         Command::with(Verb::MigrateIncoming, json!({ "uri": uri }))
     }
 
-    /// Save the state of the devices to a new file. Goes through a shell, which is the one way that every QEMU knows.
-    pub fn save(file: &str) -> Command {
-        Command::with(Verb::Migrate, json!({ "uri": format!("exec:cat > '{}'", file.replace('\'', "'\\''")) }))
+    /// Take the descriptor that comes with this command, for [`Command::save_to_descriptor`].
+    pub fn take_descriptor() -> Command {
+        Command::with(Verb::GetFd, json!({ "fdname": STATE }))
+    }
+
+    /// Save the state of the devices to the descriptor that was taken.
+    pub fn save_to_descriptor() -> Command {
+        Command::with(Verb::Migrate, json!({ "uri": format!("fd:{STATE}") }))
+    }
+
+    /// Save it to the file at `path`.
+    pub fn save_to_file(path: &str) -> Command {
+        Command::with(Verb::Migrate, json!({ "uri": format!("file:{path}") }))
     }
 
     /// Pause a guest that resets or ends itself, with its memory as it was.
@@ -246,9 +261,12 @@ not json
     }
 
     #[test]
-    fn a_path_reaches_the_shell_as_it_is() {
-        let value = serde_json::to_value(Command::save("/a b/it's \"x\"")).unwrap();
-        assert_eq!(value["arguments"]["uri"], "exec:cat > '/a b/it'\\''s \"x\"'");
+    fn the_state_is_saved_to_the_file_that_was_taken() {
+        let take = serde_json::to_value(Command::take_descriptor()).unwrap();
+        let save = serde_json::to_value(Command::save_to_descriptor()).unwrap();
+        assert_eq!(take["execute"], "getfd");
+        let name = take["arguments"]["fdname"].as_str().unwrap();
+        assert_eq!(save["arguments"]["uri"], format!("fd:{name}"));
     }
 
     #[test]

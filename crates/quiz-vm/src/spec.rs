@@ -47,6 +47,8 @@ pub struct VmSpec {
     pub version: Option<(u32, u32)>,
     /// This QEMU has the device through which a guest reports where a dump of its memory has what.
     pub vmcoreinfo: bool,
+    /// This QEMU can have system calls forbidden to it that it does not need.
+    pub sandbox: bool,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// The file that is the guest's memory; none for memory that only QEMU has.

@@ -14,7 +14,7 @@ mod user;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ use crate::console::Console;
 use crate::escape::Escape;
 use crate::monitor::{Monitor, StartError};
 use crate::pump::{self, Allowance, Event, Mailbox};
+use crate::qemu::{self, SavesTo};
 use crate::qmp::{self, Command, Verb};
 use crate::sparse;
 use crate::standby::Standby;
@@ -160,6 +161,9 @@ struct Supervisor<'a> {
     console: Console,
     stacks: Option<File>,
     dir: &'a HeldDir,
+    /// How the VM is saved, and the file that it is saved to.
+    saves_to: SavesTo,
+    state: Option<File>,
     /// The guest's memory.
     vmcore: Option<File>,
     unpacking: Option<Unpacking>,
@@ -288,6 +292,8 @@ impl<'a> Supervisor<'a> {
             console,
             stacks: None,
             dir: run.dir,
+            saves_to: qemu::saves_to(run.vm),
+            state: None,
             vmcore: None,
             unpacking: None,
             artifacts: Default::default(),
@@ -556,6 +562,11 @@ impl<'a> Supervisor<'a> {
             self.seen.panic_at.get_or_insert_with(Instant::now);
         }
     }
+}
+
+/// By what path another process of the same user opens a file that this one has open, whatever has become of the file's own.
+fn path_of(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
 /// A duration as the user would have typed it.

@@ -38,6 +38,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         fine_timers: false,
         version: Some((10, 0)),
         vmcoreinfo: true,
+        sandbox: false,
         memory_mib: 64,
         ram: None,
         incoming: None,

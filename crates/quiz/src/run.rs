@@ -437,6 +437,7 @@ fn equip_with<R>(
             fine_timers: spec.fine_timers,
             version: qemu.has.version,
             vmcoreinfo: qemu.has.has_type(quiz_vm::qemu::VMCOREINFO),
+            sandbox: qemu.has.has_type(quiz_vm::qemu::SANDBOX),
             memory_mib: spec.memory_mib,
             ram: None,
             incoming: None,

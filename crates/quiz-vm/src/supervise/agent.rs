@@ -1,14 +1,18 @@
 //! The supervisor's side of the channel to the agent: what it says, and what its messages change. Not for the frames themselves
 //! (`quiz_proto`).
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Instant;
 
+use fs_err as fs;
 use quiz_proto::{CHUNK, Moment, ProgramId, Status, Stream, ToGuest, ToHost, encode};
 
-use super::{Job, Notice, PANIC, Phase, Point, SAMPLE, SAVE, Supervisor};
+use super::{Job, Notice, PANIC, Phase, Point, SAMPLE, SAVE, Supervisor, path_of};
 use crate::artifacts::Unpacking;
 use crate::pump;
+use crate::qemu::SavesTo;
 use crate::qmp::{Command, Verb};
 
 impl Supervisor<'_> {
@@ -174,11 +178,27 @@ impl Supervisor<'_> {
     fn reach(&mut self, point: Point) {
         match self.saver.as_mut().and_then(|saver| saver.begin(point)) {
             Some(state) => {
-                self.monitor.say(Command::save(&state.to_string_lossy()));
                 self.enter(Phase::Saving(point), Some(SAVE));
+                if let Err(e) = self.save_to(&state) {
+                    self.seen.refused = Some(e.to_string());
+                    self.on_migration("failed");
+                }
             }
             None => self.say_next(point),
         }
+    }
+
+    fn save_to(&mut self, state: &Path) -> io::Result<()> {
+        let file = fs::File::create(state)?.into_parts().0;
+        match self.saves_to {
+            SavesTo::File => self.monitor.say(Command::save_to_file(&path_of(&file))),
+            SavesTo::Descriptor => {
+                self.monitor.say_with(&Command::take_descriptor(), file.as_fd())?;
+                self.monitor.say(Command::save_to_descriptor());
+            }
+        }
+        self.state = Some(file);
+        Ok(())
     }
 
     /// The VM goes on from where it was to be saved, whether or not it was.

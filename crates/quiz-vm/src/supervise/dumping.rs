@@ -1,10 +1,9 @@
 //! The supervisor has the guest's memory kept where the guest came to its end. Not for the file's form (see `dump`).
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use super::{Phase, Supervisor, text};
+use super::{Phase, Supervisor, path_of, text};
 use crate::dump;
 use crate::qmp::{Command, Verb};
 
@@ -35,8 +34,7 @@ impl Supervisor<'_> {
         match self.dir.create_with_mode(FILE, 0o600) {
             Ok(file) => {
                 // By its descriptor, since anything may have come to be at its path.
-                let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-                self.monitor.say(Command::dump(&path, dump.format));
+                self.monitor.say(Command::dump(&path_of(&file), dump.format));
                 self.vmcore = Some(file);
             }
             Err(e) => return self.on_dumped(Some(e.to_string())),

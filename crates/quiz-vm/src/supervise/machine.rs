@@ -84,6 +84,10 @@ impl Supervisor<'_> {
 
     fn on_refused(&mut self, verb: Verb, why: String) {
         match (verb, self.phase) {
+            // What needs the descriptor is refused next.
+            (Verb::GetFd, _) => {
+                self.seen.refused.get_or_insert(why);
+            }
             (Verb::DumpGuestMemory, Phase::Dumping) => self.on_dumped(Some(why)),
             (Verb::SetAction, _) => {
                 self.seen.notes.push(format!("QEMU does not keep the memory of a guest that ends by itself: {why}"));
