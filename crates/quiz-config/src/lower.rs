@@ -169,6 +169,7 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         worktree: invocation.worktree,
         cold: invocation.cold || invocation.gdb || !value(&settings.templates).unwrap_or(true),
         standby: value(&settings.standby).unwrap_or(false),
+        special_files: value(&settings.special_files).unwrap_or(false),
         verbosity: invocation.verbosity,
         json: invocation.json,
     })
@@ -303,6 +304,7 @@ mod tests {
             keep: None,
             cold: false,
             standby: false,
+            special_files: false,
             verbosity: Verbosity::Normal,
             json: false,
             keep_runs: Some(50),

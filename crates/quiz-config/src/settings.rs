@@ -198,6 +198,8 @@ settings! {
     worktree: WorktreeMode = "worktree", "\"ro\"", unset "";
     /// Further directories that the guest sees.
     shares: Vec<ShareSpec> = "shares", "[\"/srv/data:/data:rw\"]", unset "";
+    /// Whether the guest may make set-uid files and devices in what it may write to.
+    special_files: bool = "special_files", "true", unset "";
     /// Block devices of the guest.
     disks: Vec<DiskSpec> = "disks", "[\"1G\", \"./pool.img\"]", unset "";
     /// The program's environment.

@@ -98,6 +98,8 @@ pub struct RunSpec {
     pub cold: bool,
     /// A VM is left waiting for the next run of the same kind.
     pub standby: bool,
+    /// The guest may make set-uid files and devices in what it may write to.
+    pub special_files: bool,
     /// How much quiz says.
     pub verbosity: Verbosity,
     /// Print the run's record as one line of JSON at the end.

@@ -385,6 +385,7 @@ mod tests {
             append: Vec::new(),
             disks: Vec::new(),
             shares: Vec::new(),
+            special_files: false,
             net: None,
             extra: Vec::new(),
         }

@@ -18,6 +18,7 @@ pub mod qemu;
 mod qmp;
 pub mod sparse;
 mod spec;
+mod special;
 pub mod standby;
 pub mod supervise;
 pub mod template;

@@ -14,9 +14,9 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::VmSpec;
 use crate::qemu::{self, AGENT_FD, ArgumentError, CONSOLE_FD, QMP_FD, STATE_FD};
 use crate::qmp::{Command, Verb};
+use crate::{VmSpec, special};
 
 /// QEMU could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +85,10 @@ impl Monitor {
         command.fd_mappings(descriptors).expect("the descriptors are distinct");
         // A group of its own, so that the terminal's signals reach us and not QEMU.
         command.process_group(0);
+        if !vm.special_files && vm.shares.iter().any(|share| share.writable) {
+            special::refuse_special_files(&mut command)
+                .map_err(host("a filter of system calls for writable shares"))?;
+        }
         quiz_host::process::die_with_parent(&mut command, quiz_host::process::Signal::KILL);
         let child =
             command.spawn().map_err(|source| StartError::Spawn { program: vm.qemu.display().to_string(), source })?;

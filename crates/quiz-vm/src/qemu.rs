@@ -321,6 +321,7 @@ mod tests {
                     sector: Some(4096),
                 },
             ],
+            special_files: false,
             shares: vec![Share { tag: "share0".into(), host: "/home/u/a,b".into(), writable: false }],
             net: None,
             extra: vec!["-s".into()],

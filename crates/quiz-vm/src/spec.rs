@@ -67,6 +67,8 @@ pub struct VmSpec {
     pub disks: Vec<Disk>,
     /// Host directories that the guest can mount.
     pub shares: Vec<Share>,
+    /// The guest may make set-uid files and devices in those that it may write to.
+    pub special_files: bool,
     /// A network device in user mode; what follows `user` in QEMU's `-netdev`.
     pub net: Option<String>,
     /// Further arguments for QEMU, as they are.

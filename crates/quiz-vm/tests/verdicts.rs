@@ -48,6 +48,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         append: vec![format!("fake={behaviour}")],
         disks: Vec::new(),
         shares: Vec::new(),
+        special_files: false,
         net: None,
         extra: Vec::new(),
     };

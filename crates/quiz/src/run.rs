@@ -438,6 +438,7 @@ fn equip_with<R>(
             version: qemu.has.version,
             vmcoreinfo: qemu.has.has_type(quiz_vm::qemu::VMCOREINFO),
             sandbox: qemu.has.has_type(quiz_vm::qemu::SANDBOX),
+            special_files: spec.special_files,
             memory_mib: spec.memory_mib,
             ram: None,
             incoming: None,

@@ -104,6 +104,7 @@ impl RootVm<'_> {
             keep: None,
             cold: true,
             standby: false,
+            special_files: false,
             json: false,
             ..self.spec.clone()
         }
