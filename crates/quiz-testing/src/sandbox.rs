@@ -107,6 +107,15 @@ impl Sandbox {
         self.command(args).output().expect("quiz can be started").into()
     }
 
+    /// Allows all of the worktree that reaches the host, as it is now.
+    ///
+    /// # Panics
+    /// If quiz does not take it.
+    pub fn allow(&self) {
+        let ran = self.quiz(["allow"]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+    }
+
     /// Calls quiz in another directory and waits for its end.
     ///
     /// # Panics

@@ -8,8 +8,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use quiz_config::{TypedOption, Verbosity};
 
 use crate::commands::{
-    attach, completions, config, cp, debug, doctor, exec, kernel, kill, logs, profile, ps, replay, root, runs, show,
-    template, zfs,
+    allow, attach, completions, config, cp, debug, doctor, exec, kernel, kill, logs, profile, ps, replay, root, runs,
+    show, template, zfs,
 };
 use line::Line;
 
@@ -100,6 +100,8 @@ pub enum Verb {
     Debug(debug::Debug),
     /// Do a run again, and say what has changed since
     Replay(replay::Replay),
+    /// Allow what of this worktree reaches the host
+    Allow(allow::Allow),
     /// List and remove the saved VMs that runs start from
     #[command(subcommand)]
     Template(template::Verb),

@@ -14,6 +14,7 @@ use quiz_config::{
 use quiz_image::{Cache, Environment, Report};
 
 use crate::cli::{Global, RunOptions};
+use crate::consent;
 use crate::errors::Fault;
 use crate::paths::{Paths, PathsError};
 use crate::profiles::{self, Profiles};
@@ -140,8 +141,15 @@ impl Context {
         Ok(self.settings_and_options(options)?.0)
     }
 
-    /// The settings, and the options of profiles that files and variables set.
+    /// The settings, and the options of profiles that files and variables set. What of the worktree reaches the host must have been allowed.
     pub fn settings_and_options(&self, options: Vec<TypedOption>) -> Result<(Settings, Vec<Given>), Fault> {
+        let (settings, profile_options) = self.settings_to_show(options)?;
+        consent::require_settings(&settings, &profile_options, self)?;
+        Ok((settings, profile_options))
+    }
+
+    /// The same, only to be shown.
+    pub fn settings_to_show(&self, options: Vec<TypedOption>) -> Result<(Settings, Vec<Given>), Fault> {
         let Loaded { settings, mut profile_options, unknown_variables } = quiz_config::load(&self.sources(options))?;
         if !unknown_variables.is_empty() {
             let place = Place { dir: self.cwd.clone(), home: self.paths.home.clone() };

@@ -13,6 +13,7 @@ use quiz_config::{Catalog, Chosen, Given, RunSpec};
 use quiz_image::kernel::{self, Kernel};
 use quiz_image::{Cache, Entry, Report, StoreError, digest};
 
+use crate::consent;
 use crate::context::Context;
 use crate::errors::Fault;
 
@@ -104,6 +105,7 @@ pub fn choose(names: &[String], given: &[Given], ctx: &Context) -> Result<Vec<Ch
             }
         }
     }
+    consent::require_profiles(&chosen, ctx)?;
     Ok(chosen)
 }
 

@@ -42,6 +42,7 @@ use quiz_vm::supervise::{Dump, DumpFormat, Job, Notice, Saver};
 use quiz_vm::unpack::Bounds;
 use quiz_vm::{Accel, Disk, DiskFormat, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 
+use crate::consent;
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::prepare::{self, Prepared};
@@ -326,6 +327,7 @@ fn run_with(
         record.oops = Some(crash.record);
         crash.short
     });
+    record.call_seal = record.call.as_ref().and_then(|call| consent::seal(call, ctx));
     dir.finish(&record)?;
     let next = spec.standby && standby::can_follow(&record, &order, scratch, chosen);
     Ok(Ended { record, outcome, dir: None, crash, next })

@@ -311,3 +311,133 @@ fn a_kernel_build_that_makes_no_sense_is_refused_before_anything_is_fetched() {
     }
     assert!(!sealed.path("home/.cache").exists());
 }
+
+/// A program that leaves a sign of having been run, and fails.
+fn trap(sealed: &Sealed, path: &str) -> PathBuf {
+    let sign = sealed.path("sign");
+    let file = sealed.path(path);
+    fs_err::create_dir_all(file.parent().unwrap()).unwrap();
+    fs_err::write(&file, format!("#!/bin/sh\n: > {}\nexit 1\n", sign.display())).unwrap();
+    fs_err::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    sign
+}
+
+#[test]
+fn a_worktree_reaches_the_host_only_where_it_was_allowed() {
+    let sealed = Sealed::new();
+    let outside = sealed.path("home");
+    for setting in [
+        "qemu = \"./tools/q\"",
+        "qemu_args = [\"-d\", \"guest_errors\"]",
+        "watch_build = \"touch x\"",
+        "worktree = \"rw\"",
+        "special_files = true",
+        "env = [\"GITHUB_TOKEN\"]",
+        "mirrors = [\"http://localhost:1/debian\"]",
+        "keyring = \"key.gpg\"",
+        "shares = [\"~:/h\"]",
+        "shares = [\".:/h:rw\"]",
+        "disks = [\"/dev/sda\"]",
+        "kernel_build.prefix = \"./tools/q\"",
+        "kernel_build.mirror = \"http://localhost:1/\"",
+        "kernel_build.fragments = [\"./x.config\"]",
+        "[profile.blockdev]\npersist = \"x\"",
+    ] {
+        sealed.write("tree/quiz.toml", &format!("{setting}\n"));
+        for args in [&["true"][..], &["exec", "true"], &["kernel", "build", "6.12"]] {
+            let said = sealed.fails(args);
+            let key = setting.split_whitespace().next().unwrap().trim_matches(['[', ']']);
+            assert!(said.contains("is not allowed yet") && said.contains(key), "{setting}: {said}");
+            assert!(said.contains("quiz.toml:") && said.contains("hint: `quiz allow`"), "{setting}: {said}");
+        }
+    }
+    // A link of the worktree's that leads out of it.
+    std::os::unix::fs::symlink(&outside, sealed.path("tree/link")).unwrap();
+    sealed.write("tree/quiz.toml", "shares = [\"./link:/h\"]\n");
+    assert!(sealed.fails(&["true"]).contains("is not allowed yet"));
+    // What concerns the guest alone needs no leave, and neither does looking.
+    sealed.write("tree/quiz.toml", "qemu = \"./tools/q\"\n");
+    assert!(sealed.prints(&["config"]).contains("tools/q"));
+    sealed.write(
+        "tree/quiz.toml",
+        "memory = \"2G\"\ncpus = 2\nkernel = \"6.12\"\ntimeout = \"1m\"\nprofiles = [\"zfs\"]\ndisks = [\"1G\"]\n\
+         env = [\"LANG=C\"]\nshares = [\"./sub:/sub\"]\nstandby = true\n",
+    );
+    let said = sealed.fails(&["true"]);
+    assert!(!said.contains("allow"), "{said}");
+}
+
+#[test]
+fn what_was_allowed_is_asked_for_again_when_it_changes() {
+    let sealed = Sealed::new();
+    let sign = trap(&sealed, "tree/tools/q");
+    sealed.write("tree/quiz.toml", "qemu = \"./tools/q\"\n");
+    assert!(sealed.fails(&["true"]).contains("is not allowed yet"));
+    assert!(!sign.exists());
+    assert!(sealed.prints(&["allow", "--show"]).contains("tools/q"));
+    assert!(sealed.fails(&["true"]).contains("is not allowed yet"), "showing allows nothing");
+    assert!(sealed.prints(&["allow"]).contains("qemu = "));
+    assert!(!sealed.fails(&["true"]).contains("allow"));
+    // Another harmless setting changes nothing.
+    sealed.write("tree/quiz.toml", "memory = \"2G\"\nqemu = \"./tools/q\"\n");
+    assert!(!sealed.fails(&["true"]).contains("allow"));
+    // A program of the worktree's is a part of what was allowed.
+    sealed.write("tree/tools/q", "#!/bin/sh\nexit 2\n");
+    assert!(sealed.fails(&["true"]).contains("has changed since you allowed it"));
+    sealed.prints(&["allow"]);
+    assert!(!sealed.fails(&["true"]).contains("allow"));
+    sealed.write("tree/quiz.toml", "qemu = \"./tools/q\"\nqemu_args = [\"-S\"]\n");
+    assert!(sealed.fails(&["true"]).contains("has changed since you allowed it"));
+    // What is said on the command line is the user's own.
+    let own = sealed.path("bin/none").display().to_string();
+    sealed.write("tree/quiz.toml", "qemu = \"./tools/other\"\n");
+    assert!(!sealed.fails(&["--qemu", &own, "true"]).contains("allow"));
+    sealed.prints(&["allow", "--forget"]);
+    assert!(sealed.fails(&["true"]).contains("is not allowed yet"));
+    // A copy of the worktree is another one.
+    assert!(sealed.path("home/.local/state/quiz/allowed").is_dir());
+}
+
+#[test]
+fn a_profile_with_a_program_for_the_host_is_asked_for_by_its_contents() {
+    let sealed = Sealed::new();
+    for place in ["tree/profiles/x", "tree/.quiz/profiles/x"] {
+        let sign = trap(&sealed, &format!("{place}/setup"));
+        sealed.write(&format!("{place}/profile.toml"), "about = \"x\"\n");
+        for args in
+            [&["-p", "x", "true"][..], &["-p", "x", "kernel", "build", "6.12"], &["kernel", "build", "-p", "x", "6.12"]]
+        {
+            let said = sealed.fails(args);
+            assert!(!sign.exists(), "{place} {args:?}");
+            assert!(said.contains("profile x of this worktree") || said.contains("has no meaning"), "{said}");
+        }
+        sealed.prints(&["allow"]);
+        assert!(!sealed.fails(&["-p", "x", "true"]).contains("allow"));
+        sealed.write(&format!("{place}/more"), "x");
+        assert!(sealed.fails(&["-p", "x", "true"]).contains("has changed since you allowed it"));
+        fs_err::remove_dir_all(sealed.path(place)).unwrap();
+    }
+    // One without is the guest's affair.
+    fs_err::create_dir_all(sealed.path("tree/profiles/y")).unwrap();
+    sealed.write("tree/profiles/y/profile.toml", "about = \"y\"\n");
+    assert!(!sealed.fails(&["-p", "y", "true"]).contains("allow"));
+}
+
+#[test]
+fn a_record_that_came_with_the_worktree_is_not_replayed_unasked() {
+    let sealed = Sealed::new();
+    let sign = trap(&sealed, "tree/tools/q");
+    let (dir, program) = (sealed.path("tree"), sealed.path("tree/tools/q"));
+    let run = "tree/.quiz/runs/20260101-000000-abcdef";
+    fs_err::create_dir_all(sealed.path(run)).unwrap();
+    let record = format!(
+        r#"{{"schema":1,"verdict":{{"kind":"exited","code":0}},"call":{{"directory":{dir:?},"words":["true"],"variables":{{"QUIZ_QEMU":{program:?}}}}},"call_seal":"00"}}"#
+    );
+    sealed.write(&format!("{run}/result.json"), &record);
+    let said = sealed.fails(&["replay"]);
+    assert!(said.contains("is not allowed yet") && said.contains("QUIZ_QEMU="), "{said}");
+    assert!(said.contains("`quiz allow --run 20260101-000000-abcdef`"), "{said}");
+    assert!(!sign.exists());
+    assert!(sealed.prints(&["allow", "--run", "abcdef"]).contains("QUIZ_QEMU="));
+    assert!(!sealed.fails(&["replay"]).contains("allow"));
+}

@@ -45,7 +45,7 @@ pub fn run(args: &Config, options: &RunOptions, ctx: &Context) -> Result<(), Fau
             ));
         }
     }
-    let (settings, of_profiles) = ctx.settings_and_options(options.typed())?;
+    let (settings, of_profiles) = ctx.settings_to_show(options.typed())?;
     let shown: Vec<(Effective, &Key)> = settings
         .effective()
         .into_iter()

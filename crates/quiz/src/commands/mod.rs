@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::errors::{FAULT, Fault};
 use crate::run::Call;
 
+pub mod allow;
 pub mod arch;
 pub mod attach;
 pub mod completions;
@@ -120,6 +121,7 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
     }
     match verb {
         Verb::Completions(args) => completions::run(&args)?,
+        Verb::Allow(args) => allow::run(&args, &Context::new(global)?)?,
         Verb::Attach(args) => return attach::run(&args, &Context::new(global)?),
         Verb::Cp(args) => cp::run(&args, &Context::new(global)?)?,
         Verb::Debug(args) => debug::run(&args, &Context::new(global)?)?,

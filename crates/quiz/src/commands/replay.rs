@@ -9,6 +9,7 @@ use quiz_image::Report;
 use serde_json::Value;
 
 use crate::cli::{self, Global, Typed};
+use crate::consent;
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::run::{Call, Record, history};
@@ -26,7 +27,11 @@ pub fn run(args: &Replay, global: &Global) -> Result<ExitCode, Fault> {
     let past = history::find(&here.runs_dirs()?, args.run.as_deref())?;
     let unknown = || Fault::new(format!("the run {} does not tell how it was called", past.id));
     let record = past.record.as_ref().ok_or_else(|| Fault::new(format!("the run {} {}", past.id, past.verdict())))?;
-    let call: Call = serde_json::from_value(record["call"].clone()).map_err(|_| unknown())?;
+    let call = Call::of_record(record).ok_or_else(unknown)?;
+    // A record can have come with the worktree, or been written by a guest.
+    if !consent::is_sealed(&call, record["call_seal"].as_str(), &here) {
+        consent::require(&consent::call_item(&past.id, &call), &here)?;
+    }
     let words = std::iter::once("quiz").chain(call.words.iter().map(String::as_str)).map(OsString::from);
     let (Ok(Typed::Run(mut said, options, command)) | Ok(Typed::Watch(mut said, options, _, command))) =
         cli::parse(words)

@@ -55,6 +55,8 @@ pub struct Record {
     pub dump: Option<&'static str>,
     /// How quiz was called, to do it again; none where that cannot be told in text, and for runs that no one called.
     pub call: Option<Call>,
+    /// That the call is this user's own, which only they can tell.
+    pub call_seal: Option<String>,
     /// By what the inputs can be told from others.
     pub inputs: BTreeMap<String, String>,
     pub quiz_version: &'static str,
@@ -82,6 +84,11 @@ impl Call {
         }
         ctx.cwd.to_str()?;
         Some(Call { directory: ctx.cwd.clone(), words, variables })
+    }
+
+    /// The call in a record.
+    pub fn of_record(record: &serde_json::Value) -> Option<Call> {
+        serde_json::from_value(record["call"].clone()).ok()
     }
 
     /// Whether a variable is one that a run depends on.
@@ -146,6 +153,7 @@ impl Record {
                 DumpForm::Elf => "elf",
             }),
             call,
+            call_seal: None,
             inputs,
             quiz_version: env!("CARGO_PKG_VERSION"),
         }

@@ -54,6 +54,7 @@ fn a_profile_has_a_directive_an_init_a_file_a_package_and_a_kernel_option() {
     let sandbox = sandbox();
     complete(&sandbox);
     fs::write(sandbox.worktree().join("quiz.toml"), "[profile.mine]\ngreeting = \"good day\"\n").unwrap();
+    sandbox.allow();
     let script =
         "mine; cat /etc/mine.conf; head -c 8 /dev/mine; echo; command -v dmsetup >/dev/null; test -b /dev/nullb0";
     let ran = run(&sandbox, "mine,memdev:count=1", script);
@@ -96,6 +97,7 @@ fn the_users_profile_replaces_quizs_and_the_worktrees_both() {
     let script = "echo $WHOSE; test ! -e /dev/quizm0";
     assert_eq!(output(&run(&sandbox, "memdev", script)), "user\n");
     profile(&sandbox.worktree().join(".quiz/profiles/memdev"), &[toml, ("setup", &says("worktree"))]);
+    sandbox.allow();
     assert_eq!(output(&run(&sandbox, "memdev", script)), "worktree\n");
 }
 
@@ -111,11 +113,13 @@ fn a_profile_that_fails_ends_the_run_with_its_words() {
         ("#!/no/such/shell\n", "`broken` cannot be set up"),
     ] {
         profile(&dir, &[toml, ("setup", setup)]);
+        sandbox.allow();
         let ran = run(&sandbox, "broken", "echo started");
         assert_eq!((ran.code, ran.out().as_str()), (125, ""), "{}", ran.stderr);
         assert!(ran.stderr.contains(complaint), "{setup}: {}", ran.stderr);
     }
     profile(&dir, &[toml, ("setup", "#!/bin/sh\n"), ("init", "#!/bin/sh\necho no luck here\nexit 4\n")]);
+    sandbox.allow();
     let ran = run(&sandbox, "broken", "echo started");
     assert_eq!((ran.code, ran.out().as_str()), (125, ""), "{}", ran.stderr);
     assert!(ran.stderr.contains("broken's init failed") && ran.stderr.contains("no luck here"), "{}", ran.stderr);

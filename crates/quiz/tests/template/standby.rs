@@ -227,6 +227,7 @@ fn a_profile_with_a_program_on_the_host_is_not_started_for_nobody() {
     fs::create_dir_all(&profile).unwrap();
     fs::write(profile.join("profile.toml"), "about = \"x\"\n").unwrap();
     write_program(&profile.join("setup"), &format!("#!/bin/sh\necho x >> {}\n", count.display()));
+    place.0.sandbox.allow();
     place.0.good(&["-p", "counted", "true"]);
     place.0.good(&["-p", "counted", "true"]);
     assert_eq!(place.start_of_last_run(), "template");

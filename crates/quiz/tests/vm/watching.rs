@@ -52,6 +52,7 @@ fn a_program_is_run_again_when_a_file_has_changed() {
     fs::write(file(".gitignore"), "*.o\n").unwrap();
     fs::write(file("source"), "3").unwrap();
     fs::write(file("quiz.toml"), "watch_build = \"test ! -e broken && cp source made.o\"\n").unwrap();
+    sandbox.allow();
     let mut command = sandbox.command(["watch", "sh", "-c", "echo run $(cat made.o); exit $(cat made.o)"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
