@@ -140,7 +140,7 @@ pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Par
         failed: None,
         parting: None,
     };
-    encode(request, &mut conversation.outgoing);
+    encode(request, &mut conversation.outgoing).map_err(io::Error::other)?;
     match streams.input {
         Some(input) => conversation.allowance = Some(pump::read_input(input, mailbox)),
         // Somebody else feeds the run's program.
@@ -199,7 +199,9 @@ impl Conversation<'_> {
     }
 
     fn say(&mut self, message: ToGuest) {
-        encode(&Request::Say(message), &mut self.outgoing);
+        if let Err(e) = encode(&Request::Say(message), &mut self.outgoing) {
+            self.failed.get_or_insert(io::Error::other(e).into());
+        }
     }
 
     /// Waits for the next thing to happen and deals with it; `socket`: also at the other end.

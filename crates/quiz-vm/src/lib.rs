@@ -16,6 +16,7 @@ pub mod probe;
 mod pump;
 pub mod qemu;
 mod qmp;
+mod signs;
 pub mod sparse;
 mod spec;
 pub mod standby;
@@ -23,7 +24,7 @@ pub mod supervise;
 pub mod template;
 mod verdict;
 
-pub use console::is_fatal;
+pub use signs::is_fatal;
 pub use spec::*;
 pub use supervise::{Limits, Run, Signals, Streams, supervise};
 pub use verdict::{ArtifactsRecord, Outcome, Verdict};

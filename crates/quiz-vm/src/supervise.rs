@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use quiz_proto::{Decoder, Nonce, Status, Stream, ToGuest, WINDOW};
+use quiz_proto::{Decoder, Nonce, Sent, Status, Stream, ToGuest, WINDOW};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::artifacts::Unpacking;
@@ -209,6 +209,13 @@ struct Seen {
     down: bool,
     failed: Option<String>,
     nonsense: Option<String>,
+    /// Something of the run's is lost in the guest.
+    spoilt: Option<String>,
+    /// How much of the program's streams has come, and how much the agent says that it has sent.
+    received: Sent,
+    sent: Sent,
+    /// The bits of the kernel's taint that were set while the program ran.
+    taint: u64,
     shutdown: Option<String>,
     stopped: bool,
     stream_error: Option<String>,

@@ -12,9 +12,15 @@ use crate::artifacts::Unpacking;
 use crate::pump;
 use crate::qmp::{Command, Verb};
 
+/// How much of what the guest says about a failure is told, in characters.
+const WORDS: usize = 4096;
+
 impl Supervisor<'_> {
     pub(super) fn say(&mut self, message: &ToGuest) {
-        encode(message, &mut self.to_guest);
+        if let Err(e) = encode(message, &mut self.to_guest) {
+            self.seen.failed.get_or_insert_with(|| format!("the guest cannot be told what to do: {e}"));
+            self.monitor.kill();
+        }
     }
 
     pub(super) fn write_agent(&mut self) {
@@ -78,8 +84,12 @@ impl Supervisor<'_> {
                 self.seen.nonsense.get_or_insert_with(|| "the guest sent an endless message".to_owned());
                 self.monitor.kill();
             }
-            ToHost::Data(ProgramId::MAIN, Stream::Artifacts, bytes) => self.on_artifacts(&bytes),
+            ToHost::Data(ProgramId::MAIN, Stream::Artifacts, bytes) => {
+                self.seen.received.add(Stream::Artifacts, bytes.len());
+                self.on_artifacts(&bytes);
+            }
             ToHost::Data(ProgramId::MAIN, stream, bytes) => {
+                self.seen.received.add(stream, bytes.len());
                 self.clients.show(stream, &bytes);
                 if let Some(sender) = self.outlet(stream).and_then(|outlet| outlet.sender.as_ref()) {
                     // A pump that has given up has said so; the guest hears it with `Close`.
@@ -107,6 +117,8 @@ impl Supervisor<'_> {
             ToHost::Kernel { level, micros, text } => {
                 (self.show)(Notice::Kernel { level, micros, text: &text });
             }
+            ToHost::Log(messages) => self.console.log(&messages),
+            ToHost::Tainted(bits) => self.seen.taint |= bits,
             ToHost::Note(text) => {
                 (self.show)(Notice::Note(&text));
                 self.seen.notes.push(text.into_owned());
@@ -136,22 +148,37 @@ impl Supervisor<'_> {
                     }
                 }
             }
-            ToHost::Down { nonce } if nonce == self.nonce => {
+            ToHost::Down { nonce, sent } if nonce == self.nonce => {
                 self.seen.down = true;
+                self.seen.sent = sent;
                 self.quit();
             }
             ToHost::Exited { .. } | ToHost::Down { .. } => {
                 self.seen.nonsense.get_or_insert_with(|| "a record of another run came from the guest".to_owned());
                 self.monitor.kill();
             }
-            ToHost::Failed(why) => {
-                self.seen.failed.get_or_insert(why.into_owned());
+            // The program was not started, and that is no verdict on the kernel that it was to run on.
+            ToHost::Failed(why) if self.ready.is_none() => {
+                self.seen.failed.get_or_insert(shortened(&why));
                 self.quit();
+            }
+            ToHost::Failed(why) | ToHost::Broken(why) => {
+                self.seen.nonsense.get_or_insert(shortened(&why));
+                self.monitor.kill();
+            }
+            ToHost::Spoilt(what) => {
+                self.seen.spoilt.get_or_insert(shortened(&what));
             }
         }
     }
 
     fn on_hello(&mut self, version: u32) {
+        if self.phase != Phase::Booting {
+            // The guest has started anew without QEMU's noticing.
+            self.seen.nonsense.get_or_insert_with(|| "the agent started a second time".to_owned());
+            self.monitor.kill();
+            return;
+        }
         if version != quiz_proto::VERSION {
             self.seen.failed = Some(format!(
                 "the agent speaks version {version} of the frames and quiz version {}; delete the initramfs cache",
@@ -159,15 +186,8 @@ impl Supervisor<'_> {
             ));
             return self.quit();
         }
-        let first = self.phase == Phase::Booting;
         self.boot = Some(self.began.elapsed());
         self.phase = Phase::Preparing;
-        if !first {
-            // The guest has started anew without QEMU's noticing.
-            self.seen.nonsense = Some("the agent started a second time".to_owned());
-            self.monitor.kill();
-            return;
-        }
         self.reach(Point::Bare);
     }
 
@@ -220,6 +240,7 @@ impl Supervisor<'_> {
         if let Some(Job::Program(_, mut order) | Job::Resumed(mut order)) = self.job.take() {
             order.personal.moment = now();
             order.keep = self.is_kept();
+            order.strict = self.limits.strict;
             self.say(&ToGuest::Start { nonce: self.nonce, order });
         }
     }
@@ -259,6 +280,14 @@ impl Supervisor<'_> {
         if let Err(e) = written {
             self.seen.notes.push(format!("stacks.txt is incomplete: {e}"));
         }
+    }
+}
+
+/// What the guest says in words, as much as a message is to have.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(WORDS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::FromRawFd;
 use std::process::exit;
 use std::time::Duration;
 
-use quiz_proto::{Decoder, Nonce, ProgramId, Status, Stream, ToGuest, ToHost, encode};
+use quiz_proto::{Decoder, MAX_MESSAGE, Nonce, ProgramId, Sent, Status, Stream, ToGuest, ToHost, encode};
 
 fn main() {
     let behaviour = std::env::args()
@@ -40,7 +40,7 @@ fn main() {
             let nonce = hear_start(&mut agent);
             say(&mut agent, &ToHost::Started);
             say(&mut agent, &ToHost::Exited { nonce, status: Status::Code(0) });
-            say(&mut agent, &ToHost::Down { nonce });
+            say(&mut agent, &ToHost::Down { nonce, sent: Sent::default() });
             sleep();
         }
         "refuses-other-things" => {
@@ -56,6 +56,11 @@ fn main() {
         _ => {}
     }
     say(&mut agent, &ToHost::Hello { version: quiz_proto::VERSION });
+    if behaviour == "fails-to-prepare" {
+        say(&mut agent, &ToHost::Failed("no root".into()));
+        wait_for_quit(&mut qmp);
+        return;
+    }
     let nonce = hear_start(&mut agent);
     let exited = |code| ToHost::Exited { nonce, status: Status::Code(code) };
     say(&mut agent, &ToHost::Started);
@@ -63,35 +68,35 @@ fn main() {
     match behaviour.as_str() {
         "good" | "refuses-other-things" => {
             say(&mut agent, &exited(0));
-            say(&mut agent, &ToHost::Down { nonce });
+            say(&mut agent, &down(nonce));
             wait_for_quit(&mut qmp);
         }
         "other-nonce" => {
             let nonce = nonce.map(|byte| !byte);
             say(&mut agent, &ToHost::Exited { nonce, status: Status::Code(0) });
-            say(&mut agent, &ToHost::Down { nonce });
+            say(&mut agent, &down(nonce));
             wait_for_quit(&mut qmp);
         }
         "no-down" => say(&mut agent, &exited(0)),
         "no-exited" => {
-            say(&mut agent, &ToHost::Down { nonce });
+            say(&mut agent, &down(nonce));
             wait_for_quit(&mut qmp);
         }
         "fails-at-the-end" => {
             say(&mut agent, &exited(0));
-            say(&mut agent, &ToHost::Down { nonce });
+            say(&mut agent, &down(nonce));
             wait_for_quit(&mut qmp);
             eprintln!("qemu: the disk is full");
             exit(1);
         }
         "killed-at-the-end" => {
             say(&mut agent, &exited(0));
-            say(&mut agent, &ToHost::Down { nonce });
+            say(&mut agent, &down(nonce));
             std::process::abort();
         }
         "never-quits" => {
             say(&mut agent, &exited(0));
-            say(&mut agent, &ToHost::Down { nonce });
+            say(&mut agent, &down(nonce));
             sleep();
         }
         "panic-behind-exit" => {
@@ -102,7 +107,7 @@ fn main() {
         "exits-twice" => {
             say(&mut agent, &exited(1));
             say(&mut agent, &exited(0));
-            say(&mut agent, &ToHost::Down { nonce });
+            say(&mut agent, &down(nonce));
             wait_for_quit(&mut qmp);
         }
         "starts-twice" => {
@@ -117,7 +122,7 @@ fn main() {
                 say(&mut agent, &ToHost::Pulse);
             }
             say(&mut agent, &exited(0));
-            say(&mut agent, &ToHost::Down { nonce });
+            say(&mut agent, &down(nonce));
             wait_for_quit(&mut qmp);
         }
         "floods" => {
@@ -126,11 +131,47 @@ fn main() {
                 console.write_all(&line).unwrap();
             }
             say(&mut agent, &exited(0));
-            say(&mut agent, &ToHost::Down { nonce });
+            say(&mut agent, &down(nonce));
             wait_for_quit(&mut qmp);
         }
-        "fails-to-prepare" => {
-            say(&mut agent, &ToHost::Failed("no root".into()));
+        // A kernel that breaks its agent, or a program that has taken the agent's place.
+        "fails-after-the-start" => {
+            say(&mut agent, &ToHost::Failed("x".repeat(MAX_MESSAGE - 64).into()));
+            sleep();
+        }
+        "breaks-after-the-start" => {
+            say(&mut agent, &ToHost::Broken("no memory".into()));
+            sleep();
+        }
+        "speaks-another-version-after-the-start" => {
+            say(&mut agent, &ToHost::Hello { version: quiz_proto::VERSION + 1 });
+            sleep();
+        }
+        "stops-after-the-start" => {
+            writeln!(qmp, r#"{{"event": "STOP"}}"#).unwrap();
+            sleep();
+        }
+        "cannot-go-on" => {
+            eprintln!("qemu: fatal: Trying to execute code outside RAM or ROM at 0x1");
+            std::process::abort();
+        }
+        "loses-output"
+        | "spoils-artifacts"
+        | "strict-log"
+        | "strict-taint"
+        | "strict-modules"
+        | "strict-partial-line" => {
+            match behaviour.as_str() {
+                "spoils-artifacts" => say(&mut agent, &ToHost::Spoilt("/quiz/out/a cannot be read".into())),
+                "strict-log" => say(&mut agent, &ToHost::Log("all is well\nWARNING: held lock freed!\n".into())),
+                "strict-taint" => say(&mut agent, &ToHost::Tainted(1 << 9 | 1 << 12)),
+                "strict-modules" => say(&mut agent, &ToHost::Tainted(1 << 12 | 1 << 13)),
+                "strict-partial-line" => write!(console, "login: [    1.0] BUG: KASAN: double-free in f\r\n").unwrap(),
+                _ => {}
+            }
+            say(&mut agent, &exited(0));
+            let stdout = if behaviour == "loses-output" { 4 } else { 3 };
+            say(&mut agent, &ToHost::Down { nonce, sent: Sent { stdout, ..Sent::default() } });
             wait_for_quit(&mut qmp);
         }
         other => panic!("unknown behaviour {other}"),
@@ -139,8 +180,13 @@ fn main() {
 
 fn say(agent: &mut File, message: &ToHost) {
     let mut bytes = Vec::new();
-    encode(message, &mut bytes);
+    encode(message, &mut bytes).unwrap();
     agent.write_all(&bytes).unwrap();
+}
+
+/// The end of a guest whose program has written what this one's always does.
+fn down(nonce: Nonce) -> ToHost<'static> {
+    ToHost::Down { nonce, sent: Sent { stdout: 3, ..Sent::default() } }
 }
 
 fn hear_start(agent: &mut File) -> Nonce {
