@@ -77,7 +77,10 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
     programs::run(&order, nonce, link, receiver, watch.as_mut());
     artifacts::send_all(link);
     let writable = order.personal.shares.iter().any(|share| share.writable);
-    mounts::write_back(writable, order.personal.write_back);
+    let kept = if order.personal.write_back { &order.personal.changed[..] } else { &[] };
+    mounts::write_back(writable, kept, |what| {
+        link.send(&ToHost::Spoilt(format!("what the run has written cannot all be kept: {what}").into()));
+    });
     if let Some(watch) = &mut watch {
         watch.tell(link);
     }

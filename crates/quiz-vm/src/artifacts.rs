@@ -36,16 +36,19 @@ pub struct Unpacking {
 
 impl Unpacking {
     /// Unpacks into `dir`, which is made when something comes. `taken` hears how many bytes are done with.
-    pub fn start(dir: PathBuf, bounds: Bounds, taken: impl FnMut(usize) + Send + 'static) -> Unpacking {
+    ///
+    /// # Errors
+    /// If the host has no thread for it.
+    pub fn start(dir: PathBuf, bounds: Bounds, taken: impl FnMut(usize) + Send + 'static) -> io::Result<Unpacking> {
         let (sender, receiver) = mpsc::channel();
-        let thread = thread::spawn(move || {
+        let thread = thread::Builder::new().spawn(move || {
             let mut chunks = Chunks { receiver, current: Vec::new(), at: 0, taken };
             let record = unpack(&mut chunks, &dir, bounds);
             // The guest is not to wait for us even when the archive was given up.
             io::copy(&mut chunks, &mut io::sink()).ok();
             record
-        });
-        Unpacking { sender, thread }
+        })?;
+        Ok(Unpacking { sender, thread })
     }
 
     /// Bytes of the archive.
@@ -58,7 +61,7 @@ impl Unpacking {
     pub fn finish(self) -> ArtifactsRecord {
         drop(self.sender);
         self.thread.join().unwrap_or_else(|_| ArtifactsRecord {
-            refused: vec!["the archive could not be read".to_owned()],
+            failed: Some("quiz failed while it read the archive".to_owned()),
             ..ArtifactsRecord::default()
         })
     }
@@ -94,15 +97,20 @@ fn unpack(archive: &mut impl Read, dir: &Path, bounds: Bounds) -> ArtifactsRecor
         return record;
     }
     let whole = first.as_slice().chain(archive);
-    if let Err(e) = unpack_entries(whole, dir, bounds, &mut record) {
-        refuse(&mut record, &format!("the rest of the archive: {e}"));
+    let root = match fs::create_dir_all(dir).and_then(|()| Dir::open_ambient_dir(dir, ambient_authority())) {
+        Ok(root) => root,
+        Err(e) => {
+            record.failed = Some(e.to_string());
+            return record;
+        }
+    };
+    if let Err(e) = unpack_entries(whole, &root, bounds, &mut record) {
+        reject(&mut record, "the rest of the archive", &e);
     }
     record
 }
 
-fn unpack_entries(archive: impl Read, dir: &Path, bounds: Bounds, record: &mut ArtifactsRecord) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    let root = Dir::open_ambient_dir(dir, ambient_authority())?;
+fn unpack_entries(archive: impl Read, root: &Dir, bounds: Bounds, record: &mut ArtifactsRecord) -> io::Result<()> {
     let mut archive = tar::Archive::new(archive);
     for (count, entry) in archive.entries()?.enumerate() {
         let mut entry = entry?;
@@ -123,9 +131,15 @@ fn unpack_entries(archive: impl Read, dir: &Path, bounds: Bounds, record: &mut A
             }
             EntryType::Regular | EntryType::Continuous => {
                 let mode = entry.header().mode().unwrap_or(0o644) & 0o777 | 0o600;
-                make_parent(&root, &path)
+                make_parent(root, &path)
                     .and_then(|()| root.open_with(&path, OpenOptions::new().write(true).create_new(true).mode(mode)))
                     .and_then(|mut file| io::copy(&mut entry, &mut file))
+                    .inspect_err(|e| {
+                        if is_hosts(e) {
+                            // Half a file is worse than none.
+                            root.remove_file(&path).ok();
+                        }
+                    })
                     .map(|bytes| {
                         record.files += 1;
                         record.bytes += bytes;
@@ -133,14 +147,14 @@ fn unpack_entries(archive: impl Read, dir: &Path, bounds: Bounds, record: &mut A
             }
             EntryType::Symlink => match entry.link_name()? {
                 Some(target) if stays_inside(&path, &target) => {
-                    make_parent(&root, &path).and_then(|()| root.symlink(&*target, &path)).map(|()| record.files += 1)
+                    make_parent(root, &path).and_then(|()| root.symlink(&*target, &path)).map(|()| record.files += 1)
                 }
                 _ => Err(io::Error::other("a link that leads out of the directory")),
             },
             other => Err(io::Error::other(format!("an entry of the kind {other:?}"))),
         };
         if let Err(e) = done {
-            refuse(record, &format!("{}: {e}", path.display()));
+            reject(record, &path.display().to_string(), &e);
         }
     }
     Ok(())
@@ -159,6 +173,30 @@ fn refuse(record: &mut ArtifactsRecord, what: &str) {
         n if n == REFUSALS => record.refused.push("and more".to_owned()),
         _ => {}
     }
+}
+
+/// Notes that something of the archive is not there: by the host's fault, or because of what the guest has sent.
+fn reject(record: &mut ArtifactsRecord, what: &str, why: &io::Error) {
+    if is_hosts(why) {
+        record.failed.get_or_insert_with(|| format!("{what}: {why}"));
+    } else {
+        refuse(record, &format!("{what}: {why}"));
+    }
+}
+
+/// Whether an error is the host's: it has no room, or may not or cannot write. The others come of the names that the guest has chosen.
+fn is_hosts(error: &io::Error) -> bool {
+    let of_names = [
+        libc::EEXIST,
+        libc::ENOENT,
+        libc::ENOTDIR,
+        libc::EISDIR,
+        libc::ELOOP,
+        libc::ENAMETOOLONG,
+        libc::EINVAL,
+        libc::EILSEQ,
+    ];
+    error.raw_os_error().is_some_and(|number| !of_names.contains(&number))
 }
 
 /// The path without `.`; `None` when it is absolute, empty or has `..`.
@@ -277,6 +315,23 @@ mod tests {
         assert_eq!(record.bytes, 900);
         assert!(record.files <= BOUNDS.entries);
         assert_eq!(record.refused.len(), 2, "{:?}", record.refused);
+    }
+
+    #[test]
+    fn what_the_host_cannot_write_is_a_failure_and_not_refused() {
+        let mut archive = Vec::new();
+        entry(&mut archive, b"a", EntryType::Regular, b"", b"x");
+        // No directory, and one in which nobody can make a file.
+        for (dir, words) in [("/proc/version/artifacts", "artifacts"), ("/sys/kernel", "a: ")] {
+            let record = unpack(&mut &archive[..], Path::new(dir), BOUNDS);
+            assert!(record.failed.as_ref().is_some_and(|failed| failed.contains(words)), "{record:?}");
+            assert!(record.files == 0 && record.refused.is_empty(), "{record:?}");
+        }
+        for (number, is_it) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EFBIG, true), (libc::EEXIST, false)]
+        {
+            assert_eq!(is_hosts(&io::Error::from_raw_os_error(number)), is_it);
+        }
+        assert!(!is_hosts(&io::Error::other("a link that leads out of the directory")));
     }
 
     #[test]

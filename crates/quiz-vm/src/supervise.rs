@@ -98,6 +98,8 @@ enum BeginError {
     Monitor(#[from] StartError),
     #[error("cannot keep the run's evidence: {0}")]
     Evidence(#[from] io::Error),
+    #[error("cannot start a thread for the program's output: {0}")]
+    Thread(#[source] io::Error),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,12 +265,12 @@ impl<'a> Supervisor<'a> {
         let clients = Clients::new(run.door, run.front)?;
         let resuming = run.vm.incoming.is_some();
         let (phase, limit) = if resuming { (Phase::Resuming, RESUME) } else { (Phase::Booting, run.limits.boot) };
-        let outlet = |stream, output| Outlet {
-            stream,
-            sender: Some(pump::write_output(stream, output, mailbox.clone())),
-            owed: 0,
-            open: true,
+        let outlet = |stream, output| -> Result<Outlet, BeginError> {
+            let sender = pump::write_output(stream, output, mailbox.clone()).map_err(BeginError::Thread)?;
+            Ok(Outlet { stream, sender: Some(sender), owed: 0, open: true })
         };
+        let output = outlet(Stream::Stdout, run.streams.output)?;
+        let errors = outlet(Stream::Stderr, run.streams.errors)?;
         let mut supervisor = Supervisor {
             monitor,
             log,
@@ -298,8 +300,8 @@ impl<'a> Supervisor<'a> {
             artifacts: Default::default(),
             input: run.streams.input,
             allowance: None,
-            output: outlet(Stream::Stdout, run.streams.output),
-            errors: outlet(Stream::Stderr, run.streams.errors),
+            output,
+            errors,
             artifact_credit: None,
             mailbox,
             events,

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use quiz_config::JsonTo;
 use quiz_config::layer::unknown_variable;
 use quiz_config::value::Place;
 use quiz_config::{
@@ -35,6 +36,8 @@ pub struct Context {
     pub verbosity: Verbosity,
     /// Print one machine-readable record.
     pub json: bool,
+    /// Where that of a run goes.
+    pub json_to: Option<JsonTo>,
     profiles: OnceLock<Profiles>,
 }
 
@@ -61,6 +64,11 @@ impl Context {
         };
         let worktree = worktree::find(&cwd, &caller)?;
         let verbosity = global.verbosity();
+        let json_to = match &global.json {
+            None => None,
+            Some(None) => Some(JsonTo::Output),
+            Some(Some(place)) => Some(JsonTo::parse(place, &cwd).map_err(|why| Fault::new(format!("--json: {why}")))?),
+        };
         Ok(Context {
             cwd,
             worktree,
@@ -68,7 +76,8 @@ impl Context {
             paths,
             report: Terminal::new(verbosity),
             verbosity,
-            json: global.json,
+            json: json_to.is_some(),
+            json_to,
             profiles: OnceLock::new(),
         })
     }
@@ -163,7 +172,7 @@ impl Context {
             tmux: options.tmux,
             gdb: options.gdb,
             verbosity: self.verbosity,
-            json: self.json,
+            json: self.json_to.clone(),
             cwd: self.cwd.clone(),
             worktree: self.worktree.as_ref().map(|worktree| worktree.dir.clone()),
             variables: self.variables.clone(),

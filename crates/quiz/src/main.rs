@@ -10,6 +10,7 @@ mod prepare;
 mod profiles;
 mod report;
 mod run;
+mod standard;
 
 fn main() -> std::process::ExitCode {
     commands::main(std::env::args_os())

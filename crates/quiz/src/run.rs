@@ -43,8 +43,10 @@ use quiz_vm::{Accel, Disk, DiskFormat, Limits, Outcome, Run, Streams, Verdict, V
 
 use crate::context::Context;
 use crate::errors::Fault;
+use crate::output::Records;
 use crate::prepare::{self, Prepared};
 use crate::profiles;
+use crate::standard::{self, Line};
 use announce::Announcer;
 use evidence::RunDir;
 pub use order::SHELL;
@@ -62,10 +64,12 @@ const ARTIFACTS: Bounds = Bounds { bytes: scratch::OUT_BYTES, entries: 1_000_000
 
 /// Runs what `spec` asks for, in the user's foreground; `call` says how to do it again.
 pub fn run(spec: &RunSpec, call: Option<Call>, ctx: &Context) -> Result<Record, Fault> {
+    standard::require_output()?;
+    let records = spec.json.as_ref().map(Records::open).transpose()?;
     let ended = prepare_and_run(spec, Viewer::User, call, ctx)?;
     ended.announce(spec.verbosity);
-    if spec.json {
-        crate::output::text(&(ended.record.line() + "\n"))?;
+    if let Some(records) = records {
+        records.write(&ended.record.line(), ended.line.is_open())?;
     }
     if let Some(call) = ended.record.call.as_ref().filter(|_| ended.next) {
         standby::leave_one(call);
@@ -105,6 +109,8 @@ pub struct Ended {
     crash: Option<String>,
     /// A VM may wait for the next run like it.
     next: bool,
+    /// The last line of the program's output.
+    line: Line,
 }
 
 impl Ended {
@@ -174,7 +180,8 @@ fn run_with(
         let words: Vec<String> = words.iter().flatten().map(|word| history::quoted(&word.to_string_lossy())).collect();
         ctx.report.say(&format!("the VM waits for gdb: {}", words.join(" ")));
     }
-    let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
+    let announcer = Announcer::start(spec.verbosity, terminal.is_raw())
+        .map_err(|e| Fault::new(format!("cannot start a thread for quiz's own messages: {e}")))?;
     let (mut watched, mut hear, mut doing, mut front) = (None, None, None, None);
     match viewer {
         Viewer::User => {}
@@ -191,6 +198,7 @@ fn run_with(
         }
         _ => None,
     };
+    let line = Line::default();
     let mut had_waited = waiting.is_some();
     if had_waited && spec.verbosity == Verbosity::Verbose {
         ctx.report.say("a VM of it was waiting");
@@ -247,7 +255,7 @@ fn run_with(
                 streams: match (watched.take(), &front) {
                     (Some(streams), _) => streams,
                     (None, Some(_)) => Streams::nowhere(),
-                    (None, None) => terminal.streams()?,
+                    (None, None) => terminal.streams(&line)?,
                 },
                 door: door.as_ref().and_then(|door| door.try_clone().ok()),
                 front: front.as_ref().map(UnixStream::try_clone).transpose()?,
@@ -297,7 +305,7 @@ fn run_with(
     });
     dir.finish(&record)?;
     let next = spec.standby && standby::can_follow(&record, &order, scratch, chosen);
-    Ok(Ended { record, outcome, crash, next })
+    Ok(Ended { record, outcome, crash, next, line })
 }
 
 /// All that a run is made of.

@@ -18,8 +18,7 @@ const WORDS: usize = 4096;
 impl Supervisor<'_> {
     pub(super) fn say(&mut self, message: &ToGuest) {
         if let Err(e) = encode(message, &mut self.to_guest) {
-            self.seen.failed.get_or_insert_with(|| format!("the guest cannot be told what to do: {e}"));
-            self.monitor.kill();
+            self.fail(format!("the guest cannot be told what to do: {e}"));
         }
     }
 
@@ -251,7 +250,10 @@ impl Supervisor<'_> {
             self.enter(Phase::Running, self.limits.program);
         }
         match self.input.take() {
-            Some(input) => self.allowance = Some(pump::read_input(input, self.mailbox.clone())),
+            Some(input) => match pump::read_input(input, self.mailbox.clone()) {
+                Ok(allowance) => self.allowance = Some(allowance),
+                Err(e) => self.fail(format!("cannot start a thread for the program's input: {e}")),
+            },
             // It is for those who watch to say so.
             None if self.is_kept() => {}
             None => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
@@ -262,9 +264,21 @@ impl Supervisor<'_> {
     fn on_artifacts(&mut self, bytes: &[u8]) {
         let (dir, bounds, mailbox) = (self.dir.join("artifacts"), self.limits.artifacts, self.mailbox.clone());
         self.artifact_credit.get_or_insert(0);
-        self.unpacking
-            .get_or_insert_with(|| Unpacking::start(dir, bounds, move |n| mailbox.written(Stream::Artifacts, n)))
-            .push(bytes.to_vec());
+        if self.unpacking.is_none() {
+            match Unpacking::start(dir, bounds, move |n| mailbox.written(Stream::Artifacts, n)) {
+                Ok(unpacking) => self.unpacking = Some(unpacking),
+                Err(e) => self.fail(format!("cannot start a thread for the artifacts: {e}")),
+            }
+        }
+        if let Some(unpacking) = &self.unpacking {
+            unpacking.push(bytes.to_vec());
+        }
+    }
+
+    /// The host cannot go on with the run.
+    fn fail(&mut self, why: String) {
+        self.seen.failed.get_or_insert(why);
+        self.monitor.kill();
     }
 
     fn on_stacks(&mut self, text: &str) {

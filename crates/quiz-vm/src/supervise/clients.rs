@@ -135,7 +135,7 @@ impl Clients {
         }
         for client in &mut self.all {
             if let Role::Watches(owing) = &mut client.role {
-                *owing += u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                *owing = owing.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 client.tell(&Answer::Guest(ToHost::Data(ProgramId::MAIN, stream, bytes.into())));
             }
         }

@@ -35,6 +35,10 @@ impl Supervisor<'_> {
         }
         let told_machine = seen.shutdown.as_deref() == Some(PANIC);
         if let (Some(status), true, true, false) = (seen.status, seen.down, ended.success(), told_machine) {
+            if let Some(failed) = &self.artifacts.failed {
+                let place = self.dir.join("artifacts");
+                return Verdict::fault(format!("cannot write what came back to {}: {failed}", place.display()));
+            }
             return match (self.what_is_lost(), self.strict_report()) {
                 (Some(message), _) => Verdict::Lost { message },
                 (None, Some(message)) => Verdict::Report { message },

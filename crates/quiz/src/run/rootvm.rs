@@ -102,7 +102,7 @@ impl RootVm<'_> {
             keep: None,
             cold: true,
             standby: false,
-            json: false,
+            json: None,
             ..self.spec.clone()
         }
     }

@@ -1,6 +1,6 @@
 //! The user's terminal, if there is one: its size, its raw mode, and its restoration on every way out; and the signals.
 
-use std::io::{IsTerminal, Stdin};
+use std::io::{IsTerminal, Stdin, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
@@ -17,6 +17,7 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::context::Context;
 use crate::errors::Fault;
+use crate::standard::{self, Closed, Line};
 
 /// The terminal as we found it, for the panic hook.
 static FOUND: OnceLock<Termios> = OnceLock::new();
@@ -95,19 +96,22 @@ impl Terminal {
 
     /// Standard input for the program. A job in the background has none: reading the terminal would stop it.
     pub fn input(&self) -> Option<OwnedFd> {
-        if !self.readable {
+        // Without standard input there is nothing to read.
+        if !self.readable || standard::is_closed(standard::INPUT) {
             return None;
         }
-        // Without standard input there is nothing to read.
         std::io::stdin().as_fd().try_clone_to_owned().ok()
     }
 
-    /// This process's own streams, for a program.
-    pub fn streams(&self) -> Result<Streams, Fault> {
+    /// This process's own streams, for a program; `line` hears whether its output has ended its last line.
+    pub fn streams(&self, line: &Line) -> Result<Streams, Fault> {
+        // Where both go to one place, what is written last on either counts.
+        let shared = is_one_file(&std::io::stdout(), &std::io::stderr());
+        let errors_line = if shared { line.clone() } else { Line::default() };
         Ok(Streams {
             input: self.input(),
-            output: Box::new(Patient(std::fs::File::from(duplicate(&std::io::stdout())?))),
-            errors: Box::new(Patient(std::fs::File::from(duplicate(&std::io::stderr())?))),
+            output: writer(standard::OUTPUT, &std::io::stdout(), line)?,
+            errors: writer(standard::ERRORS, &std::io::stderr(), &errors_line)?,
         })
     }
 
@@ -173,9 +177,21 @@ fn make_raw(stdin: &Stdin, found: &Termios) -> rustix::io::Result<()> {
     termios::tcsetattr(stdin, OptionalActions::Drain, &raw)
 }
 
-/// A second descriptor of a standard stream, for a thread that closes it when it is done.
-fn duplicate(stream: &impl AsFd) -> Result<OwnedFd, Fault> {
-    stream.as_fd().try_clone_to_owned().map_err(|e| Fault::new(format!("cannot use the standard streams: {e}")))
+/// What writes to a standard stream, on a descriptor of its own, for a thread that closes it when it is done.
+fn writer(number: i32, stream: &impl AsFd, line: &Line) -> Result<Box<dyn Write + Send>, Fault> {
+    if standard::is_closed(number) {
+        return Ok(Box::new(Closed));
+    }
+    let own = stream.as_fd().try_clone_to_owned();
+    let own = own.map_err(|e| Fault::new(format!("cannot use the standard streams: {e}")))?;
+    Ok(Box::new(line.of(Patient(std::fs::File::from(own)))))
+}
+
+fn is_one_file(a: &impl AsFd, b: &impl AsFd) -> bool {
+    match (rustix::fs::fstat(a), rustix::fs::fstat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => false,
+    }
 }
 
 /// A raw terminal; as it was found again when this is dropped.

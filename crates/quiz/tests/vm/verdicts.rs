@@ -85,6 +85,20 @@ fn a_report_of_the_kernel_is_a_failure_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_programs_own_exit_code_is_told_from_quizs() {
+    let sandbox = sandbox();
+    for (program, code) in [("exit 124", 124), ("exit 125", 125), ("kill -INT $$", 130)] {
+        let ran = sandbox.quiz(["sh", "-c", program]);
+        assert_eq!(ran.code, code);
+        assert!(ran.stderr.starts_with("quiz: the program "), "{program}: {}", ran.stderr);
+        let kind = record(&sandbox.last_run())["verdict"]["kind"].clone();
+        assert_eq!(kind, if code == 130 { "signalled" } else { "exited" });
+    }
+    assert_eq!(sandbox.quiz(["-q", "sh", "-c", "exit 124"]).stderr, "");
+    assert_eq!(sandbox.quiz(["sh", "-c", "exit 7"]).stderr, "");
+}
+
+#[test]
 fn a_task_that_does_not_get_on_is_told_from_one_that_is_slow() {
     let sandbox = sandbox();
     let script = "echo '<3>INFO: task sh:12 blocked for more than 10 seconds.' > /dev/kmsg; sleep 60";

@@ -92,6 +92,7 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     if args.list {
         return list(&groups, ctx);
     }
+    crate::standard::require_output()?;
     // Results must not be lost for want of what reads them.
     prepare::require(&[Purpose::ZfsTest], ctx)?;
     let mut options = args.options;
@@ -106,6 +107,7 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     fs_err::write(dir.path().join(RUN_FILE), runfile::write(&groups, patience, suite.names_logs()))?;
     spec.shares.push(ShareSpec { host: dir.path().to_owned(), guest: GUEST_DIR.into(), writable: false });
     spec.command = command(&suite, args.iterations);
+    let records = spec.json.as_ref().map(output::Records::open).transpose()?;
 
     let course = Arc::new(Mutex::new(Course::new(&groups, args.iterations)));
     let screen = Screen::start(&course, ctx);
@@ -132,7 +134,7 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     let course = course.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let result = conclude(record, &course, &suite, ctx)?;
     fs_err::write(result.run.dir.join("tests.json"), result.line() + "\n")?;
-    tell(&result, &course, &spec, ctx)?;
+    tell(&result, &course, records, ctx)?;
     run::prune(&spec, ctx)?;
     Ok(ExitCode::from(result.exit_code))
 }
@@ -271,9 +273,10 @@ fn conclude(record: Record, course: &Course, suite: &Suite, ctx: &Context) -> Re
 }
 
 /// The table, what is wrong, and where to read on.
-fn tell(result: &Conclusion, course: &Course, spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
-    if spec.json {
-        output::text(&(result.line() + "\n"))?;
+fn tell(result: &Conclusion, course: &Course, records: Option<output::Records>, ctx: &Context) -> Result<(), Fault> {
+    if let Some(records) = records {
+        // What the suite says goes to standard error then.
+        records.write(&result.line(), false)?;
     } else if !course.finished().is_empty() {
         output::text("\n")?;
         let mut rows: Vec<Vec<String>> = result.rows.iter().map(|(name, row)| line(name, row)).collect();
@@ -283,7 +286,7 @@ fn tell(result: &Conclusion, course: &Course, spec: &RunSpec, ctx: &Context) -> 
         output::table(&["GROUP", "PASSED", "FAILED", "SKIPPED", "EXPECTED", "NOT RUN", "TIME"], rows)?;
     }
     let say = crate::report::print;
-    if spec.verbosity != Verbosity::Quiet {
+    if ctx.verbosity != Verbosity::Quiet {
         for test in result.tests.iter().filter(|test| !test.expected) {
             say(&format!("{} {}, which should have passed", test.result, test.name));
         }
