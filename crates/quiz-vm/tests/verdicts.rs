@@ -68,7 +68,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         ),
         saver: saves.then_some(&mut nowhere as &mut dyn Saver),
         limits: Limits {
-            boot: bound("silent"),
+            boot: bound("silent").min(if behaviour == "boots-slowly" { Duration::from_secs(3) } else { Duration::MAX }),
             program: None,
             hang: Some(bound("hangs")),
             strict: behaviour.starts_with("strict-"),
@@ -143,6 +143,7 @@ fn faults_are_named() {
         ("never-quits", "did not end within 5 s"),
         ("version", "version"),
         ("stops", "accelerator"),
+        ("disk-full", "cannot write disk0: No space left"),
         ("fails-to-prepare", "no root"),
     ] {
         let Verdict::Fault { message } = run(behaviour) else { panic!("{behaviour} is a fault") };
@@ -233,4 +234,13 @@ fn an_answer_belongs_to_its_question() {
 fn a_saved_vm_that_may_never_go_on_is_a_fault_with_qemus_reason() {
     let Verdict::Fault { message } = run("refuses-to-go-on") else { panic!("it is a fault") };
     assert!(message.contains("Migration is not finalized yet"), "{message}");
+}
+
+#[test]
+fn time_in_which_quiz_was_stopped_is_not_the_guests() {
+    // The guest goes on meanwhile, and nobody hears it.
+    let script = "sleep 1; kill -STOP $PPID; sleep 6; kill -CONT $PPID";
+    let mut stopper = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+    assert_eq!(run("boots-slowly"), Verdict::Exited { code: 0 });
+    assert!(stopper.wait().unwrap().success());
 }

@@ -66,8 +66,8 @@ const ARTIFACTS: Bounds = Bounds { bytes: scratch::OUT_BYTES, entries: 1_000_000
 pub fn run(spec: &RunSpec, call: Option<Call>, ctx: &Context) -> Result<Record, Fault> {
     standard::require_output()?;
     let records = spec.json.as_ref().map(Records::open).transpose()?;
-    let ended = prepare_and_run(spec, Viewer::User, call, ctx)?;
-    ended.announce(spec.verbosity);
+    let mut ended = prepare_and_run(spec, Viewer::User, call, ctx)?;
+    ended.announce(spec.verbosity)?;
     if let Some(records) = records {
         records.write(&ended.record.line(), ended.line.is_open())?;
     }
@@ -111,12 +111,18 @@ pub struct Ended {
     next: bool,
     /// The last line of the program's output.
     line: Line,
+    /// Why its record is not in its directory.
+    unwritten: Option<Fault>,
 }
 
 impl Ended {
     /// Tells the user how, if it was not just the program that exited.
-    pub fn announce(&self, verbosity: Verbosity) {
+    ///
+    /// # Errors
+    /// If the record could not be written.
+    pub fn announce(&mut self, verbosity: Verbosity) -> Result<(), Fault> {
         announce::verdict(&self.outcome, self.crash.as_deref(), &self.record, verbosity);
+        self.unwritten.take().map_or(Ok(()), Err)
     }
 }
 
@@ -296,16 +302,17 @@ fn run_with(
         Start::Bare(_) => ("bare", made),
         Start::Boot => ("boot", made),
     };
-    let crash = crash::read(&mut outcome, spec, kernel, doing.and_then(|doing| doing()), dir.path(), ctx);
+    let crash = crash::read(&mut outcome, spec, kernel, doing.and_then(|doing| doing()), dir.path(), &mut signals, ctx);
+    // From here on nothing waits for anything but the user's own streams, and every signal ends that.
     let mut record =
         Record::new(dir, spec, chosen, vm, kernel, root, choice, how, (call, inputs), started_at, &outcome);
     let crash = crash.map(|crash| {
         record.oops = Some(crash.record);
         crash.short
     });
-    dir.finish(&record)?;
+    let unwritten = dir.finish(&record).err();
     let next = spec.standby && standby::can_follow(&record, &order, scratch, chosen);
-    Ok(Ended { record, outcome, crash, next, line })
+    Ok(Ended { record, outcome, crash, next, line, unwritten })
 }
 
 /// All that a run is made of.

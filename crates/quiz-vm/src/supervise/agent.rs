@@ -73,7 +73,7 @@ impl Supervisor<'_> {
             ToHost::Begun if self.phase == Phase::Resuming => {
                 self.boot = Some(self.began.elapsed());
                 self.phase = Phase::Preparing;
-                self.deadline = Some(self.began + self.limits.boot);
+                self.deadline = Some(self.boot_deadline());
             }
             ToHost::Begun => {}
             ToHost::Started => self.on_started(),
@@ -205,7 +205,7 @@ impl Supervisor<'_> {
     pub(super) fn go_on_from(&mut self, point: Point) {
         self.monitor.say(Verb::Cont);
         self.phase = Phase::Preparing;
-        self.deadline = Some(self.began + self.limits.boot);
+        self.deadline = Some(self.boot_deadline());
         self.say_next(point);
     }
 

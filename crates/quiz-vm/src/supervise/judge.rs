@@ -49,6 +49,9 @@ impl Supervisor<'_> {
             let message = self.console.trouble().unwrap_or("Kernel panic").to_owned();
             return Verdict::Panic { message };
         }
+        if let Some(why) = seen.disk_error.as_ref().filter(|_| seen.stopped) {
+            return Verdict::fault(format!("QEMU stopped the machine because a disk failed on the host: {why}"));
+        }
         if seen.stopped && self.ready.is_some() {
             // With what a guest has done to itself an accelerator cannot go on either.
             return Verdict::Lost { message: "QEMU stopped the machine: it could not go on (see qemu.log)".to_owned() };

@@ -23,6 +23,13 @@ fn main() {
             exit(1);
         }
         "silent" => sleep(),
+        "boots-slowly" => std::thread::sleep(Duration::from_secs(5)),
+        "disk-full" => {
+            let data = r#"{"node-name": "disk0", "operation": "write", "action": "stop", "reason": "No space left"}"#;
+            writeln!(qmp, r#"{{"event": "BLOCK_IO_ERROR", "data": {data}}}"#).unwrap();
+            writeln!(qmp, r#"{{"event": "STOP"}}"#).unwrap();
+            sleep();
+        }
         "stops" => {
             writeln!(qmp, r#"{{"event": "STOP"}}"#).unwrap();
             sleep();
@@ -66,7 +73,7 @@ fn main() {
     say(&mut agent, &ToHost::Started);
     say(&mut agent, &ToHost::Data(ProgramId::MAIN, Stream::Stdout, b"out".as_slice().into()));
     match behaviour.as_str() {
-        "good" | "refuses-other-things" => {
+        "good" | "refuses-other-things" | "boots-slowly" => {
             say(&mut agent, &exited(0));
             say(&mut agent, &down(nonce));
             wait_for_quit(&mut qmp);

@@ -3,15 +3,19 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use fs_err as fs;
 use quiz_config::{RunSpec, ShareSpec};
 use quiz_image::Kernel;
 use quiz_image::kernel::Origin;
 use quiz_symbols::{Origins, Report, Symbols, find, tell, telling};
-use quiz_vm::{Outcome, Verdict};
+use quiz_vm::{Outcome, Signals, Verdict};
 use serde::Serialize;
 
+use super::evidence;
 use crate::context::Context;
 
 /// What a kernel panics of that was asked by an interrupt where it is.
@@ -56,6 +60,7 @@ pub fn read(
     kernel: &Kernel,
     doing: Option<String>,
     dir: &Path,
+    signals: &mut dyn Signals,
     ctx: &Context,
 ) -> Option<Crash> {
     let time_was_over = matches!(outcome.verdict, Verdict::Timeout { .. });
@@ -66,7 +71,7 @@ pub fn read(
     if all.is_empty() {
         return None;
     }
-    let symbols = Symbols::of(&all, &origins(&spec.shares, kernel, ctx));
+    let symbols = symbols_of(all, origins(&spec.shares, kernel, ctx), signals);
     let mut notes = Vec::new();
     let mut keep =
         |written: io::Result<()>| notes.extend(written.err().map(|e| format!("evidence is incomplete: {e}")));
@@ -78,7 +83,7 @@ pub fn read(
                 tell::annotated(asked, &symbols)
             ),
         };
-        keep(fs::write(&stacks_file, tell::annotated(&stacks, &symbols) + &said));
+        keep(evidence::replace(&stacks_file, &(tell::annotated(&stacks, &symbols) + &said)));
     }
     let report = report(outcome, asked);
     let crash = report.map(|report| {
@@ -87,12 +92,42 @@ pub fn read(
         let short = tell::in_short(&report, &symbols, &circumstances);
         if !outcome.oops.is_empty() {
             let text = format!("{short}\nWhat the kernel said:\n\n{}", tell::annotated(&outcome.oops, &symbols));
-            keep(fs::write(dir.join("oops.txt"), text));
+            keep(evidence::replace(&dir.join("oops.txt"), &text));
         }
         Crash { record: record(report, &symbols), short }
     });
     outcome.notes.append(&mut notes);
     crash
+}
+
+/// How often the user's signals are looked at while debug information is read.
+const LOOK: Duration = Duration::from_millis(50);
+/// The stack of the thread that reads debug information, in bytes: that of a program's first thread.
+const STACK: usize = 8 << 20;
+
+/// Looks all frames in `text` up. That may take long, of files that may be anything; a user who does not want to wait for it interrupts it.
+fn symbols_of(text: String, origins: Origins, signals: &mut dyn Signals) -> Symbols {
+    let without = |why: &str| {
+        let mut none = Symbols::default();
+        none.missing.push(format!("no lines of source: {why}"));
+        none
+    };
+    let (sender, found) = mpsc::channel();
+    let look_up = move || sender.send(Symbols::of(&text, &origins)).ok();
+    // It is left behind when it is interrupted, and ends with quiz.
+    if let Err(e) = thread::Builder::new().stack_size(STACK).spawn(look_up) {
+        return without(&format!("cannot start a thread: {e}"));
+    }
+    loop {
+        match found.recv_timeout(LOOK) {
+            Ok(symbols) => return symbols,
+            Err(RecvTimeoutError::Disconnected) => return without("quiz failed while it looked for them"),
+            Err(RecvTimeoutError::Timeout) if signals.pending().iter().any(|signal| *signal != libc::SIGWINCH) => {
+                return without("looking for them was interrupted");
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
 }
 
 /// The report that tells most. Of a guest that did not get on by itself that is where its processors were, for which it was asked; what it

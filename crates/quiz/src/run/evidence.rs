@@ -75,16 +75,18 @@ impl RunDir {
 
     /// Completes the run with its record.
     pub fn finish(&self, record: &Record) -> Result<(), Fault> {
-        let write = || -> io::Result<()> {
-            let mut file =
-                tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o644)).tempfile_in(&self.path)?;
-            file.write_all(record.line().as_bytes())?;
-            file.write_all(b"\n")?;
-            file.persist(self.path.join("result.json"))?;
-            Ok(())
-        };
-        write().map_err(|e| Fault::new(format!("cannot write result.json in {}: {e}", self.path.display())))
+        let written = replace(&self.path.join("result.json"), &(record.line() + "\n"));
+        written.map_err(|e| Fault::new(format!("cannot write result.json in {}: {e}", self.path.display())))
     }
+}
+
+/// Writes a file of a run so that it is there whole or not at all, or as it was before.
+pub fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o644)).tempfile_in(dir)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
 }
 
 impl Drop for RunDir {

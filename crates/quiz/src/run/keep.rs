@@ -163,8 +163,8 @@ pub fn hold(spec: &RunSpec, call: Option<Call>, describes: &str, ctx: &Context) 
     let terminal = Terminal::of_another(describes)
         .ok_or_else(|| Fault::new(format!("--hold-run: `{describes}` describes no terminal")))?;
     let front = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let ended = prepare_and_run(spec, Viewer::Another(terminal, front), call, ctx)?;
-    ended.announce(spec.verbosity);
+    let mut ended = prepare_and_run(spec, Viewer::Another(terminal, front), call, ctx)?;
+    ended.announce(spec.verbosity)?;
     prune(spec, ctx)?;
     Ok(ended.record)
 }

@@ -126,8 +126,8 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     let ended = run::watched(&spec, watch, ctx);
     drop(watcher);
     screen.finish();
-    let ended = ended?;
-    ended.announce(spec.verbosity);
+    let mut ended = ended?;
+    ended.announce(spec.verbosity)?;
     let record = ended.record;
     fs_err::copy(&said, record.dir.join("suite.log"))?;
     fs_err::copy(dir.path().join(RUN_FILE), record.dir.join(RUN_FILE))?;
