@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::boot;
@@ -108,7 +109,8 @@ pub fn write_back(shares: bool, disks: &[String], mut failed: impl FnMut(String)
 }
 
 fn sync_file_system(place: &Path) -> io::Result<()> {
-    let (place, _) = fs::File::open(place)?.into_parts();
+    // Whatever is mounted there is not waited for.
+    let (place, _) = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(place)?.into_parts();
     match rustix::fs::syncfs(&place) {
         // File systems that have nothing to write back need not know how.
         Ok(()) | Err(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ROFS) => Ok(()),

@@ -111,12 +111,14 @@ impl Supervisor<'_> {
                 self.pass_on(id, message);
             }
             ToHost::Ended { id, .. } => self.pass_on(id, message),
+            ToHost::Log(messages) => self.console.log(&messages),
             // When time is over it is asked for what only the evidence is to have.
             ToHost::Kernel { .. } if !matches!(self.phase, Phase::Running | Phase::Kept | Phase::Ending) => {}
             ToHost::Kernel { level, micros, text } => {
+                // The log may have no room for it any more when the run ends.
+                self.console.log(&text);
                 (self.show)(Notice::Kernel { level, micros, text: &text });
             }
-            ToHost::Log(messages) => self.console.log(&messages),
             ToHost::Tainted(bits) => self.seen.taint |= bits,
             ToHost::Note(text) => {
                 (self.show)(Notice::Note(&text));
