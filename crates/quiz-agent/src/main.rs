@@ -55,7 +55,8 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
             programs::listen(receiver, link);
             setup::mount_out(&out_serial).map_err(|e| e.to_string())?;
             artifacts::send_all(link);
-            link.send(&ToHost::Down { nonce, sent: link.sent() });
+            link.send(&ToHost::Sent(link.sent()));
+            link.send(&ToHost::Down { nonce });
             return Ok(());
         }
         _ => return Err("the host wants to start what is not prepared".to_owned()),
@@ -84,7 +85,8 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
     if let Some(watch) = &mut watch {
         watch.tell(link);
     }
-    link.send(&ToHost::Down { nonce, sent: link.sent() });
+    link.send(&ToHost::Sent(link.sent()));
+    link.send(&ToHost::Down { nonce });
     Ok(())
 }
 

@@ -288,3 +288,20 @@ impl JsonTo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_goes_to_a_descriptor_or_to_a_file() {
+        let parse = |text: &str| JsonTo::parse(OsStr::new(text), Path::new("/here"));
+        assert_eq!(parse("fd:3"), Ok(JsonTo::Descriptor(3)));
+        assert_eq!(parse("a/b"), Ok(JsonTo::File("/here/a/b".into())));
+        assert_eq!(parse("./fd:3"), Ok(JsonTo::File("/here/./fd:3".into())));
+        assert_eq!(parse("/x"), Ok(JsonTo::File("/x".into())));
+        for text in ["", "fd:", "fd:x", "fd:-1", "fd:99999999999"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

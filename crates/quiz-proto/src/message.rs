@@ -281,10 +281,6 @@ pub enum ToHost<'a> {
         #[serde(borrow)]
         text: Cow<'a, str>,
     },
-    /// What the kernel has logged since the run began, at its end: messages, each a line. Some may not have come to the console.
-    Log(#[serde(borrow)] Cow<'a, str>),
-    /// Bits of the kernel's taint (`/proc/sys/kernel/tainted`) that were set while the program ran.
-    Tainted(u64),
     /// Something the user should know, such as a share that could not be mounted.
     Note(#[serde(borrow)] Cow<'a, str>),
     /// Where the processes of the guest stand; may come in several pieces.
@@ -307,17 +303,21 @@ pub enum ToHost<'a> {
     },
     /// The guest could not be prepared; the program was not started.
     Failed(#[serde(borrow)] Cow<'a, str>),
-    /// The agent itself has failed, and does nothing any more.
-    Broken(#[serde(borrow)] Cow<'a, str>),
-    /// Something of the run is lost in the guest: what could not be read for the host, or not be written back.
-    Spoilt(#[serde(borrow)] Cow<'a, str>),
     /// Everything is sent and written back, or what is not is told as [`ToHost::Spoilt`]: the VM can be ended.
     Down {
         /// The run's.
         nonce: Nonce,
-        /// What was sent.
-        sent: Sent,
     },
+    /// The agent itself has failed, and does nothing any more.
+    Broken(#[serde(borrow)] Cow<'a, str>),
+    /// Something of the run is lost in the guest: what could not be read for the host, or not be written back.
+    Spoilt(#[serde(borrow)] Cow<'a, str>),
+    /// What the kernel has logged since the run began, at its end: messages, each a line. Some may not have come to the console.
+    Log(#[serde(borrow)] Cow<'a, str>),
+    /// Bits of the kernel's taint (`/proc/sys/kernel/tainted`) that were set while the program ran.
+    Tainted(u64),
+    /// How much was sent; said before [`ToHost::Down`].
+    Sent(Sent),
 }
 
 /// How many bytes of each stream of the run's own program were sent to the host.

@@ -46,10 +46,8 @@ fn to_host() -> impl Strategy<Value = ToHost<'static>> {
         any::<u64>().prop_map(ToHost::Tainted),
         ".*".prop_map(|t| ToHost::Broken(Cow::Owned(t))),
         ".*".prop_map(|t| ToHost::Spoilt(Cow::Owned(t))),
-        (any::<[u8; 16]>(), any::<[u64; 3]>()).prop_map(|(nonce, [stdout, stderr, artifacts])| ToHost::Down {
-            nonce,
-            sent: Sent { stdout, stderr, artifacts }
-        }),
+        any::<[u8; 16]>().prop_map(|nonce| ToHost::Down { nonce }),
+        any::<[u64; 3]>().prop_map(|[stdout, stderr, artifacts]| ToHost::Sent(Sent { stdout, stderr, artifacts })),
     ]
 }
 
@@ -71,7 +69,8 @@ fn owned(m: ToHost<'_>) -> ToHost<'static> {
         ToHost::Ended { id, status } => ToHost::Ended { id, status },
         ToHost::StacksEnd => ToHost::StacksEnd,
         ToHost::Exited { nonce, status } => ToHost::Exited { nonce, status },
-        ToHost::Down { nonce, sent } => ToHost::Down { nonce, sent },
+        ToHost::Down { nonce } => ToHost::Down { nonce },
+        ToHost::Sent(sent) => ToHost::Sent(sent),
         ToHost::Log(t) => ToHost::Log(t.into_owned().into()),
         ToHost::Tainted(bits) => ToHost::Tainted(bits),
         ToHost::Broken(t) => ToHost::Broken(t.into_owned().into()),

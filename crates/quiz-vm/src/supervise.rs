@@ -225,7 +225,7 @@ struct Seen {
     spoilt: Option<String>,
     /// How much of the program's streams has come, and how much the agent says that it has sent.
     received: Sent,
-    sent: Sent,
+    sent: Option<Sent>,
     /// The bits of the kernel's taint that were set while the program ran.
     taint: u64,
     shutdown: Option<String>,

@@ -149,9 +149,9 @@ impl Supervisor<'_> {
                     }
                 }
             }
-            ToHost::Down { nonce, sent } if nonce == self.nonce => {
+            ToHost::Sent(sent) => self.seen.sent = Some(sent),
+            ToHost::Down { nonce } if nonce == self.nonce => {
                 self.seen.down = true;
-                self.seen.sent = sent;
                 self.quit();
             }
             ToHost::Exited { .. } | ToHost::Down { .. } => {

@@ -91,7 +91,9 @@ impl Supervisor<'_> {
 
     /// What of a run that went well is not all there.
     fn what_is_lost(&self) -> Option<String> {
-        let Seen { spoilt, received, sent, .. } = &self.seen;
+        let Seen { spoilt, received, .. } = &self.seen;
+        // An agent that sends anything sends this.
+        let sent = self.seen.sent.unwrap_or(*received);
         let streams = [
             ("standard output", received.stdout, sent.stdout),
             ("standard error", received.stderr, sent.stderr),

@@ -47,7 +47,7 @@ fn main() {
             let nonce = hear_start(&mut agent);
             say(&mut agent, &ToHost::Started);
             say(&mut agent, &ToHost::Exited { nonce, status: Status::Code(0) });
-            say(&mut agent, &ToHost::Down { nonce, sent: Sent::default() });
+            say(&mut agent, &ToHost::Down { nonce });
             sleep();
         }
         "refuses-other-things" => {
@@ -75,35 +75,35 @@ fn main() {
     match behaviour.as_str() {
         "good" | "refuses-other-things" | "boots-slowly" => {
             say(&mut agent, &exited(0));
-            say(&mut agent, &down(nonce));
+            say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
         }
         "other-nonce" => {
             let nonce = nonce.map(|byte| !byte);
             say(&mut agent, &ToHost::Exited { nonce, status: Status::Code(0) });
-            say(&mut agent, &down(nonce));
+            say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
         }
         "no-down" => say(&mut agent, &exited(0)),
         "no-exited" => {
-            say(&mut agent, &down(nonce));
+            say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
         }
         "fails-at-the-end" => {
             say(&mut agent, &exited(0));
-            say(&mut agent, &down(nonce));
+            say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
             eprintln!("qemu: the disk is full");
             exit(1);
         }
         "killed-at-the-end" => {
             say(&mut agent, &exited(0));
-            say(&mut agent, &down(nonce));
+            say(&mut agent, &ToHost::Down { nonce });
             std::process::abort();
         }
         "never-quits" => {
             say(&mut agent, &exited(0));
-            say(&mut agent, &down(nonce));
+            say(&mut agent, &ToHost::Down { nonce });
             sleep();
         }
         "panic-behind-exit" => {
@@ -114,7 +114,7 @@ fn main() {
         "exits-twice" => {
             say(&mut agent, &exited(1));
             say(&mut agent, &exited(0));
-            say(&mut agent, &down(nonce));
+            say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
         }
         "starts-twice" => {
@@ -129,7 +129,7 @@ fn main() {
                 say(&mut agent, &ToHost::Pulse);
             }
             say(&mut agent, &exited(0));
-            say(&mut agent, &down(nonce));
+            say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
         }
         "floods" => {
@@ -138,7 +138,7 @@ fn main() {
                 console.write_all(&line).unwrap();
             }
             say(&mut agent, &exited(0));
-            say(&mut agent, &down(nonce));
+            say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
         }
         // A kernel that breaks its agent, or a program that has taken the agent's place.
@@ -178,7 +178,8 @@ fn main() {
             }
             say(&mut agent, &exited(0));
             let stdout = if behaviour == "loses-output" { 4 } else { 3 };
-            say(&mut agent, &ToHost::Down { nonce, sent: Sent { stdout, ..Sent::default() } });
+            say(&mut agent, &ToHost::Sent(Sent { stdout, ..Sent::default() }));
+            say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
         }
         other => panic!("unknown behaviour {other}"),
@@ -189,11 +190,6 @@ fn say(agent: &mut File, message: &ToHost) {
     let mut bytes = Vec::new();
     encode(message, &mut bytes).unwrap();
     agent.write_all(&bytes).unwrap();
-}
-
-/// The end of a guest whose program has written what this one's always does.
-fn down(nonce: Nonce) -> ToHost<'static> {
-    ToHost::Down { nonce, sent: Sent { stdout: 3, ..Sent::default() } }
 }
 
 fn hear_start(agent: &mut File) -> Nonce {
