@@ -1,7 +1,8 @@
 //! Sends what the program left in `/quiz/out` to the host, as a tar archive.
 
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use quiz_proto::{CHUNK, ProgramId, Stream, ToHost};
@@ -9,24 +10,28 @@ use quiz_proto::{CHUNK, ProgramId, Stream, ToHost};
 use crate::link::Link;
 use crate::setup::OUT;
 
-/// Sends everything, or nothing when there is nothing. What cannot be sent is named in a note.
+/// Sends everything, or nothing when there is nothing. What cannot be read is told: the run is no success without it.
 pub fn send_all(link: &Link) {
     let writer = BufWriter::with_capacity(CHUNK, link.sender(ProgramId::MAIN, Stream::Artifacts));
     let sent = archive(link, writer);
     if let Err(e) = sent
         && e.kind() != io::ErrorKind::BrokenPipe
     {
-        link.send(&ToHost::Note(format!("the artifacts are incomplete: {e}").into()));
+        spoilt(link, OUT, &e);
     }
 }
 
 /// Looks for what there is to send, for practice.
 pub fn rehearse() {
-    entries_of(Path::new(OUT));
+    entries_of(Path::new(OUT)).ok();
+}
+
+fn spoilt(link: &Link, what: impl std::fmt::Display, why: &io::Error) {
+    link.send(&ToHost::Spoilt(format!("what the program left in {what} cannot all be read: {why}").into()));
 }
 
 fn archive(link: &Link, writer: impl Write) -> io::Result<()> {
-    let mut entries = entries_of(Path::new(OUT));
+    let mut entries = entries_of(Path::new(OUT))?;
     // The file system's own; empty unless it was repaired.
     entries.retain(|name| name.as_os_str() != "lost+found");
     if entries.is_empty() {
@@ -36,13 +41,29 @@ fn archive(link: &Link, writer: impl Write) -> io::Result<()> {
     archive.follow_symlinks(false);
     while let Some(name) = entries.pop() {
         let path = Path::new(OUT).join(&name);
-        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(e) => {
+                spoilt(link, path.display(), &e);
+                continue;
+            }
+        };
         let kind = meta.file_type();
         if kind.is_dir() {
             archive.append_dir(&name, &path)?;
-            entries.extend(entries_of(&path).into_iter().map(|inner| name.join(inner)));
+            match entries_of(&path) {
+                Ok(inner) => entries.extend(inner.into_iter().map(|inner| name.join(inner))),
+                Err(e) => spoilt(link, path.display(), &e),
+            }
         } else if kind.is_file() || kind.is_symlink() {
-            append(&mut archive, &path, &name, &meta)?;
+            match open(&path, kind.is_file()) {
+                Ok(file) => {
+                    if let Some(e) = append(&mut archive, &path, &name, &meta, file)? {
+                        spoilt(link, path.display(), &e);
+                    }
+                }
+                Err(e) => spoilt(link, path.display(), &e),
+            }
         } else {
             link.send(&ToHost::Note(format!("{} is no file, and stays in the guest", path.display()).into()));
         }
@@ -50,23 +71,77 @@ fn archive(link: &Link, writer: impl Write) -> io::Result<()> {
     archive.into_inner()?.flush()
 }
 
+/// The file at `path`, if it is one: what cannot be opened is left out before anything of it is in the archive.
+fn open(path: &Path, is_file: bool) -> io::Result<Option<File>> {
+    is_file.then(|| fs::File::open(path).map(|file| file.into_parts().0)).transpose()
+}
+
+/// Adds a file, or a link where there is none. Gives the error of a file that could not be read to its end.
 fn append(
     archive: &mut tar::Builder<impl Write>,
     path: &Path,
     name: &Path,
     meta: &std::fs::Metadata,
-) -> io::Result<()> {
-    if meta.file_type().is_symlink() {
-        let mut header = tar::Header::new_gnu();
-        header.set_metadata(meta);
+    file: Option<File>,
+) -> io::Result<Option<io::Error>> {
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(meta);
+    let Some(file) = file else {
         header.set_size(0);
-        return archive.append_link(&mut header, name, fs::read_link(path)?);
-    }
-    let (mut file, _) = fs::File::open(path)?.into_parts();
-    archive.append_file(name, &mut file)
+        archive.append_link(&mut header, name, fs::read_link(path)?)?;
+        return Ok(None);
+    };
+    let mut contents = Contents { file, left: meta.len(), error: None };
+    header.set_size(contents.left);
+    archive.append_data(&mut header, name, &mut contents)?;
+    Ok(contents.error)
 }
 
-fn entries_of(dir: &Path) -> Vec<std::path::PathBuf> {
-    let Ok(found) = fs::read_dir(dir) else { return Vec::new() };
-    found.flatten().map(|entry| entry.file_name().into()).collect()
+/// Just as many bytes as the archive has been told that there are, with zeros in the place of those that cannot be read: what follows in the
+/// archive would be lost otherwise.
+struct Contents {
+    file: File,
+    left: u64,
+    error: Option<io::Error>,
+}
+
+impl Read for Contents {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let mut n = most;
+        if most > 0 && self.error.is_none() {
+            match self.file.read(&mut buffer[..most]) {
+                Ok(0) => self.error = Some(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => n = read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
+                Err(e) => self.error = Some(e),
+            }
+        }
+        if self.error.is_some() {
+            buffer[..n].fill(0);
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+fn entries_of(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_to_its_end_has_its_size_all_the_same() {
+        let short = fs::read("/proc/self/stat").unwrap().len();
+        let file = fs::File::open("/proc/self/stat").unwrap().into_parts().0;
+        let mut contents = Contents { file, left: short as u64 + 500, error: None };
+        let mut bytes = Vec::new();
+        contents.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len(), short + 500);
+        assert!(bytes.ends_with(&[0; 400]) && bytes[0] != 0);
+        assert!(contents.error.is_some());
+    }
 }

@@ -72,12 +72,15 @@ pub fn open_port() -> io::Result<std::fs::File> {
 
 /// The block device whose virtio serial number is `serial`, waiting for it to appear.
 pub fn disk(serial: &str) -> io::Result<PathBuf> {
-    wait_for(&format!("the disk {serial}"), || {
-        let disks = fs::read_dir("/sys/block").ok()?;
-        disks.flatten().find_map(|disk| {
-            let found = fs::read_to_string(disk.path().join("serial")).ok()?;
-            (found.trim_end() == serial).then(|| PathBuf::from("/dev").join(disk.file_name()))
-        })
+    wait_for(&format!("the disk {serial}"), || find_disk(serial))
+}
+
+/// The same, if it is there.
+pub fn find_disk(serial: &str) -> Option<PathBuf> {
+    let disks = fs::read_dir("/sys/block").ok()?;
+    disks.flatten().find_map(|disk| {
+        let found = fs::read_to_string(disk.path().join("serial")).ok()?;
+        (found.trim_end() == serial).then(|| PathBuf::from("/dev").join(disk.file_name()))
     })
 }
 

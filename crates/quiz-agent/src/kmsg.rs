@@ -1,13 +1,20 @@
-//! Forwards the kernel's messages to the host while the program runs.
-//!
-//! All are on the console anyway; these are the ones that the user wants to see at once.
+//! The kernel's log: the messages that the user wants to see at once, and all of a run for the host to judge. Not for the console, where
+//! all are in any case, some of them late.
 
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::thread;
 
-use quiz_proto::ToHost;
+use fs_err::os::unix::fs::OpenOptionsExt;
+
+use quiz_proto::{CHUNK, ToHost};
 
 use crate::link::Link;
+
+/// How much of the log is sent at most, in bytes: more than any kernel's holds. One that never stops to talk is not to keep the run from its
+/// end.
+const LOG: usize = 8 << 20;
 
 /// Forwards those of this level and worse from now on, on a thread of its own.
 pub fn forward(link: Link, least: u8) {
@@ -33,6 +40,82 @@ pub fn forward(link: Link, least: u8) {
     });
 }
 
+/// What tells whether anything was wrong with the kernel during a run, beside what it prints on its console.
+pub struct Watch {
+    log: Option<File>,
+    taint: Option<File>,
+    taint_before: u64,
+}
+
+impl Watch {
+    /// Looks from now on. A kernel without one of the two is judged by the other, and by its console.
+    pub fn start() -> Watch {
+        let mut log = fs_err::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok();
+        if log.as_mut().is_some_and(|log| log.seek(SeekFrom::End(0)).is_err()) {
+            log = None;
+        }
+        let mut watch = Watch {
+            log: log.map(|log| log.into_parts().0),
+            // Held open, because the program can mount something else there.
+            taint: fs_err::File::open("/proc/sys/kernel/tainted").ok().map(|file| file.into_parts().0),
+            taint_before: 0,
+        };
+        watch.begin();
+        watch
+    }
+
+    /// The program begins: what the kernel was tainted with before is not its doing.
+    pub fn begin(&mut self) {
+        self.taint_before = self.taint();
+    }
+
+    /// Tells the host what has come since it was told last.
+    pub fn tell(&mut self, link: &Link) {
+        self.send_log(link);
+        let gained = self.taint() & !self.taint_before;
+        if gained != 0 {
+            link.send(&ToHost::Tainted(gained));
+        }
+    }
+
+    fn send_log(&mut self, link: &Link) {
+        let Some(log) = &mut self.log else { return };
+        let (mut record, mut lines, mut sent) = ([0; 8192], String::new(), 0);
+        while sent < LOG {
+            match log.read(&mut record) {
+                Ok(n) => {
+                    let record = String::from_utf8_lossy(&record[..n]);
+                    let Some(text) = text(&record) else { continue };
+                    // The kernel writes what is not to be printed as a number, such as the end of a line.
+                    lines += &text.replace("\\x0a", "\n");
+                    lines.push('\n');
+                }
+                Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+            if lines.len() >= CHUNK / 2 {
+                sent += lines.len();
+                link.send(&ToHost::Log(std::mem::take(&mut lines).into()));
+            }
+        }
+        if !lines.is_empty() {
+            link.send(&ToHost::Log(lines.into()));
+        }
+    }
+
+    fn taint(&self) -> u64 {
+        let mut text = [0; 32];
+        let n = self.taint.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
+        String::from_utf8_lossy(&text[..n]).trim().parse().unwrap_or(0)
+    }
+}
+
+/// The text of one record of `/dev/kmsg`, whoever wrote it: a line of it on the console looks the same.
+fn text(record: &str) -> Option<&str> {
+    record.split_once(';')?.1.split('\n').next()
+}
+
 /// Level, time and text of one record of `/dev/kmsg` (`Documentation/ABI/testing/dev-kmsg`), if it is the kernel's own.
 fn parse(record: &str) -> Option<(u8, u64, &str)> {
     let (prefix, rest) = record.split_once(';')?;
@@ -46,12 +129,14 @@ fn parse(record: &str) -> Option<(u8, u64, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{parse, text};
 
     #[test]
     fn only_the_kernels_own_are_taken() {
         assert_eq!(parse("4,12,99,-;careful\n SUBSYSTEM=x\n"), Some((4, 99, "careful")));
         assert_eq!(parse("12,12,99,-;from user space\n"), None);
         assert_eq!(parse("nonsense"), None);
+        assert_eq!(text("12,12,99,-;from user space\n"), Some("from user space"));
+        assert_eq!(text("4,12,99,-;careful\n SUBSYSTEM=x\n"), Some("careful"));
     }
 }

@@ -4,8 +4,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
-use quiz_proto::{CHUNK, Decoder, ProgramId, Stream, ToGuest, ToHost, WINDOW, encode};
+use quiz_proto::{CHUNK, Decoder, ProgramId, Sent, Stream, ToGuest, ToHost, WINDOW, encode};
+
+/// How long a port that takes nothing is left alone before it is tried again.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// The sending end, shared by every thread that has something to say.
 #[derive(Clone)]
@@ -22,6 +27,10 @@ struct Shared {
 struct Port {
     file: File,
     buffer: Vec<u8>,
+    /// Of the run's own program.
+    sent: Sent,
+    /// A frame could not be written whole: the host would not understand the next.
+    is_broken: bool,
 }
 
 /// What may still be sent of one stream, in bytes; `None` when nobody reads it any more.
@@ -46,8 +55,8 @@ impl Link {
     /// Both ends of the channel on an open port.
     pub fn new(port: File) -> (Link, Receiver) {
         let reader = port.try_clone().expect("a descriptor can be duplicated this early");
-        let shared =
-            Shared { port: Mutex::new(Port { file: port, buffer: Vec::new() }), outgoing: Mutex::new(HashMap::new()) };
+        let port = Port { file: port, buffer: Vec::new(), sent: Sent::default(), is_broken: false };
+        let shared = Shared { port: Mutex::new(port), outgoing: Mutex::new(HashMap::new()) };
         (
             Link { shared: Arc::new(shared) },
             Receiver { port: reader, decoder: Decoder::default(), buffer: vec![0; 2 * CHUNK] },
@@ -64,6 +73,11 @@ impl Link {
         if let Ok(mut port) = self.shared.port.try_lock() {
             send_on(&mut port, message);
         }
+    }
+
+    /// How much of the program's streams was sent, so that the host can tell that it has all.
+    pub fn sent(&self) -> Sent {
+        locked(&self.shared.port).sent
     }
 
     /// The sending end of a stream that begins.
@@ -138,9 +152,39 @@ impl Write for Sender {
 }
 
 fn send_on(port: &mut Port, message: &ToHost) {
+    if port.is_broken {
+        return;
+    }
+    if let ToHost::Data(ProgramId::MAIN, stream, bytes) = message {
+        port.sent.add(*stream, bytes.len());
+    }
     port.buffer.clear();
-    encode(message, &mut port.buffer);
-    port.file.write_all(&port.buffer).ok();
+    if let Err(e) = encode(message, &mut port.buffer) {
+        // What is not data may be of any length, and the host is to know that something is missing.
+        let broken = ToHost::Broken(format!("the agent failed: {e}").into());
+        encode(&broken, &mut port.buffer).expect("a short message fits a frame");
+    }
+    if let Err(e) = write_whole(&port.file, &port.buffer) {
+        port.is_broken = true;
+        crate::boot::log(&format!("the channel to the host is broken: {e}"));
+    }
+}
+
+/// Writes to a port. The kernel copies what is written, and a guest that is short of memory, or is made to look so, has none for that at
+/// times: nothing is lost by trying again.
+fn write_whole(mut port: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match port.write(bytes) {
+            Ok(0) => thread::sleep(PAUSE),
+            Ok(n) => bytes = &bytes[n..],
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN | libc::ENOSPC)) => {
+                thread::sleep(PAUSE);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 impl Receiver {

@@ -55,6 +55,7 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
             programs::listen(receiver, link);
             setup::mount_out(&out_serial).map_err(|e| e.to_string())?;
             artifacts::send_all(link);
+            link.send(&ToHost::Sent(link.sent()));
             link.send(&ToHost::Down { nonce });
             return Ok(());
         }
@@ -72,11 +73,19 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
             _ => return Err("the host's second message is not an order to start".to_owned()),
         }
     };
+    let mut watch = order.strict.then(kmsg::Watch::start);
     setup::personalize(&order.personal, &identity).map_err(|e| e.to_string())?;
-    programs::run(&order, nonce, link, receiver);
+    programs::run(&order, nonce, link, receiver, watch.as_mut());
     artifacts::send_all(link);
     let writable = order.personal.shares.iter().any(|share| share.writable);
-    mounts::write_back(writable, order.personal.write_back);
+    let kept = if order.personal.write_back { &order.personal.changed[..] } else { &[] };
+    mounts::write_back(writable, kept, |what| {
+        link.send(&ToHost::Spoilt(format!("what the run has written cannot all be kept: {what}").into()));
+    });
+    if let Some(watch) = &mut watch {
+        watch.tell(link);
+    }
+    link.send(&ToHost::Sent(link.sent()));
     link.send(&ToHost::Down { nonce });
     Ok(())
 }
@@ -111,7 +120,7 @@ fn next(receiver: &mut Receiver) -> Result<First, String> {
 /// A panic of the agent ends the guest's first process, which would look like a kernel panic of the user's making.
 fn report_panics_on(link: Link) {
     std::panic::set_hook(Box::new(move |info| {
-        link.send_if_free(&ToHost::Failed(format!("the agent failed: {info}").into()));
+        link.send_if_free(&ToHost::Broken(format!("the agent failed: {info}").into()));
         boot::log(&format!("the agent failed: {info}"));
         loop {
             std::thread::park();

@@ -5,7 +5,10 @@ use std::io;
 use std::path::Path;
 
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
 use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::boot;
 
 /// One mount: what, where, how.
 pub struct Mount<'a> {
@@ -45,11 +48,11 @@ pub fn mount(m: &Mount) -> io::Result<()> {
 
 /// Mounts what a guest can live without: a file system that is not in the kernel's list is no fault of the run.
 pub fn mount_if_known(m: &Mount, known: &str) {
-    if crate::boot::is_known(m.kind, known)
+    if boot::is_known(m.kind, known)
         && m.target.is_dir()
         && let Err(e) = mount(m)
     {
-        crate::boot::log(&e.to_string());
+        boot::log(&e.to_string());
     }
 }
 
@@ -58,21 +61,68 @@ pub fn move_to(from: &str, to: &str) -> io::Result<()> {
     rustix::mount::mount_move(from, to).map_err(|e| io::Error::other(format!("moving {from} to {to}: {e}")))
 }
 
-/// Everything that outlives the VM is written back: shares that can be written (`shares`), and disks of the user's (`disks`).
+/// Everything that outlives the VM is written back: shares that can be written (`shares`), and disks that are kept, by their serial numbers.
+/// Calls `failed` with what could not be.
 ///
-/// What is thrown away with the VM is not worth the time. A share that is still in use is left mounted: it is synced.
-pub fn write_back(shares: bool, disks: bool) {
-    let mounted = if shares { fs::read_to_string("/proc/self/mounts").unwrap_or_default() } else { String::new() };
+/// What is thrown away with the VM is not worth the time, and may have been made to fail. A share that is still in use is left mounted: it is
+/// synced.
+pub fn write_back(shares: bool, disks: &[String], mut failed: impl FnMut(String)) {
+    if !shares && disks.is_empty() {
+        return;
+    }
+    let devices: Vec<String> = disks
+        .iter()
+        .filter_map(|serial| boot::find_disk(serial))
+        .map(|device| device.to_string_lossy().into_owned())
+        .collect();
+    let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_else(|e| {
+        failed(format!("it is not known what is mounted: {e}"));
+        String::new()
+    });
     for line in mounted.lines().rev() {
         let fields: Vec<&str> = line.split(' ').collect();
-        if let [_, target, "9p", options, ..] = fields[..]
-            && options.split(',').any(|option| option == "rw")
-        {
-            rustix::mount::unmount(unescape(target).as_str(), UnmountFlags::empty()).ok();
+        let [source, target, kind, options, ..] = fields[..] else { continue };
+        let is_share = shares && kind == "9p";
+        // A partition has the name of its disk and a number.
+        let is_kept = devices.iter().any(|device| source.starts_with(device));
+        if !(is_share || is_kept) || !options.split(',').any(|option| option == "rw") {
+            continue;
+        }
+        let target = unescape(target);
+        // Unlike `sync`, this tells of what has failed before, too.
+        let mut done = sync_file_system(Path::new(&target));
+        if is_share {
+            done = done.and(unmount(&target));
+        }
+        if let Err(e) = done {
+            failed(format!("{target}: {e}"));
         }
     }
-    if shares || disks {
-        rustix::fs::sync();
+    rustix::fs::sync();
+    // What programs have written to the devices themselves.
+    for device in devices {
+        let synced = fs::File::open(&device).and_then(|disk| disk.file().sync_all());
+        if let Err(e) = synced {
+            failed(format!("{device}: {e}"));
+        }
+    }
+}
+
+fn sync_file_system(place: &Path) -> io::Result<()> {
+    // Whatever is mounted there is not waited for.
+    let (place, _) = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(place)?.into_parts();
+    match rustix::fs::syncfs(&place) {
+        // File systems that have nothing to write back need not know how.
+        Ok(()) | Err(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ROFS) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn unmount(target: &str) -> io::Result<()> {
+    match rustix::mount::unmount(target, UnmountFlags::empty()) {
+        // It is covered by another mount, or gone with one; or in use.
+        Ok(()) | Err(rustix::io::Errno::BUSY | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 

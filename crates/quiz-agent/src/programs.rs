@@ -87,10 +87,14 @@ impl Outputs {
     }
 }
 
-/// Runs the order's program to its end and reports it; all its output is sent before that. A guest that is to be kept then waits for its end.
-pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver) {
+/// Runs the order's program to its end and reports it; all its output is sent before that, and what `watch` has seen. A guest that is to be
+/// kept then waits for its end.
+pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver, mut watch: Option<&mut kmsg::Watch>) {
     let program = &order.program;
     let programs = listen(receiver, link);
+    if let Some(watch) = &mut watch {
+        watch.begin();
+    }
     let mut running = match Running::start(program) {
         Ok(running) => running,
         Err(status) => return link.send(&ToHost::Exited { nonce, status }),
@@ -123,6 +127,9 @@ pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver) {
     drop(slave);
     outputs.drain();
     locked(&programs.table).running.remove(&ProgramId::MAIN);
+    if let Some(watch) = watch {
+        watch.tell(link);
+    }
     link.send(&ToHost::Exited { nonce, status });
     if order.keep {
         programs.wait_for_end();
@@ -144,7 +151,7 @@ impl Programs {
     fn hear(self: &Arc<Self>, mut receiver: Receiver) {
         loop {
             if let Err(e) = receiver.next(|message| self.obey(message)) {
-                return self.link.send(&ToHost::Failed(format!("the host is not understood: {e}").into()));
+                return self.link.send(&ToHost::Broken(format!("the host is not understood: {e}").into()));
             }
         }
     }

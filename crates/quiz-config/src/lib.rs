@@ -24,7 +24,7 @@ pub use origin::Origin;
 pub use profile::{Catalog, Chosen, Given, Profile, ProfileError};
 pub use settings::{Effective, KEYS, Key, Settings, Sourced, nearest};
 pub use spec::{
-    AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, ImageFormat, KernelMessages, RootBuilder, RunSpec, ShareSpec,
-    Verbosity, WorktreeMode,
+    AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, ImageFormat, JsonTo, KernelMessages, RootBuilder, RunSpec,
+    ShareSpec, Verbosity, WorktreeMode,
 };
 pub use worktree::{Caller, Worktree};

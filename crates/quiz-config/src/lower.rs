@@ -10,7 +10,7 @@ use crate::origin::Origin;
 use crate::profile::Given;
 use crate::profile::option::Written;
 use crate::settings::{Settings, Sourced};
-use crate::spec::{RunSpec, ShareSpec, Verbosity};
+use crate::spec::{JsonTo, RunSpec, ShareSpec, Verbosity};
 use crate::time::Limit;
 use crate::value::{Keep, Name};
 
@@ -34,7 +34,7 @@ pub struct Invocation {
     /// `-v`, `-q`
     pub verbosity: Verbosity,
     /// `--json`
-    pub json: bool,
+    pub json: Option<JsonTo>,
     /// The directory that quiz was called in.
     pub cwd: PathBuf,
     /// The worktree's top.
@@ -306,7 +306,7 @@ mod tests {
             standby: false,
             special_files: false,
             verbosity: Verbosity::Normal,
-            json: false,
+            json: None,
             keep_runs: Some(50),
             keep_days: Some(14),
         };

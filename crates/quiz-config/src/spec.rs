@@ -3,7 +3,7 @@
 //! Not for how it is done: which kernel a selector means, which accelerator works and what QEMU's command line looks
 //! like are found out later, from this.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -102,8 +102,8 @@ pub struct RunSpec {
     pub special_files: bool,
     /// How much quiz says.
     pub verbosity: Verbosity,
-    /// Print the run's record as one line of JSON at the end.
-    pub json: bool,
+    /// Where the run's record is written as one line of JSON at the end. None: nowhere.
+    pub json: Option<JsonTo>,
     /// How many runs' directories are kept in a worktree. None: all.
     pub keep_runs: Option<u32>,
     /// For how many days runs' directories are kept in a worktree. None: for ever.
@@ -294,4 +294,49 @@ pub enum Verbosity {
     Normal,
     /// Every kernel message, and what quiz does.
     Verbose,
+}
+
+/// Where a record goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JsonTo {
+    /// To standard output, after what the program has written there.
+    Output,
+    /// To a descriptor that quiz was started with.
+    Descriptor(i32),
+    /// To a file.
+    File(PathBuf),
+}
+
+impl JsonTo {
+    /// The place that `text` names: `fd:3`, or a file; relative paths are so to `cwd`.
+    ///
+    /// # Errors
+    /// A descriptor that is no number.
+    pub fn parse(text: &OsStr, cwd: &Path) -> Result<JsonTo, String> {
+        match text.to_str().and_then(|text| text.strip_prefix("fd:")) {
+            Some(number) => match number.parse() {
+                Ok(number @ 0..) => Ok(JsonTo::Descriptor(number)),
+                _ => Err(format!("`{number}` is no number of a descriptor; a file of that name is ./fd:{number}")),
+            },
+            None if text.is_empty() => Err("a file has a name".to_owned()),
+            None => Ok(JsonTo::File(cwd.join(text))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_goes_to_a_descriptor_or_to_a_file() {
+        let parse = |text: &str| JsonTo::parse(OsStr::new(text), Path::new("/here"));
+        assert_eq!(parse("fd:3"), Ok(JsonTo::Descriptor(3)));
+        assert_eq!(parse("a/b"), Ok(JsonTo::File("/here/a/b".into())));
+        assert_eq!(parse("./fd:3"), Ok(JsonTo::File("/here/./fd:3".into())));
+        assert_eq!(parse("/x"), Ok(JsonTo::File("/x".into())));
+        for text in ["", "fd:", "fd:x", "fd:-1", "fd:99999999999"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
 }

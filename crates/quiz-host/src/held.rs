@@ -90,8 +90,11 @@ impl HeldDir {
     /// If it cannot be written.
     pub fn write_whole(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let new = format!(".{name}.new");
-        io::Write::write_all(&mut self.create(&new)?, bytes).map_err(|e| named(&self.path.join(name), e))?;
-        self.dir.rename(&new, &self.dir, name).map_err(|e| named(&self.path.join(name), e))
+        let written = self.create(&new).and_then(|mut file| io::Write::write_all(&mut file, bytes));
+        written.and_then(|()| self.dir.rename(&new, &self.dir, name)).map_err(|e| {
+            self.remove_file(&new);
+            named(&self.path.join(name), e)
+        })
     }
 
     /// Opens the plain file `name` to read it.

@@ -29,18 +29,39 @@ impl fmt::Display for FrameError {
 
 impl core::error::Error for FrameError {}
 
+/// A message that does not fit a frame: so many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong(pub usize);
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a message of {} bytes does not fit a frame (at most {MAX_MESSAGE} do)", self.0)
+    }
+}
+
+impl core::error::Error for TooLong {}
+
 /// Appends `message` to `out` as one frame.
 ///
-/// # Panics
-/// If the message is larger than [`MAX_MESSAGE`]: the sender splits streams into [`crate::CHUNK`]s, and bounds the rest.
-pub fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) {
+/// # Errors
+/// If the message is larger than [`MAX_MESSAGE`]; `out` is as it was then. The sender splits streams into [`crate::CHUNK`]s, and bounds
+/// the rest.
+pub fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), TooLong> {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     let taken = core::mem::take(out);
     *out = postcard::to_extend(message, taken).expect("messages are plain data, and a Vec grows");
     let length = out.len() - start - 4;
-    assert!(length <= MAX_MESSAGE, "a message of {length} bytes does not fit a frame");
-    out[start..start + 4].copy_from_slice(&u32::try_from(length).expect("bounded above").to_le_bytes());
+    match u32::try_from(length) {
+        Ok(prefix) if length <= MAX_MESSAGE => {
+            out[start..start + 4].copy_from_slice(&prefix.to_le_bytes());
+            Ok(())
+        }
+        _ => {
+            out.truncate(start);
+            Err(TooLong(length))
+        }
+    }
 }
 
 /// Collects bytes until a frame is whole.

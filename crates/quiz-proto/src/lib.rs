@@ -10,11 +10,11 @@ extern crate alloc;
 mod codec;
 mod message;
 
-pub use codec::{Decoder, FrameError, encode};
+pub use codec::{Decoder, FrameError, TooLong, encode};
 pub use message::*;
 
 /// Version of the frames. Any change to a message changes it.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// The largest message, in bytes, without its length prefix. Anything longer is refused before it is buffered.
 ///

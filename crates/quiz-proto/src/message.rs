@@ -173,6 +173,8 @@ pub struct Order {
     pub messages: Option<u8>,
     /// The guest stays when the program has ended, until [`ToGuest::End`].
     pub keep: bool,
+    /// The run must be free of reports of the kernel's: [`ToHost::Log`] and [`ToHost::Tainted`] are wanted.
+    pub strict: bool,
 }
 
 /// What the host says.
@@ -301,9 +303,43 @@ pub enum ToHost<'a> {
     },
     /// The guest could not be prepared; the program was not started.
     Failed(#[serde(borrow)] Cow<'a, str>),
-    /// Everything is sent and written back: the VM can be ended.
+    /// Everything is sent and written back, or what is not is told as [`ToHost::Spoilt`]: the VM can be ended.
     Down {
         /// The run's.
         nonce: Nonce,
     },
+    /// The agent itself has failed, and does nothing any more.
+    Broken(#[serde(borrow)] Cow<'a, str>),
+    /// Something of the run is lost in the guest: what could not be read for the host, or not be written back.
+    Spoilt(#[serde(borrow)] Cow<'a, str>),
+    /// What the kernel has logged since the run began, at its end: messages, each a line. Some may not have come to the console.
+    Log(#[serde(borrow)] Cow<'a, str>),
+    /// Bits of the kernel's taint (`/proc/sys/kernel/tainted`) that were set while the program ran.
+    Tainted(u64),
+    /// How much was sent; said before [`ToHost::Down`].
+    Sent(Sent),
+}
+
+/// How many bytes of each stream of the run's own program were sent to the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Of [`Stream::Stdout`].
+    pub stdout: u64,
+    /// Of [`Stream::Stderr`].
+    pub stderr: u64,
+    /// Of [`Stream::Artifacts`].
+    pub artifacts: u64,
+}
+
+impl Sent {
+    /// Counts bytes of a stream.
+    pub fn add(&mut self, stream: Stream, bytes: usize) {
+        let count = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+            Stream::Artifacts => &mut self.artifacts,
+            Stream::Stdin => return,
+        };
+        *count = count.saturating_add(bytes as u64);
+    }
 }

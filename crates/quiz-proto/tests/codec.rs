@@ -42,7 +42,12 @@ fn to_host() -> impl Strategy<Value = ToHost<'static>> {
         }),
         (any::<[u8; 16]>(), status()).prop_map(|(nonce, status)| ToHost::Exited { nonce, status }),
         ".*".prop_map(|t| ToHost::Failed(Cow::Owned(t))),
+        ".*".prop_map(|t| ToHost::Log(Cow::Owned(t))),
+        any::<u64>().prop_map(ToHost::Tainted),
+        ".*".prop_map(|t| ToHost::Broken(Cow::Owned(t))),
+        ".*".prop_map(|t| ToHost::Spoilt(Cow::Owned(t))),
         any::<[u8; 16]>().prop_map(|nonce| ToHost::Down { nonce }),
+        any::<[u64; 3]>().prop_map(|[stdout, stderr, artifacts]| ToHost::Sent(Sent { stdout, stderr, artifacts })),
     ]
 }
 
@@ -65,6 +70,11 @@ fn owned(m: ToHost<'_>) -> ToHost<'static> {
         ToHost::StacksEnd => ToHost::StacksEnd,
         ToHost::Exited { nonce, status } => ToHost::Exited { nonce, status },
         ToHost::Down { nonce } => ToHost::Down { nonce },
+        ToHost::Sent(sent) => ToHost::Sent(sent),
+        ToHost::Log(t) => ToHost::Log(t.into_owned().into()),
+        ToHost::Tainted(bits) => ToHost::Tainted(bits),
+        ToHost::Broken(t) => ToHost::Broken(t.into_owned().into()),
+        ToHost::Spoilt(t) => ToHost::Spoilt(t.into_owned().into()),
     }
 }
 
@@ -76,7 +86,7 @@ proptest! {
     ) {
         let mut wire = Vec::new();
         for m in &messages {
-            encode(m, &mut wire);
+            encode(m, &mut wire).unwrap();
         }
         let mut decoder = Decoder::default();
         let mut got = Vec::new();
@@ -119,7 +129,7 @@ proptest! {
         m in to_host(), at in any::<prop::sample::Index>(), bit in 0u8..8,
     ) {
         let mut wire = Vec::new();
-        encode(&m, &mut wire);
+        encode(&m, &mut wire).unwrap();
         let i = at.index(wire.len());
         wire[i] ^= 1 << bit;
         let mut decoder = Decoder::default();
@@ -140,7 +150,7 @@ fn a_length_beyond_the_bound_is_refused_before_it_is_buffered() {
 #[test]
 fn bytes_behind_a_message_inside_its_frame_are_refused() {
     let mut wire = Vec::new();
-    encode(&ToHost::Pulse, &mut wire);
+    encode(&ToHost::Pulse, &mut wire).unwrap();
     wire.push(7);
     wire[0] += 1;
     let mut decoder = Decoder::default();
@@ -160,11 +170,19 @@ fn start_carries_arguments_exactly() {
     };
     let message = ToGuest::Start {
         nonce: [3; 16],
-        order: Box::new(Order { personal: Personal::default(), program, messages: None, keep: false }),
+        order: Box::new(Order { personal: Personal::default(), program, messages: None, keep: false, strict: false }),
     };
     let mut wire = Vec::new();
-    encode(&message, &mut wire);
+    encode(&message, &mut wire).unwrap();
     let mut decoder = Decoder::default();
     decoder.push(&wire);
     assert_eq!(decoder.next::<ToGuest>().unwrap(), Some(message));
+}
+
+#[test]
+fn a_message_that_does_not_fit_a_frame_is_refused_and_leaves_nothing() {
+    let mut wire = vec![1, 2, 3];
+    let refused = encode(&ToHost::Failed("x".repeat(MAX_MESSAGE).into()), &mut wire);
+    assert!(matches!(refused, Err(TooLong(n)) if n > MAX_MESSAGE), "{refused:?}");
+    assert_eq!(wire, [1, 2, 3]);
 }

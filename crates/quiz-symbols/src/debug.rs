@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use addr2line::Context;
@@ -49,10 +49,20 @@ pub struct Found {
     pub landmark: Option<String>,
 }
 
+/// Opens a file, and nothing else that may be called like one: what a guest can write to may hold a FIFO, for whose other end one waits.
+pub(crate) fn open(path: &Path) -> std::io::Result<std::fs::File> {
+    use fs_err::os::unix::fs::OpenOptionsExt;
+    let file = fs_err::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file.into_parts().0),
+        false => Err(std::io::Error::other(format!("{} is no file", path.display()))),
+    }
+}
+
 /// Whether the file at `path` has any.
 pub fn is_in(path: &Path) -> bool {
-    let Ok(file) = fs_err::File::open(path) else { return false };
-    let cache = object::ReadCache::new(file.into_parts().0);
+    let Ok(file) = open(path) else { return false };
+    let cache = object::ReadCache::new(file);
     File::parse(&cache).is_ok_and(|file| file.section_by_name(".debug_info").is_some())
 }
 
@@ -64,7 +74,8 @@ pub fn is_in(path: &Path) -> bool {
 /// # Errors
 /// If the file is of no use at all.
 pub fn look_up(path: &Path, frames: &[&Frame], landmark: Option<&str>) -> Result<Found, DebugError> {
-    let data = fs_err::read(path)?;
+    let mut data = Vec::new();
+    open(path)?.read_to_end(&mut data)?;
     let damaged = |e: String| DebugError::Elf { path: path.display().to_string(), why: e };
     let file = File::parse(&*data).map_err(|e| damaged(e.to_string()))?;
     if file.section_by_name(".debug_info").is_none() {

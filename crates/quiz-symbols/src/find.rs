@@ -171,8 +171,8 @@ fn may_have_modules(entry: &DirEntry) -> bool {
 
 /// Whether a module says that it is for the kernel `release`.
 fn is_for(path: &Path, release: &str) -> bool {
-    let Ok(file) = fs_err::File::open(path) else { return false };
-    let cache = ReadCache::new(file.into_parts().0);
+    let Ok(file) = debug::open(path) else { return false };
+    let cache = ReadCache::new(file);
     let Ok(file) = object::File::parse(&cache) else { return false };
     let Some(Ok(info)) = file.section_by_name(".modinfo").map(|section| section.uncompressed_data()) else {
         return false;
@@ -214,5 +214,19 @@ mod tests {
         ] {
             assert_eq!(short(path, &roots), wanted);
         }
+    }
+
+    #[test]
+    fn what_is_called_like_a_module_and_is_no_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("x.ko");
+        let name = std::ffi::CString::new(fifo.to_str().unwrap()).unwrap();
+        // SAFETY: the name is a terminated string that outlives the call.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("y.ko")).unwrap();
+        let origins = Origins { modules: vec![dir.path().to_owned()], ..Origins::default() };
+        let symbols = Symbols::of("RIP: 0010:f+0x1/0x2 [x]\n g+0x1/0x2 [y]\n", &origins);
+        assert_eq!(symbols.missing.len(), 3, "{:?}", symbols.missing);
+        assert!(all_modules(&origins).is_empty());
     }
 }

@@ -1,20 +1,53 @@
 //! One line of the kernel's log: what the kernel puts in front of its message, and the message. Not for what the message says.
 
+/// A line of the console, as far as it is the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// The kernel's message. Indentation stays.
+    pub message: &'a str,
+    /// It has a time stamp in front of it.
+    pub stamped: bool,
+}
+
 /// The message in a line of the kernel's log, without the log level (`<4>`), the time stamp (`[    1.234567]`) and the caller
 /// (`[  T123]`, `[    C0]`) that the kernel may have printed in front of it. Each is taken away once, and only in that order: text in
-/// brackets that follows is part of the message. Indentation stays.
-pub fn message(line: &str) -> &str {
+/// brackets that follows is part of the message.
+///
+/// A program may have written to the console without ending its line (`login: `): the message then begins after the last time stamp.
+pub fn read(line: &str) -> Line<'_> {
     let text = without_level(line);
-    let unstamped = bracketed(text, is_time).unwrap_or(text);
+    let Line { message, stamped } = without_stamp(text);
+    let begins_plain = message.len() == text.len();
+    let later = message.rmatch_indices('[').find_map(|(at, _)| {
+        let rest = bracketed(&message[at..], if begins_plain { is_time } else { is_exact_time })?;
+        let Line { message, stamped } = without_stamp(&message[at..]);
+        (stamped && message.len() <= rest.len()).then_some(message)
+    });
+    match later {
+        Some(message) => Line { message, stamped: true },
+        None => Line { message, stamped },
+    }
+}
+
+/// The message of [`read`].
+pub fn message(line: &str) -> &str {
+    read(line).message
+}
+
+/// `text` without a time stamp and a caller, if it begins with them.
+fn without_stamp(text: &str) -> Line<'_> {
+    let plain = Line { message: text, stamped: false };
+    let timed = bracketed(text, is_time);
+    let unstamped = timed.unwrap_or(text);
     let rest = bracketed(unstamped, is_caller).unwrap_or(unstamped);
     if rest.len() == text.len() {
-        return text;
+        return plain;
     }
     match rest.strip_prefix(' ') {
-        Some(message) => message,
-        None if rest.is_empty() => rest,
+        Some(message) => Line { message, stamped: timed.is_some() },
+        None if rest.is_empty() => Line { message: rest, stamped: timed.is_some() },
         // The kernel leaves a blank after what it puts in front: these brackets are the message's own.
-        None => text,
+        None => plain,
     }
 }
 
@@ -39,6 +72,11 @@ fn is_time(text: &str) -> bool {
     text.split_once('.').is_some_and(|(seconds, fraction)| is_number(seconds) && is_number(fraction))
 }
 
+/// The same to the microsecond, as the kernel prints it.
+fn is_exact_time(text: &str) -> bool {
+    is_time(text) && text.split_once('.').is_some_and(|(_, fraction)| fraction.len() == 6)
+}
+
 /// The task or the CPU that printed the line.
 fn is_caller(text: &str) -> bool {
     text.strip_prefix(['T', 'C']).is_some_and(is_number)
@@ -50,7 +88,7 @@ fn is_number(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::message;
+    use super::{message, read};
 
     #[test]
     fn what_the_kernel_puts_in_front_is_taken_away() {
@@ -131,5 +169,25 @@ mod tests {
     fn a_line_that_was_cut_off_after_its_stamp_is_empty() {
         assert_eq!(message("[    1.234567]"), "");
         assert_eq!(message("[    1.234567][  T123]"), "");
+    }
+
+    #[test]
+    fn a_message_that_follows_what_a_program_left_on_the_line_is_found() {
+        for (line, wanted) in [
+            ("login: [    2.000000] Kernel panic - not syncing: x", "Kernel panic - not syncing: x"),
+            ("# [ 2.0] BUG: KASAN: double-free in f", "BUG: KASAN: double-free in f"),
+            ("50 % [#####] [    2.123456][  T12] Oops: 0002", "Oops: 0002"),
+            ("\u{1b}[1;32mok\u{1b}[0m[    2.123456] [ BUG: Invalid wait context ]", "[ BUG: Invalid wait context ]"),
+            ("[    1.000000] a program: [    2.000000] BUG: x", "BUG: x"),
+            ("é[    2.000000]", ""),
+        ] {
+            assert_eq!(message(line), wanted);
+            assert!(read(line).stamped);
+        }
+        for line in ["login: [1.5]half", "v [1.2.3] up", "[  OK  ] in [5] s", "plain"] {
+            assert_eq!((message(line), read(line).stamped), (line, false));
+        }
+        // Brackets of a message that has a stamp of its own are the message's.
+        assert_eq!(message("[    1.234567] at [3.5] volts"), "at [3.5] volts");
     }
 }

@@ -38,6 +38,15 @@ pub fn words(letters: &str) -> Vec<&'static str> {
     letters.chars().filter_map(|c| LETTERS.iter().find(|(letter, _)| *letter == c)).map(|(_, words)| *words).collect()
 }
 
+/// The bits that mean that something is wrong with the kernel itself, and their letters. The others say what was loaded or done to it: modules of
+/// all kinds, and a processor of which something is told that is not in its description (`S`), which is the machine's or a program's doing.
+const TROUBLE: &[(u32, char)] = &[(4, 'M'), (5, 'B'), (7, 'D'), (9, 'W'), (14, 'L')];
+
+/// The letters of those bits of `/proc/sys/kernel/tainted` that mean that something is wrong with the kernel itself.
+pub fn of_trouble(bits: u64) -> String {
+    TROUBLE.iter().filter(|(bit, _)| bits & (1 << bit) != 0).map(|(_, letter)| *letter).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +59,13 @@ mod tests {
         assert_eq!(letters("CPU: 0 PID: 71 Comm: sh Not tainted 6.12.117-quiz #1"), None);
         assert_eq!(letters("CPU: 0 PID: 71 Comm: sh Tainted: G        W          6.1.0 #1").as_deref(), Some("W"));
         assert_eq!(letters("Tainted: [P]=PROPRIETARY_MODULE, [O]=OOT_MODULE"), None);
+    }
+
+    #[test]
+    fn bits_of_modules_are_no_trouble() {
+        let modules = 1 | 2 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 15;
+        assert_eq!(of_trouble(modules), "");
+        assert_eq!(of_trouble(modules | 512 | 128 | 16384 | 32 | 16), "MBDWL");
+        assert_eq!(words(&of_trouble(512 | 32)), ["bad page", "kernel warned before"]);
     }
 }

@@ -20,16 +20,23 @@ pub struct Unpacking {
 
 impl Unpacking {
     /// Unpacks into `artifacts/` in `dir`, which is made when something comes. `taken` hears how many bytes are done with.
-    pub fn start(dir: io::Result<HeldDir>, bounds: Bounds, taken: impl FnMut(usize) + Send + 'static) -> Unpacking {
+    ///
+    /// # Errors
+    /// If the host has no thread for it.
+    pub fn start(
+        dir: io::Result<HeldDir>,
+        bounds: Bounds,
+        taken: impl FnMut(usize) + Send + 'static,
+    ) -> io::Result<Unpacking> {
         let (sender, receiver) = mpsc::channel();
-        let thread = thread::spawn(move || {
+        let thread = thread::Builder::new().spawn(move || {
             let mut chunks = Chunks { receiver, current: Vec::new(), at: 0, taken };
             let record = read(&mut chunks, dir, bounds);
             // The guest is not to wait for us even when the archive was given up.
             io::copy(&mut chunks, &mut io::sink()).ok();
             record
-        });
-        Unpacking { sender, thread }
+        })?;
+        Ok(Unpacking { sender, thread })
     }
 
     /// Bytes of the archive.
@@ -42,7 +49,7 @@ impl Unpacking {
     pub fn finish(self) -> ArtifactsRecord {
         drop(self.sender);
         self.thread.join().unwrap_or_else(|_| ArtifactsRecord {
-            refused: vec!["the archive could not be read".to_owned()],
+            failed: Some("quiz failed while it read the archive".to_owned()),
             ..ArtifactsRecord::default()
         })
     }
@@ -77,16 +84,18 @@ fn read(archive: &mut impl Read, run: io::Result<HeldDir>, bounds: Bounds) -> Ar
         return ArtifactsRecord::default();
     }
     let mut done = Unpacked::default();
-    let read = run.and_then(|run| run.make_new_below(DIR)).and_then(|dir| {
-        let rules = Rules { bounds, only: None, faithful: false };
-        unpack(first.as_slice().chain(archive), dir.handle(), &rules, &mut done)
-    });
-    let Unpacked { files, bytes, mut refused, refusals, failed: _ } = done;
+    let dir = match run.and_then(|run| run.make_new_below(DIR)) {
+        Ok(dir) => dir,
+        Err(e) => return ArtifactsRecord { failed: Some(e.to_string()), ..ArtifactsRecord::default() },
+    };
+    let rules = Rules { bounds, only: None, faithful: false };
+    let read = unpack(first.as_slice().chain(archive), dir.handle(), &rules, &mut done);
+    let Unpacked { files, bytes, mut refused, refusals, failed } = done;
     if refusals > refused.len() as u64 {
         refused.push(format!("and {} more", refusals - refused.len() as u64));
     }
     refused.extend(read.err().map(|e| format!("the rest of the archive: {e}")));
-    ArtifactsRecord { files, bytes, refused }
+    ArtifactsRecord { files, bytes, refused, failed }
 }
 
 #[cfg(test)]
@@ -98,6 +107,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let record = read(&mut { archive }, HeldDir::open(dir.path()), bounds);
         (dir, record)
+    }
+
+    #[test]
+    fn what_the_host_cannot_write_is_a_failure_and_not_refused() {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "a", &b"x"[..]).unwrap();
+        let bytes = archive.into_inner().unwrap();
+        // A directory in which nobody can make anything.
+        let record = read(&mut bytes.as_slice(), HeldDir::open("/proc".as_ref()), Bounds::NONE);
+        assert!(record.failed.as_ref().is_some_and(|failed| failed.contains("artifacts")), "{record:?}");
+        assert!(record.files == 0 && record.refused.is_empty(), "{record:?}");
     }
 
     #[test]

@@ -116,11 +116,9 @@ pub enum Heed {
 pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Parting, ClientError> {
     socket.set_nonblocking(true)?;
     let (mailbox, events, bell) = Mailbox::new()?;
-    let outlet = |stream, output| Outlet {
-        stream,
-        sender: Some(pump::write_output(stream, output, mailbox.clone())),
-        owed: 0,
-        open: true,
+    let outlet = |stream, output| -> io::Result<Outlet> {
+        let sender = Some(pump::write_output(stream, output, mailbox.clone())?);
+        Ok(Outlet { stream, sender, owed: 0, open: true })
     };
     let Ends { streams, signals, escape, begin, heed } = ends;
     let mut conversation = Conversation {
@@ -130,7 +128,7 @@ pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Par
         escape: Escape::new(escape),
         begin,
         heed,
-        outlets: [outlet(Stream::Stdout, streams.output), outlet(Stream::Stderr, streams.errors)],
+        outlets: [outlet(Stream::Stdout, streams.output)?, outlet(Stream::Stderr, streams.errors)?],
         allowance: None,
         events,
         bell,
@@ -140,9 +138,9 @@ pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Par
         failed: None,
         parting: None,
     };
-    encode(request, &mut conversation.outgoing);
+    encode(request, &mut conversation.outgoing).map_err(io::Error::other)?;
     match streams.input {
-        Some(input) => conversation.allowance = Some(pump::read_input(input, mailbox)),
+        Some(input) => conversation.allowance = Some(pump::read_input(input, mailbox)?),
         // Somebody else feeds the run's program.
         None if *request == Request::Attach => {}
         None => conversation.say(ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
@@ -199,7 +197,9 @@ impl Conversation<'_> {
     }
 
     fn say(&mut self, message: ToGuest) {
-        encode(&Request::Say(message), &mut self.outgoing);
+        if let Err(e) = encode(&Request::Say(message), &mut self.outgoing) {
+            self.failed.get_or_insert(io::Error::other(e).into());
+        }
     }
 
     /// Waits for the next thing to happen and deals with it; `socket`: also at the other end.

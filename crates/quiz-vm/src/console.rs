@@ -6,6 +6,9 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use fs_err as fs;
+use quiz_symbols::line;
+
+use crate::signs;
 
 /// How much is kept from the start, in bytes.
 const HEAD: u64 = 32 * 1024 * 1024;
@@ -20,57 +23,8 @@ const REPORT: usize = 64 * 1024;
 /// How many last lines are kept for a message.
 const LAST_LINES: usize = 12;
 
-/// What begins the report of a kernel in trouble. The words are those of `Documentation/admin-guide/bug-hunting.rst` and
-/// of the `pr_*` calls in `kernel/panic.c`, `lib/bug.c` and the architectures' fault handlers.
-const TROUBLE: &[&str] = &[
-    "BUG: ",
-    "Oops",
-    "Internal error: ",
-    "kernel BUG at ",
-    "general protection fault",
-    "Unable to handle kernel",
-    "Kernel panic - not syncing",
-    "VERIFY",
-    "PANIC at ",
-];
-
-/// What begins the report of a checker that was built into the kernel, or of a warning: the kernel goes on, and something is wrong with
-/// it. The words are those of `mm/kasan/report.c`, `mm/kfence/report.c`, `mm/kmsan/report.c`, `kernel/kcsan/report.c`, `lib/ubsan.c`,
-/// `kernel/locking/lockdep.c`, `mm/kmemleak.c`, `kernel/sched/core.c` and `kernel/panic.c`.
-const REPORTS: &[&str] = &[
-    "BUG: KASAN: ",
-    "BUG: KFENCE: ",
-    "BUG: KMSAN: ",
-    "BUG: KCSAN: ",
-    "UBSAN: ",
-    "WARNING: possible circular locking dependency detected",
-    "WARNING: possible recursive locking detected",
-    "WARNING: possible irq lock inversion dependency detected",
-    "WARNING: inconsistent lock state",
-    "WARNING: bad unlock balance detected",
-    "WARNING: suspicious RCU usage",
-    "WARNING: lock held when returning to user space",
-    "BUG: sleeping function called from invalid context",
-    "BUG: scheduling while atomic",
-];
-
-/// What a kernel says of tasks and processors that do not get on. The words are those of `kernel/watchdog.c`, `kernel/hung_task.c` and
-/// `kernel/rcu/tree_stall.h`.
-const STALLS: &[&str] =
-    &["watchdog: BUG: soft lockup", "watchdog: Watchdog detected hard LOCKUP", "INFO: task ", "rcu: INFO: rcu_"];
-
-/// Whether a kernel that says this is about to die of it, and everything that it says then is about that.
-pub fn is_fatal(text: &str) -> bool {
-    // OpenZFS only has the task stand still that found something wrong.
-    let fatal = TROUBLE.iter().filter(|words| !["VERIFY", "PANIC at "].contains(words));
-    fatal.into_iter().any(|words| text.starts_with(words)) && !is_report(text)
-}
-
 /// What a kernel says before it tells where processors and tasks stand because it was asked to.
 const ASKED: &str = "sysrq: Show ";
-
-/// What a panicking kernel prints whatever the cause.
-const PANIC: &str = "Kernel panic - not syncing";
 
 /// The console of one run.
 pub struct Console {
@@ -85,6 +39,36 @@ pub struct Console {
     report: Option<String>,
     stall: Option<String>,
     panicked: bool,
+    /// The kernel puts a time stamp in front of its messages.
+    stamps: bool,
+    strict: Strict,
+    /// The same of the kernel's log, with what follows in it.
+    logged: Strict,
+    logged_text: String,
+}
+
+/// Looks for the first message that a run must not have had that is to be free of them.
+#[derive(Default)]
+struct Strict {
+    first: Option<String>,
+    /// The line before announced one.
+    announced: bool,
+}
+
+impl Strict {
+    fn look_at(&mut self, message: &str) {
+        if self.first.is_none() {
+            let is_announcement = message.starts_with(signs::CUT);
+            if !is_announcement && (self.announced || signs::counts(message)) {
+                self.first = Some(message.to_owned());
+            }
+            self.announced = is_announcement;
+        }
+    }
+
+    fn first(&self) -> Option<&str> {
+        self.first.as_deref().or(self.announced.then_some(signs::CUT))
+    }
 }
 
 impl Console {
@@ -93,10 +77,7 @@ impl Console {
         let before = before.map_or_else(|| Ok(Vec::new()), fs::read)?;
         log.write_all(&before)?;
         let written = before.len() as u64;
-        // What was wrong with the guest that was saved is wrong with this one.
-        let report =
-            String::from_utf8_lossy(&before).lines().map(message).find(|text| is_report(text)).map(str::to_owned);
-        Ok(Console {
+        let mut console = Console {
             log,
             written,
             tail: VecDeque::new(),
@@ -105,10 +86,22 @@ impl Console {
             oops: String::new(),
             asked: String::new(),
             trouble: None,
-            report,
+            report: None,
             stall: None,
             panicked: false,
-        })
+            stamps: false,
+            strict: Strict::default(),
+            logged: Strict::default(),
+            logged_text: String::new(),
+        };
+        // What was wrong with the guest that was saved is wrong with this one.
+        for line in String::from_utf8_lossy(&before).lines() {
+            let text = console.judge(line);
+            if console.report.is_none() && signs::is_report(text) {
+                console.report = Some(text.to_owned());
+            }
+        }
+        Ok(console)
     }
 
     /// Takes output of the guest.
@@ -124,8 +117,13 @@ impl Console {
             match byte {
                 b'\n' => self.end_line(),
                 b'\r' => {}
-                _ if self.line.len() < LINE => self.line.push(*byte),
-                _ => {}
+                _ => {
+                    if self.line.len() == 2 * LINE {
+                        // What a program has written without an end; a message of the kernel's may follow.
+                        self.line.splice(..LINE, "…".bytes());
+                    }
+                    self.line.push(*byte);
+                }
             }
         }
         Ok(())
@@ -134,10 +132,10 @@ impl Console {
     fn end_line(&mut self) {
         let line = String::from_utf8_lossy(&self.line).into_owned();
         self.line.clear();
-        let text = message(&line);
-        self.panicked |= text.starts_with(PANIC);
-        let starts = |all: &[&str]| all.iter().any(|words| text.starts_with(words));
-        let (trouble, report, stall) = (starts(TROUBLE), is_report(text), starts(STALLS));
+        let text = self.judge(&line);
+        // It says so at the end of its account, too; and without time stamps it may stand behind what a program has written.
+        self.panicked |= text.contains(signs::PANIC);
+        let (trouble, report, stall) = (signs::is_trouble(text), signs::is_report(text), signs::is_stall(text));
         for (is_it, first) in [(trouble, &mut self.trouble), (report, &mut self.report), (stall, &mut self.stall)] {
             if is_it && first.is_none() {
                 *first = Some(text.to_owned());
@@ -156,6 +154,29 @@ impl Console {
             self.last.pop_front();
         }
         self.last.push_back(line);
+    }
+
+    /// Looks for what a run is to be free of; gives the message in the line.
+    fn judge<'a>(&mut self, line: &'a str) -> &'a str {
+        let line::Line { message, stamped } = line::read(line);
+        self.stamps |= stamped;
+        let text = message.trim_start();
+        // Where the kernel's messages have stamps, a line without one is a program's.
+        if stamped || !self.stamps {
+            self.strict.look_at(text);
+        }
+        text
+    }
+
+    /// Takes what the kernel has in its log, of which some may never have come to the console: messages, each a line.
+    pub fn log(&mut self, messages: &str) {
+        for text in messages.lines() {
+            self.logged.look_at(text.trim_start());
+            if self.logged.first().is_some() && self.logged_text.len() < REPORT {
+                self.logged_text.push_str(text);
+                self.logged_text.push('\n');
+            }
+        }
     }
 
     /// Nothing more will come.
@@ -183,6 +204,11 @@ impl Console {
         self.report.as_deref()
     }
 
+    /// The first message that a run must not have had that is to be free of them, on the console or in the kernel's log.
+    pub fn strict(&self) -> Option<&str> {
+        self.strict.first().or(self.logged.first())
+    }
+
     /// The first line about something that does not get on.
     pub fn stall(&self) -> Option<&str> {
         self.stall.as_deref()
@@ -195,7 +221,7 @@ impl Console {
 
     /// The line that tells most of what was wrong.
     pub fn headline(&self) -> Option<&str> {
-        self.trouble().or(self.report()).or(self.stall())
+        self.trouble().or(self.report()).or(self.stall()).or(self.strict())
     }
 
     /// What the kernel said of where processors and tasks stand, because it was asked; empty if it was not.
@@ -205,26 +231,13 @@ impl Console {
 
     /// From the first sign of trouble, report of a checker or stall on; empty without one.
     pub fn oops(&self) -> &str {
-        &self.oops
+        if self.oops.is_empty() { &self.logged_text } else { &self.oops }
     }
 
     /// The last lines.
     pub fn last_lines(&self) -> String {
         self.last.iter().map(|line| format!("{line}\n")).collect()
     }
-}
-
-/// Whether a kernel message is the first line of a report.
-fn is_report(text: &str) -> bool {
-    REPORTS.iter().any(|words| text.starts_with(words))
-        || (text.starts_with("kmemleak: ") && text.contains("new suspected memory leaks"))
-        // Of `WARN()`, which names the place in the code; others warn of their users' matters in the same word.
-        || (text.starts_with("WARNING: ") && text.contains("+0x"))
-}
-
-/// The kernel's message in `line`, without indentation.
-fn message(line: &str) -> &str {
-    quiz_symbols::line::message(line).trim_start()
 }
 
 #[cfg(test)]
@@ -277,15 +290,6 @@ mod tests {
     }
 
     #[test]
-    fn warnings_and_leaks_are_reports() {
-        for text in
-            ["WARNING: CPU: 1 PID: 7 at fs/x.c:3 f+0x1/0x2", "kmemleak: 3 new suspected memory leaks (see /sys)"]
-        {
-            assert!(is_report(text), "{text}");
-        }
-    }
-
-    #[test]
     fn what_the_kernel_prints_in_front_of_a_message_does_not_hide_it_and_brackets_of_its_own_stay() {
         for prefix in ["", "<4>", "[    1.234567] ", "[    1.234567][  T123] ", "[    C0] "] {
             let (_dir, mut c) = console();
@@ -293,9 +297,55 @@ mod tests {
                 format!("{prefix}[ BUG: Invalid wait context ]\n{prefix}UBSAN: shift\n{prefix}Oops: 0002\n").as_bytes(),
             )
             .unwrap();
-            assert_eq!((c.report(), c.trouble()), (Some("UBSAN: shift"), Some("Oops: 0002")), "{prefix}");
-            assert_eq!(message(&format!("{prefix}[ BUG: Invalid wait context ]")), "[ BUG: Invalid wait context ]");
+            let wanted = (Some("[ BUG: Invalid wait context ]"), Some("Oops: 0002"));
+            assert_eq!((c.report(), c.trouble()), wanted, "{prefix}");
         }
+    }
+
+    #[test]
+    fn what_follows_a_line_that_has_not_ended_is_seen() {
+        for before in ["login: ", "# ", &"x".repeat(3 * LINE)] {
+            let (_dir, mut c) = console();
+            c.push(format!("{before}[    2.0] BUG: KASAN: double-free in f\r\n").as_bytes()).unwrap();
+            assert_eq!(c.strict(), Some("BUG: KASAN: double-free in f"));
+            c.push(format!("{before}[    3.0] Kernel panic - not syncing: x\r\n").as_bytes()).unwrap();
+            assert!(c.panicked());
+            assert!(c.line.capacity() <= 4 * LINE);
+        }
+    }
+
+    #[test]
+    fn a_program_that_writes_to_the_console_is_not_the_kernel() {
+        let (_dir, mut c) = console();
+        c.push(b"BUG: KASAN: this kernel has no stamps\n").unwrap();
+        assert!(c.strict().is_some());
+        let (_dir, mut c) = console();
+        c.push(b"[    1.000000] Linux version 6\nBUG: of a program\n").unwrap();
+        assert_eq!(c.strict(), None);
+    }
+
+    #[test]
+    fn whatever_follows_the_cut_of_a_warning_counts() {
+        let (_dir, mut c) = console();
+        c.push(b"[ 1.0] ------------[ cut here ]------------\n").unwrap();
+        assert_eq!(c.strict(), Some(signs::CUT));
+        c.push(b"[ 1.0] the wheel is not round\n[ 1.0] WARNING: CPU: 1 PID: 7 at fs/x.c:3 f+0x1/0x2\n").unwrap();
+        assert_eq!(c.strict(), Some("the wheel is not round"));
+        assert_eq!(c.report(), Some("WARNING: CPU: 1 PID: 7 at fs/x.c:3 f+0x1/0x2"));
+    }
+
+    #[test]
+    fn what_only_the_log_has_counts_too() {
+        let (_dir, mut c) = console();
+        c.push(b"[    1.000000] all is well\n").unwrap();
+        c.log("all is well\nWARNING: bad contention detected!\nsh/7 is trying\n");
+        assert_eq!(c.strict(), Some("WARNING: bad contention detected!"));
+        assert_eq!(c.headline(), c.strict());
+        assert_eq!(c.oops(), "WARNING: bad contention detected!\nsh/7 is trying\n");
+        for _ in 0..REPORT {
+            c.log("and more\n");
+        }
+        assert!(c.logged_text.len() < REPORT + 100);
     }
 
     #[test]

@@ -95,10 +95,13 @@ impl Allowance {
 }
 
 /// Reads standard input as far as the guest takes it.
-pub fn read_input(input: OwnedFd, mailbox: Mailbox) -> Allowance {
+///
+/// # Errors
+/// If the host has no thread for it.
+pub fn read_input(input: OwnedFd, mailbox: Mailbox) -> io::Result<Allowance> {
     let allowance = Allowance(Arc::new((Mutex::new(Some(WINDOW)), Condvar::new())));
     let ours = allowance.clone();
-    thread::spawn(move || {
+    let read = move || {
         let is_terminal = input.is_terminal();
         let mut input = Patient(File::from(input));
         while let Some(allowed) = ours.wait() {
@@ -124,14 +127,22 @@ pub fn read_input(input: OwnedFd, mailbox: Mailbox) -> Allowance {
             }
         }
         mailbox.put(Event::InputEnded);
-    });
-    allowance
+    };
+    thread::Builder::new().spawn(read)?;
+    Ok(allowance)
 }
 
 /// Writes what it is given, in order, telling the mailbox. Dropping the sender ends it.
-pub fn write_output(stream: Stream, mut output: impl Write + Send + 'static, mailbox: Mailbox) -> Sender<Vec<u8>> {
+///
+/// # Errors
+/// If the host has no thread for it.
+pub fn write_output(
+    stream: Stream,
+    mut output: impl Write + Send + 'static,
+    mailbox: Mailbox,
+) -> io::Result<Sender<Vec<u8>>> {
     let (sender, receiver) = mpsc::channel::<Vec<u8>>();
-    thread::spawn(move || {
+    let write = move || {
         for bytes in receiver {
             if let Err(e) = output.write_all(&bytes) {
                 mailbox.put(Event::WriteFailed(stream, e));
@@ -141,8 +152,9 @@ pub fn write_output(stream: Stream, mut output: impl Write + Send + 'static, mai
         }
         drop(output);
         mailbox.put(Event::Finished(stream));
-    });
-    sender
+    };
+    thread::Builder::new().spawn(write)?;
+    Ok(sender)
 }
 
 #[cfg(test)]
@@ -154,7 +166,7 @@ mod tests {
     /// What a reader of `input` tells; `feed` is called once it reads.
     fn read(input: OwnedFd, feed: impl FnOnce()) -> (Vec<u8>, Vec<Event>) {
         let (mailbox, events, _bell) = Mailbox::new().unwrap();
-        let _allowance = read_input(input, mailbox);
+        let _allowance = read_input(input, mailbox).unwrap();
         feed();
         let (mut bytes, mut others) = (Vec::new(), Vec::new());
         loop {
@@ -195,7 +207,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let (mailbox, events, _bell) = Mailbox::new().unwrap();
-        let sender = write_output(Stream::Stdout, Patient(theirs), mailbox);
+        let sender = write_output(Stream::Stdout, Patient(theirs), mailbox).unwrap();
         let sent = vec![7; 3_000_000];
         sender.send(sent.clone()).unwrap();
         drop(sender);

@@ -248,6 +248,11 @@ pub fn command_line(vm: &VmSpec) -> String {
     words.join(" ")
 }
 
+/// QEMU's name for the disk with this index.
+pub fn node(i: usize) -> String {
+    format!("disk{i}")
+}
+
 fn blockdev(i: usize, disk: &crate::Disk) -> Result<String, ArgumentError> {
     let file = disk.file.to_str().ok_or_else(|| ArgumentError::PathNotUtf8(disk.file.clone()))?;
     let driver = match disk.format {
@@ -256,7 +261,7 @@ fn blockdev(i: usize, disk: &crate::Disk) -> Result<String, ArgumentError> {
     };
     let mut node = serde_json::json!({
         "driver": driver,
-        "node-name": format!("disk{i}"),
+        "node-name": node(i),
         "read-only": disk.read_only,
         "discard": "unmap",
         "file": { "driver": "file", "filename": file, "discard": "unmap" },

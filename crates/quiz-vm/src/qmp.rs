@@ -64,6 +64,15 @@ pub enum Said {
     Panicked,
     /// The virtual machine stopped executing, other than by its end.
     Stopped,
+    /// A disk failed on the host, for which the machine stops.
+    DiskFailed {
+        /// QEMU's name for the disk.
+        node: String,
+        /// `read` or `write`.
+        operation: String,
+        /// The host's reason.
+        reason: String,
+    },
     /// How saving or resuming goes: `active`, `completed`, `failed`, …
     Migration(String),
     /// The guest's memory was written, or (with the reason) not.
@@ -196,6 +205,14 @@ fn parse(line: &[u8]) -> Option<Said> {
         "SHUTDOWN" => Some(Said::Shutdown { reason: text(&line.data, "reason").unwrap_or_default() }),
         "GUEST_PANICKED" => Some(Said::Panicked),
         "STOP" => Some(Said::Stopped),
+        "BLOCK_IO_ERROR" if text(&line.data, "action").as_deref() == Some("stop") => {
+            let word = |key: &str| text(&line.data, key).filter(|word| !word.is_empty());
+            Some(Said::DiskFailed {
+                node: word("node-name").unwrap_or_default(),
+                operation: word("operation").unwrap_or_else(|| "use".to_owned()),
+                reason: word("reason").unwrap_or_else(|| "QEMU gave no reason".to_owned()),
+            })
+        }
         "DUMP_COMPLETED" => {
             let result = line.data.as_ref().and_then(|data| data.get("result")).cloned();
             let good = text(&result, "status").as_deref() == Some("completed");
@@ -221,6 +238,8 @@ mod tests {
 {"timestamp": {"seconds": 1}, "event": "VSERPORT_CHANGE", "data": {"open": true, "id": "agent", "new": 1}}
 {"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}
 {"return": {"running": false}, "id": "query-status"}
+{"event": "BLOCK_IO_ERROR", "data": {"node-name": "disk1", "operation": "read", "action": "report", "reason": "no"}}
+{"event": "BLOCK_IO_ERROR", "data": {"node-name": "disk1", "operation": "write", "action": "stop", "reason": "full"}}
 {"event": "MIGRATION", "data": {"status": "completed"}}
 {"event": "DUMP_COMPLETED", "data": {"result": {"total": 1, "status": "completed", "completed": 1}}}
 {"event": "DUMP_COMPLETED", "data": {"result": {"total": 1, "status": "failed", "completed": 0}, "error": "full"}}
@@ -239,6 +258,7 @@ not json
                     Said::AgentPort { open: true },
                     Said::Shutdown { reason: "guest-reset".into() },
                     Said::Done(Verb::QueryStatus, json!({ "running": false })),
+                    Said::DiskFailed { node: "disk1".into(), operation: "write".into(), reason: "full".into() },
                     Said::Migration("completed".into()),
                     Said::Dumped(None),
                     Said::Dumped(Some("full".into())),

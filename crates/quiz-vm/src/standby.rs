@@ -112,7 +112,7 @@ impl Keeper<'_> {
         let mut order = self.order.clone();
         order.personal.moment = crate::supervise::now();
         let mut bytes = Vec::new();
-        encode(&ToGuest::Rehearse { order: Box::new(order) }, &mut bytes);
+        encode(&ToGuest::Rehearse { order: Box::new(order) }, &mut bytes).map_err(io::Error::other)?;
         monitor.agent.set_nonblocking(false)?;
         monitor.agent.set_write_timeout(Some(ANSWER))?;
         (&monitor.agent).write_all(&bytes)?;

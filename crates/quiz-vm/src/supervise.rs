@@ -15,12 +15,13 @@ mod user;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use quiz_host::held::HeldDir;
-use quiz_proto::{Decoder, Nonce, Status, Stream, ToGuest, WINDOW};
+use quiz_proto::{Decoder, Nonce, Sent, Status, Stream, ToGuest, WINDOW};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::artifacts::Unpacking;
@@ -65,6 +66,10 @@ const GRACE: Duration = Duration::from_secs(2);
 const KILLED: Duration = Duration::from_secs(1);
 /// How exactly it is known what the VM had used of the host's processors when it was heard last.
 const SAMPLE: Duration = Duration::from_millis(100);
+/// How often the supervisor looks at the clock at least.
+const LOOK: Duration = Duration::from_secs(1);
+/// How much later than it wanted the supervisor may come to that on a busy host. More means that it could not run, and so that nothing was heard.
+const LATE: Duration = Duration::from_secs(1);
 /// Credit is returned to the guest in pieces of this size, in bytes: each costs the guest an interrupt.
 const CREDIT: u32 = WINDOW / 4;
 
@@ -98,6 +103,8 @@ enum BeginError {
     Monitor(#[from] StartError),
     #[error("cannot keep the run's evidence: {0}")]
     Evidence(#[from] io::Error),
+    #[error("cannot start a thread for the program's output: {0}")]
+    Thread(#[source] io::Error),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +153,10 @@ struct Supervisor<'a> {
     saver: Option<&'a mut dyn Saver>,
     terminal: Option<Escape>,
     began: Instant,
+    /// When the supervisor last looked at what had happened.
+    looked: Instant,
+    /// For how long it could not in all.
+    away: Duration,
     heard: Instant,
     /// Little before that.
     heard_mark: Mark,
@@ -161,6 +172,8 @@ struct Supervisor<'a> {
     console: Console,
     stacks: Option<File>,
     dir: &'a HeldDir,
+    /// The files of the machine's disks.
+    disks: Vec<PathBuf>,
     /// How the VM is saved, and the file that it is saved to.
     saves_to: SavesTo,
     state: Option<File>,
@@ -214,8 +227,17 @@ struct Seen {
     down: bool,
     failed: Option<String>,
     nonsense: Option<String>,
+    /// Something of the run's is lost in the guest.
+    spoilt: Option<String>,
+    /// How much of the program's streams has come, and how much the agent says that it has sent.
+    received: Sent,
+    sent: Option<Sent>,
+    /// The bits of the kernel's taint that were set while the program ran.
+    taint: u64,
     shutdown: Option<String>,
     stopped: bool,
+    /// A disk failed on the host, for which QEMU stops the machine.
+    disk_error: Option<String>,
     stream_error: Option<String>,
     panic_at: Option<Instant>,
     /// The agent was asked where everything stands, and has not answered yet.
@@ -261,12 +283,12 @@ impl<'a> Supervisor<'a> {
         let clients = Clients::new(run.door, run.front)?;
         let resuming = run.vm.incoming.is_some();
         let (phase, limit) = if resuming { (Phase::Resuming, RESUME) } else { (Phase::Booting, run.limits.boot) };
-        let outlet = |stream, output| Outlet {
-            stream,
-            sender: Some(pump::write_output(stream, output, mailbox.clone())),
-            owed: 0,
-            open: true,
+        let outlet = |stream, output| -> Result<Outlet, BeginError> {
+            let sender = pump::write_output(stream, output, mailbox.clone()).map_err(BeginError::Thread)?;
+            Ok(Outlet { stream, sender: Some(sender), owed: 0, open: true })
         };
+        let output = outlet(Stream::Stdout, run.streams.output)?;
+        let errors = outlet(Stream::Stderr, run.streams.errors)?;
         let mut supervisor = Supervisor {
             monitor,
             log,
@@ -280,6 +302,8 @@ impl<'a> Supervisor<'a> {
             saver: run.saver,
             terminal,
             began,
+            looked: began,
+            away: Duration::ZERO,
             heard: began,
             heard_mark: Mark { at: began, used: Duration::ZERO },
             asked: Mark { at: began, used: Duration::ZERO },
@@ -295,12 +319,13 @@ impl<'a> Supervisor<'a> {
             saves_to: qemu::saves_to(run.vm),
             state: None,
             vmcore: None,
+            disks: run.vm.disks.iter().map(|disk| disk.file.clone()).collect(),
             unpacking: None,
             artifacts: Default::default(),
             input: run.streams.input,
             allowance: None,
-            output: outlet(Stream::Stdout, run.streams.output),
-            errors: outlet(Stream::Stderr, run.streams.errors),
+            output,
+            errors,
             artifact_credit: None,
             mailbox,
             events,
@@ -376,10 +401,9 @@ impl<'a> Supervisor<'a> {
     /// Waits for the next thing to happen and deals with it.
     fn turn(&mut self) {
         let wants_write = if self.to_guest.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
-        let timeout = self.next_deadline().map(|at| {
-            let left = at.saturating_duration_since(Instant::now());
-            rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
-        });
+        let wait = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()).min(LOOK));
+        let timeout = wait
+            .map(|wait| rustix::time::Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() });
         let ready = {
             let pidfd = self.monitor.pidfd();
             let mut fds = vec![
@@ -399,6 +423,7 @@ impl<'a> Supervisor<'a> {
             unreachable!("there is one answer for each descriptor")
         };
         let [console, agent, qmp, signals, bell] = [console, agent, qmp, signals, bell].map(|ready| *ready);
+        self.look_at_the_clock(wait);
         if console {
             self.read_console();
         }
@@ -418,12 +443,32 @@ impl<'a> Supervisor<'a> {
         if clients.contains(&true) {
             self.serve(clients);
         }
-        self.on_deadlines(Instant::now());
+        // By the time that was looked at: quiz may have been stopped since.
+        self.on_deadlines(self.looked);
         self.write_agent();
         self.write_clients();
     }
 
     // ---- Time.
+
+    /// Notices that quiz could not run, as when it was stopped or frozen, perhaps with its VM: that is not the guest's time. `wait` is how long
+    /// it wanted to wait. While a host sleeps its clock stands still.
+    fn look_at_the_clock(&mut self, wait: Option<Duration>) {
+        let now = Instant::now();
+        let took = now - std::mem::replace(&mut self.looked, now);
+        let Some(away) = wait.and_then(|wait| took.checked_sub(wait + LATE)).map(|more| more + LATE) else { return };
+        self.away += away;
+        self.heard += away;
+        let stuck = self.stuck.as_mut().map(|stuck| &mut stuck.again);
+        let marks = [&mut self.heard_mark.at, &mut self.asked.at];
+        let times = [self.deadline.as_mut(), self.seen.panic_at.as_mut(), stuck];
+        marks.into_iter().chain(times.into_iter().flatten()).for_each(|at| *at += away);
+    }
+
+    /// When the guest's boot has taken too long.
+    fn boot_deadline(&self) -> Instant {
+        self.began + self.limits.boot + self.away
+    }
 
     fn next_deadline(&self) -> Option<Instant> {
         let hang = self.hang_at();

@@ -56,8 +56,8 @@ pub struct Unpacked {
     pub refused: Vec<String>,
     /// How much was refused in all.
     pub refusals: u64,
-    /// Something could not be written that was to be.
-    pub failed: bool,
+    /// The first thing that the host could not write, and why.
+    pub failed: Option<String>,
 }
 
 /// Names of refused entries that are kept; the rest is only counted.
@@ -91,10 +91,7 @@ pub fn unpack(archive: impl Read, dir: &Dir, rules: &Rules, done: &mut Unpacked)
         match unpacker.entry(&mut entry, &name, link.as_deref()) {
             Ok(()) => {}
             Err(Problem::Refused(why)) => unpacker.refuse(&visible(&shown.to_string_lossy()), &why),
-            Err(Problem::Failed(e)) => {
-                unpacker.done.failed = true;
-                unpacker.refuse(&visible(&shown.to_string_lossy()), &e.to_string());
-            }
+            Err(Problem::Failed(e)) => unpacker.fail(&shown, &e),
         }
     }
     unpacker.finish_dirs_outside(None);
@@ -174,7 +171,13 @@ impl From<io::Error> for Problem {
                 Problem::Refused("it lies behind something that is no directory".to_owned())
             }
             Some(Errno::EXIST) => Problem::Refused("it comes a second time".to_owned()),
-            _ => Problem::Failed(e),
+            // These come of the names that the guest has chosen, too.
+            Some(Errno::NOENT | Errno::ISDIR | Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ) => {
+                Problem::Refused(e.to_string())
+            }
+            // The archive is at fault, not the host.
+            None => Problem::Refused(e.to_string()),
+            Some(_) => Problem::Failed(e),
         }
     }
 }
@@ -226,7 +229,7 @@ impl Unpacker<'_> {
                     Err(e) => {
                         // A part of a file would be taken for the whole.
                         rustix::fs::unlinkat(&parent, &last, AtFlags::empty()).ok();
-                        return Err(Problem::Failed(e));
+                        return Err(e.into());
                     }
                 }
                 if self.rules.faithful {
@@ -308,10 +311,13 @@ impl Unpacker<'_> {
             self.open.pop_if(|(dir, ..)| name.is_none_or(|name| !name.starts_with(&*dir) || name == dir))
         {
             if let Err(e) = finish_dir(self.top, &dir, mode, time) {
-                self.done.failed = true;
-                self.refuse(&visible(&dir.to_string_lossy()), &e.to_string());
+                self.fail(&dir, &e);
             }
         }
+    }
+
+    fn fail(&mut self, name: &Path, why: &io::Error) {
+        self.done.failed.get_or_insert_with(|| format!("{}: {why}", visible(&name.to_string_lossy())));
     }
 
     fn refuse(&mut self, name: &str, why: &str) {

@@ -118,6 +118,8 @@ pub struct ArtifactsRecord {
     pub bytes: u64,
     /// What was refused, and why.
     pub refused: Vec<String>,
+    /// The first that the host could not write, and why; such a run is no success.
+    pub failed: Option<String>,
 }
 
 /// Everything that supervision found out about a run.

@@ -67,14 +67,14 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         standby: None,
         job: Job::Program(
             Box::default(),
-            Box::new(Order { personal: Personal::default(), program, messages: None, keep: false }),
+            Box::new(Order { personal: Personal::default(), program, messages: None, keep: false, strict: false }),
         ),
         saver: saves.then_some(&mut nowhere as &mut dyn Saver),
         limits: Limits {
-            boot: bound("silent"),
+            boot: bound("silent").min(if behaviour == "boots-slowly" { Duration::from_secs(3) } else { Duration::MAX }),
             program: None,
             hang: Some(bound("hangs")),
-            strict: false,
+            strict: behaviour.starts_with("strict-"),
             keep: None,
             debugged: false,
             dump: (behaviour == "refuses-other-things")
@@ -146,11 +146,50 @@ fn faults_are_named() {
         ("never-quits", "did not end within 5 s"),
         ("version", "version"),
         ("stops", "accelerator"),
+        ("disk-full", "cannot write disk0: No space left"),
         ("fails-to-prepare", "no root"),
     ] {
         let Verdict::Fault { message } = run(behaviour) else { panic!("{behaviour} is a fault") };
         assert!(message.contains(words), "{behaviour}: {message}");
     }
+}
+
+#[test]
+fn nothing_that_a_guest_does_after_the_start_is_a_fault() {
+    for (behaviour, words) in [
+        ("fails-after-the-start", "xxxx"),
+        ("breaks-after-the-start", "no memory"),
+        ("speaks-another-version-after-the-start", "a second time"),
+        ("stops-after-the-start", "could not go on"),
+        ("cannot-go-on", "outside RAM or ROM"),
+    ] {
+        let Verdict::Lost { message } = run(behaviour) else { panic!("{behaviour} loses the guest") };
+        assert!(message.contains(words) && message.len() < 10_000, "{behaviour}: {message}");
+    }
+}
+
+#[test]
+fn what_the_guest_has_lost_is_no_success() {
+    for (behaviour, words) in [
+        ("loses-output", "of 4 bytes of standard output that the guest sent, 3 have come"),
+        ("spoils-artifacts", "/quiz/out/a cannot be read"),
+    ] {
+        let Verdict::Lost { message } = run(behaviour) else { panic!("{behaviour} is no success") };
+        assert!(message.contains(words), "{behaviour}: {message}");
+    }
+}
+
+#[test]
+fn a_strict_run_is_free_of_whatever_the_kernel_has_to_report() {
+    for (behaviour, words) in [
+        ("strict-log", "WARNING: held lock freed!"),
+        ("strict-partial-line", "BUG: KASAN: double-free in f"),
+        ("strict-taint", "it is tainted W since the program began: kernel warned before"),
+    ] {
+        let Verdict::Report { message } = run(behaviour) else { panic!("{behaviour} is no success") };
+        assert_eq!(message, words);
+    }
+    assert_eq!(run("strict-modules"), Verdict::Exited { code: 0 });
 }
 
 #[test]
@@ -198,4 +237,13 @@ fn an_answer_belongs_to_its_question() {
 fn a_saved_vm_that_may_never_go_on_is_a_fault_with_qemus_reason() {
     let Verdict::Fault { message } = run("refuses-to-go-on") else { panic!("it is a fault") };
     assert!(message.contains("Migration is not finalized yet"), "{message}");
+}
+
+#[test]
+fn time_in_which_quiz_was_stopped_is_not_the_guests() {
+    // The guest goes on meanwhile, and nobody hears it.
+    let script = "sleep 1; kill -STOP $PPID; sleep 6; kill -CONT $PPID";
+    let mut stopper = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+    assert_eq!(run("boots-slowly"), Verdict::Exited { code: 0 });
+    assert!(stopper.wait().unwrap().success());
 }

@@ -144,9 +144,9 @@ pub struct Global {
     /// Say nothing but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Print one machine-readable record
-    #[arg(long, global = true)]
-    pub json: bool,
+    /// Print one machine-readable record; of a run also to a file or a descriptor (fd:N) [default WHERE: standard output]
+    #[arg(long, global = true, value_name = "WHERE", num_args = 0..=1, require_equals = true)]
+    pub json: Option<Option<OsString>>,
     /// Do as if called in this directory
     #[arg(short = 'C', long, global = true, value_name = "DIR")]
     pub directory: Option<PathBuf>,
@@ -579,8 +579,10 @@ mod tests {
         for line in [&["--json", "config"][..], &["config", "--json"], &["--json", "-p", "kernel", "config"]] {
             let typed = typed(line).unwrap();
             let Typed::Verb(global, _, verb) = typed else { panic!("{typed:?}") };
-            assert!(global.json && matches!(*verb, Verb::Config(_)), "{verb:?}");
+            assert!(global.json == Some(None) && matches!(*verb, Verb::Config(_)), "{verb:?}");
         }
+        let Typed::Run(global, _, words) = typed(&["--json=fd:3", "echo", "--json=x"]).unwrap() else { panic!() };
+        assert_eq!((global.json, words), (Some(Some("fd:3".into())), vec!["echo".into(), "--json=x".into()]));
         for line in [&["-v", "run", "--", "true"][..], &["run", "-v", "--", "true"], &["-v", "true"]] {
             let Typed::Run(global, ..) = typed(line).unwrap() else { panic!("{line:?} is a run") };
             assert_eq!(global.verbosity(), Verbosity::Verbose);

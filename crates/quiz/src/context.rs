@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use quiz_config::JsonTo;
 use quiz_config::layer::unknown_variable;
 use quiz_config::value::Place;
 use quiz_config::{
@@ -38,6 +39,8 @@ pub struct Context {
     pub verbosity: Verbosity,
     /// Print one machine-readable record.
     pub json: bool,
+    /// Where that of a run goes.
+    pub json_to: Option<JsonTo>,
     profiles: OnceLock<Profiles>,
 }
 
@@ -72,7 +75,22 @@ impl Context {
                 foreign.owner
             ));
         }
-        Ok(Context { cwd, worktree, variables, paths, report, verbosity, json: global.json, profiles: OnceLock::new() })
+        let json_to = match &global.json {
+            None => None,
+            Some(None) => Some(JsonTo::Output),
+            Some(Some(place)) => Some(JsonTo::parse(place, &cwd).map_err(|why| Fault::new(format!("--json: {why}")))?),
+        };
+        Ok(Context {
+            cwd,
+            worktree,
+            variables,
+            paths,
+            report,
+            verbosity,
+            json: json_to.is_some(),
+            json_to,
+            profiles: OnceLock::new(),
+        })
     }
 
     /// The cache. It need not exist yet.
@@ -186,7 +204,7 @@ impl Context {
             tmux: options.tmux,
             gdb: options.gdb,
             verbosity: self.verbosity,
-            json: self.json,
+            json: self.json_to.clone(),
             cwd: self.cwd.clone(),
             worktree: self.worktree.as_ref().map(|worktree| worktree.dir.clone()),
             variables: self.variables.clone(),

@@ -45,8 +45,10 @@ use quiz_vm::{Accel, Disk, DiskFormat, Limits, Outcome, Run, Streams, Verdict, V
 use crate::consent;
 use crate::context::Context;
 use crate::errors::Fault;
+use crate::output::Records;
 use crate::prepare::{self, Prepared};
 use crate::profiles;
+use crate::standard::{self, Line};
 use announce::Announcer;
 use evidence::RunDir;
 pub use evidence::RunsDir;
@@ -65,10 +67,12 @@ const ARTIFACTS: Bounds = Bounds { bytes: scratch::OUT_BYTES, entries: 1_000_000
 
 /// Runs what `spec` asks for, in the user's foreground; `call` says how to do it again.
 pub fn run(spec: &RunSpec, call: Option<Call>, ctx: &Context) -> Result<Record, Fault> {
-    let ended = prepare_and_run(spec, Viewer::User, call, ctx)?;
-    ended.announce(spec.verbosity);
-    if spec.json {
-        crate::output::text(&(ended.record.line() + "\n"))?;
+    standard::require_output()?;
+    let records = spec.json.as_ref().map(Records::open).transpose()?;
+    let mut ended = prepare_and_run(spec, Viewer::User, call, ctx)?;
+    ended.announce(spec.verbosity)?;
+    if let Some(records) = records {
+        records.write(&ended.record.line(), ended.line.is_open())?;
     }
     if let Some(call) = ended.record.call.as_ref().filter(|_| ended.next) {
         standby::leave_one(call);
@@ -110,6 +114,10 @@ pub struct Ended {
     crash: Option<String>,
     /// A VM may wait for the next run like it.
     next: bool,
+    /// The last line of the program's output.
+    line: Line,
+    /// Why its record is not in its directory.
+    unwritten: Option<Fault>,
 }
 
 impl Ended {
@@ -123,8 +131,12 @@ impl Ended {
     }
 
     /// Tells the user how, if it was not just the program that exited.
-    pub fn announce(&self, verbosity: Verbosity) {
+    ///
+    /// # Errors
+    /// If the record could not be written.
+    pub fn announce(&mut self, verbosity: Verbosity) -> Result<(), Fault> {
         announce::verdict(&self.outcome, self.crash.as_deref(), &self.record, verbosity);
+        self.unwritten.take().map_or(Ok(()), Err)
     }
 }
 
@@ -206,7 +218,8 @@ fn run_with(
         let words: Vec<String> = words.iter().flatten().map(|word| history::quoted(&word.to_string_lossy())).collect();
         ctx.report.say(&format!("the VM waits for gdb: {}", words.join(" ")));
     }
-    let announcer = Announcer::start(spec.verbosity, terminal.is_raw());
+    let announcer = Announcer::start(spec.verbosity, terminal.is_raw())
+        .map_err(|e| Fault::new(format!("cannot start a thread for quiz's own messages: {e}")))?;
     let (mut watched, mut hear, mut doing, mut front) = (None, None, None, None);
     match viewer {
         Viewer::User => {}
@@ -223,6 +236,7 @@ fn run_with(
         }
         _ => None,
     };
+    let line = Line::default();
     let mut had_waited = waiting.is_some();
     if had_waited && spec.verbosity == Verbosity::Verbose {
         ctx.report.say("a VM of it was waiting");
@@ -279,7 +293,7 @@ fn run_with(
                 streams: match (watched.take(), &front) {
                     (Some(streams), _) => streams,
                     (None, Some(_)) => Streams::nowhere(),
-                    (None, None) => terminal.streams()?,
+                    (None, None) => terminal.streams(&line)?,
                 },
                 door: door.as_ref().and_then(|door| door.try_clone().ok()),
                 front: front.as_ref().map(UnixStream::try_clone).transpose()?,
@@ -320,7 +334,8 @@ fn run_with(
         Start::Bare(_) => ("bare", made),
         Start::Boot => ("boot", made),
     };
-    let crash = crash::read(&mut outcome, spec, kernel, doing.and_then(|doing| doing()), dir.held(), ctx);
+    let crash = crash::read(&mut outcome, spec, kernel, doing.and_then(|doing| doing()), dir.held(), &mut signals, ctx);
+    // From here on nothing waits for anything but the user's own streams, and every signal ends that.
     let mut record =
         Record::new(dir, spec, chosen, vm, kernel, root, choice, how, (call, inputs), started_at, &outcome);
     let crash = crash.map(|crash| {
@@ -328,9 +343,9 @@ fn run_with(
         crash.short
     });
     record.call_seal = record.call.as_ref().and_then(|call| consent::seal(call, ctx));
-    dir.finish(&record)?;
+    let unwritten = dir.finish(&record).err();
     let next = spec.standby && standby::can_follow(&record, &order, scratch, chosen);
-    Ok(Ended { record, outcome, dir: None, crash, next })
+    Ok(Ended { record, outcome, dir: None, crash, next, line, unwritten })
 }
 
 /// All that a run is made of.

@@ -15,9 +15,14 @@ use crate::pump;
 use crate::qemu::SavesTo;
 use crate::qmp::{Command, Verb};
 
+/// How much of what the guest says about a failure is told, in characters.
+const WORDS: usize = 4096;
+
 impl Supervisor<'_> {
     pub(super) fn say(&mut self, message: &ToGuest) {
-        encode(message, &mut self.to_guest);
+        if let Err(e) = encode(message, &mut self.to_guest) {
+            self.fail(format!("the guest cannot be told what to do: {e}"));
+        }
     }
 
     pub(super) fn write_agent(&mut self) {
@@ -71,7 +76,7 @@ impl Supervisor<'_> {
             ToHost::Begun if self.phase == Phase::Resuming => {
                 self.boot = Some(self.began.elapsed());
                 self.phase = Phase::Preparing;
-                self.deadline = Some(self.began + self.limits.boot);
+                self.deadline = Some(self.boot_deadline());
             }
             ToHost::Begun => {}
             ToHost::Started => self.on_started(),
@@ -81,8 +86,12 @@ impl Supervisor<'_> {
                 self.seen.nonsense.get_or_insert_with(|| "the guest sent an endless message".to_owned());
                 self.monitor.kill();
             }
-            ToHost::Data(ProgramId::MAIN, Stream::Artifacts, bytes) => self.on_artifacts(&bytes),
+            ToHost::Data(ProgramId::MAIN, Stream::Artifacts, bytes) => {
+                self.seen.received.add(Stream::Artifacts, bytes.len());
+                self.on_artifacts(&bytes);
+            }
             ToHost::Data(ProgramId::MAIN, stream, bytes) => {
+                self.seen.received.add(stream, bytes.len());
                 self.clients.show(stream, &bytes);
                 if let Some(sender) = self.outlet(stream).and_then(|outlet| outlet.sender.as_ref()) {
                     // A pump that has given up has said so; the guest hears it with `Close`.
@@ -105,11 +114,15 @@ impl Supervisor<'_> {
                 self.pass_on(id, message);
             }
             ToHost::Ended { id, .. } => self.pass_on(id, message),
+            ToHost::Log(messages) => self.console.log(&messages),
             // When time is over it is asked for what only the evidence is to have.
             ToHost::Kernel { .. } if !matches!(self.phase, Phase::Running | Phase::Kept | Phase::Ending) => {}
             ToHost::Kernel { level, micros, text } => {
+                // The log may have no room for it any more when the run ends.
+                self.console.log(&text);
                 (self.show)(Notice::Kernel { level, micros, text: &text });
             }
+            ToHost::Tainted(bits) => self.seen.taint |= bits,
             ToHost::Note(text) => {
                 (self.show)(Notice::Note(&text));
                 self.seen.notes.push(text.into_owned());
@@ -139,6 +152,7 @@ impl Supervisor<'_> {
                     }
                 }
             }
+            ToHost::Sent(sent) => self.seen.sent = Some(sent),
             ToHost::Down { nonce } if nonce == self.nonce => {
                 self.seen.down = true;
                 self.quit();
@@ -147,14 +161,28 @@ impl Supervisor<'_> {
                 self.seen.nonsense.get_or_insert_with(|| "a record of another run came from the guest".to_owned());
                 self.monitor.kill();
             }
-            ToHost::Failed(why) => {
-                self.seen.failed.get_or_insert(why.into_owned());
+            // The program was not started, and that is no verdict on the kernel that it was to run on.
+            ToHost::Failed(why) if self.ready.is_none() => {
+                self.seen.failed.get_or_insert(shortened(&why));
                 self.quit();
+            }
+            ToHost::Failed(why) | ToHost::Broken(why) => {
+                self.seen.nonsense.get_or_insert(shortened(&why));
+                self.monitor.kill();
+            }
+            ToHost::Spoilt(what) => {
+                self.seen.spoilt.get_or_insert(shortened(&what));
             }
         }
     }
 
     fn on_hello(&mut self, version: u32) {
+        if self.phase != Phase::Booting {
+            // The guest has started anew without QEMU's noticing.
+            self.seen.nonsense.get_or_insert_with(|| "the agent started a second time".to_owned());
+            self.monitor.kill();
+            return;
+        }
         if version != quiz_proto::VERSION {
             self.seen.failed = Some(format!(
                 "the agent speaks version {version} of the frames and quiz version {}; delete the initramfs cache",
@@ -162,15 +190,8 @@ impl Supervisor<'_> {
             ));
             return self.quit();
         }
-        let first = self.phase == Phase::Booting;
         self.boot = Some(self.began.elapsed());
         self.phase = Phase::Preparing;
-        if !first {
-            // The guest has started anew without QEMU's noticing.
-            self.seen.nonsense = Some("the agent started a second time".to_owned());
-            self.monitor.kill();
-            return;
-        }
         self.reach(Point::Bare);
     }
 
@@ -205,7 +226,7 @@ impl Supervisor<'_> {
     pub(super) fn go_on_from(&mut self, point: Point) {
         self.monitor.say(Verb::Cont);
         self.phase = Phase::Preparing;
-        self.deadline = Some(self.began + self.limits.boot);
+        self.deadline = Some(self.boot_deadline());
         self.say_next(point);
     }
 
@@ -239,6 +260,7 @@ impl Supervisor<'_> {
         if let Some(Job::Program(_, mut order) | Job::Resumed(mut order)) = self.job.take() {
             order.personal.moment = now();
             order.keep = self.is_kept();
+            order.strict = self.limits.strict;
             self.say(&ToGuest::Start { nonce: self.nonce, order });
         }
     }
@@ -249,7 +271,10 @@ impl Supervisor<'_> {
             self.enter(Phase::Running, self.limits.program);
         }
         match self.input.take() {
-            Some(input) => self.allowance = Some(pump::read_input(input, self.mailbox.clone())),
+            Some(input) => match pump::read_input(input, self.mailbox.clone()) {
+                Ok(allowance) => self.allowance = Some(allowance),
+                Err(e) => self.fail(format!("cannot start a thread for the program's input: {e}")),
+            },
             // It is for those who watch to say so.
             None if self.is_kept() => {}
             None => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
@@ -260,9 +285,21 @@ impl Supervisor<'_> {
     fn on_artifacts(&mut self, bytes: &[u8]) {
         let (dir, bounds, mailbox) = (self.dir.try_clone(), self.limits.artifacts, self.mailbox.clone());
         self.artifact_credit.get_or_insert(0);
-        self.unpacking
-            .get_or_insert_with(|| Unpacking::start(dir, bounds, move |n| mailbox.written(Stream::Artifacts, n)))
-            .push(bytes.to_vec());
+        if self.unpacking.is_none() {
+            match Unpacking::start(dir, bounds, move |n| mailbox.written(Stream::Artifacts, n)) {
+                Ok(unpacking) => self.unpacking = Some(unpacking),
+                Err(e) => self.fail(format!("cannot start a thread for the artifacts: {e}")),
+            }
+        }
+        if let Some(unpacking) = &self.unpacking {
+            unpacking.push(bytes.to_vec());
+        }
+    }
+
+    /// The host cannot go on with the run.
+    fn fail(&mut self, why: String) {
+        self.seen.failed.get_or_insert(why);
+        self.monitor.kill();
     }
 
     fn on_stacks(&mut self, text: &str) {
@@ -277,6 +314,14 @@ impl Supervisor<'_> {
         if let Err(e) = written {
             self.seen.notes.push(format!("stacks.txt is incomplete: {e}"));
         }
+    }
+}
+
+/// What the guest says in words, as much as a message is to have.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(WORDS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

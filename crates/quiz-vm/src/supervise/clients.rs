@@ -64,8 +64,8 @@ impl Client {
     }
 
     fn tell(&mut self, answer: &Answer) {
-        encode(answer, &mut self.outgoing);
-        self.gone |= self.outgoing.len() > WAITING;
+        // An answer that fits no frame is one that its reader never sees the end of.
+        self.gone |= encode(answer, &mut self.outgoing).is_err() || self.outgoing.len() > WAITING;
     }
 
     /// Writes what it takes now.
@@ -135,7 +135,7 @@ impl Clients {
         }
         for client in &mut self.all {
             if let Role::Watches(owing) = &mut client.role {
-                *owing += u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                *owing = owing.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 client.tell(&Answer::Guest(ToHost::Data(ProgramId::MAIN, stream, bytes.into())));
             }
         }
@@ -333,8 +333,7 @@ impl Supervisor<'_> {
     /// The run's program has ended, and the guest stays: nobody need watch it any more.
     pub(super) fn dismiss_watchers(&mut self) {
         self.read_console();
-        let report = self.console.report().filter(|_| self.limits.strict).map(str::to_owned);
-        let verdict = match (report, self.seen.status) {
+        let verdict = match (self.strict_report(), self.seen.status) {
             (Some(message), _) => Verdict::Report { message },
             (None, Some(status)) => status.into(),
             (None, None) => return,
@@ -371,7 +370,7 @@ impl Supervisor<'_> {
 fn size_of_words(program: &Program) -> usize {
     let env = program.env.iter().flat_map(|(name, value)| [name, value]);
     // A word has its length in front of it.
-    program.argv.iter().chain(env).map(|word| word.len() + 5).sum()
+    program.argv.iter().chain(&program.cwd).chain(env).map(|word| word.len() + 5).sum()
 }
 
 fn last_word(verdict: &Verdict, role: Role, dir: &Path) -> Answer<'static> {

@@ -3,8 +3,10 @@
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
 
-use super::{Phase, STACKS, Supervisor};
-use crate::Verdict;
+use quiz_symbols::taint;
+
+use super::{Phase, STACKS, Seen, Supervisor};
+use crate::{Verdict, artifacts};
 
 /// How much of QEMU's words is read, in bytes.
 const LOG: u64 = 1 << 20;
@@ -36,14 +38,26 @@ impl Supervisor<'_> {
         }
         let told_machine = seen.shutdown.as_deref() == Some(PANIC);
         if let (Some(status), true, true, false) = (seen.status, seen.down, ended.success(), told_machine) {
-            return match self.console.report().filter(|_| self.limits.strict) {
-                Some(line) => Verdict::Report { message: line.to_owned() },
-                None => status.into(),
+            if let Some(failed) = &self.artifacts.failed {
+                let place = self.dir.path().join(artifacts::DIR);
+                return Verdict::fault(format!("cannot write what came back to {}: {failed}", place.display()));
+            }
+            return match (self.what_is_lost(), self.strict_report()) {
+                (Some(message), _) => Verdict::Lost { message },
+                (None, Some(message)) => Verdict::Report { message },
+                (None, None) => status.into(),
             };
         }
         if self.console.panicked() || told_machine {
             let message = self.console.trouble().unwrap_or("Kernel panic").to_owned();
             return Verdict::Panic { message };
+        }
+        if let Some(why) = seen.disk_error.as_ref().filter(|_| seen.stopped) {
+            return Verdict::fault(format!("QEMU stopped the machine because a disk failed on the host: {why}"));
+        }
+        if seen.stopped && self.ready.is_some() {
+            // With what a guest has done to itself an accelerator cannot go on either.
+            return Verdict::Lost { message: "QEMU stopped the machine: it could not go on (see qemu.log)".to_owned() };
         }
         if seen.stopped {
             return Verdict::fault("QEMU stopped the machine: its accelerator failed (see qemu.log); try --accel tcg");
@@ -52,6 +66,10 @@ impl Supervisor<'_> {
             return Verdict::Lost { message: lost(reason).to_owned() };
         }
         let last = self.last_of_qemu();
+        let fatal = ended.signal() == Some(libc::SIGABRT) && self.ready.is_some();
+        if let Some(what) = self.fatal_to_qemu().filter(|_| fatal) {
+            return Verdict::Lost { message: format!("QEMU could not go on with the guest: {what}") };
+        }
         match ended.signal() {
             Some(signal) if seen.panic_at.is_none() => {
                 Verdict::fault(format!("QEMU was killed by signal {signal}: {last}"))
@@ -59,6 +77,35 @@ impl Supervisor<'_> {
             _ if ended.success() => Verdict::Lost { message: "the VM ended without a word".to_owned() },
             _ => Verdict::fault(format!("QEMU failed ({ended}): {last}")),
         }
+    }
+
+    /// What the kernel has reported, where a run is to be free of that.
+    pub(super) fn strict_report(&self) -> Option<String> {
+        if !self.limits.strict {
+            return None;
+        }
+        let tainted = || {
+            let bad = taint::of_trouble(self.seen.taint);
+            let words = taint::words(&bad).join(", ");
+            (!bad.is_empty()).then(|| format!("it is tainted {bad} since the program began: {words}"))
+        };
+        self.console.strict().map(str::to_owned).or_else(tainted)
+    }
+
+    /// What of a run that went well is not all there.
+    fn what_is_lost(&self) -> Option<String> {
+        let Seen { spoilt, received, .. } = &self.seen;
+        // An agent that sends anything sends this.
+        let sent = self.seen.sent.unwrap_or(*received);
+        let streams = [
+            ("standard output", received.stdout, sent.stdout),
+            ("standard error", received.stderr, sent.stderr),
+            ("the artifacts", received.artifacts, sent.artifacts),
+        ];
+        let short = streams.iter().find(|(_, received, sent)| received != sent).map(|(name, received, sent)| {
+            format!("of {sent} bytes of {name} that the guest sent, {received} have come")
+        });
+        spoilt.clone().or(short)
     }
 
     /// What speaks for a guest that hangs, rather than for one that is slow, when its time was over.
@@ -89,6 +136,12 @@ impl Supervisor<'_> {
         let mut log = String::new();
         self.dir.read("qemu.log")?.take(LOG).read_to_string(&mut log)?;
         Ok(log)
+    }
+
+    /// What QEMU says of an emulated processor that has done what none can go on from.
+    fn fatal_to_qemu(&self) -> Option<String> {
+        let log = self.log_of_qemu().unwrap_or_default();
+        log.lines().find_map(|line| line.strip_prefix("qemu: fatal: ").map(str::to_owned))
     }
 
     fn last_of_qemu(&self) -> String {

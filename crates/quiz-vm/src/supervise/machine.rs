@@ -4,6 +4,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use super::{Phase, SAVE, Supervisor, judge, text};
+use crate::qemu;
 use crate::qmp::{Said, Verb};
 
 /// How long QEMU may refuse to let a VM go on that it has paused. It takes a millisecond or two.
@@ -42,6 +43,11 @@ impl Supervisor<'_> {
                 self.seen.panic_at.get_or_insert_with(Instant::now);
             }
             Said::Stopped => self.on_stopped(),
+            Said::DiskFailed { node, operation, reason } => {
+                let file = self.disks.iter().enumerate().find(|(i, _)| qemu::node(*i) == node).map(|(_, file)| file);
+                let disk = file.map_or(node, |file| file.display().to_string());
+                self.seen.disk_error.get_or_insert(format!("cannot {operation} {disk}: {reason}"));
+            }
             Said::AgentPort { open: false } if self.boot.is_some() && !self.seen.down => {
                 self.seen.shutdown.get_or_insert_with(|| "agent-gone".to_owned());
                 // A panic is still being printed.
@@ -64,7 +70,7 @@ impl Supervisor<'_> {
             _ if self.limits.dump.is_none() && self.seen.shutdown.as_deref() == Some(judge::PANIC) => {}
             // It is paused to be saved, or to be dumped.
             Phase::Saving(_) | Phase::Dumping => {}
-            _ if self.limits.debugged && !ended => {}
+            _ if self.limits.debugged && !ended && self.seen.disk_error.is_none() => {}
             // It is paused because it has ended.
             _ if self.limits.dump.is_some() && ended => {
                 if self.wants_dump() {

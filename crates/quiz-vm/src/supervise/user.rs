@@ -44,12 +44,12 @@ impl Supervisor<'_> {
                 }
             }
             Event::Written(Stream::Artifacts, bytes) => {
-                let owed = self.artifact_credit.take().unwrap_or(0) + bytes;
+                let owed = self.artifact_credit.take().unwrap_or(0).saturating_add(bytes);
                 self.artifact_credit = Some(self.pay(Stream::Artifacts, owed));
             }
             Event::Written(stream, bytes) => {
                 if let Some(outlet) = self.outlet(stream) {
-                    outlet.owed += bytes;
+                    outlet.owed = outlet.owed.saturating_add(bytes);
                 }
                 self.pay_all();
             }

@@ -8,7 +8,7 @@ use std::os::fd::FromRawFd;
 use std::process::exit;
 use std::time::Duration;
 
-use quiz_proto::{Decoder, Nonce, ProgramId, Status, Stream, ToGuest, ToHost, encode};
+use quiz_proto::{Decoder, MAX_MESSAGE, Nonce, ProgramId, Sent, Status, Stream, ToGuest, ToHost, encode};
 
 fn main() {
     let behaviour = std::env::args()
@@ -23,6 +23,13 @@ fn main() {
             exit(1);
         }
         "silent" => sleep(),
+        "boots-slowly" => std::thread::sleep(Duration::from_secs(5)),
+        "disk-full" => {
+            let data = r#"{"node-name": "disk0", "operation": "write", "action": "stop", "reason": "No space left"}"#;
+            writeln!(qmp, r#"{{"event": "BLOCK_IO_ERROR", "data": {data}}}"#).unwrap();
+            writeln!(qmp, r#"{{"event": "STOP"}}"#).unwrap();
+            sleep();
+        }
         "stops" => {
             writeln!(qmp, r#"{{"event": "STOP"}}"#).unwrap();
             sleep();
@@ -56,12 +63,17 @@ fn main() {
         _ => {}
     }
     say(&mut agent, &ToHost::Hello { version: quiz_proto::VERSION });
+    if behaviour == "fails-to-prepare" {
+        say(&mut agent, &ToHost::Failed("no root".into()));
+        wait_for_quit(&mut qmp);
+        return;
+    }
     let nonce = hear_start(&mut agent);
     let exited = |code| ToHost::Exited { nonce, status: Status::Code(code) };
     say(&mut agent, &ToHost::Started);
     say(&mut agent, &ToHost::Data(ProgramId::MAIN, Stream::Stdout, b"out".as_slice().into()));
     match behaviour.as_str() {
-        "good" | "refuses-other-things" => {
+        "good" | "refuses-other-things" | "boots-slowly" => {
             say(&mut agent, &exited(0));
             say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
@@ -129,8 +141,45 @@ fn main() {
             say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
         }
-        "fails-to-prepare" => {
-            say(&mut agent, &ToHost::Failed("no root".into()));
+        // A kernel that breaks its agent, or a program that has taken the agent's place.
+        "fails-after-the-start" => {
+            say(&mut agent, &ToHost::Failed("x".repeat(MAX_MESSAGE - 64).into()));
+            sleep();
+        }
+        "breaks-after-the-start" => {
+            say(&mut agent, &ToHost::Broken("no memory".into()));
+            sleep();
+        }
+        "speaks-another-version-after-the-start" => {
+            say(&mut agent, &ToHost::Hello { version: quiz_proto::VERSION + 1 });
+            sleep();
+        }
+        "stops-after-the-start" => {
+            writeln!(qmp, r#"{{"event": "STOP"}}"#).unwrap();
+            sleep();
+        }
+        "cannot-go-on" => {
+            eprintln!("qemu: fatal: Trying to execute code outside RAM or ROM at 0x1");
+            std::process::abort();
+        }
+        "loses-output"
+        | "spoils-artifacts"
+        | "strict-log"
+        | "strict-taint"
+        | "strict-modules"
+        | "strict-partial-line" => {
+            match behaviour.as_str() {
+                "spoils-artifacts" => say(&mut agent, &ToHost::Spoilt("/quiz/out/a cannot be read".into())),
+                "strict-log" => say(&mut agent, &ToHost::Log("all is well\nWARNING: held lock freed!\n".into())),
+                "strict-taint" => say(&mut agent, &ToHost::Tainted(1 << 9 | 1 << 12)),
+                "strict-modules" => say(&mut agent, &ToHost::Tainted(1 << 12 | 1 << 13)),
+                "strict-partial-line" => write!(console, "login: [    1.0] BUG: KASAN: double-free in f\r\n").unwrap(),
+                _ => {}
+            }
+            say(&mut agent, &exited(0));
+            let stdout = if behaviour == "loses-output" { 4 } else { 3 };
+            say(&mut agent, &ToHost::Sent(Sent { stdout, ..Sent::default() }));
+            say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
         }
         other => panic!("unknown behaviour {other}"),
@@ -139,7 +188,7 @@ fn main() {
 
 fn say(agent: &mut File, message: &ToHost) {
     let mut bytes = Vec::new();
-    encode(message, &mut bytes);
+    encode(message, &mut bytes).unwrap();
     agent.write_all(&bytes).unwrap();
 }
 

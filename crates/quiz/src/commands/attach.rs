@@ -12,6 +12,7 @@ use crate::cli::RunOptions;
 use crate::context::Context;
 use crate::errors::Fault;
 use crate::run::{Terminal, registry};
+use crate::standard::Line;
 
 /// Which VM.
 #[derive(Debug, Args)]
@@ -37,7 +38,7 @@ pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
     }
     let parting = {
         let _raw = if at_terminal { terminal.raw()? } else { None };
-        let (streams, mut signals) = (terminal.streams()?, terminal.signals()?);
+        let (streams, mut signals) = (terminal.streams(&Line::default())?, terminal.signals()?);
         let streams = Streams { input: streams.input.filter(|_| at_terminal), ..streams };
         let mut heed = |_| Heed::Leave;
         let ends = Ends { streams, signals: &mut signals, escape, begin: &mut || {}, heed: &mut heed };

@@ -301,6 +301,9 @@ fn out_of_guest(
         settle(staging.held(), name, dir.handle(), to)
             .map_err(|e| Fault::new(format!("cannot put {} in {}: {e}", to.display(), dir.path().display())))?;
     }
+    if let Some(failed) = &done.failed {
+        return Err(Fault::new(format!("not everything was copied: {failed}")));
+    }
     match done.refused.first() {
         None => Ok(()),
         Some(first) => {

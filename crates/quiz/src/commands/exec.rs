@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::errors::Fault;
 use crate::run::registry::{self, Running};
 use crate::run::{SHELL, Terminal};
+use crate::standard::Line;
 
 /// How.
 #[derive(Debug, Args)]
@@ -64,7 +65,7 @@ pub fn run(args: &Exec, words: Words, ctx: &Context) -> Result<ExitCode, Fault> 
     let socket = enter(&running, &cache)?;
     let parting = {
         let _raw = terminal.raw()?;
-        run_in(socket, exec, terminal.streams()?, &terminal, spec.escape)?
+        run_in(socket, exec, terminal.streams(&Line::default())?, &terminal, spec.escape)?
     };
     tell(parting, &running, ctx)
 }

@@ -49,6 +49,7 @@ fn answer(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return match error.print() {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(FAULT),
+            _ if crate::standard::is_closed(crate::standard::OUTPUT) => ExitCode::from(FAULT),
             _ => ExitCode::SUCCESS,
         };
     }
@@ -100,6 +101,10 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
 }
 
 fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<ExitCode, Fault> {
+    let is_run = matches!(&verb, Verb::Replay(_)) || matches!(&verb, Verb::Zfs(args) if args.is_test());
+    if !is_run && matches!(global.json, Some(Some(_))) {
+        return Err(Fault::new("--json=WHERE is for runs: this verb prints its record on standard output"));
+    }
     if let Verb::Config(args) = verb {
         config::run(&args, options, &Context::new(global)?)?;
         return Ok(ExitCode::SUCCESS);

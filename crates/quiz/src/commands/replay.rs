@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Args;
+use quiz_config::JsonTo;
 use quiz_image::Report;
 use serde_json::Value;
 
@@ -46,6 +47,10 @@ pub fn run(args: &Replay, global: &Global) -> Result<ExitCode, Fault> {
     let mut spec = ctx.run_spec(&options, command)?;
     // What is to be seen is how it ends.
     spec.keep = None;
+    if spec.json != Some(JsonTo::Output) {
+        // Where its record went is another call's.
+        spec.json = here.json_to.clone();
+    }
     let again = crate::run::run(&spec, Some(call), &ctx)?;
     for line in changes(record, &again) {
         ctx.report.say(&line);

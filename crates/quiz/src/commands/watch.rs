@@ -175,7 +175,7 @@ fn ignored(top: &Path, paths: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
             list.push(0);
         }
         let mut stdin = git.stdin.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
-        let told = std::thread::spawn(move || stdin.write_all(&list));
+        let told = std::thread::Builder::new().spawn(move || stdin.write_all(&list))?;
         let output = git.wait_with_output()?;
         told.join().ok();
         let names = output.stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty());

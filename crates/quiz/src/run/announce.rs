@@ -42,16 +42,20 @@ struct Dying {
 
 impl Announcer {
     /// An announcer; on a raw terminal a line has to end in a carriage return too.
-    pub fn start(verbosity: Verbosity, raw: bool) -> Announcer {
+    ///
+    /// # Errors
+    /// If the host has no thread for it.
+    pub fn start(verbosity: Verbosity, raw: bool) -> std::io::Result<Announcer> {
         let coloured = crate::output::allows_colours(raw || std::io::stderr().is_terminal());
         let (queue, pieces) = sync_channel::<Vec<u8>>(QUEUE);
-        let writer = thread::spawn(move || {
+        let write = move || {
             for piece in pieces {
                 // Where stderr is gone there is no one left to tell.
                 Patient(std::io::stderr()).write_all(&piece).ok();
             }
-        });
-        Announcer {
+        };
+        let writer = thread::Builder::new().spawn(write)?;
+        Ok(Announcer {
             queue: Some(queue),
             writer: Some(writer),
             dropped: AtomicU64::new(0),
@@ -59,7 +63,7 @@ impl Announcer {
             raw,
             coloured,
             dying: RefCell::new(None),
-        }
+        })
     }
 
     /// Shows it, if it is worth showing.
@@ -155,10 +159,11 @@ pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosit
         }
     }
     let (what, oops) = match &outcome.verdict {
-        Verdict::Exited { .. } => return,
-        signalled @ Verdict::Signalled { .. } => {
-            if verbosity == Verbosity::Verbose {
-                say(&signalled.headline());
+        own @ (Verdict::Exited { .. } | Verdict::Signalled { .. }) => {
+            let seems_quizs = is_quizs(own.exit_code());
+            let died = matches!(own, Verdict::Signalled { .. });
+            if (verbosity == Verbosity::Verbose && died) || (verbosity != Verbosity::Quiet && seems_quizs) {
+                say(&own.headline());
             }
             return;
         }
@@ -186,6 +191,12 @@ pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosit
     if outcome.dumped {
         say(&format!("the guest's memory is in {dir}/vmcore: quiz debug {}", record.id));
     }
+}
+
+/// Whether an exit code is one that quiz has for verdicts of its own: a program that has it too is to be told from them.
+fn is_quizs(code: u8) -> bool {
+    let signals = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+    (121..=127).contains(&code) || signals.iter().any(|signal| i32::from(code) == 128 + signal)
 }
 
 /// Whether the end of the console says more about this verdict than the verdict itself.

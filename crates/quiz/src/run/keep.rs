@@ -23,13 +23,15 @@ use super::terminal::{Terminal, UserSignals};
 use super::{Viewer, prepare_and_run, prune, start_keeper};
 use crate::context::Context;
 use crate::errors::Fault;
+use crate::standard::Line;
 
 /// Starts a keeper, shows the program, and goes when that has ended: with its exit code.
 pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
-    if spec.json {
+    if spec.json.is_some() {
         return Err(Fault::new("--json and --keep do not go together: the record is complete when the VM has ended")
             .hint("`quiz kill` ends it; `quiz show --json` prints the record then"));
     }
+    crate::standard::require_output()?;
     let terminal = Terminal::of_this_process();
     terminal.tell_escape(spec.escape, ctx);
     let (mut keeper, socket) = start(&terminal)?;
@@ -43,7 +45,7 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
     };
     let mut signals = terminal.signals()?;
     let parting = {
-        let mut streams = terminal.streams()?;
+        let mut streams = terminal.streams(&Line::default())?;
         if streams.input.is_none() {
             streams.input = Some(fs_err::File::open("/dev/null")?.into_parts().0.into());
         }
@@ -129,10 +131,10 @@ struct Words {
 impl Words {
     fn relay(mut from: ChildStderr) -> std::io::Result<Words> {
         let pipe = from.as_fd().try_clone_to_owned()?;
-        let relay = thread::spawn(move || {
+        let relay = thread::Builder::new().spawn(move || {
             // Where stderr is gone there is no one left to tell.
             std::io::copy(&mut from, &mut Patient(std::io::stderr())).ok();
-        });
+        })?;
         Ok(Words { pipe, relay })
     }
 
@@ -161,8 +163,8 @@ pub fn hold(spec: &RunSpec, call: Option<Call>, describes: &str, ctx: &Context) 
     let terminal = Terminal::of_another(describes)
         .ok_or_else(|| Fault::new(format!("--hold-run: `{describes}` describes no terminal")))?;
     let front = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let ended = prepare_and_run(spec, Viewer::Another(terminal, front), call, ctx)?;
-    ended.announce(spec.verbosity);
+    let mut ended = prepare_and_run(spec, Viewer::Another(terminal, front), call, ctx)?;
+    ended.announce(spec.verbosity)?;
     prune(spec, ctx)?;
     Ok(ended.record)
 }

@@ -144,7 +144,7 @@ pub fn order(
     }
     // In tmux they are among the program's output.
     let messages = spec.kernel_messages.level().filter(|_| !spec.tmux);
-    Ok(Order { personal, program, messages, keep: spec.keep.is_some() })
+    Ok(Order { personal, program, messages, keep: spec.keep.is_some(), strict: spec.strict })
 }
 
 /// Whether a profile's `init` can run before the guest knows which run it is for. None can that comes after one that cannot, nor

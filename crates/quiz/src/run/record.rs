@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use quiz_config::{Chosen, DumpForm, RunSpec};
@@ -10,7 +10,7 @@ use quiz_image::Kernel;
 use quiz_image::root::Root;
 use quiz_vm::accel::Choice;
 use quiz_vm::{ArtifactsRecord, Outcome, Verdict, VmSpec};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::crash::OopsRecord;
 use super::evidence::RunDir;
@@ -25,6 +25,8 @@ pub struct Record {
     /// Of this object; another number means that a field has another meaning or is gone.
     pub schema: u32,
     pub id: String,
+    /// Its directory; bytes that are not UTF-8 are replaced.
+    #[serde(serialize_with = "as_text")]
     pub dir: PathBuf,
     pub verdict: Verdict,
     pub exit_code: u8,
@@ -66,6 +68,7 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     /// Where.
+    #[serde(serialize_with = "as_text")]
     pub directory: PathBuf,
     /// The words behind quiz's own name.
     pub words: Vec<String>,
@@ -168,6 +171,11 @@ impl Record {
     pub fn line(&self) -> String {
         serde_json::to_string(self).expect("the record is plain data")
     }
+}
+
+/// A path need not be text, and a record is.
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 fn ms(duration: Duration) -> u64 {

@@ -105,7 +105,7 @@ impl RootVm<'_> {
             cold: true,
             standby: false,
             special_files: false,
-            json: false,
+            json: None,
             ..self.spec.clone()
         }
     }

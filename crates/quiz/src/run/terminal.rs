@@ -1,9 +1,10 @@
 //! The user's terminal, if there is one: its size, its raw mode, and its restoration on every way out; and the signals.
 
-use std::io::{IsTerminal, Stdin};
+use std::io::{IsTerminal, Stdin, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quiz_config::{Escape, Verbosity};
 use quiz_host::stream::Patient;
@@ -11,15 +12,47 @@ use quiz_image::Report;
 use quiz_vm::proto::WinSize;
 use quiz_vm::{Signals, Streams};
 use rustix::termios::{self, OptionalActions, Termios};
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
+use signal_hook::consts::{
+    SIGABRT, SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGSYS, SIGTERM, SIGTRAP, SIGUSR1, SIGUSR2,
+    SIGVTALRM, SIGWINCH, SIGXCPU,
+};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::context::Context;
 use crate::errors::Fault;
+use crate::standard::{self, Closed, Line};
 
-/// The terminal as we found it, for the panic hook.
+/// The terminal as we found it, for the panic hook and for signals that nothing can go on after.
 static FOUND: OnceLock<Termios> = OnceLock::new();
+
+/// How many listen for the signals that end quiz. While nobody does, they do what they do in any program.
+static LISTENERS: AtomicUsize = AtomicUsize::new(0);
+
+/// The signals that end a program unless it catches them, but for those of faults (see [`restore_at_faults`]). Whatever sends one, the
+/// terminal is to be restored, and the run to have its record.
+fn ending() -> impl Iterator<Item = i32> {
+    let named = [
+        SIGINT,
+        SIGTERM,
+        SIGHUP,
+        SIGQUIT,
+        SIGABRT,
+        SIGALRM,
+        SIGIO,
+        SIGPROF,
+        SIGSYS,
+        SIGTRAP,
+        SIGUSR1,
+        SIGUSR2,
+        SIGVTALRM,
+        SIGXCPU,
+        libc::SIGPWR,
+        #[cfg(not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc64")))]
+        libc::SIGSTKFLT,
+    ];
+    named.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+}
 
 /// How the program's streams are tied to the user's.
 #[derive(Debug, Clone, Copy)]
@@ -95,19 +128,22 @@ impl Terminal {
 
     /// Standard input for the program. A job in the background has none: reading the terminal would stop it.
     pub fn input(&self) -> Option<OwnedFd> {
-        if !self.readable {
+        // Without standard input there is nothing to read.
+        if !self.readable || standard::is_closed(standard::INPUT) {
             return None;
         }
-        // Without standard input there is nothing to read.
         std::io::stdin().as_fd().try_clone_to_owned().ok()
     }
 
-    /// This process's own streams, for a program.
-    pub fn streams(&self) -> Result<Streams, Fault> {
+    /// This process's own streams, for a program; `line` hears whether its output has ended its last line.
+    pub fn streams(&self, line: &Line) -> Result<Streams, Fault> {
+        // Where both go to one place, what is written last on either counts.
+        let shared = is_one_file(&std::io::stdout(), &std::io::stderr());
+        let errors_line = if shared { line.clone() } else { Line::default() };
         Ok(Streams {
             input: self.input(),
-            output: Box::new(Patient(std::fs::File::from(duplicate(&std::io::stdout())?))),
-            errors: Box::new(Patient(std::fs::File::from(duplicate(&std::io::stderr())?))),
+            output: writer(standard::OUTPUT, &std::io::stdout(), line)?,
+            errors: writer(standard::ERRORS, &std::io::stderr(), &errors_line)?,
         })
     }
 
@@ -141,6 +177,7 @@ impl Terminal {
                 }
                 default(info);
             }));
+            restore_at_faults();
         }
         make_raw(&stdin, &found).map_err(|e| Fault::new(format!("cannot set the terminal's modes: {e}")))?;
         Ok(Some(Raw { found }))
@@ -148,14 +185,61 @@ impl Terminal {
 
     /// The signals that end, stop, continue or resize a run, from now on.
     pub fn signals(&self) -> Result<UserSignals, Fault> {
+        static DEFAULTS: OnceLock<()> = OnceLock::new();
         let make = || {
             let (read, write) = UnixStream::pair()?;
             read.set_nonblocking(true)?;
-            let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGCONT];
-            SignalDelivery::with_pipe(read, write, SignalOnly, signals)
+            if DEFAULTS.set(()).is_ok() {
+                ending().try_for_each(end_where_nobody_listens)?;
+            }
+            SignalDelivery::with_pipe(read, write, SignalOnly, ending().chain([SIGWINCH, SIGCONT]).collect::<Vec<_>>())
         };
-        let delivery = make().map_err(|e| Fault::new(format!("cannot listen for signals: {e}")))?;
-        Ok(UserSignals { delivery, terminal: self.size.is_some() && self.own })
+        LISTENERS.fetch_add(1, Ordering::SeqCst);
+        match make() {
+            Ok(delivery) => Ok(UserSignals { delivery, terminal: self.size.is_some() && self.own }),
+            Err(e) => {
+                LISTENERS.fetch_sub(1, Ordering::SeqCst);
+                Err(Fault::new(format!("cannot listen for signals: {e}")))
+            }
+        }
+    }
+}
+
+/// A signal that has once been caught is caught for good: this has it end quiz all the same while nobody listens.
+fn end_where_nobody_listens(signal: i32) -> std::io::Result<()> {
+    let end = move || {
+        if LISTENERS.load(Ordering::SeqCst) == 0 {
+            // SAFETY: both are async-signal-safe; the signal is delivered again when its handler has returned.
+            unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+                libc::raise(signal);
+            }
+        }
+    };
+    // SAFETY: what is called in the handler is async-signal-safe.
+    unsafe { signal_hook::low_level::register(signal, end) }.map(drop)
+}
+
+/// Restores the terminal when quiz itself commits a fault, or somebody sends it the signal of one, and lets the signal take its course.
+fn restore_at_faults() {
+    extern "C" fn restore(signal: i32) {
+        if let Some(found) = FOUND.get() {
+            termios::tcsetattr(std::io::stdin(), OptionalActions::Now, found).ok();
+        }
+        // SAFETY: both are async-signal-safe; the signal is delivered again when this has returned.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+    }
+    for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE] {
+        // SAFETY: all zeroes is a sigaction; the handler calls only what may be called in one, on the stack that Rust has made for them.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = restore as extern "C" fn(i32) as usize;
+            action.sa_flags = libc::SA_ONSTACK;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        }
     }
 }
 
@@ -173,9 +257,21 @@ fn make_raw(stdin: &Stdin, found: &Termios) -> rustix::io::Result<()> {
     termios::tcsetattr(stdin, OptionalActions::Drain, &raw)
 }
 
-/// A second descriptor of a standard stream, for a thread that closes it when it is done.
-fn duplicate(stream: &impl AsFd) -> Result<OwnedFd, Fault> {
-    stream.as_fd().try_clone_to_owned().map_err(|e| Fault::new(format!("cannot use the standard streams: {e}")))
+/// What writes to a standard stream, on a descriptor of its own, for a thread that closes it when it is done.
+fn writer(number: i32, stream: &impl AsFd, line: &Line) -> Result<Box<dyn Write + Send>, Fault> {
+    if standard::is_closed(number) {
+        return Ok(Box::new(Closed));
+    }
+    let own = stream.as_fd().try_clone_to_owned();
+    let own = own.map_err(|e| Fault::new(format!("cannot use the standard streams: {e}")))?;
+    Ok(Box::new(line.of(Patient(std::fs::File::from(own)))))
+}
+
+fn is_one_file(a: &impl AsFd, b: &impl AsFd) -> bool {
+    match (rustix::fs::fstat(a), rustix::fs::fstat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => false,
+    }
 }
 
 /// A raw terminal; as it was found again when this is dropped.
@@ -194,6 +290,12 @@ impl Drop for Raw {
 pub struct UserSignals {
     delivery: SignalDelivery<UnixStream, SignalOnly>,
     terminal: bool,
+}
+
+impl Drop for UserSignals {
+    fn drop(&mut self) {
+        LISTENERS.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Signals for UserSignals {

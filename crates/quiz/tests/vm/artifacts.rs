@@ -49,3 +49,17 @@ fn what_was_synced_survives_a_panic_and_a_timeout() {
     assert_eq!(ran.code, 124, "{}", ran.stderr);
     assert_eq!(fs::read_to_string(sandbox.last_run().join("artifacts/file")).unwrap(), "kept\n");
 }
+
+#[test]
+fn what_cannot_be_read_is_no_success_and_the_rest_comes_back() {
+    let sandbox = sandbox();
+    // This can only be written, by whoever it is.
+    let script =
+        "cd /quiz/out; echo a > a; : > x; mount --bind /sys/bus/platform/drivers_probe x; mkdir d; echo b > d/b";
+    let ran = sandbox.quiz(["sh", "-c", &format!("{script}; exit 0")]);
+    assert_eq!(ran.code, 122, "{}", ran.stderr);
+    assert!(ran.stderr.contains("what the program left in /quiz/out/x cannot all be read"), "{}", ran.stderr);
+    let artifacts = sandbox.last_run().join("artifacts");
+    assert_eq!(fs::read_to_string(artifacts.join("a")).unwrap(), "a\n");
+    assert_eq!(fs::read_to_string(artifacts.join("d/b")).unwrap(), "b\n");
+}

@@ -175,3 +175,63 @@ fn what_a_program_leaves_behind_does_not_hold_the_run() {
     let ran = sandbox().quiz(["sh", "-c", "sleep 1000 & setsid sleep 1000 & echo done"]);
     assert_eq!((ran.out().as_str(), ran.code), ("done\n", 0), "{}", ran.stderr);
 }
+
+/// quiz called by a shell with these redirections, which can close streams.
+fn redirected(sandbox: &quiz_testing::Sandbox, args: &str, redirections: &str) -> quiz_testing::Ran {
+    let quiz = sandbox.command([""; 0]);
+    let mut shell = std::process::Command::new("sh");
+    shell.arg("-c").arg(format!("exec \"$0\" {args} {redirections}")).arg(quiz.get_program());
+    shell.env_clear().envs(quiz.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.current_dir(sandbox.worktree()).output().unwrap().into()
+}
+
+#[test]
+fn an_output_that_is_closed_is_a_failure_and_an_input_that_is_closed_is_empty() {
+    let sandbox = sandbox();
+    for (args, redirections, code) in [
+        ("echo x", ">&-", 125),
+        ("sh -c 'echo x >&2'", "2>&-", 125),
+        ("true", "2>&-", 0),
+        ("echo x", ">/dev/null", 0),
+        ("echo x", "1<>/dev/null", 0),
+        ("cat", "<&-", 0),
+        ("config", ">&-", 125),
+    ] {
+        let ran = redirected(&sandbox, args, redirections);
+        assert_eq!(ran.code, code, "{args} {redirections}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn the_record_has_a_line_of_its_own_and_goes_where_it_is_to() {
+    let sandbox = sandbox();
+    let is_record = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok_and(|r| r["schema"] == 1);
+    let both = redirected(&sandbox, "--json sh -c 'printf out; printf err >&2; exit 3'", "2>&1").out();
+    let lines: Vec<&str> = both.lines().collect();
+    assert!(lines.len() == 2 && lines[0].len() == 6 && is_record(lines[1]), "{both}");
+    let ended = redirected(&sandbox, "--json echo '{\"exit_code\":0}'", "").out();
+    let lines: Vec<&str> = ended.lines().collect();
+    assert!(lines.len() == 2 && is_record(lines[1]), "{ended}");
+    for (option, redirection) in [("--json=record", ""), ("--json=fd:3", "3>record")] {
+        let ran = redirected(&sandbox, &format!("{option} echo hi"), redirection);
+        assert_eq!((ran.code, ran.out().as_str()), (0, "hi\n"), "{}", ran.stderr);
+        let record = fs_err::read_to_string(sandbox.worktree().join("record")).unwrap();
+        assert!(is_record(&record) && record.ends_with("}\n"), "{record}");
+    }
+    for (option, redirection) in [("fd:3", ""), ("fd:3", "3</dev/null"), ("no/such/directory", ""), ("fd:x", "")] {
+        let ran = redirected(&sandbox, &format!("--json={option} echo hi"), redirection);
+        assert_eq!((ran.code, ran.out().as_str()), (125, ""), "{option}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_worktree_whose_path_is_no_text_has_its_record() {
+    use std::os::unix::ffi::OsStrExt;
+    let sandbox = sandbox();
+    let dir = sandbox.beside("x").with_file_name(std::ffi::OsStr::from_bytes(b"tree\xff"));
+    fs_err::create_dir_all(dir.join(".quiz")).unwrap();
+    let ran = sandbox.quiz_in(&dir, ["--json", "true"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let record: serde_json::Value = serde_json::from_str(&ran.out()).unwrap();
+    assert!(record["dir"].as_str().unwrap().contains("tree\u{fffd}"));
+}

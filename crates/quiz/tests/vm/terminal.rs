@@ -42,6 +42,18 @@ fn p5_the_terminal_is_restored_on_every_way_out() {
         assert_eq!(quiz.wait().unwrap().code(), Some(128 + signal.as_raw()));
         assert_eq!(pty.modes().local_modes, before.local_modes, "{signal:?}");
     }
+    // Those that few catch, one that has no name, and one that nothing goes on after.
+    for signal in [libc::SIGUSR1, libc::SIGALRM, libc::SIGXCPU, libc::SIGRTMIN() + 3, libc::SIGSEGV] {
+        let mut pty = Pty::new(24, 80);
+        let mut quiz = pty.start(&mut sandbox.command(["sh", "-c", "echo ready; sleep 1000"]));
+        pty.wait_for("ready", LONG);
+        // SAFETY: kill has no memory effects.
+        assert_eq!(unsafe { libc::kill(quiz.id().cast_signed(), signal) }, 0);
+        let status = quiz.wait().unwrap();
+        let expected = if signal == libc::SIGSEGV { None } else { Some(128 + signal) };
+        assert_eq!(status.code(), expected, "{signal}");
+        assert_eq!(pty.modes().local_modes, before.local_modes, "{signal}");
+    }
 }
 
 #[test]

@@ -22,6 +22,15 @@ fn a_panic_is_121_with_the_kernels_words() {
 }
 
 #[test]
+fn a_panic_behind_a_line_that_has_not_ended_is_one_with_its_dump() {
+    let sandbox = sandbox();
+    let script = "printf 'login: ' > /dev/console; echo c > /proc/sysrq-trigger; sleep 5";
+    let ran = sandbox.quiz(["--dump", "on-panic", "sh", "-c", script]);
+    assert_eq!(ran.code, 121, "{}", ran.stderr);
+    assert!(sandbox.last_run().join("vmcore").exists());
+}
+
+#[test]
 fn a_reset_and_a_power_off_are_122() {
     let sandbox = sandbox();
     for key in ["b", "o"] {
@@ -60,8 +69,33 @@ fn a_report_of_the_kernel_is_a_failure_where_that_is_asked_for() {
         assert!(ran.stderr.contains(&format!("the guest's kernel reported: {report}")), "{}", ran.stderr);
         assert_eq!(record(&sandbox.last_run())["verdict"]["kind"], "report");
     }
+    // What is only in the kernel's log, in its taint, or behind what a program has left on the console's line.
+    let hide = "echo N > /sys/module/printk/parameters/ignore_loglevel; dmesg -n 1";
+    for (script, report) in [
+        (format!("{hide}; echo '<4>WARNING: held lock freed!' > /dev/kmsg"), "WARNING: held lock freed!"),
+        ("echo 4608 > /proc/sys/kernel/tainted".to_owned(), "tainted W since the program began: kernel warned"),
+        ("printf 'login: ' > /dev/console; echo '<4>[ BUG: x ]' > /dev/kmsg".to_owned(), "[ BUG: x ]"),
+    ] {
+        let ran = sandbox.quiz(["--strict", "sh", "-c", &script]);
+        assert_eq!(ran.code, 121, "{script}: {}", ran.stderr);
+        assert!(ran.stderr.contains(report), "{script}: {}", ran.stderr);
+    }
     // A kernel of quiz's has nothing to report of itself.
     assert_eq!(sandbox.quiz(["--strict", "sh", "-c", "exit 4"]).code, 4);
+}
+
+#[test]
+fn a_programs_own_exit_code_is_told_from_quizs() {
+    let sandbox = sandbox();
+    for (program, code) in [("exit 124", 124), ("exit 125", 125), ("kill -INT $$", 130)] {
+        let ran = sandbox.quiz(["sh", "-c", program]);
+        assert_eq!(ran.code, code);
+        assert!(ran.stderr.starts_with("quiz: the program "), "{program}: {}", ran.stderr);
+        let kind = record(&sandbox.last_run())["verdict"]["kind"].clone();
+        assert_eq!(kind, if code == 130 { "signalled" } else { "exited" });
+    }
+    assert_eq!(sandbox.quiz(["-q", "sh", "-c", "exit 124"]).stderr, "");
+    assert_eq!(sandbox.quiz(["sh", "-c", "exit 7"]).stderr, "");
 }
 
 #[test]

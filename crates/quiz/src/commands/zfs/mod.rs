@@ -48,6 +48,13 @@ pub struct Zfs {
     pub verb: Option<Verb>,
 }
 
+impl Zfs {
+    /// Its test suite is run, which is a run.
+    pub fn is_test(&self) -> bool {
+        matches!(self.verb, Some(Verb::Test(_)))
+    }
+}
+
 /// What to do with it.
 #[derive(Debug, Subcommand)]
 pub enum Verb {

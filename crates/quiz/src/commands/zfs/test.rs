@@ -92,6 +92,7 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     if args.list {
         return list(&groups, ctx);
     }
+    crate::standard::require_output()?;
     // Results must not be lost for want of what reads them.
     prepare::require(&[Purpose::ZfsTest], ctx)?;
     let mut options = args.options;
@@ -106,6 +107,7 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     fs_err::write(dir.path().join(RUN_FILE), runfile::write(&groups, patience, suite.names_logs()))?;
     spec.shares.push(ShareSpec { host: dir.path().to_owned(), guest: GUEST_DIR.into(), writable: false });
     spec.command = command(&suite, args.iterations);
+    let records = spec.json.as_ref().map(output::Records::open).transpose()?;
 
     let course = Arc::new(Mutex::new(Course::new(&groups, args.iterations)));
     let screen = Screen::start(&course, ctx);
@@ -124,14 +126,14 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     let ended = run::watched(&spec, watch, ctx);
     drop(watcher);
     screen.finish();
-    let ended = ended?;
-    ended.announce(spec.verbosity);
+    let mut ended = ended?;
+    ended.announce(spec.verbosity)?;
     ended.keep("suite.log", fs_err::File::open(&said)?)?;
     ended.keep(RUN_FILE, fs_err::File::open(dir.path().join(RUN_FILE))?)?;
     let course = course.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let result = conclude(&ended, &course, &suite, ctx)?;
     ended.keep("tests.json", (result.line() + "\n").as_bytes())?;
-    tell(&result, &course, &spec, ctx)?;
+    tell(&result, &course, records, ctx)?;
     run::prune(&spec, ctx)?;
     Ok(ExitCode::from(result.exit_code))
 }
@@ -271,9 +273,10 @@ fn conclude<'a>(ended: &'a run::Ended, course: &Course, suite: &Suite, ctx: &Con
 }
 
 /// The table, what is wrong, and where to read on.
-fn tell(result: &Conclusion, course: &Course, spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
-    if spec.json {
-        output::text(&(result.line() + "\n"))?;
+fn tell(result: &Conclusion, course: &Course, records: Option<output::Records>, ctx: &Context) -> Result<(), Fault> {
+    if let Some(records) = records {
+        // What the suite says goes to standard error then.
+        records.write(&result.line(), false)?;
     } else if !course.finished().is_empty() {
         output::text("\n")?;
         let mut rows: Vec<Vec<String>> = result.rows.iter().map(|(name, row)| line(name, row)).collect();
@@ -283,7 +286,7 @@ fn tell(result: &Conclusion, course: &Course, spec: &RunSpec, ctx: &Context) -> 
         output::table(&["GROUP", "PASSED", "FAILED", "SKIPPED", "EXPECTED", "NOT RUN", "TIME"], rows)?;
     }
     let say = crate::report::print;
-    if spec.verbosity != Verbosity::Quiet {
+    if ctx.verbosity != Verbosity::Quiet {
         for test in result.tests.iter().filter(|test| !test.expected) {
             say(&format!("{} {}, which should have passed", test.result, test.name));
         }
