@@ -262,6 +262,8 @@ impl System {
                       exec chroot --userspec=\"$who:$who\" \"$root\" env -i \"$@\" sh -c 'cd \"$DIR\" && eval \"$COMMAND\"'";
         let mut entering = Command::new("unshare");
         entering.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-c", script]);
+        // With it end all processes of the namespace, whose first one it keeps.
+        quiz_host::process::die_with_parent(&mut entering, quiz_host::process::Signal::KILL);
         entering.arg(&self.dir).args([who, dir]).arg(toolchain());
         entering.arg("--");
         entering.arg(format!("HOME={home}")).arg(format!("USER={who}")).arg(format!("DIR={dir}"));

@@ -158,7 +158,7 @@ mod tests {
         archive.append_data(&mut header, "file", io::empty()).unwrap();
         let bytes = archive.into_inner().unwrap();
         let record = read(&mut bytes.as_slice(), HeldDir::open(dir.path()), Bounds::NONE);
-        assert_eq!((record.files, record.refused.len()), (0, 1));
+        assert!(record.files == 0 && record.failed.is_some(), "{record:?}");
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 }

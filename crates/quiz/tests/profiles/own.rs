@@ -138,3 +138,29 @@ fn what_is_not_known_is_named_with_what_may_have_been_meant() {
         assert!(ran.stderr.contains(complaint), "{profiles}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn a_program_for_the_host_runs_only_as_it_was_allowed() {
+    let sandbox = sandbox();
+    let sign = sandbox.beside("sign");
+    for place in ["profiles/x", ".quiz/profiles/x"] {
+        let setup = |more: &str| format!("#!/bin/sh\n# {place}\n: > {}\n{more}echo quiz::error=seen\n", sign.display());
+        let dir = sandbox.worktree().join(place);
+        profile(&dir, &[("profile.toml", "about = \"x\"\n"), ("setup", &setup(""))]);
+        let refused = |why: &str| {
+            let ran = run(&sandbox, "x", "true");
+            assert_eq!(ran.code, 125, "{}", ran.stderr);
+            assert!(ran.stderr.contains(why) && ran.stderr.contains("`quiz allow`"), "{}", ran.stderr);
+            assert!(!sign.exists(), "{place}");
+        };
+        refused("profile x of this worktree reaches your host and ");
+        sandbox.allow();
+        assert!(run(&sandbox, "x", "true").stderr.contains("seen"));
+        fs::remove_file(&sign).unwrap();
+        profile(&dir, &[("setup", &setup("true\n"))]);
+        refused("has changed since you allowed it");
+        profile(&dir, &[("setup", &setup("")), ("more", "x")]);
+        refused("has changed since you allowed it");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
