@@ -18,6 +18,11 @@ pub fn visible_lines(text: &str) -> String {
     shown
 }
 
+/// What a guest has written to its console, where lines end in a carriage return, too.
+pub fn visible_console(bytes: &[u8]) -> String {
+    visible_lines(&String::from_utf8_lossy(bytes).replace("\r\n", "\n"))
+}
+
 fn is_harmless(c: char) -> bool {
     let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}');
     !c.is_control() && !turns
@@ -33,6 +38,7 @@ mod tests {
         assert_eq!(visible("\u{1b}]0;title\u{7}"), "\\u{1b}]0;title\\u{7}");
         assert_eq!(visible("a\nb\tc\r"), "a\\nb\\tc\\r");
         assert_eq!(visible("\u{9b}2J \u{202e}x"), "\\u{9b}2J \\u{202e}x");
+        assert_eq!(visible_console(b"[ 1.0] a\r\n\x1b[2J\xff"), "[ 1.0] a\n\\u{1b}[2J\u{fffd}");
         assert_eq!(visible_lines("a\nb\tc\r\u{1b}"), "a\nb\tc\\r\\u{1b}");
     }
 }

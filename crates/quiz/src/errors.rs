@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use quiz_config::{ConfigError, FileProblem};
 use quiz_host::stream::Patient;
+use quiz_vm::visible::visible_lines;
 
 /// The exit code of a fault of quiz, of the host, or of the command line.
 pub const FAULT: u8 = 125;
@@ -52,10 +53,10 @@ impl Fault {
         let mut text = String::new();
         match &self.what {
             What::Config(ConfigError::File(problems)) => problems.iter().for_each(|p| text += &snippet(p, colour)),
-            _ => text = format!("quiz: error: {}\n", self.message()),
+            _ => text = format!("quiz: error: {}\n", visible_lines(&self.message())),
         }
         if let Some(hint) = &self.hint {
-            text += &format!("quiz: hint: {hint}\n");
+            text += &format!("quiz: hint: {}\n", visible_lines(hint));
         }
         // Where stderr is gone there is no one left to tell.
         let _told = Patient(std::io::stderr()).write_all(text.as_bytes());

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use comfy_table::{ContentArrangement, Table, presets};
 use quiz_config::JsonTo;
 use quiz_host::stream::Patient;
+use quiz_vm::visible::visible;
 use serde::Serialize;
 
 use crate::errors::Fault;
@@ -92,6 +93,8 @@ fn inherited(number: i32) -> io::Result<File> {
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Fault> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    // Names and commands of runs may be a guest's words.
+    let rows = rows.into_iter().map(|row| row.iter().map(|cell| visible(cell)).collect::<Vec<_>>());
     table.set_header(head).add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

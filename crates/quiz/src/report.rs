@@ -8,6 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quiz_config::Verbosity;
 use quiz_host::stream::Patient;
 use quiz_image::report::{Progress, Report, Silent, Unit};
+use quiz_vm::visible::visible_lines;
 
 use crate::output::size;
 
@@ -52,7 +53,7 @@ impl Terminal {
 /// Prints a line on stderr, in any verbosity.
 pub fn print(line: &str) {
     // Where stderr is gone there is no one left to tell.
-    let _told = Patient(std::io::stderr()).write_all(format!("quiz: {line}\n").as_bytes());
+    let _told = Patient(std::io::stderr()).write_all(format!("quiz: {}\n", visible_lines(line)).as_bytes());
 }
 
 impl Report for Terminal {

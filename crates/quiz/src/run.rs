@@ -536,6 +536,7 @@ fn running(spec: &RunSpec, vm: &VmSpec, kernel: &Kernel, dir: &RunDir, runs: &Pa
     Running {
         id: dir.id().to_owned(),
         pid: rustix::process::getpid().as_raw_nonzero().get(),
+        socket: registry::socket_of(dir.id()),
         dir: dir.path().to_owned(),
         runs: runs.to_owned(),
         started_at: jiff::Timestamp::try_from(started_at).map(|at| at.to_string()).unwrap_or_default(),

@@ -1,11 +1,12 @@
 //! `quiz kill`: ends a VM, as Ctrl-C in its quiz's terminal would.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use quiz_image::Report;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::context::Context;
 use crate::errors::Fault;
@@ -25,12 +26,12 @@ pub struct Kill {
 pub fn run(args: &Kill, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
     let running = registry::find(&cache, &ctx.runs_dir()?.path(), args.id.as_deref())?;
-    let gone = || Fault::new(format!("{} has just ended", running.id));
-    let process = running.process().and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).ok_or_else(gone)?;
-    // The number may be another process's by now; the descriptor cannot become one.
-    if !registry::all(&cache).contains(&running) {
-        return Err(gone());
-    }
+    let (process, _connection) = running.process(&cache).map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionReset => Fault::new(format!("{} has just ended", running.id)),
+        // The cache is shared with another host or container.
+        _ => Fault::new(format!("the quiz of {} is not among the processes here: {e}", running.id))
+            .hint("end it where it was started"),
+    })?;
     let refused = |e| Fault::new(format!("cannot end {} (pid {}): {e}", running.id, running.pid));
     pidfd_send_signal(&process, Signal::TERM).map_err(refused)?;
     let until = Instant::now() + GRACE;

@@ -1,11 +1,12 @@
 //! `quiz logs`: what the kernel of a VM has said, and says.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::time::Duration;
 
 use clap::Args;
 use fs_err as fs;
 use quiz_host::stream::Patient;
+use quiz_vm::visible::visible_console;
 
 use crate::context::Context;
 use crate::errors::Fault;
@@ -51,8 +52,9 @@ pub fn run(args: &Logs, ctx: &Context) -> Result<(), Fault> {
 fn copy(console: &mut impl Read) -> Result<bool, Fault> {
     let mut bytes = Vec::new();
     console.read_to_end(&mut bytes)?;
+    let shown = if io::stdout().is_terminal() { visible_console(&bytes).into_bytes() } else { bytes };
     let mut stdout = Patient(io::stdout().lock());
-    match stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
+    match stdout.write_all(&shown).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(e) => Err(Fault::new(format!("cannot write to stdout: {e}"))),

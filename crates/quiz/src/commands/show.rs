@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 use fs_err as fs;
+use quiz_vm::visible::visible_lines;
 use serde_json::Value;
 
 use super::when;
@@ -79,5 +80,5 @@ pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
         let size = entry.metadata().map(|meta| if meta.is_dir() { String::new() } else { output::size(meta.len()) });
         line("", &format!("{:<16}{}", name.to_string_lossy(), size.unwrap_or_default()));
     }
-    output::text(&text)
+    output::text(&visible_lines(&text))
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use quiz_config::Verbosity;
 use quiz_host::stream::Patient;
 use quiz_vm::supervise::Notice;
+use quiz_vm::visible::{visible, visible_console, visible_lines};
 use quiz_vm::{Outcome, Verdict, is_fatal};
 
 use super::record::Record;
@@ -69,11 +70,16 @@ impl Announcer {
     /// Shows it, if it is worth showing.
     pub fn show(&self, notice: Notice) {
         match (notice, self.verbosity) {
-            (Notice::Console(bytes), Verbosity::Verbose) => self.put(bytes.to_vec()),
+            (Notice::Console(bytes), Verbosity::Verbose) => {
+                let text = visible_console(bytes);
+                self.put(if self.raw { text.replace('\n', "\r\n") } else { text }.into_bytes());
+            }
             (Notice::Kernel { level, micros, text }, Verbosity::Normal) => {
                 self.kernel(text, kernel_line(level, micros, text, self.coloured));
             }
-            (Notice::Note(text), Verbosity::Normal | Verbosity::Verbose) => self.line(&format!("quiz: {text}")),
+            (Notice::Note(text), Verbosity::Normal | Verbosity::Verbose) => {
+                self.line(&format!("quiz: {}", visible(text)))
+            }
             _ => {}
         }
     }
@@ -135,13 +141,13 @@ const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice",
 /// A kernel message as it is shown: with its time in seconds and its level, dimmed where there are colours.
 fn kernel_line(level: u8, micros: u64, text: &str, coloured: bool) -> String {
     let level = LEVELS.get(usize::from(level)).unwrap_or(&"?");
-    let line = format!("kernel: [{:5}.{:06}] {level}: {text}", micros / 1_000_000, micros % 1_000_000);
+    let line = format!("kernel: [{:5}.{:06}] {level}: {}", micros / 1_000_000, micros % 1_000_000, visible(text));
     if coloured { format!("\x1b[2m{line}\x1b[0m") } else { line }
 }
 
 /// One line of quiz's own.
 fn say(line: &str) {
-    Patient(std::io::stderr()).write_all(format!("quiz: {line}\n").as_bytes()).ok();
+    Patient(std::io::stderr()).write_all(format!("quiz: {}\n", visible_lines(line)).as_bytes()).ok();
 }
 
 /// Tells how the run ended, when it is not the program's own doing; `crash` is what happened to the guest's kernel.
@@ -182,7 +188,7 @@ pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosit
         text.push_str(crash.unwrap_or_default());
     }
     if verbosity != Verbosity::Quiet {
-        Patient(std::io::stderr()).write_all(text.as_bytes()).ok();
+        Patient(std::io::stderr()).write_all(visible_lines(&text).as_bytes()).ok();
     }
     say(&what);
     if needs_console(&outcome.verdict) || oops {

@@ -3,6 +3,7 @@
 //! Each has a file in the cache, which its quiz holds locked, and a socket beside it. What is there and not locked was left by a quiz that was
 //! killed, and goes.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ use fs_err as fs;
 use quiz_image::Cache;
 use quiz_image::lock::Locked;
 use quiz_vm::control;
-use rustix::process::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
 use super::history::the_one;
@@ -25,6 +27,8 @@ pub struct Running {
     pub id: String,
     /// The quiz that it belongs to.
     pub pid: i32,
+    /// Its socket, in the cache: the directory and the name.
+    pub socket: (String, String),
     /// Its directory.
     pub dir: PathBuf,
     /// The directory of all runs of its worktree.
@@ -67,8 +71,16 @@ fn remove(path: &Path) {
 /// The extension of the sockets.
 const SOCKET: &str = "sock";
 
+/// The cache's directory for them.
+const DIR: &str = "running";
+
 fn place(cache: &Cache) -> PathBuf {
-    cache.dir().join("running")
+    cache.dir().join(DIR)
+}
+
+/// Where the socket of the run `id` is, in the cache.
+pub fn socket_of(id: &str) -> (String, String) {
+    (DIR.to_owned(), format!("{id}.{SOCKET}"))
 }
 
 /// Lets others see a VM. It is whole or not there.
@@ -117,14 +129,13 @@ pub fn find(cache: &Cache, runs: &Path, wanted: Option<&str>) -> Result<Running,
 
 /// Where others come in to the VM of the run `id`. Gone with what [`register`] returned.
 pub fn open_door(cache: &Cache, id: &str) -> std::io::Result<UnixListener> {
-    control::bind(&place(cache), &format!("{id}.{SOCKET}"))
+    control::bind(&place(cache), &socket_of(id).1)
 }
 
 impl Running {
     /// Goes to the VM.
     pub fn visit(&self, cache: &Cache) -> Result<UnixStream, Fault> {
-        control::connect(&place(cache), &format!("{}.{SOCKET}", self.id))
-            .map_err(|e| Fault::new(format!("cannot reach the VM of {}: {e}", self.id)))
+        self.connect(cache).map_err(|e| Fault::new(format!("cannot reach the VM of {}: {e}", self.id)))
     }
 
     /// How long it has been there.
@@ -133,10 +144,42 @@ impl Running {
         SystemTime::now().duration_since(started.into()).ok()
     }
 
-    /// Its quiz's process.
-    pub fn process(&self) -> Option<Pid> {
-        Pid::from_raw(self.pid).filter(|pid| !pid.is_init())
+    fn connect(&self, cache: &Cache) -> std::io::Result<UnixStream> {
+        let (dir, name) = &self.socket;
+        control::connect(&cache.dir().join(dir), name)
     }
+
+    /// Its quiz's process, as the kernel tells of whoever listens there, with the connection that tells whether that is still so. The number in
+    /// the file may be that of another process: the file may be of another host or container, and its process may have ended.
+    pub fn process(&self, cache: &Cache) -> std::io::Result<(OwnedFd, UnixStream)> {
+        let connection = self.connect(cache)?;
+        let pid = peer(&connection)?.ok_or_else(|| std::io::Error::other("it is of another PID namespace"))?;
+        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        // The connection ends with the process; as long as it stands, the number is no other's.
+        let mut ended = [PollFd::new(&connection, PollFlags::empty())];
+        poll(&mut ended, Some(&Timespec::default()))?;
+        if ended[0].revents().contains(PollFlags::HUP) {
+            return Err(std::io::ErrorKind::ConnectionReset.into());
+        }
+        Ok((process, connection))
+    }
+}
+
+/// The process that listens at the other end; none of one that this PID namespace does not have.
+fn peer(connection: &UnixStream) -> std::io::Result<Option<Pid>> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel writes no more than `size` bytes.
+    let done = unsafe {
+        libc::getsockopt(
+            connection.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut size,
+        )
+    };
+    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(Pid::from_raw(credentials.pid)) }
 }
 
 #[cfg(test)]
@@ -147,6 +190,7 @@ mod tests {
         Running {
             id: id.to_owned(),
             pid: i32::try_from(std::process::id()).unwrap(),
+            socket: socket_of(id),
             dir: PathBuf::from(runs).join(id),
             runs: runs.into(),
             started_at: started_at.to_owned(),
@@ -177,5 +221,20 @@ mod tests {
         assert!(of(Some("")).unwrap_err().message().contains("any of"));
         drop(held);
         assert!(all(&cache).is_empty() && of(None).is_err());
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_socket_and_not_by_a_number() {
+        let top = tempfile::tempdir().unwrap();
+        let cache = Cache::at(top.path().to_owned());
+        let one = Running { pid: 1, ..running("1a", "2026-01-01T00:00:00Z", "/w/.quiz/runs") };
+        let _held = register(&cache, &one).unwrap();
+        assert!(one.process(&cache).is_err(), "nobody listens");
+        let door = open_door(&cache, "1a").unwrap();
+        let (process, _connection) = one.process(&cache).unwrap();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap();
+        assert!(info.contains(&format!("Pid:\t{}\n", std::process::id())), "{info}");
+        drop(door);
+        assert!(one.process(&cache).is_err(), "it does not listen any more");
     }
 }

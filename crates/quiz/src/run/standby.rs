@@ -122,6 +122,7 @@ pub fn hold(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
         let socket = place.join(socket_name(&name));
         let shown = Running {
             waits: true,
+            socket: (DIR.to_owned(), socket_name(&name)),
             ..running(spec, &vm, equipment.kernel, &own, &ctx.runs_dir()?.path(), SystemTime::now())
         };
         let seen = RefCell::new(None);
