@@ -1,12 +1,12 @@
 //! The archive that the guest sends at its end, unpacked into the run's `artifacts/` while it comes. Not for the unpacking itself (`unpack`).
 
 use std::io::{self, Read};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
 use quiz_host::held::HeldDir;
 
 use crate::ArtifactsRecord;
+use crate::feed::{Feed, Intake, feed};
 use crate::unpack::{Bounds, Rules, Unpacked, unpack};
 
 /// The directory's name in that of the run.
@@ -14,7 +14,7 @@ pub const DIR: &str = "artifacts";
 
 /// An unpacking under way.
 pub struct Unpacking {
-    sender: Sender<Vec<u8>>,
+    feed: Feed,
     thread: JoinHandle<ArtifactsRecord>,
 }
 
@@ -28,26 +28,26 @@ impl Unpacking {
         bounds: Bounds,
         taken: impl FnMut(usize) + Send + 'static,
     ) -> io::Result<Unpacking> {
-        let (sender, receiver) = mpsc::channel();
+        let (feed, intake) = feed();
         let thread = thread::Builder::new().spawn(move || {
-            let mut chunks = Chunks { receiver, current: Vec::new(), at: 0, taken };
+            let mut chunks = Chunks { intake, current: Vec::new(), at: 0, taken };
             let record = read(&mut chunks, dir, bounds);
             // The guest is not to wait for us even when the archive was given up.
             io::copy(&mut chunks, &mut io::sink()).ok();
             record
         })?;
-        Ok(Unpacking { sender, thread })
+        Ok(Unpacking { feed, thread })
     }
 
     /// Bytes of the archive.
-    pub fn push(&self, bytes: Vec<u8>) {
+    pub fn push(&self, bytes: &[u8]) {
         // The thread reads to the end whatever happens.
-        self.sender.send(bytes).ok();
+        self.feed.push(bytes);
     }
 
     /// Nothing more will come.
     pub fn finish(self) -> ArtifactsRecord {
-        drop(self.sender);
+        drop(self.feed);
         self.thread.join().unwrap_or_else(|_| ArtifactsRecord {
             failed: Some("quiz failed while it read the archive".to_owned()),
             ..ArtifactsRecord::default()
@@ -56,7 +56,7 @@ impl Unpacking {
 }
 
 struct Chunks<F> {
-    receiver: Receiver<Vec<u8>>,
+    intake: Intake,
     current: Vec<u8>,
     at: usize,
     taken: F,
@@ -67,7 +67,7 @@ impl<F: FnMut(usize)> Read for Chunks<F> {
         if self.at == self.current.len() {
             (self.taken)(self.current.len());
             self.at = 0;
-            self.current = self.receiver.recv().unwrap_or_default();
+            self.current = self.intake.take().unwrap_or_default();
         }
         let n = buffer.len().min(self.current.len() - self.at);
         buffer[..n].copy_from_slice(&self.current[self.at..self.at + n]);

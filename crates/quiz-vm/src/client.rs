@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use quiz_proto::{CHUNK, Decoder, ProgramId, Status, Stream, ToGuest, ToHost, WINDOW, encode};
@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::control::{Answer, Request};
 use crate::escape::Escape;
+use crate::feed::Feed;
 use crate::pump::{self, Allowance, Event, Mailbox};
 use crate::{Signals, Streams};
 
@@ -117,8 +118,8 @@ pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Par
     socket.set_nonblocking(true)?;
     let (mailbox, events, bell) = Mailbox::new()?;
     let outlet = |stream, output| -> io::Result<Outlet> {
-        let sender = Some(pump::write_output(stream, output, mailbox.clone())?);
-        Ok(Outlet { stream, sender, owed: 0, open: true })
+        let feed = Some(pump::write_output(stream, output, mailbox.clone())?);
+        Ok(Outlet { stream, feed, owed: 0, open: true })
     };
     let Ends { streams, signals, escape, begin, heed } = ends;
     let mut conversation = Conversation {
@@ -168,7 +169,7 @@ struct Conversation<'a> {
 
 struct Outlet {
     stream: Stream,
-    sender: Option<Sender<Vec<u8>>>,
+    feed: Option<Feed>,
     owed: u32,
     open: bool,
 }
@@ -178,7 +179,7 @@ impl Conversation<'_> {
         while self.parting.is_none() && self.failed.is_none() {
             self.turn(true);
         }
-        self.outlets.iter_mut().for_each(|outlet| outlet.sender = None);
+        self.outlets.iter_mut().for_each(|outlet| outlet.feed = None);
         self.allowance.iter().for_each(Allowance::close);
         let left = matches!(self.parting, Some(Parting::Escaped | Parting::Interrupted(_)));
         let before = self.heard_signals;
@@ -264,9 +265,9 @@ impl Conversation<'_> {
     fn on_answer(&mut self, answer: Answer) {
         match answer {
             Answer::Guest(ToHost::Data(_, stream, bytes)) => {
-                if let Some(sender) = self.outlet(stream).and_then(|outlet| outlet.sender.as_ref()) {
+                if let Some(feed) = self.outlet(stream).and_then(|outlet| outlet.feed.as_ref()) {
                     // A pump that has given up has said so.
-                    sender.send(bytes.into_owned()).ok();
+                    feed.push(&bytes);
                 } else {
                     // Nobody wants it, and its end is waited for all the same.
                     let taken = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -275,7 +276,7 @@ impl Conversation<'_> {
             }
             Answer::Guest(ToHost::Eof(_, stream)) => {
                 if let Some(outlet) = self.outlet(stream) {
-                    outlet.sender = None;
+                    outlet.feed = None;
                 }
             }
             Answer::Guest(ToHost::Credit(_, Stream::Stdin, bytes)) => {
@@ -320,7 +321,7 @@ impl Conversation<'_> {
                     return;
                 }
                 if let Some(outlet) = self.outlet(stream) {
-                    outlet.sender = None;
+                    outlet.feed = None;
                 }
                 self.say(ToGuest::Close(ProgramId::MAIN, stream));
             }

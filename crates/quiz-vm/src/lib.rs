@@ -11,6 +11,7 @@ mod console;
 pub mod control;
 mod dump;
 mod escape;
+mod feed;
 mod monitor;
 pub mod probe;
 mod pump;

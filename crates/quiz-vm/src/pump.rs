@@ -14,6 +14,8 @@ use quiz_host::stream::Patient;
 use quiz_proto::{CHUNK, Stream, WINDOW};
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::feed::{Feed, feed};
+
 /// What a pump tells the supervisor.
 #[derive(Debug)]
 pub enum Event {
@@ -132,29 +134,28 @@ pub fn read_input(input: OwnedFd, mailbox: Mailbox) -> io::Result<Allowance> {
     Ok(allowance)
 }
 
-/// Writes what it is given, in order, telling the mailbox. Dropping the sender ends it.
+/// Writes what it is fed, in order, telling the mailbox. Dropping the feed ends it.
 ///
 /// # Errors
 /// If the host has no thread for it.
-pub fn write_output(
-    stream: Stream,
-    mut output: impl Write + Send + 'static,
-    mailbox: Mailbox,
-) -> io::Result<Sender<Vec<u8>>> {
-    let (sender, receiver) = mpsc::channel::<Vec<u8>>();
+pub fn write_output(stream: Stream, mut output: impl Write + Send + 'static, mailbox: Mailbox) -> io::Result<Feed> {
+    let (feed, intake) = feed();
     let write = move || {
-        for bytes in receiver {
-            if let Err(e) = output.write_all(&bytes) {
-                mailbox.put(Event::WriteFailed(stream, e));
-                break;
+        'all: while let Some(bytes) = intake.take() {
+            for piece in bytes.chunks(CHUNK) {
+                if let Err(e) = output.write_all(piece) {
+                    mailbox.put(Event::WriteFailed(stream, e));
+                    break 'all;
+                }
+                mailbox.written(stream, piece.len());
             }
-            mailbox.written(stream, bytes.len());
         }
+        drop(intake);
         drop(output);
         mailbox.put(Event::Finished(stream));
     };
     thread::Builder::new().spawn(write)?;
-    Ok(sender)
+    Ok(feed)
 }
 
 #[cfg(test)]
@@ -209,13 +210,17 @@ mod tests {
         let (mailbox, events, _bell) = Mailbox::new().unwrap();
         let sender = write_output(Stream::Stdout, Patient(theirs), mailbox).unwrap();
         let sent = vec![7; 3_000_000];
-        sender.send(sent.clone()).unwrap();
+        sender.push(&sent);
         drop(sender);
         thread::sleep(Duration::from_millis(100));
         let mut got = Vec::new();
         (&ours).read_to_end(&mut got).unwrap();
         assert!(got == sent);
-        assert!(matches!(events.recv().unwrap(), Event::Written(Stream::Stdout, 3_000_000)));
+        let mut written = 0;
+        while written < 3_000_000 {
+            let Event::Written(Stream::Stdout, bytes) = events.recv().unwrap() else { panic!("not all was written") };
+            written += bytes;
+        }
         assert!(matches!(events.recv().unwrap(), Event::Finished(Stream::Stdout)));
     }
 }

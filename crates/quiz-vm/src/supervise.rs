@@ -17,7 +17,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use quiz_host::held::HeldDir;
@@ -27,6 +27,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::artifacts::Unpacking;
 use crate::console::Console;
 use crate::escape::Escape;
+use crate::feed::Feed;
 use crate::monitor::{Monitor, StartError};
 use crate::pump::{self, Allowance, Event, Mailbox};
 use crate::qemu::{self, SavesTo};
@@ -70,6 +71,12 @@ const SAMPLE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_secs(1);
 /// How much later than it wanted the supervisor may come to that on a busy host. More means that it could not run, and so that nothing was heard.
 const LATE: Duration = Duration::from_secs(1);
+/// How many notes of a guest are kept.
+const NOTES: usize = 30;
+/// How much a guest may tell of where everything stands, in bytes.
+const STACKS_BYTES: usize = 4 << 20;
+/// How much may wait for the guest to take it, in bytes: input and programs of many clients at once.
+const UNTAKEN: usize = 32 << 20;
 /// Credit is returned to the guest in pieces of this size, in bytes: each costs the guest an interrupt.
 const CREDIT: u32 = WINDOW / 4;
 
@@ -171,6 +178,8 @@ struct Supervisor<'a> {
     to_guest: Vec<u8>,
     console: Console,
     stacks: Option<File>,
+    /// How many bytes of them may still come.
+    stacks_left: usize,
     dir: &'a HeldDir,
     /// The files of the machine's disks.
     disks: Vec<PathBuf>,
@@ -187,6 +196,8 @@ struct Supervisor<'a> {
     output: Outlet,
     errors: Outlet,
     artifact_credit: Option<u32>,
+    /// How many bytes of artifacts the guest may still send.
+    artifact_spendable: u64,
     mailbox: Mailbox,
     events: Receiver<Event>,
     bell: Arc<OwnedFd>,
@@ -206,8 +217,10 @@ type Surroundings = (Vec<(Vec<u8>, Vec<u8>)>, Vec<Vec<u8>>);
 /// One output stream of the program, on its way to the user.
 struct Outlet {
     stream: Stream,
-    sender: Option<Sender<Vec<u8>>>,
+    feed: Option<Feed>,
     owed: u32,
+    /// How many bytes the guest may still send.
+    spendable: u64,
     open: bool,
 }
 
@@ -246,6 +259,10 @@ struct Seen {
     quiet: Option<Duration>,
     signals: u32,
     notes: Vec<String>,
+    /// How many of the guest's there were, of which the first are kept.
+    notes_of_guest: usize,
+    /// It told more of where everything stands than is kept.
+    stacks_cut: bool,
     /// The guest's memory was kept, or could not be.
     dump: Option<bool>,
     /// QEMU's words about a command that it refused.
@@ -284,8 +301,8 @@ impl<'a> Supervisor<'a> {
         let resuming = run.vm.incoming.is_some();
         let (phase, limit) = if resuming { (Phase::Resuming, RESUME) } else { (Phase::Booting, run.limits.boot) };
         let outlet = |stream, output| -> Result<Outlet, BeginError> {
-            let sender = pump::write_output(stream, output, mailbox.clone()).map_err(BeginError::Thread)?;
-            Ok(Outlet { stream, sender: Some(sender), owed: 0, open: true })
+            let feed = pump::write_output(stream, output, mailbox.clone()).map_err(BeginError::Thread)?;
+            Ok(Outlet { stream, feed: Some(feed), owed: 0, spendable: WINDOW.into(), open: true })
         };
         let output = outlet(Stream::Stdout, run.streams.output)?;
         let errors = outlet(Stream::Stderr, run.streams.errors)?;
@@ -315,6 +332,7 @@ impl<'a> Supervisor<'a> {
             to_guest: Vec::new(),
             console,
             stacks: None,
+            stacks_left: STACKS_BYTES,
             dir: run.dir,
             saves_to: qemu::saves_to(run.vm),
             state: None,
@@ -327,6 +345,7 @@ impl<'a> Supervisor<'a> {
             output,
             errors,
             artifact_credit: None,
+            artifact_spendable: WINDOW.into(),
             mailbox,
             events,
             bell,
@@ -357,8 +376,8 @@ impl<'a> Supervisor<'a> {
         self.console.finish().unwrap_or_else(|e| self.seen.notes.push(format!("console.log is incomplete: {e}")));
         self.drop_half_a_dump();
         let total = self.began.elapsed();
-        self.output.sender = None;
-        self.errors.sender = None;
+        self.output.feed = None;
+        self.errors.feed = None;
         if let Some(unpacking) = self.unpacking.take() {
             self.artifacts = unpacking.finish();
         }
@@ -371,6 +390,12 @@ impl<'a> Supervisor<'a> {
             self.seen.notes.push(format!("qemu.log is incomplete: {e}"));
         }
         let not_resumed = (self.phase == Phase::Resuming && self.seen.forced.is_none()).then(|| self.why_not_resumed());
+        if self.seen.notes_of_guest > NOTES {
+            self.seen.notes.push(format!("the guest had {} more notes", self.seen.notes_of_guest - NOTES));
+        }
+        if self.seen.stacks_cut {
+            self.seen.notes.push(format!("stacks.txt has the first {} MiB of what the guest told", STACKS_BYTES >> 20));
+        }
         let verdict = self.judge();
         if not_resumed.is_none() {
             self.say_farewell(&verdict);

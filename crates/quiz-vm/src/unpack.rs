@@ -62,6 +62,8 @@ pub struct Unpacked {
 
 /// Names of refused entries that are kept; the rest is only counted.
 const REFUSALS: usize = 20;
+/// How much of such a name is kept, in characters.
+const SHOWN: usize = 300;
 /// How long a name may be, in bytes, with all directories (`PATH_MAX`).
 const NAME: u64 = 4096;
 /// How long a header of a POSIX archive may be that belongs to an entry, in bytes.
@@ -323,7 +325,8 @@ impl Unpacker<'_> {
     fn refuse(&mut self, name: &str, why: &str) {
         self.done.refusals += 1;
         if self.done.refused.len() < REFUSALS {
-            self.done.refused.push(format!("{name}: {why}"));
+            let short = name.char_indices().nth(SHOWN).map(|(end, _)| format!("{}…", &name[..end]));
+            self.done.refused.push(format!("{}: {why}", short.as_deref().unwrap_or(name)));
         }
     }
 }

@@ -24,6 +24,24 @@ impl Saver for Nowhere {
     }
 }
 
+/// Whoever reads the program's output; or does not, for a while.
+struct Reader {
+    sleeps: bool,
+}
+
+impl std::io::Write for Reader {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if std::mem::take(&mut self.sleeps) {
+            std::thread::sleep(Duration::from_secs(20));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 fn run_in(dir: &Path, behaviour: &str) -> Outcome {
     let saves = ["refuses-to-go-on", "goes-on-late"].contains(&behaviour);
     let mut nowhere = Nowhere;
@@ -83,7 +101,11 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
         },
         console_before: None,
         dir: &HeldDir::open(dir).unwrap(),
-        streams: Streams { input: None, output: Box::new(std::io::sink()), errors: Box::new(std::io::sink()) },
+        streams: Streams {
+            input: None,
+            output: Box::new(Reader { sleeps: behaviour == "overdraws" }),
+            errors: Box::new(std::io::sink()),
+        },
         door: None,
         escape: None,
         front: None,
@@ -205,9 +227,10 @@ fn silence_is_a_timeout_before_and_after_the_start() {
 }
 
 #[test]
-fn a_missing_qemu_is_a_fault_with_the_way_out() {
+fn evidence_that_cannot_be_kept_is_a_fault() {
     let dir = tempfile::tempdir().unwrap();
-    let outcome = run_in(&dir.path().join("not there"), "good");
+    fs_err::create_dir(dir.path().join("qemu.log")).unwrap();
+    let outcome = run_in(dir.path(), "good");
     let Verdict::Fault { message } = outcome.verdict else { panic!("{:?}", outcome.verdict) };
     assert!(message.contains("evidence"), "{message}");
 }
@@ -218,6 +241,27 @@ fn p4_a_flood_on_the_console_is_bounded_on_disk() {
     assert_eq!(run_in(dir.path(), "floods").verdict, Verdict::Exited { code: 0 });
     let kept = fs_err::metadata(dir.path().join("console.log")).unwrap().len();
     assert!(kept < 34 << 20, "{kept} bytes of console are kept");
+}
+
+#[test]
+fn p4_what_is_sent_without_leave_ends_the_run() {
+    let Verdict::Lost { message } = run("overdraws") else { panic!("it was let through") };
+    assert!(message.contains("more than it had leave to"), "{message}");
+}
+
+#[test]
+fn p4_notes_are_bounded_in_number_and_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = run_in(dir.path(), "notes");
+    assert_eq!(outcome.verdict, Verdict::Exited { code: 0 });
+    let record = serde_json::to_string(&outcome.notes).unwrap();
+    assert!(
+        record.len() < 1 << 20 && outcome.notes.len() == 31,
+        "{} notes, {} bytes",
+        outcome.notes.len(),
+        record.len()
+    );
+    assert_eq!(outcome.notes[30], "the guest had 9970 more notes");
 }
 
 #[test]

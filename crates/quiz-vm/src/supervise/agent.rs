@@ -9,7 +9,7 @@ use std::time::Instant;
 use fs_err as fs;
 use quiz_proto::{CHUNK, Moment, ProgramId, Status, Stream, ToGuest, ToHost, encode};
 
-use super::{Job, Notice, PANIC, Phase, Point, SAMPLE, SAVE, Supervisor, path_of};
+use super::{Job, NOTES, Notice, PANIC, Phase, Point, SAMPLE, SAVE, Supervisor, UNTAKEN, path_of};
 use crate::artifacts::Unpacking;
 use crate::pump;
 use crate::qemu::SavesTo;
@@ -22,6 +22,11 @@ impl Supervisor<'_> {
     pub(super) fn say(&mut self, message: &ToGuest) {
         if let Err(e) = encode(message, &mut self.to_guest) {
             self.fail(format!("the guest cannot be told what to do: {e}"));
+        }
+        if self.to_guest.len() > UNTAKEN {
+            self.seen.nonsense.get_or_insert_with(|| "the guest does not take what it has asked for".to_owned());
+            self.to_guest.clear();
+            self.monitor.kill();
         }
     }
 
@@ -86,6 +91,12 @@ impl Supervisor<'_> {
                 self.seen.nonsense.get_or_insert_with(|| "the guest sent an endless message".to_owned());
                 self.monitor.kill();
             }
+            ToHost::Data(_, _, bytes) if bytes.is_empty() => {}
+            ToHost::Data(ProgramId::MAIN, stream, bytes) if !self.spend(stream, bytes.len()) => {
+                let what = "the guest sent more than it had leave to".to_owned();
+                self.seen.nonsense.get_or_insert(what);
+                self.monitor.kill();
+            }
             ToHost::Data(ProgramId::MAIN, Stream::Artifacts, bytes) => {
                 self.seen.received.add(Stream::Artifacts, bytes.len());
                 self.on_artifacts(&bytes);
@@ -93,14 +104,14 @@ impl Supervisor<'_> {
             ToHost::Data(ProgramId::MAIN, stream, bytes) => {
                 self.seen.received.add(stream, bytes.len());
                 self.clients.show(stream, &bytes);
-                if let Some(sender) = self.outlet(stream).and_then(|outlet| outlet.sender.as_ref()) {
+                if let Some(feed) = self.outlet(stream).and_then(|outlet| outlet.feed.as_ref()) {
                     // A pump that has given up has said so; the guest hears it with `Close`.
-                    sender.send(bytes.into_owned()).ok();
+                    feed.push(&bytes);
                 }
             }
             ToHost::Eof(ProgramId::MAIN, stream) => {
                 if let Some(outlet) = self.outlet(stream) {
-                    outlet.sender = None;
+                    outlet.feed = None;
                 }
             }
             ToHost::Credit(ProgramId::MAIN, Stream::Stdin, bytes) => {
@@ -124,8 +135,13 @@ impl Supervisor<'_> {
             }
             ToHost::Tainted(bits) => self.seen.taint |= bits,
             ToHost::Note(text) => {
-                (self.show)(Notice::Note(&text));
-                self.seen.notes.push(text.into_owned());
+                // One for each of a million files would be too many for anybody.
+                self.seen.notes_of_guest += 1;
+                if self.seen.notes_of_guest <= NOTES {
+                    let text = shortened(&text);
+                    (self.show)(Notice::Note(&text));
+                    self.seen.notes.push(text);
+                }
             }
             ToHost::Stacks(text) => self.on_stacks(&text),
             ToHost::StacksEnd if matches!(self.phase, Phase::Stacks | Phase::Nmi) => {
@@ -173,6 +189,18 @@ impl Supervisor<'_> {
             ToHost::Spoilt(what) => {
                 self.seen.spoilt.get_or_insert(shortened(&what));
             }
+        }
+    }
+
+    /// Takes bytes off what the guest may send of a stream; whether it had the leave.
+    fn spend(&mut self, stream: Stream, bytes: usize) -> bool {
+        let Some(spendable) = self.spendable(stream) else { return true };
+        match spendable.checked_sub(bytes as u64) {
+            Some(left) => {
+                *spendable = left;
+                true
+            }
+            None => false,
         }
     }
 
@@ -292,7 +320,7 @@ impl Supervisor<'_> {
             }
         }
         if let Some(unpacking) = &self.unpacking {
-            unpacking.push(bytes.to_vec());
+            unpacking.push(bytes);
         }
     }
 
@@ -303,6 +331,10 @@ impl Supervisor<'_> {
     }
 
     fn on_stacks(&mut self, text: &str) {
+        self.stacks_left = match self.stacks_left.checked_sub(text.len()) {
+            Some(left) => left,
+            None => return self.seen.stacks_cut = true,
+        };
         let written = match &mut self.stacks {
             Some(file) => file.write_all(text.as_bytes()),
             None => self.dir.create("stacks.txt").and_then(|mut file| {

@@ -17,6 +17,14 @@ impl Supervisor<'_> {
         [&mut self.output, &mut self.errors].into_iter().find(|outlet| outlet.stream == stream)
     }
 
+    /// How many bytes of a stream the guest may still send.
+    pub(super) fn spendable(&mut self, stream: Stream) -> Option<&mut u64> {
+        match stream {
+            Stream::Artifacts => Some(&mut self.artifact_spendable),
+            stream => self.outlet(stream).map(|outlet| &mut outlet.spendable),
+        }
+    }
+
     pub(super) fn on_events(&mut self) {
         rustix::io::read(&*self.bell, &mut [0; 8]).ok();
         while let Ok(event) = self.events.try_recv() {
@@ -59,7 +67,7 @@ impl Supervisor<'_> {
                     self.seen.stream_error.get_or_insert_with(|| format!("cannot write to {name}: {error}"));
                 }
                 if let Some(outlet) = self.outlet(stream) {
-                    outlet.sender = None;
+                    outlet.feed = None;
                 }
                 self.say(&ToGuest::Close(ProgramId::MAIN, stream));
             }
@@ -89,6 +97,9 @@ impl Supervisor<'_> {
     fn pay(&mut self, stream: Stream, owed: u32) -> u32 {
         if owed < CREDIT {
             return owed;
+        }
+        if let Some(spendable) = self.spendable(stream) {
+            *spendable += u64::from(owed);
         }
         self.say(&ToGuest::Credit(ProgramId::MAIN, stream, owed));
         0

@@ -8,7 +8,7 @@ use std::os::fd::FromRawFd;
 use std::process::exit;
 use std::time::Duration;
 
-use quiz_proto::{Decoder, MAX_MESSAGE, Nonce, ProgramId, Sent, Status, Stream, ToGuest, ToHost, encode};
+use quiz_proto::{Decoder, MAX_MESSAGE, Nonce, ProgramId, Sent, Status, Stream, ToGuest, ToHost, WINDOW, encode};
 
 fn main() {
     let behaviour = std::env::args()
@@ -137,6 +137,23 @@ fn main() {
             for _ in 0..100 * 1024 {
                 console.write_all(&line).unwrap();
             }
+            say(&mut agent, &exited(0));
+            say(&mut agent, &ToHost::Down { nonce });
+            wait_for_quit(&mut qmp);
+        }
+        // Sends without leave, in the smallest pieces.
+        "overdraws" => {
+            for _ in 0..WINDOW {
+                say(&mut agent, &ToHost::Data(ProgramId::MAIN, Stream::Stdout, b"x"[..].into()));
+            }
+            say(&mut agent, &ToHost::Data(ProgramId::MAIN, Stream::Stdout, b"x"[..].into()));
+            sleep();
+        }
+        "notes" => {
+            for _ in 0..10_000 {
+                say(&mut agent, &ToHost::Note("\u{1}".repeat(5000).into()));
+            }
+            say(&mut agent, &ToHost::Data(ProgramId::MAIN, Stream::Stdout, b""[..].into()));
             say(&mut agent, &exited(0));
             say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
