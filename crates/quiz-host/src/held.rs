@@ -89,7 +89,10 @@ impl HeldDir {
     /// # Errors
     /// If it cannot be written.
     pub fn write_whole(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let new = format!(".{name}.new");
+        // Others may write the same file at the same time.
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let new = format!(".{name}.{:016x}", u64::from_le_bytes(random));
         let written = self.create(&new).and_then(|mut file| io::Write::write_all(&mut file, bytes));
         written.and_then(|()| self.dir.rename(&new, &self.dir, name)).map_err(|e| {
             self.remove_file(&new);
@@ -239,6 +242,19 @@ mod tests {
         assert_eq!(fs::read_to_string(at("moved/link")).unwrap(), "theirs");
         assert_eq!(fs::read_to_string(at("moved/whole")).unwrap(), "text");
         assert!(at("moved/sub/file").is_file());
+    }
+
+    #[test]
+    fn a_file_that_many_write_is_whole() {
+        let top = tempfile::tempdir().unwrap();
+        let held = HeldDir::open(top.path()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| held.write_whole("file", &[b'x'; 1000]).unwrap());
+            }
+        });
+        assert_eq!(fs::read(top.path().join("file")).unwrap(), [b'x'; 1000]);
+        assert_eq!(fs::read_dir(top.path()).unwrap().count(), 1);
     }
 
     #[test]
