@@ -10,7 +10,7 @@ use quiz_proto::{CHUNK, ProgramId, Stream, ToHost};
 use crate::link::Link;
 use crate::setup::OUT;
 
-/// Sends everything, or nothing when there is nothing. What cannot be read is told: the run is no success without it.
+/// Sends all artifacts, or nothing if there are none. Reports what cannot be read, because the run then failed.
 pub fn send_all(link: &Link) {
     let writer = BufWriter::with_capacity(CHUNK, link.sender(ProgramId::MAIN, Stream::Artifacts));
     let sent = archive(link, writer);

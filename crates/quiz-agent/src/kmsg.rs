@@ -111,7 +111,7 @@ impl Watch {
     }
 }
 
-/// The text of one record of `/dev/kmsg`, whoever wrote it: a line of it on the console looks the same.
+/// The text of one record of `/dev/kmsg`, of the kernel or of a program, as the console shows it.
 fn text(record: &str) -> Option<&str> {
     record.split_once(';')?.1.split('\n').next()
 }

@@ -171,7 +171,7 @@ mod tests {
         assert!(found_by(1001).worktree.is_some());
         assert_eq!(found_by(1000), refused(1001));
         assert_eq!(found_by(0), refused(1001));
-        // Root has no more trust in a user's own directory, whoever the mark is of.
+        // Root does not trust a directory of another user either, even if the mark is root's.
         give(&dir, 1001);
         assert_eq!(found_by(0), refused(1001));
         give(&mark, 0);

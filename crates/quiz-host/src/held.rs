@@ -1,9 +1,8 @@
-//! Directories that are held open: what is written to one lands in it, whoever moves, replaces or links what its path leads to meanwhile. Not
-//! for what is in them.
+//! Directories that stay open: files are created in the directory itself, even if another process moves it or replaces its path by a link.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -206,6 +205,11 @@ impl AsFd for HeldDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
+}
+
+/// The path by which another process of the same user opens a file that this process has open, whatever has become of the file's own name.
+pub fn path_of(file: &File) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 
 fn named(path: &Path, error: io::Error) -> io::Error {

@@ -87,7 +87,7 @@ impl Monitor {
         command.process_group(0);
         if !vm.special_files && vm.shares.iter().any(|share| share.writable) {
             special::refuse_special_files(&mut command)
-                .map_err(host("a filter of system calls for writable shares"))?;
+                .map_err(host("a system call filter for writable shares (`special_files = true` needs none)"))?;
         }
         quiz_host::process::die_with_parent(&mut command, quiz_host::process::Signal::KILL);
         let child =

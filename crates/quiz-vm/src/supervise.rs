@@ -14,7 +14,7 @@ mod user;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -632,11 +632,6 @@ impl<'a> Supervisor<'a> {
             self.seen.panic_at.get_or_insert_with(Instant::now);
         }
     }
-}
-
-/// By what path another process of the same user opens a file that this one has open, whatever has become of the file's own.
-fn path_of(file: &File) -> String {
-    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
 /// A duration as the user would have typed it.

@@ -100,7 +100,7 @@ pub enum Verb {
     Debug(debug::Debug),
     /// Do a run again, and say what has changed since
     Replay(replay::Replay),
-    /// Allow what of this worktree reaches the host
+    /// Allow the settings and profiles of this worktree that reach the host
     Allow(allow::Allow),
     /// List and remove the saved VMs that runs start from
     #[command(subcommand)]

@@ -1,9 +1,8 @@
-//! What a worktree's own files may have quiz do on the host: what the user has allowed once, as it was then. Not for what concerns the guest
-//! alone, which needs no leave.
+//! The user's consent to what a worktree's own files do on the host. Settings that only concern the guest need none.
 //!
-//! A worktree may have been cloned a minute ago. Its settings can name programs that quiz runs, its profiles bring some, and records of runs can be
-//! part of it. What of that reaches the host is shown by `quiz allow`, which keeps a sum of it in the user's own directory; whatever changes is
-//! asked for again.
+//! A worktree may have been cloned a minute ago. Its settings can name programs that quiz runs, its profiles can contain some, and it can
+//! contain records of runs. `quiz allow` shows what reaches the host and stores a digest of it in the user's state directory. A changed digest
+//! needs consent again.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -15,6 +14,7 @@ use fs_err as fs;
 use hmac::{Hmac, KeyInit, Mac};
 use quiz_config::item::EnvItem;
 use quiz_config::profile::{Profile, Source};
+use quiz_config::worktree::{SETTINGS_FILE, STATE_DIR};
 use quiz_config::{Chosen, DiskSpec, Given, Origin, Settings, WorktreeMode};
 use quiz_image::digest;
 use quiz_vm::visible::visible;
@@ -30,11 +30,11 @@ use crate::run::history::quoted;
 /// Something of a worktree that reaches the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// What it is: `quiz.toml`, `profile NAME`, `run ID`.
+    /// `quiz.toml`, `profile NAME` or `run ID`.
     pub name: String,
-    /// What it does, a line each.
+    /// What it does on the host, one line for each effect.
     pub lines: Vec<String>,
-    /// The sum of all that counts of it.
+    /// SHA-256 of everything that the consent covers.
     digest: String,
 }
 
@@ -42,14 +42,14 @@ pub struct Item {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Allowed {
     worktree: String,
-    /// Sums by what they are of.
+    /// Digests by the names of items.
     items: BTreeMap<String, String>,
 }
 
-/// What items begin with that are calls in records.
+/// The prefix of the names of items that are recorded calls.
 const RUN: &str = "run ";
 
-/// A sum over texts and files, each with its length in front of it.
+/// A digest over texts and files; each length is part of it, so that no two sequences are alike.
 #[derive(Default)]
 struct Sum(Vec<u8>);
 
@@ -70,6 +70,9 @@ impl Sum {
 /// kernels, directories and disks outside of the worktree and those that the guest may write to, and the caller's variables are not.
 fn reaching(settings: &Settings, of_profiles: &[Given], worktree: &Path) -> Vec<(String, String, String)> {
     let outside = |path: &Path| !fs::canonicalize(path).is_ok_and(|path| path.starts_with(worktree));
+    // What the guest writes to a disk there would be git's or quiz's settings.
+    let inner =
+        |path: &Path| path.components().any(|part| [".git", STATE_DIR].iter().any(|name| part.as_os_str() == *name));
     let reaches = |key: &str| match key {
         "qemu" | "qemu_args" | "watch_build" | "mirrors" | "keyring" | "special_files" => true,
         "worktree" => settings.worktree.as_ref().is_some_and(|mode| mode.value == WorktreeMode::ReadWrite),
@@ -79,7 +82,7 @@ fn reaching(settings: &Settings, of_profiles: &[Given], worktree: &Path) -> Vec<
         }
         "disks" => {
             let disks = settings.disks.iter().flat_map(|disks| &disks.value);
-            disks.into_iter().any(|disk| matches!(disk, DiskSpec::File { path, .. } if outside(path)))
+            disks.into_iter().any(|disk| matches!(disk, DiskSpec::File { path, .. } if outside(path) || inner(path)))
         }
         "env" => {
             let items = settings.env.iter().flat_map(|items| &items.value);
@@ -133,7 +136,7 @@ fn settings_item(ctx: &Context) -> Result<Option<Item>, Fault> {
         sum.add(&fs::read(&file).unwrap_or_default());
     }
     let lines = found.iter().map(|(key, value, place)| visible(&format!("{key} = {value}  ({place})"))).collect();
-    Ok(Some(Item { name: quiz_config::worktree::SETTINGS_FILE.to_owned(), lines, digest: sum.finish() }))
+    Ok(Some(Item { name: SETTINGS_FILE.to_owned(), lines, digest: sum.finish() }))
 }
 
 /// A profile that comes with the worktree and has a program for the host.
@@ -215,8 +218,8 @@ pub fn require(item: &Item, ctx: &Context) -> Result<(), Fault> {
         Some(id) => format!("quiz allow --run {id}"),
         None => "quiz allow".to_owned(),
     };
-    Err(Fault::new(format!("{} of this worktree reaches your host and {what}:{lines}", item.name))
-        .hint(format!("`{command}` allows it as it is now, if you trust it; a change asks again")))
+    Err(Fault::new(format!("cannot use {} of this worktree: it reaches your host and {what}:{lines}", item.name))
+        .hint(format!("if you trust it, `{command}` allows it as it is now")))
 }
 
 /// Notes that the user allows `items` of the worktree, in addition to what was allowed, or instead of it.

@@ -70,7 +70,7 @@ impl Context {
         let worktree::Found { worktree, foreign } = worktree::find(&cwd, &caller);
         if let Some(foreign) = foreign {
             report.say(&format!(
-                "{} belongs to user {} and makes no worktree for you; work as that user, or in a copy of your own",
+                "ignoring {}: it belongs to user {}, not to you; run quiz as that user, or in a copy that you own",
                 foreign.path.display(),
                 foreign.owner
             ));

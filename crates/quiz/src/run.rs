@@ -166,10 +166,10 @@ fn runs_dir(spec: &RunSpec, ctx: &Context) -> Result<RunsDir, Fault> {
         share.writable && (path.starts_with(&host) || host.starts_with(&path))
     };
     let whole_worktree = spec.worktree.is_some() && spec.worktree_mode == WorktreeMode::ReadWrite;
-    match ctx.runs_dir_apart()? {
-        Some(apart) if whole_worktree || spec.shares.iter().any(reaches) => Ok(apart),
-        _ => Ok(usual),
+    if whole_worktree || spec.shares.iter().any(reaches) {
+        return Ok(ctx.runs_dir_apart()?.unwrap_or(usual));
     }
+    Ok(usual)
 }
 
 /// Removes the evidence of old runs, as far as `spec` says.

@@ -338,6 +338,7 @@ fn a_worktree_reaches_the_host_only_where_it_was_allowed() {
         "shares = [\"~:/h\"]",
         "shares = [\".:/h:rw\"]",
         "disks = [\"/dev/sda\"]",
+        "disks = [\"./.git/config\"]",
         "kernel_build.prefix = \"./tools/q\"",
         "kernel_build.mirror = \"http://localhost:1/\"",
         "kernel_build.fragments = [\"./x.config\"]",
@@ -348,7 +349,7 @@ fn a_worktree_reaches_the_host_only_where_it_was_allowed() {
             let said = sealed.fails(args);
             let key = setting.split_whitespace().next().unwrap().trim_matches(['[', ']']);
             assert!(said.contains("is not allowed yet") && said.contains(key), "{setting}: {said}");
-            assert!(said.contains("quiz.toml:") && said.contains("hint: `quiz allow`"), "{setting}: {said}");
+            assert!(said.contains("quiz.toml:") && said.contains("`quiz allow` allows it"), "{setting}: {said}");
         }
     }
     // A link of the worktree's that leads out of it.

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use fs_err as fs;
+use quiz_host::held::path_of;
 use quiz_proto::{CHUNK, Moment, ProgramId, Status, Stream, ToGuest, ToHost, encode};
 
-use super::{Job, NOTES, Notice, PANIC, Phase, Point, SAMPLE, SAVE, Supervisor, UNTAKEN, path_of};
+use super::{Job, NOTES, Notice, PANIC, Phase, Point, SAMPLE, SAVE, Supervisor, UNTAKEN};
 use crate::artifacts::Unpacking;
 use crate::pump;
 use crate::qemu::SavesTo;
@@ -24,7 +25,7 @@ impl Supervisor<'_> {
             self.fail(format!("the guest cannot be told what to do: {e}"));
         }
         if self.to_guest.len() > UNTAKEN {
-            self.seen.nonsense.get_or_insert_with(|| "the guest does not take what it has asked for".to_owned());
+            self.seen.nonsense.get_or_insert_with(|| "the guest asked for input and did not read it".to_owned());
             self.to_guest.clear();
             self.monitor.kill();
         }
@@ -93,7 +94,7 @@ impl Supervisor<'_> {
             }
             ToHost::Data(_, _, bytes) if bytes.is_empty() => {}
             ToHost::Data(ProgramId::MAIN, stream, bytes) if !self.spend(stream, bytes.len()) => {
-                let what = "the guest sent more than it had leave to".to_owned();
+                let what = "the guest sent more than its flow-control window allows".to_owned();
                 self.seen.nonsense.get_or_insert(what);
                 self.monitor.kill();
             }
@@ -240,7 +241,7 @@ impl Supervisor<'_> {
     fn save_to(&mut self, state: &Path) -> io::Result<()> {
         let file = fs::File::create(state)?.into_parts().0;
         match self.saves_to {
-            SavesTo::File => self.monitor.say(Command::save_to_file(&path_of(&file))),
+            SavesTo::File => self.monitor.say(Command::save_to_file(&path_of(&file).to_string_lossy())),
             SavesTo::Descriptor => {
                 self.monitor.say_with(&Command::take_descriptor(), file.as_fd())?;
                 self.monitor.say(Command::save_to_descriptor());

@@ -3,7 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Phase, Supervisor, path_of, text};
+use quiz_host::held::path_of;
+
+use super::{Phase, Supervisor, text};
 use crate::dump;
 use crate::qmp::{Command, Verb};
 
@@ -34,7 +36,7 @@ impl Supervisor<'_> {
         match self.dir.create_with_mode(FILE, 0o600) {
             Ok(file) => {
                 // By its descriptor, since anything may have come to be at its path.
-                self.monitor.say(Command::dump(&path_of(&file), dump.format));
+                self.monitor.say(Command::dump(&path_of(&file).to_string_lossy(), dump.format));
                 self.vmcore = Some(file);
             }
             Err(e) => return self.on_dumped(Some(e.to_string())),

@@ -70,12 +70,20 @@ impl Supervisor<'_> {
         if let Some(what) = self.fatal_to_qemu().filter(|_| fatal) {
             return Verdict::Lost { message: format!("QEMU could not go on with the guest: {what}") };
         }
-        match ended.signal() {
-            Some(signal) if seen.panic_at.is_none() => {
-                Verdict::fault(format!("QEMU was killed by signal {signal}: {last}"))
-            }
-            _ if ended.success() => Verdict::Lost { message: "the VM ended without a word".to_owned() },
-            _ => Verdict::fault(format!("QEMU failed ({ended}): {last}")),
+        if ended.success() {
+            return Verdict::Lost { message: "the VM ended without a word".to_owned() };
+        }
+        let message = match ended.signal().filter(|_| seen.panic_at.is_none()) {
+            Some(signal) => format!("QEMU was killed by signal {signal}: {last}"),
+            None => format!("QEMU failed ({ended}): {last}"),
+        };
+        // While the program runs, the guest can make QEMU fail; when it is down, what fails is QEMU's own end. Only somebody on the host can
+        // send QEMU these signals.
+        let from_outside = [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+        if self.ready.is_some() && !seen.down && !ended.signal().is_some_and(|signal| from_outside.contains(&signal)) {
+            Verdict::Lost { message }
+        } else {
+            Verdict::fault(message)
         }
     }
 

@@ -153,6 +153,9 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn on_migration(&mut self, status: &str) {
+        if matches!(status, "completed" | "failed" | "cancelled") {
+            self.state = None;
+        }
         match (self.phase, status) {
             (Phase::Saving(point), "completed") => {
                 if let Some(saver) = &mut self.saver {

@@ -158,6 +158,9 @@ fn main() {
             say(&mut agent, &ToHost::Down { nonce });
             wait_for_quit(&mut qmp);
         }
+        // A guest that has found a way to make QEMU fail.
+        "aborts-after-the-start" => std::process::abort(),
+        "fails-itself-after-the-start" => exit(1),
         // A kernel that breaks its agent, or a program that has taken the agent's place.
         "fails-after-the-start" => {
             say(&mut agent, &ToHost::Failed("x".repeat(MAX_MESSAGE - 64).into()));

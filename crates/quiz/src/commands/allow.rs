@@ -1,4 +1,4 @@
-//! `quiz allow`: lets what of a worktree reaches the host, as it is now.
+//! `quiz allow`: consent to what a worktree's files do on the host.
 
 use clap::Args;
 use quiz_image::Report;
@@ -9,21 +9,23 @@ use crate::errors::Fault;
 use crate::output;
 use crate::run::{Call, history};
 
-/// What is allowed.
+/// Options of `quiz allow`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Settings and profiles of a worktree that reach the host (programs, words for QEMU,
-sources of packages and kernels, directories and disks outside of it or writable,
-variables of yours) are used only after they were allowed once. What changes has to
-be allowed again. Memory, CPUs, kernels, time limits and the like need no leave.")]
+quiz uses these settings and profiles of a worktree only after you have allowed them:
+  qemu, qemu_args, watch_build, mirrors, keyring, special_files, kernel_build.*
+  worktree = \"rw\"; shares and disks that are outside of the worktree or writable
+  env with variables of your environment; options of profiles
+  profiles with a `setup` program
+A change needs `quiz allow` again. Memory, CPUs, kernel and time limits never do.")]
 pub struct Allow {
     /// Only show what would be allowed
     #[arg(long, conflicts_with = "forget")]
     pub show: bool,
-    /// Take back all that was allowed of this worktree
+    /// Revoke everything that was allowed for this worktree
     #[arg(long)]
     pub forget: bool,
-    /// Allow `quiz replay` of a run whose record is not of your own quiz
+    /// Allow `quiz replay` for a run whose record your own quiz has not written
     #[arg(long, value_name = "ID", conflicts_with = "forget")]
     pub run: Option<String>,
 }
@@ -32,7 +34,11 @@ pub struct Allow {
 pub fn run(args: &Allow, ctx: &Context) -> Result<(), Fault> {
     if args.forget {
         let there = consent::forget(ctx)?;
-        ctx.report.say(if there { "nothing of this worktree is allowed any more" } else { "nothing was allowed" });
+        ctx.report.say(if there {
+            "revoked everything that was allowed for this worktree"
+        } else {
+            "nothing was allowed for this worktree"
+        });
         return Ok(());
     }
     let items = match &args.run {
@@ -46,7 +52,7 @@ pub fn run(args: &Allow, ctx: &Context) -> Result<(), Fault> {
         }
     };
     if items.is_empty() {
-        ctx.report.say("nothing of this worktree reaches the host");
+        ctx.report.say("this worktree has no settings or profiles that reach the host");
     }
     for item in &items {
         output::text(&format!("{}:\n", item.name))?;

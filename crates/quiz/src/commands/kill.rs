@@ -29,8 +29,8 @@ pub fn run(args: &Kill, ctx: &Context) -> Result<(), Fault> {
     let (process, _connection) = running.process(&cache).map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionReset => Fault::new(format!("{} has just ended", running.id)),
         // The cache is shared with another host or container.
-        _ => Fault::new(format!("the quiz of {} is not among the processes here: {e}", running.id))
-            .hint("end it where it was started"),
+        _ => Fault::new(format!("cannot find the process of {} on this host: {e}", running.id))
+            .hint("run `quiz kill` where the VM was started"),
     })?;
     let refused = |e| Fault::new(format!("cannot end {} (pid {}): {e}", running.id, running.pid));
     pidfd_send_signal(&process, Signal::TERM).map_err(refused)?;

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::time::Duration;
 
 use clap::Args;
-use fs_err as fs;
+use quiz_host::held::HeldDir;
 use quiz_host::stream::Patient;
 use quiz_vm::visible::visible_console;
 
@@ -33,7 +33,7 @@ pub fn run(args: &Logs, ctx: &Context) -> Result<(), Fault> {
         Ok(running) => running.dir.clone(),
         Err(_) => history::find(&ctx.runs_dirs()?, args.id.as_deref())?.dir,
     };
-    let mut console = fs::File::open(dir.join("console.log"))?;
+    let mut console = HeldDir::open(&dir)?.read("console.log")?;
     let mut goes_on = args.follow && running.is_ok();
     loop {
         if !copy(&mut console)? {

@@ -78,8 +78,8 @@ impl RunDir {
     /// Makes a directory for a new run in `runs`.
     pub fn create(runs: &RunsDir) -> Result<RunDir, Fault> {
         let refused = |e: io::Error| {
-            Fault::new(format!("cannot keep the run's evidence: {e}")).hint(
-                "quiz keeps it in .quiz/runs of the worktree, in directories of its own: no links, and where you may write",
+            Fault::new(format!("cannot make the run's directory: {e}")).hint(
+                "quiz needs .quiz/runs in the worktree as directories that you own and can write to, not as links",
             )
         };
         let runs = runs.open(true).map_err(refused)?;

@@ -1,12 +1,16 @@
 //! Runs that are over, or go on, as their directories tell. Not for making those (`evidence`).
 
+use std::io::{BufReader, Read};
 use std::path::PathBuf;
 
-use fs_err as fs;
+use quiz_host::held::HeldDir;
 use serde_json::Value;
 
 use super::evidence::{self, RunsDir};
 use crate::errors::Fault;
+
+/// How much of a record is read, in bytes. quiz writes less than 1 MiB.
+const RECORD: u64 = 4 << 20;
 
 /// A run, by its directory.
 #[derive(Debug)]
@@ -24,9 +28,11 @@ pub struct Past {
 impl Past {
     fn read(dir: PathBuf) -> Option<Past> {
         let id = dir.file_name()?.to_str()?.to_owned();
-        let lock = fs::File::open(&dir).ok()?;
-        let goes_on = lock.file().try_lock_shared().is_err();
-        let record = fs::read(dir.join("result.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let held = HeldDir::open(&dir).ok()?;
+        let goes_on = held.std_file().ok()?.try_lock_shared().is_err();
+        // The directory can have come with the worktree: it may hold anything under that name.
+        let file = held.read("result.json").ok();
+        let record = file.and_then(|file| serde_json::from_reader(BufReader::new(file.take(RECORD))).ok());
         Some(Past { id, dir, record, goes_on })
     }
 
@@ -112,6 +118,7 @@ pub fn the_one<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fs_err as fs;
 
     /// A worktree with runs of these ids.
     fn runs(ids: &[&str]) -> (tempfile::TempDir, [RunsDir; 1]) {
@@ -134,6 +141,23 @@ mod tests {
         assert!(find(&runs, None).unwrap_err().message().contains("no run has its record"));
         fs::write(runs[0].path().join("20260101-000001-000aab/result.json"), r#"{"schema":1}"#).unwrap();
         assert_eq!(find(&runs, None).unwrap().id, "20260101-000001-000aab");
+    }
+
+    #[test]
+    fn a_record_that_is_no_plain_file_is_none() {
+        let (_top, runs) = runs(&["20260101-000000-000aaa", "20260101-000000-000bbb"]);
+        let record = |id: &str| runs[0].path().join(id).join("result.json");
+        // Whoever opened this to read it would wait for a writer.
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            record("20260101-000000-000aaa"),
+            rustix::fs::FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .unwrap();
+        std::os::unix::fs::symlink("/dev/zero", record("20260101-000000-000bbb")).unwrap();
+        assert!(all(&runs).iter().all(|run| run.record.is_none()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use quiz_config::profile::DiskDirective;
 use quiz_config::{DiskSpec, ImageFormat, RunSpec};
+use quiz_host::held::path_of;
 use quiz_image::{Cache, Report, blank, lock};
 use quiz_vm::proto::{Device, Link};
 use quiz_vm::{Disk, DiskFormat, sparse};
@@ -204,11 +205,6 @@ fn unnamed(dir: &Path) -> Result<File, Fault> {
         .map_err(|e| Fault::new(format!("cannot make a throw-away disk in {}: {e}", dir.display())))
 }
 
-/// By what name another process of ours opens a file that has none.
-pub fn path_of(file: &File) -> PathBuf {
-    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
-}
-
 /// The user's image, opened.
 fn open_image(path: &Path) -> Result<File, Fault> {
     let refused = |e: io::Error| Fault::new(format!("--disk: {e}")).hint("--disk takes a size (1G) or an image");
@@ -224,8 +220,8 @@ fn open_image(path: &Path) -> Result<File, Fault> {
     }
 }
 
-/// The format of the user's image, which is what they say: a raw one is the guest's to write, and could be made to look like any other. An
-/// image in QEMU's own form must not name other files, which QEMU would open.
+/// The format that the user gave. The guest writes a raw image, and could make it look like any other format. A qcow2 image must not name
+/// other files, since QEMU would open them.
 fn check_format(mut file: &File, path: &Path, format: ImageFormat, ctx: &Context) -> Result<DiskFormat, Fault> {
     let shown = path.display();
     let mut header = [0; HEADER];
@@ -241,20 +237,22 @@ fn check_format(mut file: &File, path: &Path, format: ImageFormat, ctx: &Context
     match format {
         ImageFormat::Raw => {
             if is_qcow2 {
-                ctx.report.say(&format!(
-                    "{shown} begins like an image in QEMU's form, and is used as it is; if it is one, write {shown}:qcow2"
+                ctx.report.warn(&format!(
+                    "{shown} looks like a qcow2 image but is used as a raw one; if it is qcow2, write {shown}:qcow2"
                 ));
             }
             Ok(DiskFormat::Raw)
         }
         ImageFormat::Qcow2 if !is_qcow2 || length < HEADER => {
-            Err(Fault::new(format!("--disk: {shown} is no image in QEMU's form (qcow2)"))
-                .hint(format!("if its contents are the disk's, write {shown}:raw")))
+            Err(Fault::new(format!("cannot use the disk {shown}: it is not a qcow2 image"))
+                .hint(format!("write {shown}:raw for a raw image")))
         }
         ImageFormat::Qcow2 => match other_file_of(&header) {
             None => Ok(DiskFormat::Qcow2),
-            Some(what) => Err(Fault::new(format!("--disk: {shown} has {what}, and a guest would get that too"))
-                .hint(format!("make one that stands alone: qemu-img convert -O qcow2 {shown} NEW.qcow2"))),
+            Some(what) => Err(Fault::new(format!(
+                "cannot use the disk {shown}: it names {what}, which the guest would then reach"
+            ))
+            .hint(format!("copy it into one file: qemu-img convert -O qcow2 {shown} NEW.qcow2"))),
         },
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fs_err as fs;
 use quiz_config::{RunSpec, Verbosity};
+use quiz_host::held::path_of;
 use quiz_image::{Begun, Cache, Entry, Making, Report, Shelf, digest};
 use quiz_vm::proto::System;
 use quiz_vm::supervise::{Point, Saver};
@@ -20,7 +21,7 @@ use quiz_vm::{Disk, DiskFormat, RamFile, VmSpec, qemu, sparse};
 
 use super::monitor::Asked;
 use super::order;
-use super::scratch::{Scratch, path_of};
+use super::scratch::Scratch;
 use crate::context::Context;
 use crate::errors::Fault;
 

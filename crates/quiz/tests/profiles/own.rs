@@ -153,7 +153,7 @@ fn a_program_for_the_host_runs_only_as_it_was_allowed() {
             assert!(ran.stderr.contains(why) && ran.stderr.contains("`quiz allow`"), "{}", ran.stderr);
             assert!(!sign.exists(), "{place}");
         };
-        refused("profile x of this worktree reaches your host and ");
+        refused("cannot use profile x of this worktree: it reaches your host and ");
         sandbox.allow();
         assert!(run(&sandbox, "x", "true").stderr.contains("seen"));
         fs::remove_file(&sign).unwrap();
