@@ -1,5 +1,6 @@
 //! Installed kernels: what is known about one, and finding the one that is meant. Not for making them (`debian`, `build`).
 
+use crate::build::Trusted;
 use crate::report::Report;
 use crate::store::{Cache, Entry, Shelf, StoreError};
 pub use crate::version::{NotAVersion, Version};
@@ -74,8 +75,9 @@ pub enum Origin {
         url: String,
         /// Its SHA-256 in hexadecimal.
         sha256: String,
-        /// Whether a signature was checked, beyond the sum.
-        signature_checked: bool,
+        /// Why that was taken for the right one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trusted: Option<Trusted>,
     },
     /// A git repository.
     Git {
@@ -85,6 +87,9 @@ pub enum Origin {
         reference: String,
         /// The commit that this was.
         commit: String,
+        /// Why that was taken for the right one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trusted: Option<Trusted>,
     },
     /// A distribution's source package.
     DebianSource {
@@ -373,7 +378,7 @@ mod tests {
 
     fn built(name: &str, version: &str) -> KernelManifest {
         let url = format!("https://cdn.kernel.org/linux-{version}.tar.xz");
-        kernel(name, version, Origin::Tarball { url, sha256: String::new(), signature_checked: false })
+        kernel(name, version, Origin::Tarball { url, sha256: String::new(), trusted: None })
     }
 
     fn tree(name: &str, version: &str) -> KernelManifest {

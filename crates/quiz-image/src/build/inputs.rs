@@ -6,9 +6,11 @@ use std::process::Command;
 
 use super::config;
 use super::fragment::FragmentError;
+use super::git::is_whole_id;
 use super::make::Tools;
 use super::request::{BuildRequest, Record};
 use super::source::Source;
+use super::trust::Trusted;
 use crate::digest;
 use crate::kernel::{self, Kernel, KernelError, Origin};
 use crate::report::Report;
@@ -71,25 +73,26 @@ pub(crate) fn known_origin(request: &BuildRequest, built: &[(Kernel, Record)]) -
     match &request.source {
         Source::Release { version: Version::Next(_) } => None,
         Source::Release { .. } => {
-            let (sha256, keyring) = (&request.trust.sha256, &request.trust.keyring);
             let serves = |kernel: &Kernel, record: &Record| {
-                let Origin::Tarball { sha256: has, signature_checked, .. } = &kernel.manifest.origin else {
+                let Origin::Tarball { sha256, trusted: Some(trusted), .. } = &kernel.manifest.origin else {
                     return false;
                 };
                 let old = &record.request;
                 old.source == request.source
                     && old.mirrors == request.mirrors
-                    && sha256.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(has))
-                    && (keyring.is_none() || (*signature_checked && old.trust.keyring == *keyring))
-                    && (!old.trust.unverified || request.trust.unverified || sha256.is_some())
+                    && request.trust.accepts(trusted, sha256).unwrap_or(false)
             };
             let found = built.iter().find(|(kernel, record)| serves(kernel, record));
             found.map(|(kernel, _)| kernel.manifest.origin.clone())
         }
         Source::Git { url, reference } => {
-            let is_commit = reference.len() == 40 && reference.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             let (url, reference) = (url.clone(), reference.clone());
-            is_commit.then(|| Origin::Git { url, commit: reference.clone(), reference })
+            is_whole_id(&reference).then(|| Origin::Git {
+                url,
+                commit: reference.clone(),
+                reference,
+                trusted: Some(Trusted::CommitId),
+            })
         }
         Source::DebianSource { .. } | Source::Tree { .. } => None,
     }
@@ -124,7 +127,7 @@ mod tests {
     }
 
     fn tarball(sha256: &str) -> Origin {
-        Origin::Tarball { url: "u".to_owned(), sha256: sha256.to_owned(), signature_checked: false }
+        Origin::Tarball { url: "u".to_owned(), sha256: sha256.to_owned(), trusted: None }
     }
 
     fn of(request: &BuildRequest, origin: &Origin, toolchain: &str) -> Option<String> {

@@ -26,6 +26,7 @@ pub mod release;
 pub mod request;
 pub mod source;
 mod tree;
+mod trust;
 pub mod verify;
 
 use std::num::NonZeroUsize;
@@ -39,10 +40,11 @@ pub use config::ConfigError;
 pub use fragment::{Edit, Fragment, FragmentError};
 pub use install::InstallError;
 pub use make::{MakeError, object};
-pub use release::{Mirrors, Trust};
+pub use release::Mirrors;
 pub use request::{BuildRequest, Record};
 pub use source::{Source, SourceError};
 pub use tree::TreeError;
+pub use trust::{Trust, Trusted};
 
 use crate::environment::Environment;
 use crate::kernel::{self, Kernel, KernelError, Origin};

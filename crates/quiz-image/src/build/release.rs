@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::archive;
 use super::fetch::{Fetch, FetchError};
+use super::trust::{Keyring, Trust, Trusted};
 use super::verify::{self, Signature, VerifyError};
 use crate::digest;
 use crate::report::{Report, Unit};
@@ -23,33 +24,12 @@ pub enum ReleaseError {
     #[error(transparent)]
     Verify(#[from] VerifyError),
     /// The list of sums does not have the file.
-    #[error("{url} has no sum for {file}: is there such a version? If so, give its sum with --sha256")]
+    #[error("{url} does not list {file}: is there such a version? If so, give the SHA-256 of {file} with --sha256")]
     NoSum {
         /// The list.
         url: String,
         /// The archive.
         file: String,
-    },
-    /// There is nothing to hold the archive against.
-    #[error(
-        "kernel.org publishes no checksums for {file}, so quiz cannot tell whether a download of it is right: give its \
-         sum with --sha256, or say --unverified to trust the connection to {url}"
-    )]
-    Unverifiable {
-        /// The archive.
-        file: String,
-        /// Where it would come from.
-        url: String,
-    },
-    /// None of the signatures is by a key that the user trusts.
-    #[error("no signature of {file} is by a key of {}: it is signed by {}; add that key, or leave the keyring out", keyring.display(), keys.join(" and "))]
-    UnknownKeys {
-        /// The archive.
-        file: String,
-        /// The keyring.
-        keyring: PathBuf,
-        /// Ids of the keys that signed.
-        keys: Vec<String>,
     },
     /// kernel.org has no archive of that kind.
     #[error("kernel.org keeps no archive of {0}: build it from its git repository, with its tag")]
@@ -80,18 +60,6 @@ impl Default for Mirrors {
     }
 }
 
-/// What makes an archive trustworthy.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trust {
-    /// The archive's SHA-256, if the user knows it.
-    pub sha256: Option<String>,
-    /// Keys that may sign kernels, as `gpg --export` writes them. With it, a signature by one of them is demanded of releases; candidates are
-    /// published without.
-    pub keyring: Option<PathBuf>,
-    /// Where nothing is published to hold an archive against, take it as the server sends it.
-    pub unverified: bool,
-}
-
 /// An archive on disk that has been verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Archive {
@@ -102,11 +70,12 @@ pub(crate) struct Archive {
     pub url: String,
     /// Its SHA-256.
     pub sha256: String,
-    /// A signature was checked, beyond the sum.
-    pub signature_checked: bool,
-    /// The sum is only that of what the server sent.
-    pub unverified: bool,
+    /// Why it was taken for the right one.
+    pub trusted: Trusted,
 }
+
+/// What there is to do about an archive that is not signed as it should be.
+const WAYS: &str = "give its SHA-256 with --sha256, or --unverified to take what the server sends";
 
 /// Downloads and verifies the archive of a release into `downloads`. What has been verified before is not asked for again.
 pub(crate) fn obtain(
@@ -125,93 +94,150 @@ pub(crate) fn obtain(
     };
     let path = downloads.join(&file);
     let note = downloads.join(format!("{file}.json"));
-    if let Some(known) = known(&path, &note, trust) {
-        report.say(&format!("using {file}, downloaded and verified earlier"));
+    if let Some(known) = known(&path, &note, trust)? {
+        report.say(&format!("using {file}, which was downloaded earlier ({})", known.trusted));
         return Ok(known);
     }
-    let archive = match series {
-        Some(series) => {
-            signed(&format!("{}/{series}", mirrors.releases.trim_end_matches('/')), &file, &path, trust, fetch, report)?
-        }
-        None => {
-            let url = format!("{}/{file}", mirrors.candidates.trim_end_matches('/'));
-            if trust.sha256.is_none() && !trust.unverified {
-                return Err(ReleaseError::Unverifiable { file, url });
-            }
-            if trust.keyring.is_some() {
-                report.say(&format!("kernel.org publishes no signature for {file}: the keyring is of no use here"));
-            }
-            let sha256 = fetch.file(&url, &path, trust.sha256.as_deref(), report)?;
-            if trust.sha256.is_none() {
-                report.say(&format!("{file} was taken unverified; its SHA-256 is {sha256}"));
-            }
-            Archive { path: path.clone(), url, sha256, signature_checked: false, unverified: trust.sha256.is_none() }
-        }
+    // Until it is known to be right, nothing says so of a file that is there.
+    match fs::remove_file(&note) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    let base = match &series {
+        Some(series) => format!("{}/{series}", mirrors.releases.trim_end_matches('/')),
+        None => mirrors.candidates.trim_end_matches('/').to_owned(),
+    };
+    let from = Place { base, file, path, fetch, report };
+    let archive = if let Some(sum) = &trust.sha256 {
+        from.pinned(sum)?
+    } else if trust.unverified {
+        from.unverified()?
+    } else if series.is_some() {
+        from.signed(&trust.keys()?)?
+    } else {
+        // kernel.org signs the tags of candidates, not their archives.
+        let what = format!("{}/{}", from.base, from.file);
+        return Err(VerifyError::Unsigned { what, ways: WAYS }.into());
     };
     let text = serde_json::to_string_pretty(&archive).map_err(io::Error::from)?;
     fs::write(note, text + "\n")?;
     Ok(archive)
 }
 
-/// What an earlier call verified, if that is good enough for this one and the file has not changed.
-fn known(path: &Path, note: &Path, trust: &Trust) -> Option<Archive> {
-    let text = fs::read_to_string(note).ok()?;
-    let archive = Archive { path: path.to_owned(), ..serde_json::from_str(&text).ok()? };
-    let enough = (trust.keyring.is_none() || archive.signature_checked)
-        && trust.sha256.as_ref().is_none_or(|sum| sum.eq_ignore_ascii_case(&archive.sha256))
-        && (!archive.unverified || trust.unverified || trust.sha256.is_some());
-    (enough && digest::of_file(path).ok()? == archive.sha256).then_some(archive)
+/// What an earlier call has downloaded, if that is good enough for this one and the file has not changed.
+fn known(path: &Path, note: &Path, trust: &Trust) -> Result<Option<Archive>, VerifyError> {
+    let read = || -> Option<Archive> { serde_json::from_str(&fs::read_to_string(note).ok()?).ok() };
+    let Some(archive) = read() else { return Ok(None) };
+    let archive = Archive { path: path.to_owned(), ..archive };
+    if !trust.accepts(&archive.trusted, &archive.sha256)? {
+        return Ok(None);
+    }
+    let same = digest::of_file(path).is_ok_and(|sum| sum == archive.sha256);
+    Ok(same.then_some(archive))
 }
 
-fn signed(
-    base: &str,
-    file: &str,
-    path: &Path,
-    trust: &Trust,
-    fetch: &Fetch,
-    report: &dyn Report,
-) -> Result<Archive, ReleaseError> {
-    let mut unknown = Vec::new();
-    let mut checked = false;
-    let wanted = match &trust.sha256 {
-        Some(sum) => sum.clone(),
-        None => {
-            let url = format!("{base}/sha256sums.asc");
-            let mut list = fetch.text(&url)?;
-            if let Some(keyring) = &trust.keyring {
-                match verify::clear_signed(&list, keyring, &url)? {
-                    Signature::Good { text } => {
-                        list = text;
-                        checked = true;
-                    }
-                    Signature::UnknownKey { key } => unknown.push(key),
+/// An archive on a server, and where it is to go.
+struct Place<'a> {
+    base: String,
+    file: String,
+    path: PathBuf,
+    fetch: &'a Fetch,
+    report: &'a dyn Report,
+}
+
+impl Place<'_> {
+    fn get(&self, sum: Option<&str>, trusted: Trusted) -> Result<Archive, ReleaseError> {
+        let url = format!("{}/{}", self.base, self.file);
+        let sha256 = self.fetch.file(&url, &self.path, sum, self.report)?;
+        Ok(Archive { path: self.path.clone(), url, sha256, trusted })
+    }
+
+    fn pinned(&self, sum: &str) -> Result<Archive, ReleaseError> {
+        self.get(Some(sum), Trusted::Sha256)
+    }
+
+    fn unverified(&self) -> Result<Archive, ReleaseError> {
+        let archive = self.get(None, Trusted::Unverified)?;
+        self.report.say(&format!("{} was taken unverified; its SHA-256 is {}", self.file, archive.sha256));
+        Ok(archive)
+    }
+
+    /// With a signature of the list of sums or of the archive itself.
+    fn signed(&self, keys: &Keyring) -> Result<Archive, ReleaseError> {
+        let mut unknown = Vec::new();
+        let mut trusted = None;
+        let url = format!("{}/sha256sums.asc", self.base);
+        let mut list = self.optional(&url)?;
+        if let Some(text) = list.as_ref().filter(|text| text.starts_with("-----BEGIN PGP SIGNED MESSAGE-----")) {
+            match verify::clear_signed(text, keys, &url)? {
+                Signature::Good { key, text } => {
+                    trusted = Some(keys.trusted(key));
+                    list = Some(text);
                 }
+                Signature::UnknownKey { key } => unknown.push(key),
             }
-            verify::sum_of(&list, file).ok_or_else(|| ReleaseError::NoSum { url, file: file.to_owned() })?.to_owned()
         }
-    };
-    let url = format!("{base}/{file}");
-    let sha256 = fetch.file(&url, path, Some(&wanted), report)?;
-    if let Some(keyring) = &trust.keyring {
+        // The sum of a list that is not signed tells a broken download from a whole one, and nothing else.
+        let sum = match &list {
+            Some(list) => Some(
+                verify::sum_of(list, &self.file).ok_or_else(|| ReleaseError::NoSum { url, file: self.file.clone() })?,
+            ),
+            None => None,
+        };
+        if let Some(trusted) = trusted {
+            return self.get(sum, trusted);
+        }
         // It is the archive before compression that is signed.
-        let sign_name = format!("{}.sign", file.trim_end_matches(".xz"));
-        let sign = path.with_file_name(&sign_name);
-        fs::write(&sign, fetch.text(&format!("{base}/{sign_name}"))?)?;
-        let progress = report.start(&format!("checking the signature of {file}"), None, Unit::Bytes);
-        let archive = fs::File::open(path)?;
-        progress.total(archive.metadata()?.len());
-        let mut tar = archive::decompressed(archive::Counted::new(archive, progress.as_ref()))?;
-        match verify::detached(&mut tar, &sign, keyring, file)? {
-            Signature::Good { .. } => checked = true,
-            Signature::UnknownKey { key } => unknown.push(key),
+        let sign_name = format!("{}.sign", self.file.trim_end_matches(".xz"));
+        let what = format!("{}/{}", self.base, self.file);
+        let sign_text = match self.optional(&format!("{}/{sign_name}", self.base))? {
+            Some(text) => text,
+            None if unknown.is_empty() => return Err(VerifyError::Unsigned { what, ways: WAYS }.into()),
+            None => {
+                let keyring = keys.name.clone();
+                return Err(VerifyError::UnknownKeys { what, keyring, keys: unknown, ways: WAYS }.into());
+            }
+        };
+        let mut archive = self.get(sum, Trusted::Unverified)?;
+        match self.check(&sign_name, &sign_text, keys) {
+            Ok(Signature::Good { key, .. }) => archive.trusted = keys.trusted(key),
+            Ok(Signature::UnknownKey { key }) => {
+                unknown.push(key);
+                return Err(
+                    VerifyError::UnknownKeys { what, keyring: keys.name.clone(), keys: unknown, ways: WAYS }.into()
+                );
+            }
+            Err(e) => {
+                if matches!(e, ReleaseError::Verify(VerifyError::Bad { .. } | VerifyError::Read { .. })) {
+                    fs::remove_file(&self.path)?;
+                }
+                return Err(e);
+            }
         }
-        drop(tar);
-        progress.done();
-        if !checked {
-            return Err(ReleaseError::UnknownKeys { file: file.to_owned(), keyring: keyring.clone(), keys: unknown });
+        Ok(archive)
+    }
+
+    fn optional(&self, url: &str) -> Result<Option<String>, ReleaseError> {
+        match self.fetch.text(url) {
+            Ok(text) => Ok(Some(text)),
+            Err(FetchError::Refused { status: 404, .. }) => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
-    Ok(Archive { path: path.to_owned(), url, sha256, signature_checked: checked, unverified: false })
+
+    /// Checks the signature of the archive that was downloaded.
+    fn check(&self, sign_name: &str, sign_text: &str, keys: &Keyring) -> Result<Signature, ReleaseError> {
+        let sign = self.path.with_file_name(sign_name);
+        fs::write(&sign, sign_text)?;
+        let progress = self.report.start(&format!("checking the signature of {}", self.file), None, Unit::Bytes);
+        let archive = fs::File::open(&self.path)?;
+        progress.total(archive.metadata()?.len());
+        let mut tar = archive::decompressed(archive::Counted::new(archive, progress.as_ref()))?;
+        let signature = verify::detached(&mut tar, &sign, keys, &self.file)?;
+        drop(tar);
+        progress.done();
+        Ok(signature)
+    }
 }
 
 #[cfg(test)]
@@ -251,44 +277,91 @@ mod tests {
         tar(&[("linux-6.12/Makefile", "VERSION = 6\n"), ("linux-6.12/Kconfig", "")])
     }
 
+    /// Puts a release on the mirror with a list of sums that nobody has signed.
+    fn put(mirror: &Mirror, version: &str, archive: &[u8]) {
+        let name = format!("linux-{version}.tar.xz");
+        mirror.server.put(&format!("/k/v6.x/{name}"), archive);
+        let list = format!("{}  {name}\n", digest::of_bytes(archive));
+        mirror.server.put("/k/v6.x/sha256sums.asc", list.as_bytes());
+    }
+
     #[test]
-    fn a_release_is_checked_against_the_list_and_used_again() {
-        let mirror = Mirror::new();
+    fn a_release_is_checked_by_its_signature_and_used_again() {
+        let (mirror, signer) = (Mirror::new(), Signer::new());
         let archive = xz(&source());
-        let sum = digest::of_bytes(&archive);
-        mirror.server.put("/k/v6.x/linux-6.12.tar.xz", &archive);
-        mirror.server.put("/k/v6.x/sha256sums.asc", format!("{sum}  linux-6.12.tar.xz\n").as_bytes());
-        let got = mirror.get("6.12", &Trust::default()).unwrap();
-        assert_eq!((got.sha256.as_str(), got.signature_checked), (sum.as_str(), false));
+        put(&mirror, "6.12", &archive);
+        mirror.server.put("/k/v6.x/linux-6.12.tar.sign", &signer.detached(&source()));
+        let got = mirror.get("6.12", &signer.trust()).unwrap();
+        assert_eq!(got.sha256, digest::of_bytes(&archive));
+        assert!(matches!(&got.trusted, Trusted::Signature { keyring: Some(_), .. }), "{:?}", got.trusted);
         assert!(got.url.ends_with("/k/v6.x/linux-6.12.tar.xz"));
         assert_eq!(fs::read(&got.path).unwrap(), archive);
         let before = mirror.server.asked().len();
+        assert_eq!(mirror.get("6.12.0", &signer.trust()).unwrap(), got);
         assert_eq!(mirror.get("6.12.0", &Trust::default()).unwrap(), got);
         assert_eq!(mirror.server.asked().len(), before);
         // A version that the list lacks, although there might be such a file.
-        let error = mirror.get("6.12.1", &Trust::default()).unwrap_err();
+        let error = mirror.get("6.12.1", &signer.trust()).unwrap_err();
         assert!(matches!(&error, ReleaseError::NoSum { file, .. } if file == "linux-6.12.1.tar.xz"), "{error}");
     }
 
     #[test]
-    fn altered_and_truncated_archives_are_refused_by_name() {
+    fn a_list_that_nobody_has_signed_counts_for_nothing() {
         let mirror = Mirror::new();
-        let archive = xz(&source());
-        let list = format!("{}  linux-6.12.30.tar.xz\n", digest::of_bytes(&archive));
+        put(&mirror, "6.12", &xz(&source()));
+        for trust in [Trust::default(), Signer::new().trust()] {
+            let error = mirror.get("6.12", &trust).unwrap_err();
+            assert!(matches!(error, ReleaseError::Verify(VerifyError::Unsigned { .. })), "{error}");
+            assert!(error.to_string().contains("--sha256") && error.to_string().contains("--unverified"), "{error}");
+            assert_eq!(mirror.left(), Vec::<String>::new());
+        }
+        let archives = mirror.server.asked().into_iter().filter(|(path, _)| path.ends_with(".xz")).count();
+        assert_eq!(archives, 0, "nothing is downloaded that cannot be used");
+        // Nor does one that looks signed.
+        let sum = digest::of_bytes(&xz(&source()));
+        let list = format!("-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{sum}  linux-6.12.tar.xz\n");
         mirror.server.put("/k/v6.x/sha256sums.asc", list.as_bytes());
+        let error = mirror.get("6.12", &Trust::default()).unwrap_err();
+        assert!(matches!(error, ReleaseError::Verify(VerifyError::Bad { .. })), "{error}");
+        // Notes of a quiz that took such lists are no longer believed.
+        fs::write(mirror.dir.path().join("linux-6.12.tar.xz"), xz(&source())).unwrap();
+        let note = format!(r#"{{"url": "u", "sha256": "{sum}", "signature_checked": false, "unverified": false}}"#);
+        fs::write(mirror.dir.path().join("linux-6.12.tar.xz.json"), note).unwrap();
+        assert!(mirror.get("6.12", &Trust::default()).is_err());
+        let got = mirror.get("6.12", &Trust { unverified: true, ..Trust::default() }).unwrap();
+        assert_eq!(got.trusted, Trusted::Unverified);
+    }
+
+    #[test]
+    fn altered_and_truncated_archives_are_refused_by_name() {
+        let (mirror, signer) = (Mirror::new(), Signer::new());
+        let archive = xz(&source());
+        put(&mirror, "6.12.30", &archive);
+        mirror.server.put("/k/v6.x/linux-6.12.30.tar.sign", &signer.detached(&source()));
         let mut altered = archive.clone();
         altered[20] ^= 1;
-        for bad in [altered, archive[..archive.len() - 1].to_vec()] {
+        for bad in [altered.clone(), archive[..archive.len() - 1].to_vec()] {
             mirror.server.put("/k/v6.x/linux-6.12.30.tar.xz", &bad);
-            let error = mirror.get("6.12.30", &Trust::default()).unwrap_err();
+            let error = mirror.get("6.12.30", &signer.trust()).unwrap_err();
             assert!(matches!(error, ReleaseError::Fetch(FetchError::Altered { .. })), "{error}");
             assert!(error.to_string().contains("linux-6.12.30.tar.xz"), "{error}");
             assert_eq!(mirror.left(), Vec::<String>::new());
+        }
+        // A list that was altered with it, and other contents that are whole.
+        let other = xz(&tar(&[("linux-6.12/Makefile", "all:; rm -rf /\n")]));
+        for bad in [altered, other] {
+            put(&mirror, "6.12.30", &bad);
+            let error = mirror.get("6.12.30", &signer.trust()).unwrap_err();
+            assert!(matches!(error, ReleaseError::Verify(_)), "{error}");
+            assert!(error.to_string().contains("linux-6.12.30.tar.xz"), "{error}");
+            assert!(!mirror.left().iter().any(|name| name.contains(".tar.xz")), "{:?}", mirror.left());
         }
         // A sum that the user gives goes before the list's.
         mirror.server.put("/k/v6.x/linux-6.12.30.tar.xz", &archive);
         let trust = Trust { sha256: Some("0".repeat(64)), ..Trust::default() };
         assert!(matches!(mirror.get("6.12.30", &trust), Err(ReleaseError::Fetch(FetchError::Altered { .. }))));
+        let trust = Trust { sha256: Some(digest::of_bytes(&archive)), ..Trust::default() };
+        assert_eq!(mirror.get("6.12.30", &trust).unwrap().trusted, Trusted::Sha256);
     }
 
     #[test]
@@ -296,24 +369,27 @@ mod tests {
         let mirror = Mirror::new();
         let archive = gz(&source());
         mirror.server.put("/t/linux-6.19-rc3.tar.gz", &archive);
-        let error = mirror.get("6.19-rc3", &Trust::default()).unwrap_err();
-        assert!(matches!(error, ReleaseError::Unverifiable { .. }), "{error}");
+        let unsigned = |result: Result<Archive, ReleaseError>| {
+            let error = result.unwrap_err();
+            assert!(matches!(error, ReleaseError::Verify(VerifyError::Unsigned { .. })), "{error}");
+        };
+        unsigned(mirror.get("6.19-rc3", &Trust::default()));
         assert!(mirror.server.asked().is_empty());
         let sum = digest::of_bytes(&archive);
         let wrong = Trust { sha256: Some("1".repeat(64)), ..Trust::default() };
         assert!(matches!(mirror.get("6.19-rc3", &wrong), Err(ReleaseError::Fetch(FetchError::Altered { .. }))));
         let trusting = Trust { unverified: true, ..Trust::default() };
         let got = mirror.get("6.19-rc3", &trusting).unwrap();
-        assert_eq!((&got.sha256, got.unverified), (&sum, true));
+        assert_eq!((&got.sha256, got.trusted), (&sum, Trusted::Unverified));
         // That word holds for that time only.
-        assert!(matches!(mirror.get("6.19-rc3", &Trust::default()), Err(ReleaseError::Unverifiable { .. })));
+        unsigned(mirror.get("6.19-rc3", &Trust::default()));
         let pinned = Trust { sha256: Some(sum), ..Trust::default() };
-        assert!(!mirror.get("6.19-rc3", &pinned).unwrap().signature_checked);
+        assert_eq!(mirror.get("6.19-rc3", &pinned).unwrap().trusted, Trusted::Sha256);
         assert!(matches!(mirror.get("6.12.30-rc1", &trusting), Err(ReleaseError::NoArchive(_))));
     }
 
     #[test]
-    fn with_a_keyring_a_signature_by_one_of_its_keys_is_demanded() {
+    fn the_list_or_the_archive_is_signed_by_a_key_of_the_keyring() {
         let mirror = Mirror::new();
         let (tar, signer, stranger) = (source(), Signer::new(), Signer::new());
         let archive = xz(&tar);
@@ -321,27 +397,32 @@ mod tests {
         mirror.server.put("/k/v6.x/linux-6.12.tar.xz", &archive);
         mirror.server.put("/k/v6.x/linux-6.12.tar.sign", &signer.detached(&tar));
         mirror.server.put("/k/v6.x/sha256sums.asc", stranger.clear_sign(&list).as_bytes());
-        let trust = Trust { keyring: Some(signer.keyring.clone()), ..Trust::default() };
         // The list is by a stranger, but the archive itself is signed.
-        assert!(mirror.get("6.12", &trust).unwrap().signature_checked);
+        mirror.get("6.12", &signer.trust()).unwrap();
 
         let mirror = Mirror::new();
         mirror.server.put("/k/v6.x/linux-6.12.tar.xz", &archive);
         mirror.server.put("/k/v6.x/linux-6.12.tar.sign", &stranger.detached(&tar));
         mirror.server.put("/k/v6.x/sha256sums.asc", stranger.clear_sign(&list).as_bytes());
-        let error = mirror.get("6.12", &trust).unwrap_err();
-        assert!(matches!(&error, ReleaseError::UnknownKeys { keys, .. } if keys.len() == 2), "{error}");
-        // Without the keyring the same is taken, and the record says that no signature was checked; that does not satisfy the keyring later.
-        assert!(!mirror.get("6.12", &Trust::default()).unwrap().signature_checked);
-        assert!(matches!(mirror.get("6.12", &trust), Err(ReleaseError::UnknownKeys { .. })));
+        let unknown = |trust: &Trust| {
+            let error = mirror.get("6.12", trust).unwrap_err();
+            let ReleaseError::Verify(VerifyError::UnknownKeys { keys, .. }) = &error else { panic!("{error}") };
+            assert_eq!(keys.len(), 2);
+        };
+        unknown(&signer.trust());
+        // Nor do quiz's own keys serve.
+        unknown(&Trust::default());
+        // What is taken unverified does not satisfy the keyring later.
+        let word = Trust { unverified: true, ..Trust::default() };
+        assert_eq!(mirror.get("6.12", &word).unwrap().trusted, Trusted::Unverified);
+        unknown(&signer.trust());
         mirror.server.put("/k/v6.x/sha256sums.asc", signer.clear_sign(&list).as_bytes());
-        assert!(mirror.get("6.12", &trust).unwrap().signature_checked);
+        mirror.get("6.12", &signer.trust()).unwrap();
 
         let mirror = Mirror::new();
         mirror.server.put("/k/v6.x/linux-6.12.tar.xz", &archive);
         mirror.server.put("/k/v6.x/linux-6.12.tar.sign", &signer.detached(b"something else"));
-        mirror.server.put("/k/v6.x/sha256sums.asc", signer.clear_sign(&list).as_bytes());
-        let error = mirror.get("6.12", &trust).unwrap_err();
+        let error = mirror.get("6.12", &signer.trust()).unwrap_err();
         assert!(matches!(error, ReleaseError::Verify(VerifyError::Bad { .. })), "{error}");
     }
 }

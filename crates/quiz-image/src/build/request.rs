@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{self, ConfigError};
 use super::fragment::{Edit, Fragment};
-use super::release::{Mirrors, Trust};
+use super::release::Mirrors;
 use super::source::Source;
+use super::trust::Trust;
 use crate::environment::Environment;
 
 /// Everything that decides what is built.

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::archive::{self, ArchiveError, Counted};
 use super::fetch::Fetch;
 use super::git::{GitError, Repository};
-use super::release::{self, Archive, Mirrors, ReleaseError, Trust};
+use super::release::{self, Archive, Mirrors, ReleaseError};
 use super::tree::{Tree, TreeError};
+use super::trust::Trust;
 use crate::apt::{self, Apt, AptError, Package};
 use crate::command::{CommandError, Run};
 use crate::digest;
@@ -189,7 +190,7 @@ pub(crate) fn identify(source: &Source, means: &Means<'_>) -> Result<Identified,
             let origin = Origin::Tarball {
                 url: archive.url.clone(),
                 sha256: archive.sha256.clone(),
-                signature_checked: archive.signature_checked,
+                trusted: Some(archive.trusted.clone()),
             };
             Ok(Identified { origin, found: Found::Archive(archive) })
         }
@@ -210,8 +211,13 @@ pub(crate) fn identify(source: &Source, means: &Means<'_>) -> Result<Identified,
 
 fn commit(url: &str, reference: &str, means: &Means<'_>) -> Result<Identified, SourceError> {
     let repository = Repository::of(means.cache, url, means.log)?;
-    let commit = repository.fetch(means.cache, reference, means.report)?;
-    let origin = Origin::Git { url: url.to_owned(), reference: reference.to_owned(), commit: commit.clone() };
+    let (commit, trusted) = repository.fetch(means.cache, reference, means.trust, means.report)?;
+    let origin = Origin::Git {
+        url: url.to_owned(),
+        reference: reference.to_owned(),
+        commit: commit.clone(),
+        trusted: Some(trusted),
+    };
     Ok(Identified { origin, found: Found::Commit { repository, commit } })
 }
 

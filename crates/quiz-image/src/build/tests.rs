@@ -98,8 +98,8 @@ fn a_release_is_fetched_built_and_cleaned_up_after() {
     let archive = xz(&tar(&borrowed));
     let sum = crate::digest::of_bytes(&archive);
     server.put("/v6.x/linux-6.12.tar.xz", &archive);
-    server.put("/v6.x/sha256sums.asc", format!("{sum}  linux-6.12.tar.xz\n").as_bytes());
     let mut request = BuildRequest::new(x86(), Source::parse("6.12", "bookworm").unwrap());
+    request.trust.sha256 = Some(sum.clone());
     request.mirrors.releases = server.url.clone();
     let kernel = here.build(&request).unwrap();
     let manifest = &kernel.manifest;
@@ -107,7 +107,7 @@ fn a_release_is_fetched_built_and_cleaned_up_after() {
     assert_eq!(manifest.release, format!("6.12.0-quiz{}", suffix()));
     assert_eq!((manifest.boot, manifest.boot_file.as_str()), (Boot::BzImage, "bzImage"));
     let url = format!("{}/v6.x/linux-6.12.tar.xz", server.url);
-    assert_eq!(manifest.origin, Origin::Tarball { url, sha256: sum, signature_checked: false });
+    assert_eq!(manifest.origin, Origin::Tarball { url, sha256: sum, trusted: Some(Trusted::Sha256) });
     for file in
         ["bzImage", "vmlinux", "System.map", "config", "build.json", "kbuild/Makefile", "kbuild/include/linux/fs.h"]
     {
@@ -174,8 +174,8 @@ fn the_same_inputs_are_built_once() {
     let archive = xz(&tar(&borrowed));
     let sum = crate::digest::of_bytes(&archive);
     server.put("/v6.x/linux-6.12.tar.xz", &archive);
-    server.put("/v6.x/sha256sums.asc", format!("{sum}  linux-6.12.tar.xz\n").as_bytes());
     let mut request = BuildRequest::new(x86(), Source::parse("6.12", "bookworm").unwrap());
+    request.trust.sha256 = Some(sum.clone());
     request.mirrors.releases = server.url.clone();
     // The Makefile drops it.
     request.edits.push(Edit::Enable("BAD".to_owned()));
@@ -467,7 +467,8 @@ fn a_branch_is_built_commit_by_commit() {
     assert_eq!(first.manifest.release, format!("6.12.0-g{}", &one[..12]));
     let two = commit("two");
     let second = here.build(&request).unwrap();
-    let wanted = Origin::Git { url: url.clone(), reference: "main".to_owned(), commit: two };
+    let wanted =
+        Origin::Git { url: url.clone(), reference: "main".to_owned(), commit: two, trusted: Some(Trusted::Local) };
     assert_eq!(second.manifest.origin, wanted);
     assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
     assert_eq!((here.names().len(), here.work()), (2, 1));

@@ -1,20 +1,18 @@
-//! Whether what kernel.org offers is what its makers signed: lists of sums, and OpenPGP signatures by way of gpgv. Not for
-//! fetching, and not for keys: the keyring is the user's.
+//! Whether what a server offers is what its makers signed: lists of sums, and OpenPGP signatures by way of gpgv. Not for fetching, and not for
+//! which keys may sign (`trust`).
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use fs_err as fs;
+use super::trust::Keyring;
 
 /// Why a signature cannot be relied on.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// gpgv cannot be run.
-    #[error(
-        "cannot check the signature of {what}: running `gpgv`: {cause}; install the package gpgv, or leave the keyring out"
-    )]
+    #[error("cannot check the signature of {what}: running `gpgv`: {cause}; install the package gpgv")]
     Gpgv {
         /// The signed thing.
         what: String,
@@ -31,6 +29,32 @@ pub enum VerifyError {
         path: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// quiz's own keys could not be handed to gpgv.
+    #[error("cannot write quiz's own keys to a temporary file: {0}")]
+    Shipped(io::Error),
+    /// There is no signature.
+    #[error("{what} is not signed, so quiz cannot tell whether it is the right one: {ways}")]
+    Unsigned {
+        /// The thing.
+        what: String,
+        /// What else there is to do.
+        ways: &'static str,
+    },
+    /// None of the signatures is by a key that is trusted.
+    #[error(
+        "{what} is not signed with a key of {keyring} but with {}: name a keyring that has the key with --keyring, or {ways}",
+        keys.join(" and ")
+    )]
+    UnknownKeys {
+        /// The signed thing.
+        what: String,
+        /// Whose keys were tried.
+        keyring: String,
+        /// Ids of the keys that signed.
+        keys: Vec<String>,
+        /// What else there is to do.
+        ways: &'static str,
     },
     /// The signature is wrong.
     #[error("the signature of {what} is bad: {said}. Do not use it; try another mirror")]
@@ -55,6 +79,8 @@ pub enum VerifyError {
 pub(crate) enum Signature {
     /// Made with a key of the keyring.
     Good {
+        /// The key's fingerprint.
+        key: String,
         /// What was signed, where the signature encloses it.
         text: String,
     },
@@ -76,7 +102,7 @@ pub(crate) fn sum_of<'a>(list: &'a str, file: &str) -> Option<&'a str> {
 }
 
 /// Checks a text that has its signature around it, and returns the text as it was signed.
-pub(crate) fn clear_signed(text: &str, keyring: &Path, what: &str) -> Result<Signature, VerifyError> {
+pub(crate) fn clear_signed(text: &str, keyring: &Keyring, what: &str) -> Result<Signature, VerifyError> {
     gpgv(keyring, what, None, &mut text.as_bytes())
 }
 
@@ -84,23 +110,21 @@ pub(crate) fn clear_signed(text: &str, keyring: &Path, what: &str) -> Result<Sig
 pub(crate) fn detached(
     data: &mut dyn Read,
     signature: &Path,
-    keyring: &Path,
+    keyring: &Keyring,
     what: &str,
 ) -> Result<Signature, VerifyError> {
     gpgv(keyring, what, Some(signature), data)
 }
 
-fn gpgv(keyring: &Path, what: &str, signature: Option<&Path>, data: &mut dyn Read) -> Result<Signature, VerifyError> {
-    let unusable = |why: String| VerifyError::Keyring { path: keyring.to_owned(), why };
-    let start = fs::read(keyring).map_err(|e| unusable(e.to_string()))?;
-    if start.starts_with(b"-----BEGIN") {
-        return Err(unusable("it is in text form, which gpgv does not read".to_owned()));
-    }
-    // A name without a slash would be looked for in gpg's own directory.
-    let keyring = fs::canonicalize(keyring).map_err(|e| unusable(e.to_string()))?;
+fn gpgv(
+    keyring: &Keyring,
+    what: &str,
+    signature: Option<&Path>,
+    data: &mut dyn Read,
+) -> Result<Signature, VerifyError> {
     let failed = |cause| VerifyError::Gpgv { what: what.to_owned(), cause };
     let mut command = Command::new("gpgv");
-    command.args(["--status-fd", "2", "--keyring"]).arg(&keyring);
+    command.args(["--status-fd", "2", "--keyring"]).arg(&keyring.path);
     match signature {
         Some(signature) => command.arg(signature).arg("-"),
         None => command.args(["--output", "-", "-"]),
@@ -127,9 +151,11 @@ fn gpgv(keyring: &Path, what: &str, signature: Option<&Path>, data: &mut dyn Rea
     if status("BADSIG").is_some() {
         return Err(VerifyError::Bad { what: what.to_owned(), said: words() });
     }
-    // Some signatures carry more than one; one good one and none bad is what gpgv itself asks for.
-    if output.status.success() && status("VALIDSIG").is_some() {
-        return Ok(Signature::Good { text: String::from_utf8_lossy(&text).into_owned() });
+    // Some carry more than one signature: one good one and none bad is what gpgv itself asks for. It says GOODSIG of none by a key that has expired
+    // or was revoked. Last in VALIDSIG is the fingerprint of the primary key.
+    if let Some(valid) = status("VALIDSIG").filter(|_| output.status.success() && status("GOODSIG").is_some()) {
+        let key = valid.split_whitespace().last().unwrap_or_default().to_owned();
+        return Ok(Signature::Good { key, text: String::from_utf8_lossy(&text).into_owned() });
     }
     if let Some(key) = status("NO_PUBKEY") {
         return Ok(Signature::UnknownKey { key: key.trim().to_owned() });
@@ -160,6 +186,9 @@ fn feed(data: &mut dyn Read, to: Option<&mut std::process::ChildStdin>) -> io::R
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use fs_err as fs;
+
+    use super::super::trust::Trust;
     use super::*;
 
     /// A key made for the test, and gpg to sign with it.
@@ -185,6 +214,16 @@ pub(crate) mod tests {
             let exported = signer.gpg(&["--export"], b"");
             fs::write(&signer.keyring, exported).unwrap();
             signer
+        }
+
+        /// gpg's directory.
+        pub(crate) fn home(&self) -> &Path {
+            self.home.path()
+        }
+
+        /// The user's word for these keys.
+        pub(crate) fn trust(&self) -> Trust {
+            Trust { keyring: Some(self.keyring.clone()), ..Trust::default() }
         }
 
         fn gpg(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
@@ -237,28 +276,45 @@ pub(crate) mod tests {
     #[test]
     fn signatures_are_told_apart() {
         let (signer, other) = (Signer::new(), Signer::new());
+        let (keys, others) = (signer.trust().keys().unwrap(), other.trust().keys().unwrap());
         let signed = signer.clear_sign("one\ntwo\n");
-        let Signature::Good { text } = clear_signed(&signed, &signer.keyring, "the list").unwrap() else { panic!() };
+        let Signature::Good { text, key } = clear_signed(&signed, &keys, "the list").unwrap() else { panic!() };
         assert_eq!(text, "one\ntwo\n");
+        assert!(key.len() == 40 && key.bytes().all(|b| b.is_ascii_hexdigit()), "{key}");
         // Text outside of the signature is not what was signed.
         let with_more = format!("three\n{signed}four\n");
-        match clear_signed(&with_more, &signer.keyring, "the list") {
-            Ok(Signature::Good { text }) => assert_eq!(text, "one\ntwo\n"),
+        match clear_signed(&with_more, &keys, "the list") {
+            Ok(Signature::Good { text, .. }) => assert_eq!(text, "one\ntwo\n"),
             Ok(other) => panic!("{other:?}"),
             Err(error) => assert!(matches!(error, VerifyError::Bad { .. }), "{error}"),
         }
         let altered = signed.replace("two", "too");
-        let error = clear_signed(&altered, &signer.keyring, "the list").unwrap_err();
+        let error = clear_signed(&altered, &keys, "the list").unwrap_err();
         assert!(matches!(error, VerifyError::Bad { .. }) && error.to_string().contains("the list"), "{error}");
-        let unknown = clear_signed(&signed, &other.keyring, "the list").unwrap();
+        let unknown = clear_signed(&signed, &others, "the list").unwrap();
         assert!(matches!(unknown, Signature::UnknownKey { .. }), "{unknown:?}");
-        assert!(clear_signed("no signature at all", &signer.keyring, "the list").is_err());
+        assert!(clear_signed("no signature at all", &keys, "the list").is_err());
 
         let file = signer.home.path().join("a.sign");
         fs::write(&file, signer.detached(b"data")).unwrap();
-        let good = detached(&mut &b"data"[..], &file, &signer.keyring, "a").unwrap();
+        let good = detached(&mut &b"data"[..], &file, &keys, "a").unwrap();
         assert!(matches!(good, Signature::Good { .. }));
-        let error = detached(&mut &b"date"[..], &file, &signer.keyring, "a").unwrap_err();
+        let error = detached(&mut &b"date"[..], &file, &keys, "a").unwrap_err();
+        assert!(matches!(error, VerifyError::Bad { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_has_expired_signs_nothing_any_more() {
+        let signer = Signer::new();
+        let signed = signer.clear_sign("one\n");
+        let fingerprint = match clear_signed(&signed, &signer.trust().keys().unwrap(), "x").unwrap() {
+            Signature::Good { key, .. } => key,
+            other => panic!("{other:?}"),
+        };
+        signer.gpg(&["--passphrase", "", "--quick-set-expire", &fingerprint, "seconds=1"], b"");
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        fs::write(&signer.keyring, signer.gpg(&["--export"], b"")).unwrap();
+        let error = clear_signed(&signed, &signer.trust().keys().unwrap(), "the list").unwrap_err();
         assert!(matches!(error, VerifyError::Bad { .. }), "{error}");
     }
 
@@ -268,8 +324,8 @@ pub(crate) mod tests {
         let armored = dir.path().join("k.asc");
         fs::write(&armored, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n").unwrap();
         for path in [armored, dir.path().join("nosuch")] {
-            let error = clear_signed("x", &path, "the list").unwrap_err();
-            assert!(matches!(error, VerifyError::Keyring { .. }), "{error}");
+            let trust = Trust { keyring: Some(path), ..Trust::default() };
+            assert!(matches!(trust.keys().err(), Some(VerifyError::Keyring { .. })));
         }
     }
 }

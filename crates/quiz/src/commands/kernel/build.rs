@@ -7,7 +7,7 @@ use clap::Args;
 use quiz_config::BuildDefaults;
 use quiz_image::build::{self, BuildRequest, Edit, Fragment, Mirrors, Record, Source, Trust, config};
 use quiz_image::host::Purpose;
-use quiz_image::{Cache, Kernel, Report, kernel};
+use quiz_image::{Cache, Kernel, Report, kernel, kernel::Version};
 
 use crate::commands::arch::ArchArgument;
 use crate::context::Context;
@@ -18,6 +18,9 @@ use crate::{prepare, profiles};
 ///
 /// The configuration is the smallest that runs and profiles need; fragments and single options come on top of it, and
 /// every one that did not come out as asked is named. A build that fails leaves an installed kernel of that name as it was.
+///
+/// A release needs a signature by a key of kernel.org or of --keyring, or its --sha256. A git repository of another host needs a signed tag or
+/// the whole id of a commit. --unverified takes what the server sends.
 ///
 /// A kernel that was built from the same source, configuration and compiler is not built again, also if another quiz is
 /// building it now: this one waits and takes it. --tree is always built, and compiles only what has changed.
@@ -90,14 +93,14 @@ pub struct Build {
     /// Where the source comes from, instead of kernel.org or the distribution's mirror
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
-    /// The keys that must have signed the source
+    /// The keys that must have signed the source, instead of those of kernel.org or the distribution
     #[arg(long, value_name = "FILE")]
     pub keyring: Option<PathBuf>,
     /// The SHA-256 that the source's archive must have
     #[arg(long, value_name = "SUM")]
     pub sha256: Option<String>,
-    /// Take an archive that nothing is published to hold against as the server sends it
-    #[arg(long)]
+    /// Take an archive or a commit without a signature, as the server sends it
+    #[arg(long, conflicts_with = "sha256")]
     pub unverified: bool,
     /// The distribution release of a source package [default: the setting `release`]
     #[arg(short, long)]
@@ -167,6 +170,7 @@ fn request(
     let given = args.variant.iter().chain(&args.fragment).map(|f| fragment(f, ctx));
     let fragments = defaults.fragments.iter().cloned().map(Ok).chain(given);
     let fragments: Vec<String> = fragments.collect::<Result<_, Fault>>()?;
+    check_trust(&args, &source)?;
     // The user's own come last: they win.
     let chosen = profiles::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
     let of_profiles = profiles::kernel_fragments(&chosen).into_iter().map(|(name, text)| Ok(Fragment { name, text }));
@@ -191,6 +195,28 @@ fn request(
         environment: ctx.build_environment(),
         ..BuildRequest::new(arch, source)
     })
+}
+
+/// Refuses options of trust that would do nothing.
+fn check_trust(args: &Build, source: &Source) -> Result<(), Fault> {
+    let (what, sha256, unverified, keyring) = match source {
+        Source::Release { version: Version::Next(_) } | Source::Git { .. } => ("a git repository", false, true, true),
+        Source::Release { .. } => ("a release", true, true, true),
+        Source::DebianSource { .. } => ("a distribution's package", false, false, true),
+        Source::Tree { .. } => ("your own tree", false, false, false),
+    };
+    let refused = [
+        ("--sha256", args.sha256.is_some() && !sha256),
+        ("--unverified", args.unverified && !unverified),
+        ("--keyring", args.keyring.is_some() && !keyring),
+    ];
+    match refused.iter().find(|(_, refused)| *refused) {
+        Some((option, _)) => Err(Fault::new(format!("{option} has no meaning for {what}")).hint(match *option {
+            "--sha256" if unverified => "give the whole id of the commit with --ref",
+            _ => "leave it out",
+        })),
+        None => Ok(()),
+    }
 }
 
 /// One place that was named stands for every archive; only what it is asked for tells which.

@@ -54,6 +54,17 @@ fn origin(origin: &Origin) -> String {
     }
 }
 
+/// Why its source was taken for the right one, in a few words.
+fn trusted(origin: &Origin) -> String {
+    match origin {
+        Origin::DebianPackage { .. } | Origin::DebianSource { .. } => "signature of the package archive".to_owned(),
+        Origin::Tarball { trusted, .. } | Origin::Git { trusted, .. } => {
+            trusted.as_ref().map_or_else(|| "not recorded".to_owned(), ToString::to_string)
+        }
+        Origin::Tree { .. } => "your own tree".to_owned(),
+    }
+}
+
 /// Says that a kernel is there now.
 fn installed(kernel: &Kernel, ctx: &Context) -> Result<(), Fault> {
     if ctx.json {

@@ -58,6 +58,7 @@ pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
         ("version", m.version.to_string()),
         ("arch", m.arch.clone()),
         ("from", super::origin(&m.origin)),
+        ("trusted", super::trusted(&m.origin)),
         ("compiler", m.compiler.clone().unwrap_or_else(|| "unknown".to_owned())),
         ("made", format!("{} by quiz {}", when(m.built_at), m.quiz_version)),
         ("boots", kernel.boot().display().to_string()),
