@@ -125,9 +125,9 @@ fn is_ready(doctor: &serde_json::Value) -> Result<(), String> {
     let purposes =
         doctor["purposes"].as_array().filter(|list| !list.is_empty()).ok_or("quiz doctor tells no purposes")?;
     let own = quiz_arch::host().name;
-    // Tests and benchmarks use no Clang.
-    let concerned =
-        purposes.iter().filter(|p| (p["arch"] == own || p["arch"] == FOREIGN) && p["purpose"] != "kernel-llvm");
+    // Tests and benchmarks use no Clang, and need no fuzzer.
+    let others = |p: &serde_json::Value| p["purpose"] == "kernel-llvm" || p["purpose"] == "fuzz";
+    let concerned = purposes.iter().filter(|p| (p["arch"] == own || p["arch"] == FOREIGN) && !others(p));
     let lacking: Vec<String> = concerned.filter(|p| p["ready"] != true).map(ToString::to_string).collect();
     if lacking.is_empty() {
         Ok(())

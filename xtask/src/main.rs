@@ -4,6 +4,7 @@ mod agents;
 mod bench;
 mod checks;
 mod fresh;
+mod fuzz;
 mod packages;
 mod qemu;
 mod report;
@@ -62,6 +63,8 @@ enum Task {
         #[arg(long)]
         long: bool,
     },
+    /// Fuzz what reads untrusted input: frames, archives, records, settings, profiles, directives, the console
+    Fuzz(fuzz::Fuzz),
     /// Run the README's quick start on a pristine Debian, and tell how long each command took
     Fresh(fresh::Fresh),
     /// Build quiz with the agents for every architecture, and pack it: target/quiz-VERSION-ARCH.tar.xz
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Task::Agents { names } => agents::agents(&names),
         Task::Qemu { release, archs } => qemu::print(&release, &archs),
         Task::Test { long } => checks::test(long),
+        Task::Fuzz(options) => setup::for_fuzzing().and_then(|()| fuzz::run(&options)),
         Task::Fresh(options) => fresh::run(&options),
         Task::Release { without } => setup::setup().and_then(|()| steps::release(&without)),
         Task::Bench(which) => setup::for_benches().and_then(|()| bench::run(&which)),

@@ -71,6 +71,14 @@ pub fn for_benches() -> Result<(), String> {
     install(&[everyday(), vec![Purpose::Test, Purpose::Bench]].concat())
 }
 
+/// Installs what fuzzing needs.
+///
+/// # Errors
+/// As [`setup`].
+pub fn for_fuzzing() -> Result<(), String> {
+    install(&[Purpose::Fuzz])
+}
+
 /// Installs what is missing to run guests of `arch`, and to make their kernels and roots.
 ///
 /// # Errors

@@ -58,6 +58,8 @@ pub enum Purpose {
     Test,
     /// Run quiz's own benchmarks.
     Bench,
+    /// Fuzz what reads untrusted input in quiz.
+    Fuzz,
 }
 
 /// What shows that something is installed.
@@ -145,6 +147,7 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<&'static Tool> {
         }
         Purpose::Test => [&GIT, &PYTHON].into_iter().chain(TEST).collect(),
         Purpose::Bench => BENCH.iter().collect(),
+        Purpose::Fuzz => vec![&GCC, &LIBC_HEADERS, &CXX],
     }
 }
 

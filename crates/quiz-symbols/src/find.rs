@@ -1,7 +1,7 @@
 //! Finds the files with the debug information of a kernel and of modules, and looks frames up in all of them. Not for what is in one
 //! file (`debug`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
@@ -41,9 +41,10 @@ impl Symbols {
     /// Looks up all frames in `text`.
     pub fn of(text: &str, origins: &Origins) -> Symbols {
         let mut by_owner: BTreeMap<Option<String>, Vec<Frame>> = BTreeMap::new();
+        let mut seen = HashSet::new();
         for frame in text.lines().filter_map(crate::report::frame) {
             let frames = by_owner.entry(frame.module.clone()).or_default();
-            if !frames.contains(&frame) {
+            if seen.insert(frame.clone()) {
                 frames.push(frame);
             }
         }

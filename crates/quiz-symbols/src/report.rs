@@ -1,11 +1,13 @@
 //! Reads what a kernel says when it is in trouble: frames of stacks in the forms of all architectures, and of a report its headline, the
 //! frame to blame, the call trace, taint and command. Not for where a frame lies in the source (`debug`).
 
+use std::collections::HashSet;
+
 use crate::line::message;
 use crate::taint;
 
 /// One frame as the kernel prints it: `func+0x12/0x34 [module]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Frame {
     /// The function's name as the symbol table has it.
     pub function: String,
@@ -238,6 +240,7 @@ impl Report {
             task: lines.iter().find_map(|line| task(line)),
         };
         let mut frames: Vec<Frame> = Vec::new();
+        let mut seen = HashSet::new();
         let mut traced = false;
         for (i, line) in lines.iter().enumerate() {
             let ends = END.iter().any(|end| line.trim_start().starts_with(end));
@@ -252,7 +255,7 @@ impl Report {
                     frame.reliable = true;
                     report.culprit = Some(frame);
                 }
-                Some(frame) if frame.reliable && !redundant && !frames.contains(&frame) => frames.push(frame),
+                Some(frame) if frame.reliable && !redundant && seen.insert(frame.clone()) => frames.push(frame),
                 _ => {}
             }
         }

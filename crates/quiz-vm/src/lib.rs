@@ -7,7 +7,7 @@
 pub mod accel;
 pub mod artifacts;
 pub mod client;
-mod console;
+pub mod console;
 pub mod control;
 mod dump;
 mod escape;

@@ -186,6 +186,9 @@ pub(super) static BENCH: &[Tool] = &[
     },
 ];
 
+/// libFuzzer is C++.
+pub(super) static CXX: Tool = program("c++", "fuzzes quiz", ["g++", "gcc-c++", "gcc", "gcc-c++", "g++"]);
+
 const ZFS: &str = "builds OpenZFS";
 pub(super) static ZFS_BUILD: &[Tool] = &[
     program("make", ZFS, same("make")),

@@ -207,6 +207,7 @@ fn rows(own: &'static Arch) -> Vec<Row> {
         row(Purpose::Llvm, "kernel-llvm", own, "build kernels with Clang", false),
         row(Purpose::Test, "tests", own, "test quiz itself", false),
         row(Purpose::Bench, "benches", own, "measure quiz itself", false),
+        row(Purpose::Fuzz, "fuzz", own, "fuzz quiz itself", false),
     ];
     for arch in quiz_arch::ALL.iter().filter(|arch| **arch != own) {
         rows.push(row(Purpose::Run(arch), "run", arch, "run programs", false));

@@ -32,7 +32,7 @@ impl Past {
         let goes_on = held.std_file().ok()?.try_lock_shared().is_err();
         // The directory can have come with the worktree: it may hold anything under that name.
         let file = held.read("result.json").ok();
-        let record = file.and_then(|file| serde_json::from_reader(BufReader::new(file.take(RECORD))).ok());
+        let record = file.and_then(|file| record(BufReader::new(file.take(RECORD))));
         Some(Past { id, dir, record, goes_on })
     }
 
@@ -56,6 +56,11 @@ impl Past {
         let words: Vec<String> = words.into_iter().flatten().filter_map(|w| w.as_str().map(quoted)).collect();
         if words.is_empty() { "(a shell)".to_owned() } else { words.join(" ") }
     }
+}
+
+/// What a file of a record holds.
+pub fn record(file: impl Read) -> Option<Value> {
+    serde_json::from_reader(file).ok()
 }
 
 /// A verdict of a record, in few words.

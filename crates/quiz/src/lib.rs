@@ -1,0 +1,35 @@
+//! The command line of quiz, which runs a program in a fresh tiny VM: a library, so that more than its program can call it. Not a place for
+//! anything but the ways in.
+
+mod cli;
+mod commands;
+mod consent;
+mod context;
+mod errors;
+mod output;
+mod paths;
+mod prepare;
+mod profiles;
+mod report;
+mod run;
+mod standard;
+
+use run::{Call, history};
+
+/// Does what the words of this process say.
+pub fn main() -> std::process::ExitCode {
+    // A file that may not grow any more (`ulimit -f`) is an error that is told, and no end. A signal that is ignored would be so in programs
+    // that quiz starts, too; one that is caught is not. Without the handler quiz only ends without a word.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default()).ok();
+    commands::main(std::env::args_os())
+}
+
+/// Reads a record as `quiz ps` and `quiz replay` do. Whatever it holds, this returns.
+pub fn read_record(bytes: &[u8]) {
+    let Some(record) = history::record(bytes) else { return };
+    let _text = history::verdict(&record["verdict"]);
+    if let Some(call) = Call::of_record(&record) {
+        let words = call.words.into_iter().map(std::ffi::OsString::from);
+        let _call = cli::parse(std::iter::once("quiz".into()).chain(words));
+    }
+}
