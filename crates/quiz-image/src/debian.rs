@@ -11,6 +11,7 @@ use quiz_arch::Arch;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::thread;
 
 /// Why a stock kernel could not be added.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +91,10 @@ pub fn add_kernel(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Re
         let files = apt.download(&all, report)?;
         let (image_files, header_files) = files.split_at(packages.image.len());
         let progress = report.start(&format!("unpacking {}", packages.main.name), None, Unit::None);
-        let manifest = std::thread::scope(|scope| -> Result<KernelManifest, DebianError> {
-            let headers = scope.spawn(|| unpack_headers(dir, header_files, wanted.arch, &apt));
+        let manifest = thread::scope(|scope| -> Result<KernelManifest, DebianError> {
+            let headers = thread::Builder::new()
+                .spawn_scoped(scope, || unpack_headers(dir, header_files, wanted.arch, &apt))
+                .map_err(StoreError::io("unpack two packages at once"))?;
             let manifest = unpack_image(dir, image_files, &packages, wanted, &apt);
             headers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             manifest

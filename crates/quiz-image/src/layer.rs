@@ -130,7 +130,7 @@ pub fn make(
         let files = collect(sources)?;
         let (reader, writer) = io::pipe()?;
         std::thread::scope(|scope| {
-            let written = scope.spawn(move || write_tar(writer, &files));
+            let written = std::thread::Builder::new().spawn_scoped(scope, move || write_tar(writer, &files))?;
             let made = squashfs::from_tar(
                 std::fs::File::from(std::os::fd::OwnedFd::from(reader)),
                 &image,

@@ -66,6 +66,9 @@ pub fn is_in(path: &Path) -> bool {
     File::parse(&cache).is_ok_and(|file| file.section_by_name(".debug_info").is_some())
 }
 
+/// No kernel is larger, in bytes. A file that somebody has made may be, and take no space on the disk.
+const LARGEST: u64 = 4 << 30;
+
 /// Looks `frames` up in the file at `path`; `landmark` is a function whose source file is wanted, too.
 ///
 /// A frame is taken for what it says only if the function is as large as it says: debug information of another build would name
@@ -74,9 +77,11 @@ pub fn is_in(path: &Path) -> bool {
 /// # Errors
 /// If the file is of no use at all.
 pub fn look_up(path: &Path, frames: &[&Frame], landmark: Option<&str>) -> Result<Found, DebugError> {
-    let mut data = Vec::new();
-    open(path)?.read_to_end(&mut data)?;
     let damaged = |e: String| DebugError::Elf { path: path.display().to_string(), why: e };
+    let mut data = Vec::new();
+    if open(path)?.take(LARGEST + 1).read_to_end(&mut data)? as u64 > LARGEST {
+        return Err(damaged(format!("it is larger than {} GiB", LARGEST >> 30)));
+    }
     let file = File::parse(&*data).map_err(|e| damaged(e.to_string()))?;
     if file.section_by_name(".debug_info").is_none() {
         return Err(DebugError::None(path.display().to_string()));

@@ -108,17 +108,30 @@ fn mended(
     let loads = || segments.iter().enumerate().filter(|(_, segment)| segment.p_type(endian) == PT_LOAD);
     // How far a byte of physical memory is behind its place in the file.
     let shift = |segment: &ProgramHeader64<Endianness>| segment.p_offset(endian).wrapping_sub(segment.p_paddr(endian));
+    // Where memory is in the file, in the order of the memory. The guest's page tables can make a million of them.
+    let mut known: Vec<(u64, u64)> = loads()
+        .filter(|(_, segment)| segment.p_filesz(endian) > 0)
+        .map(|(_, segment)| (segment.p_paddr(endian), shift(segment)))
+        .collect();
+    known.sort_unstable();
+    // For each the first behind it that is shifted otherwise.
+    let mut other: Vec<usize> = vec![known.len(); known.len()];
+    for i in (1..known.len()).rev() {
+        other[i - 1] = if known[i - 1].1 == known[i].1 { other[i] } else { i };
+    }
     let short = loads().filter(|(_, segment)| segment.p_filesz(endian) < segment.p_memsz(endian));
     short
         .filter_map(|(i, segment)| {
             let begin = segment.p_paddr(endian);
             // Up to where somebody else says that memory is elsewhere in the file.
-            let elsewhere = loads()
-                .filter(|(_, other)| other.p_filesz(endian) > 0 && other.p_paddr(endian) > begin)
-                .filter(|(_, other)| shift(other) != shift(segment))
-                .map(|(_, other)| other.p_paddr(endian) - begin);
+            let next = known.partition_point(|(address, _)| *address <= begin);
+            let next = match known.get(next) {
+                Some((_, there)) if *there == shift(segment) => other[next],
+                _ => next,
+            };
+            let elsewhere = known.get(next).map(|(address, _)| address - begin);
             let left = length.saturating_sub(segment.p_offset(endian));
-            let size = elsewhere.chain([left, segment.p_memsz(endian)]).min()?;
+            let size = elsewhere.into_iter().chain([left, segment.p_memsz(endian)]).min()?;
             let mut whole = *segment;
             whole.p_filesz = U64::new(endian, size);
             (size > segment.p_filesz(endian)).then_some((i, whole))
@@ -162,6 +175,28 @@ mod tests {
         let elsewhere = segment(0x10_0000, 0x3000_0000, 0x1000, 0x1000);
         assert_eq!(sizes(&[cut, elsewhere], 0x4000_0400), [(0, 0x3000_0000)]);
         assert_eq!(sizes(&[whole], 0x4000_0400), []);
+    }
+
+    proptest::proptest! {
+        /// As whoever compares every segment with every other.
+        #[test]
+        fn each_segment_ends_where_memory_is_elsewhere(
+            parts in proptest::collection::vec((0u64..8, 0u64..8, 0u64..3, 0u64..8), 0..12),
+        ) {
+            let segments: Vec<_> = parts.iter().map(|(o, p, f, m)| segment(o << 12, p << 12, f << 12, m << 12)).collect();
+            let length = 12 << 12;
+            let shift = |(o, p): (u64, u64)| (o << 12).wrapping_sub(p << 12);
+            let mut expected = Vec::new();
+            for (i, (o, p, f, m)) in parts.iter().enumerate().filter(|(_, (_, _, f, m))| f < m) {
+                let elsewhere = parts.iter().filter(|(oo, op, of, _)| *of > 0 && op > p && shift((*oo, *op)) != shift((*o, *p)));
+                let elsewhere = elsewhere.map(|(_, op, ..)| (op - p) << 12);
+                let size = elsewhere.chain([length - (o << 12), m << 12]).min().unwrap();
+                if size > f << 12 {
+                    expected.push((i, size));
+                }
+            }
+            proptest::prop_assert_eq!(sizes(&segments, length), expected);
+        }
     }
 
     #[test]

@@ -274,7 +274,7 @@ fn blockdev(i: usize, disk: &crate::Disk) -> Result<String, ArgumentError> {
 }
 
 /// A path inside a comma-separated option: QEMU reads two commas as one.
-fn escaped(path: &Path) -> OsString {
+pub fn escaped(path: &Path) -> OsString {
     let mut out = Vec::new();
     for byte in path.as_os_str().as_bytes() {
         out.push(*byte);

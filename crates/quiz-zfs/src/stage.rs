@@ -449,7 +449,7 @@ impl Product<'_> {
     }
 }
 
-/// Does `work` with each of `items` in as many threads as there are processors; the results are in order.
+/// Does `work` with each of `items` in as many threads as there are processors, or as can be had; the results are in order.
 fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, StageError> + Sync,
@@ -457,20 +457,25 @@ fn in_parallel<T: Sync, R: Send>(
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<(usize, Result<R, StageError>)>> = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let number = next.fetch_add(1, Ordering::Relaxed)
-                    && let Some(item) = items.get(number)
-                {
-                    let result = work(item);
-                    if result.is_err() {
-                        next.store(items.len(), Ordering::Relaxed);
-                    }
-                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((number, result));
-                }
-            });
+    let worker = || {
+        while let number = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(item) = items.get(number)
+        {
+            let result = work(item);
+            if result.is_err() {
+                next.store(items.len(), Ordering::Relaxed);
+            }
+            results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((number, result));
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // Those that are there do the work of one that cannot be had.
+            if std::thread::Builder::new().spawn_scoped(scope, worker).is_err() {
+                break;
+            }
+        }
+        worker();
     });
     let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     results.sort_by_key(|(number, _)| *number);

@@ -1,6 +1,7 @@
 //! Finds the kernel and the root of a run, and prepares a default one where there is none: nothing is set up by hand.
 //! Not for making them (`quiz_image`).
 
+use std::io;
 use std::path::PathBuf;
 
 use quiz_arch::{Arch, Port};
@@ -78,11 +79,11 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
             Ok(old)
         })
     };
-    let (kernel, root) = std::thread::scope(|scope| {
-        let kernel = scope.spawn(add_kernel);
+    let (kernel, root) = std::thread::scope(|scope| -> io::Result<_> {
+        let kernel = std::thread::Builder::new().spawn_scoped(scope, add_kernel)?;
         let root = build_root();
-        (kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), root)
-    });
+        Ok((kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), root))
+    })?;
     let prepared = Prepared { kernel: kernel?, root: root? };
     profiles::require_kernel(&prepared.kernel, chosen, &spec.profiles, ctx)?;
     Ok(prepared)

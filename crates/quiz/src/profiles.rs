@@ -1,7 +1,7 @@
 //! The profiles that there are (quiz's own, the user's, the worktree's), and those of one run. Not for carrying out what they ask
 //! for (see `run::setup`).
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use quiz_config::profile::{KernelOption, Source};
 use quiz_config::{Catalog, Chosen, Given, RunSpec};
 use quiz_image::kernel::{self, Kernel};
 use quiz_image::{Cache, Entry, Report, StoreError, digest};
+use walkdir::WalkDir;
 
 use crate::consent;
 use crate::context::Context;
@@ -93,15 +94,20 @@ pub fn choose(names: &[String], given: &[Given], ctx: &Context) -> Result<Vec<Ch
     let chosen = ctx.profiles()?.catalog.choose(names, given)?;
     let me = rustix::process::geteuid().as_raw();
     for one in &chosen {
-        for file in [Some(one.profile.dir.clone()), one.profile.setup()].into_iter().flatten() {
-            let owner = fs::metadata(&file)?.uid();
+        // With all that it has: what others can change is theirs.
+        for entry in WalkDir::new(&one.profile.dir) {
+            let entry = entry.map_err(io::Error::from)?;
+            let metadata = entry.metadata().map_err(io::Error::from)?;
+            let refused = |why: String| {
+                let file = entry.path().display();
+                Err(Fault::new(format!("the profile `{}` is not used: {file} {why}", one.profile.name)))
+            };
+            let owner = metadata.uid();
             if owner != me && owner != 0 {
-                let message = format!(
-                    "the profile `{}` is not used: {} belongs to user {owner}, who is neither you nor root",
-                    one.profile.name,
-                    file.display()
-                );
-                return Err(Fault::new(message));
+                return refused(format!("belongs to user {owner}, who is neither you nor root"));
+            }
+            if metadata.mode() & 0o002 != 0 && !metadata.is_symlink() {
+                return refused("can be written to by everybody; take that right away (chmod o-w)".to_owned());
             }
         }
     }

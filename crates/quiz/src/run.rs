@@ -208,6 +208,7 @@ fn run_with(
         _ => warm::plan(ingredients, cache, ctx),
     };
     let started_at = SystemTime::now();
+    let moment = scratch.moment(dir.path());
     // Whoever cannot be seen from outside runs all the same.
     let seen = registry::register(cache, &running(spec, vm, kernel, dir, &ctx.runs_dir()?.path(), started_at)).ok();
     let door = seen.as_ref().and_then(|_| registry::open_door(cache, dir.id()).ok());
@@ -324,7 +325,7 @@ fn run_with(
     // Nobody is to wait for what will not be there.
     drop(door);
     announcer.finish(matches!(outcome.verdict, Verdict::Panic { .. } | Verdict::Timeout { .. }));
-    salvage(&mut outcome, started_at, vm, scratch, dir, &mut signals);
+    salvage(&mut outcome, moment.as_ref(), vm, scratch, dir, &mut signals);
     if let Some(camera) = camera.as_ref().filter(|_| spec.verbosity == Verbosity::Verbose) {
         camera.failures.iter().for_each(|why| ctx.report.say(&format!("no template was made: {why}")));
     }
@@ -399,7 +400,7 @@ fn equip_with<R>(
     let stub = private.as_ref().map(|dir| dir.path().join("stub"));
     let stub_words = stub.iter().flat_map(|stub| {
         let mut socket = OsString::from("unix:");
-        socket.push(stub);
+        socket.push(quiz_vm::qemu::escaped(stub));
         socket.push(",server=on,wait=off");
         ["-S".into(), "-gdb".into(), socket]
     });
@@ -614,7 +615,7 @@ fn limits(spec: &RunSpec) -> Limits {
 /// no file system made by a broken kernel is ever parsed on the host.
 fn salvage(
     outcome: &mut Outcome,
-    started_at: SystemTime,
+    moment: Option<&scratch::Moment>,
     vm: &VmSpec,
     scratch: &Scratch,
     dir: &RunDir,
@@ -622,7 +623,7 @@ fn salvage(
 ) {
     let died = matches!(outcome.verdict, Verdict::Panic { .. } | Verdict::Lost { .. } | Verdict::Timeout { .. });
     let Some(ready) = outcome.ready.filter(|_| died && outcome.artifacts.files == 0) else { return };
-    let Some(out) = scratch.written_since(started_at + ready) else { return };
+    let Some(out) = moment.and_then(|moment| scratch.written_since(moment, ready)) else { return };
     let mut second = VmSpec {
         disks: vec![out.clone()],
         shares: Vec::new(),

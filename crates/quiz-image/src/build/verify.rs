@@ -134,10 +134,12 @@ fn gpgv(
     let (mut stdin, mut stdout) = (child.stdin.take(), child.stdout.take());
     let mut text = Vec::new();
     let copied = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| stdout.as_mut().map_or(Ok(0), |out| out.read_to_end(&mut text)));
-        let copied = feed(data, stdin.as_mut());
+        let read = || stdout.as_mut().map_or(Ok(0), |out| out.read_to_end(&mut text));
+        let reading = std::thread::Builder::new().spawn_scoped(scope, read);
+        // Whatever becomes of the thread, gpgv ends with its input.
+        let copied = if reading.is_ok() { feed(data, stdin.as_mut()) } else { Ok(()) };
         drop(stdin.take());
-        let read = reading.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")));
+        let read = reading?.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")));
         copied.and_then(|()| read.map(|_| ()))
     });
     let output = child.wait_with_output().map_err(failed)?;

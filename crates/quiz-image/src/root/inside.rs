@@ -170,7 +170,9 @@ impl Set {
         };
         let (reader, writer) = io::pipe().map_err(StoreError::io(&doing))?;
         std::thread::scope(|scope| {
-            let written = scope.spawn(move || tree.write(writer));
+            let written = std::thread::Builder::new()
+                .spawn_scoped(scope, move || tree.write(writer))
+                .map_err(StoreError::io(&doing))?;
             let made = squashfs::from_tar(std::fs::File::from(std::os::fd::OwnedFd::from(reader)), image, &doing, log);
             let written = written.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             match (written, made) {

@@ -209,11 +209,12 @@ fn into_guest(sources: &[PathBuf], destination: &Path, guest: &Guest, ctx: &Cont
     let counted = Counted::new(writer, ctx, format!("copying into {}", guest.running.id), Some(total));
     let tar = ["tar", "-x", "-p", "--no-same-owner", "-f", "-", "-C"].map(OsStr::new);
     let argv = [&tar[..], &[dir.as_os_str()]].concat();
-    let (packed, end) = thread::scope(|scope| {
-        let unpacking = scope.spawn(|| guest.run(&argv, Some(reader), Box::new(io::sink())));
+    let (packed, end) = thread::scope(|scope| -> io::Result<_> {
+        let unpack = || guest.run(&argv, Some(reader), Box::new(io::sink()));
+        let unpacking = thread::Builder::new().spawn_scoped(scope, unpack)?;
         let packed = pack(&named, counted);
-        (packed, unpacking.join())
-    });
+        Ok((packed, unpacking.join()))
+    })?;
     let end = end.map_err(|_| Fault::new("copying into the guest failed"))??;
     match packed {
         // Whoever read it has said why they do not any more.
@@ -277,11 +278,11 @@ fn out_of_guest(
         Staging::make(&dir).map_err(|e| Fault::new(format!("cannot copy to {}: {e}", dir.path().display())))?;
     let (reader, writer) = io::pipe()?;
     let counted = Counted::new(reader, ctx, format!("copying out of {}", guest.running.id), None);
-    let (unpacked, end) = thread::scope(|scope| {
-        let packing = scope.spawn(|| guest.run(&argv, None, Box::new(writer)));
+    let (unpacked, end) = thread::scope(|scope| -> io::Result<_> {
+        let packing = thread::Builder::new().spawn_scoped(scope, || guest.run(&argv, None, Box::new(writer)))?;
         let unpacked = unpack_all(counted, staging.held(), &asked);
-        (unpacked, packing.join())
-    });
+        Ok((unpacked, packing.join()))
+    })?;
     let end = end.map_err(|_| Fault::new("copying from the guest failed"))??;
     // What goes wrong here ends `tar` there, but not the other way round: then the archive is short.
     let done = match unpacked {

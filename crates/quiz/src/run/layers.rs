@@ -2,7 +2,7 @@
 
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::thread::ScopedJoinHandle;
+use std::thread::{self, ScopedJoinHandle};
 
 use quiz_config::Chosen;
 use quiz_image::layer::{self, Layer, Source};
@@ -28,18 +28,18 @@ pub fn make(
 ) -> Result<Vec<Layer>, Fault> {
     let own = of_profiles(chosen);
     // One is made by a program that mostly waits for the file system, so several at once take hardly longer.
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let mut layers: Vec<ScopedJoinHandle<Result<Option<Layer>, Fault>>> = Vec::new();
         if !own.is_empty() {
-            layers.push(scope.spawn(|| {
+            layers.push(thread::Builder::new().spawn_scoped(scope, || {
                 let key = layer::fingerprint(&own)?;
                 Ok(Some(layer::make(cache, "profiles", "the profiles' files", &key, &own, report)?))
-            }));
+            })?);
         }
         for dir in asked.layers.iter().rev() {
-            layers.push(scope.spawn(|| of_directory(dir, cache, report).map(Some)));
+            layers.push(thread::Builder::new().spawn_scoped(scope, || of_directory(dir, cache, report).map(Some))?);
         }
-        layers.push(scope.spawn(|| Ok(layer::of_modules(cache, kernel, report)?)));
+        layers.push(thread::Builder::new().spawn_scoped(scope, || Ok(layer::of_modules(cache, kernel, report)?))?);
         layers.into_iter().filter_map(|layer| layer.join().unwrap_or_else(|e| resume_unwind(e)).transpose()).collect()
     })
 }

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -183,13 +183,39 @@ impl Scratch {
         self.blank.iter().map(|disk| (disk.serial.as_str(), &disk.file))
     }
 
-    /// The disk for artifacts, if the guest has written to it since `at`.
-    pub fn written_since(&self, at: SystemTime) -> Option<&Disk> {
-        let out = self.out.as_ref()?;
-        let (_, file) = self.thrown_away().find(|(serial, _)| *serial == out.serial)?;
-        let modified = file.metadata().ok()?.modified().ok()?;
-        (modified + CLOCK_TICK >= at).then_some(out)
+    /// The state of the disk for artifacts now. `dir` is where disks are: the clock of their times is its file system's, which may be another
+    /// host's.
+    pub fn moment(&self, dir: &Path) -> Option<Moment> {
+        let now = unnamed(dir).ok()?.metadata().ok()?.modified().ok()?;
+        let file = self.out_file()?.metadata().ok()?;
+        Some(Moment { now, inode: file.ino(), modified: file.modified().ok()? })
     }
+
+    /// The disk for artifacts, if the guest has written to it `after` that long since `moment`.
+    pub fn written_since(&self, moment: &Moment, after: Duration) -> Option<&Disk> {
+        let file = self.out_file()?.metadata().ok()?;
+        let modified = file.modified().ok()?;
+        let changed = moment.inode != file.ino() || moment.modified != modified;
+        let written = match modified.duration_since(moment.now) {
+            Ok(at) => at + CLOCK_TICK >= after,
+            // Written to by a clock that was set back: nobody knows when.
+            Err(_) => moment.inode == file.ino(),
+        };
+        self.out.as_ref().filter(|_| changed && written)
+    }
+
+    fn out_file(&self) -> Option<&File> {
+        let out = self.out.as_ref()?;
+        self.thrown_away().find(|(serial, _)| *serial == out.serial).map(|(_, file)| file)
+    }
+}
+
+/// When a run began, for the files of its disks.
+#[derive(Debug)]
+pub struct Moment {
+    now: SystemTime,
+    inode: u64,
+    modified: SystemTime,
 }
 
 fn link(serial: &str, path: String) -> Link {
@@ -275,6 +301,34 @@ fn other_file_of(header: &[u8; HEADER]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_was_written_to_after_a_moment_by_the_clock_of_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = disk(OUT, "unused".into(), DiskFormat::Raw);
+        let file = unnamed(dir.path()).unwrap();
+        let blank = Blank { serial: OUT.to_owned(), file, bytes: 0, image: None };
+        let scratch = Scratch {
+            disks: Vec::new(),
+            out: Some(out),
+            links: Vec::new(),
+            kept: Vec::new(),
+            blank: vec![blank],
+            _open: Vec::new(),
+        };
+        let file = scratch.out_file().unwrap();
+        // A server's clock, an hour behind.
+        let now = SystemTime::now() - Duration::from_secs(3600);
+        file.set_modified(now - Duration::from_secs(1)).unwrap();
+        let inode = file.metadata().unwrap().ino();
+        let moment = Moment { now, inode, modified: file.metadata().unwrap().modified().unwrap() };
+        let second = Duration::from_secs(1);
+        assert_eq!(scratch.written_since(&moment, second), None, "nobody has");
+        for (at, expected) in [(now + second / 2, false), (now + 2 * second, true), (now - 60 * second, true)] {
+            file.set_modified(at).unwrap();
+            assert_eq!(scratch.written_since(&moment, second).is_some(), expected, "{:?}", at.duration_since(now));
+        }
+    }
 
     #[test]
     fn other_files_in_an_image_are_found() {

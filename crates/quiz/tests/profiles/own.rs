@@ -1,5 +1,6 @@
 //! Profiles that users make.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use fs_err as fs;
@@ -162,5 +163,22 @@ fn a_program_for_the_host_runs_only_as_it_was_allowed() {
         profile(&dir, &[("setup", &setup("")), ("more", "x")]);
         refused("has changed since you allowed it");
         fs::remove_dir_all(&dir).unwrap();
+    }
+}
+
+#[test]
+fn a_profile_that_others_can_change_is_not_used() {
+    let sandbox = sandbox();
+    let dir = sandbox.worktree().join("profiles/x");
+    profile(&dir, &[("profile.toml", "about = \"x\"\n"), ("init", "#!/bin/sh\n"), ("files/etc/x", "x")]);
+    for (file, mode) in [("files/etc/x", 0o646), ("init", 0o757), ("files/etc", 0o777)] {
+        let file = dir.join(file);
+        let before = fs::metadata(&file).unwrap().permissions();
+        fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
+        let ran = run(&sandbox, "x", "true");
+        assert_eq!(ran.code, 125, "{}", ran.stderr);
+        let wanted = format!("{} can be written to by everybody", file.display());
+        assert!(ran.stderr.contains(&wanted), "{}", ran.stderr);
+        fs::set_permissions(&file, before).unwrap();
     }
 }

@@ -110,7 +110,7 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     let records = spec.json.as_ref().map(output::Records::open).transpose()?;
 
     let course = Arc::new(Mutex::new(Course::new(&groups, args.iterations)));
-    let screen = Screen::start(&course, ctx);
+    let screen = Screen::start(&course, ctx)?;
     let mut watcher = Watcher::new(Arc::clone(&course), screen.sender());
     let said = dir.path().join("suite.log");
     let doing = || {

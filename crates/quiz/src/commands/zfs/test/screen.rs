@@ -49,7 +49,7 @@ pub struct Screen {
 
 impl Screen {
     /// One for `course`.
-    pub fn start(course: &Arc<Mutex<Course>>, ctx: &Context) -> Screen {
+    pub fn start(course: &Arc<Mutex<Course>>, ctx: &Context) -> io::Result<Screen> {
         let (sender, pieces) = sync_channel(QUEUE);
         let view = View {
             course: Arc::clone(course),
@@ -59,7 +59,8 @@ impl Screen {
             bar: None,
             failed: 0,
         };
-        Screen { sender, writer: thread::spawn(move || view.show_all(&pieces)) }
+        let writer = thread::Builder::new().spawn(move || view.show_all(&pieces))?;
+        Ok(Screen { sender, writer })
     }
 
     /// For those who have something to show.
