@@ -99,6 +99,7 @@ pub fn supervise(run: Run) -> Outcome {
             asked: String::new(),
             dumped: false,
             not_resumed: None,
+            crashed_at_boot: false,
         },
     }
 }
@@ -397,6 +398,7 @@ impl<'a> Supervisor<'a> {
             self.seen.notes.push(format!("stacks.txt has the first {} MiB of what the guest told", STACKS_BYTES >> 20));
         }
         let verdict = self.judge();
+        let crashed_at_boot = self.crashed_at_boot() && matches!(verdict, Verdict::Fault { .. });
         if not_resumed.is_none() {
             self.say_farewell(&verdict);
         }
@@ -420,6 +422,7 @@ impl<'a> Supervisor<'a> {
             asked: self.console.asked().to_owned(),
             dumped: self.seen.dump == Some(true),
             not_resumed,
+            crashed_at_boot,
         }
     }
 

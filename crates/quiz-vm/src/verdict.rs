@@ -151,6 +151,8 @@ pub struct Outcome {
     pub dumped: bool,
     /// Why a saved VM did not come to life; nothing has happened then, and the run can be tried another way.
     pub not_resumed: Option<String>,
+    /// QEMU itself has crashed before the program started; nothing has happened then, and the run can be tried again.
+    pub crashed_at_boot: bool,
 }
 
 #[cfg(test)]

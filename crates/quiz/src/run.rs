@@ -239,6 +239,7 @@ fn run_with(
     };
     let line = Line::default();
     let mut had_waited = waiting.is_some();
+    let mut crashed = None;
     if had_waited && spec.verbosity == Verbosity::Verbose {
         ctx.report.say("a VM of it was waiting");
     }
@@ -315,6 +316,11 @@ fn run_with(
                     from.drop_it(why, ctx);
                     start = Start::Boot;
                 }
+                // QEMU's emulation has races. Who only looks on has been given the streams already.
+                (None, begun) if outcome.crashed_at_boot && crashed.is_none() && hear.is_none() && front.is_none() => {
+                    crashed = Some(crash_of_qemu(&outcome.verdict));
+                    start = begun;
+                }
                 (_, begun) => {
                     start = begun;
                     break outcome;
@@ -325,6 +331,10 @@ fn run_with(
     // Nobody is to wait for what will not be there.
     drop(door);
     announcer.finish(matches!(outcome.verdict, Verdict::Panic { .. } | Verdict::Timeout { .. }));
+    if let Some(crashed) = crashed {
+        ctx.report.say(&crashed);
+        outcome.notes.push(crashed);
+    }
     salvage(&mut outcome, moment.as_ref(), vm, scratch, dir, &mut signals);
     if let Some(camera) = camera.as_ref().filter(|_| spec.verbosity == Verbosity::Verbose) {
         camera.failures.iter().for_each(|why| ctx.report.say(&format!("no template was made: {why}")));
@@ -347,6 +357,15 @@ fn run_with(
     let unwritten = dir.finish(&record).err();
     let next = spec.standby && standby::can_follow(&record, &order, scratch, chosen);
     Ok(Ended { record, outcome, dir: None, crash, next, line, unwritten })
+}
+
+/// What is said of a QEMU that was started a second time.
+fn crash_of_qemu(verdict: &Verdict) -> String {
+    let why = match verdict {
+        Verdict::Fault { message, .. } => message.as_str(),
+        _ => "",
+    };
+    format!("QEMU crashed while the VM booted, and the VM was booted once more: {why}")
 }
 
 /// All that a run is made of.

@@ -87,6 +87,13 @@ impl Supervisor<'_> {
         }
     }
 
+    /// QEMU has ended by a signal of its own making, while the guest booted.
+    pub(super) fn crashed_at_boot(&mut self) -> bool {
+        let own = [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+        let signal = self.monitor.ended().and_then(|ended| ended.signal());
+        self.ready.is_none() && self.seen.forced.is_none() && signal.is_some_and(|signal| own.contains(&signal))
+    }
+
     /// What the kernel has reported, where a run is to be free of that.
     pub(super) fn strict_report(&self) -> Option<String> {
         if !self.limits.strict {

@@ -140,6 +140,29 @@ fn a_fault_of_the_host_is_125() {
 }
 
 #[test]
+fn a_qemu_that_crashes_while_the_vm_boots_is_started_once_more() {
+    let sandbox = sandbox();
+    let (qemu, tries) = (sandbox.beside("qemu"), sandbox.beside("tries"));
+    for (crashes, code) in [(1, 3), (9, 125)] {
+        // quiz asks it what it has, too, and that is no try.
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in *-kernel*) echo x >> {0}; test $(wc -l < {0}) -gt {crashes} || kill -ABRT $$;; esac\n\
+             exec qemu-system-{1} \"$@\"\n",
+            tries.display(),
+            std::env::consts::ARCH
+        );
+        quiz_testing::place::write_program(&qemu, &script);
+        let words = ["--cold", "--accel", "tcg", "--qemu", qemu.to_str().unwrap(), "sh", "-c", "echo once; exit 3"];
+        let ran = sandbox.quiz(words);
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+        assert!(ran.stderr.contains("QEMU crashed while the VM booted"), "{}", ran.stderr);
+        assert_eq!(ran.out(), if code == 3 { "once\n" } else { "" });
+        assert_eq!(fs_err::read_to_string(&tries).unwrap().lines().count(), 2, "tried twice and not more");
+        fs_err::remove_file(&tries).unwrap();
+    }
+}
+
+#[test]
 fn an_interrupt_reaches_the_program_and_is_no_success() {
     let sandbox = sandbox();
     let script = "trap 'echo caught; exit 0' INT; echo ready; while :; do sleep 0.1; done";
