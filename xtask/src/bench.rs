@@ -5,6 +5,7 @@ mod boots;
 mod clones;
 mod cold;
 mod cycle;
+mod floods;
 mod floor;
 mod inside;
 mod restore;
@@ -61,6 +62,8 @@ pub enum Bench {
     },
     /// How often which kernel boots on which QEMU and machine: the table in docs/machines.md
     Boots(boots::Boots),
+    /// How much memory quiz takes while a guest floods it
+    Floods(floods::Floods),
     /// From an edited file of OpenZFS to the printed `zpool status`, against installing, indexing, booting and loading
     Cycle {
         #[command(flatten)]
@@ -95,6 +98,7 @@ pub fn run(which: &Bench) -> Result<(), String> {
     match which {
         Bench::Architectures { rounds, profile, archs } => architectures::run(*rounds, archs, profile),
         Bench::Boots(boots) => boots::run(boots),
+        Bench::Floods(floods) => floods::run(floods),
         Bench::Cold { common, peers } => cold::run(common.rounds, common.kernel.as_deref(), !peers.no_vng),
         Bench::Warm { common, peers, zfs } => {
             warm::run(common.rounds, common.kernel.as_deref(), !peers.no_vng, zfs.as_deref())

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use object::{Object, ObjectSection, ReadCache};
+use serde::{Deserialize, Serialize};
 use walkdir::{DirEntry, WalkDir};
 
 use crate::debug::{self, DebugError};
@@ -26,8 +27,11 @@ pub struct Origins {
     pub remedy: String,
 }
 
+/// How many different frames are looked up. A kernel in trouble tells of some hundred.
+const FRAMES: usize = 10_000;
+
 /// Where frames are in the source.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Symbols {
     places: HashMap<String, Places>,
     /// What is missing, one line for each kernel or module.
@@ -42,13 +46,17 @@ impl Symbols {
     pub fn of(text: &str, origins: &Origins) -> Symbols {
         let mut by_owner: BTreeMap<Option<String>, Vec<Frame>> = BTreeMap::new();
         let mut seen = HashSet::new();
+        let mut symbols = Symbols::default();
         for frame in text.lines().filter_map(crate::report::frame) {
+            if seen.len() == FRAMES {
+                symbols.missing.push(format!("no lines of source of more than {FRAMES} frames"));
+                break;
+            }
             let frames = by_owner.entry(frame.module.clone()).or_default();
             if seen.insert(frame.clone()) {
                 frames.push(frame);
             }
         }
-        let mut symbols = Symbols::default();
         let mut roots = origins.roots.clone();
         let kernel = by_owner.remove(&None).unwrap_or_default();
         if !kernel.is_empty() || !by_owner.is_empty() {

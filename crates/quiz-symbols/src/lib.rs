@@ -17,7 +17,7 @@ pub use find::{Origins, Symbols};
 pub use report::{Frame, Report};
 
 /// A place in the source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Place {
     /// The function's name.
     pub function: String,

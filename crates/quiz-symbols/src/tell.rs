@@ -8,13 +8,16 @@ use crate::{Frame, Report, Symbols, taint, telling};
 /// How many frames of a call trace are shown in short.
 const FRAMES: usize = 16;
 
-/// The kernel's text, each frame followed by its places in the source.
+/// How much is added to a text, in bytes.
+const ADDED: usize = 8 << 20;
+
+/// The kernel's text, each frame followed by its places in the source, as long as that does not become too much.
 pub fn annotated(text: &str, symbols: &Symbols) -> String {
     let mut out = String::new();
     for line in text.lines() {
         out += line;
         out.push('\n');
-        let Some(frame) = frame(line) else { continue };
+        let Some(frame) = frame(line).filter(|_| out.len() < text.len() + ADDED) else { continue };
         let places = symbols.places(&frame);
         for (i, place) in places.iter().enumerate() {
             let inlined = if i + 1 < places.len() { ", inlined in" } else { "" };

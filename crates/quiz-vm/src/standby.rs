@@ -25,7 +25,7 @@ use crate::monitor::{Monitor, StartError};
 use crate::qmp::{self, Said, Verb};
 
 /// How long a VM may take to be restored and to rehearse.
-const REHEARSAL: Duration = Duration::from_secs(20);
+const REHEARSAL: Duration = Duration::from_secs(60);
 /// How long a taker may take to say what it wants, and a keeper to answer.
 const ANSWER: Duration = Duration::from_secs(2);
 /// The most descriptors that are handed over; Linux takes 253 at once.

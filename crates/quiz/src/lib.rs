@@ -21,6 +21,9 @@ pub fn main() -> std::process::ExitCode {
     // A file that may not grow any more (`ulimit -f`) is an error that is told, and no end. A signal that is ignored would be so in programs
     // that quiz starts, too; one that is caught is not. Without the handler quiz only ends without a word.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default()).ok();
+    if let Some(code) = run::symbols::child(std::env::args_os().nth(1).as_deref()) {
+        return code;
+    }
     commands::main(std::env::args_os())
 }
 

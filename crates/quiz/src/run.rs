@@ -18,6 +18,7 @@ pub mod rootvm;
 mod scratch;
 mod setup;
 pub mod standby;
+pub mod symbols;
 mod terminal;
 pub mod warm;
 

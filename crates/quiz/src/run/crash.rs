@@ -3,9 +3,6 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
 
 use fs_err as fs;
 use quiz_config::{RunSpec, ShareSpec};
@@ -16,6 +13,7 @@ use quiz_symbols::{Origins, Report, Symbols, find, tell, telling};
 use quiz_vm::{Outcome, Signals, Verdict};
 use serde::Serialize;
 
+use super::symbols;
 use crate::context::Context;
 
 /// What the agent has told of tasks.
@@ -74,7 +72,7 @@ pub fn read(
     if all.is_empty() {
         return None;
     }
-    let symbols = symbols_of(all, origins(&spec.shares, kernel, ctx), signals);
+    let symbols = symbols::look_up(all, origins(&spec.shares, kernel, ctx), signals);
     let mut notes = Vec::new();
     let mut keep =
         |written: io::Result<()>| notes.extend(written.err().map(|e| format!("evidence is incomplete: {e}")));
@@ -107,36 +105,6 @@ fn read_bounded(dir: &HeldDir, name: &str) -> io::Result<String> {
     let mut bytes = Vec::new();
     dir.read(name)?.take(STACKS_READ).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// How often the user's signals are looked at while debug information is read.
-const LOOK: Duration = Duration::from_millis(50);
-/// The stack of the thread that reads debug information, in bytes: that of a program's first thread.
-const STACK: usize = 8 << 20;
-
-/// Looks all frames in `text` up. That may take long, of files that may be anything; a user who does not want to wait for it interrupts it.
-fn symbols_of(text: String, origins: Origins, signals: &mut dyn Signals) -> Symbols {
-    let without = |why: &str| {
-        let mut none = Symbols::default();
-        none.missing.push(format!("no lines of source: {why}"));
-        none
-    };
-    let (sender, found) = mpsc::channel();
-    let look_up = move || sender.send(Symbols::of(&text, &origins)).ok();
-    // It is left behind when it is interrupted, and ends with quiz.
-    if let Err(e) = thread::Builder::new().stack_size(STACK).spawn(look_up) {
-        return without(&format!("cannot start a thread: {e}"));
-    }
-    loop {
-        match found.recv_timeout(LOOK) {
-            Ok(symbols) => return symbols,
-            Err(RecvTimeoutError::Disconnected) => return without("quiz failed while it looked for them"),
-            Err(RecvTimeoutError::Timeout) if signals.pending().iter().any(|signal| *signal != libc::SIGWINCH) => {
-                return without("looking for them was interrupted");
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-    }
 }
 
 /// The report that tells most. Of a guest that did not get on by itself that is where its processors were, for which it was asked; what it

@@ -32,7 +32,7 @@ impl Waiting {
     }
 
     fn until(&self, what: &str, mut reached: impl FnMut() -> bool) {
-        let limit = Instant::now() + Duration::from_secs(20);
+        let limit = Instant::now() + Duration::from_secs(80);
         while !reached() {
             assert!(Instant::now() < limit, "{what}");
             std::thread::sleep(Duration::from_millis(10));

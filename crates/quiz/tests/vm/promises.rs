@@ -60,8 +60,31 @@ fn p4_a_reader_that_stops_holds_the_guest_and_not_the_host() {
     assert_eq!(quiz.wait_with_output().unwrap().status.code(), Some(124));
 }
 
+#[test]
+fn p4_debug_information_does_not_grow_quiz() {
+    let sandbox = sandbox();
+    let mut quiz = sandbox.start(&mut sandbox.command(["sh", "-c", "echo c > /proc/sysrq-trigger"]));
+    let status = format!("/proc/{}/status", quiz.id());
+    let mut highest = 0;
+    let code = loop {
+        highest = highest.max(kib("VmHWM:", &fs_err::read_to_string(&status).unwrap_or_default()));
+        if let Some(status) = quiz.try_wait().unwrap() {
+            break status.code();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(code, Some(121));
+    assert!((1024..64 * 1024).contains(&highest), "quiz grew to {highest} KiB");
+    let oops = fs_err::read_to_string(sandbox.last_run().join("oops.txt")).unwrap();
+    assert!(oops.contains("drivers/tty/sysrq.c:"), "{oops}");
+}
+
 fn resident_kib(status: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    kib("VmRSS:", status)
+}
+
+fn kib(name: &str, status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 

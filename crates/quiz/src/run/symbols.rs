@@ -1,0 +1,140 @@
+//! Lines of source for the frames of a kernel's last words, looked up by a process of its own: debug information takes hundreds of megabytes,
+//! and may be a file that somebody has made. Not for the looking up (`quiz_symbols`).
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::thread;
+
+use quiz_symbols::{Origins, Symbols};
+use quiz_vm::Signals;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+use serde::{Deserialize, Serialize};
+
+/// What quiz calls itself with. No user types it.
+const OPTION: &str = "--look-up-symbols";
+/// How often the user's signals are looked at meanwhile.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// The longest answer, in bytes.
+const ANSWER: usize = 16 << 20;
+
+/// What is asked of that process, as JSON on its standard input.
+#[derive(Debug, Serialize, Deserialize)]
+struct Question {
+    text: String,
+    vmlinux: Option<OsString>,
+    release: String,
+    modules: Vec<OsString>,
+    roots: Vec<OsString>,
+    remedy: String,
+}
+
+impl Question {
+    fn new(text: String, origins: Origins) -> Question {
+        let words = |paths: Vec<PathBuf>| paths.into_iter().map(PathBuf::into_os_string).collect();
+        Question {
+            text,
+            vmlinux: origins.vmlinux.map(PathBuf::into_os_string),
+            release: origins.release,
+            modules: words(origins.modules),
+            roots: words(origins.roots),
+            remedy: origins.remedy,
+        }
+    }
+
+    fn answer(self) -> Symbols {
+        let paths = |words: Vec<OsString>| words.into_iter().map(PathBuf::from).collect();
+        let origins = Origins {
+            vmlinux: self.vmlinux.map(PathBuf::from),
+            release: self.release,
+            modules: paths(self.modules),
+            roots: paths(self.roots),
+            remedy: self.remedy,
+        };
+        Symbols::of(&self.text, &origins)
+    }
+}
+
+/// What this process is to do if its first word says that it is that process: answers the question on its standard input.
+pub fn child(first: Option<&OsStr>) -> Option<ExitCode> {
+    if first? != OPTION {
+        return None;
+    }
+    let answered = || -> io::Result<()> {
+        let question: Question = serde_json::from_reader(io::stdin().lock())?;
+        io::stdout().lock().write_all(&serde_json::to_vec(&question.answer())?)
+    };
+    Some(if answered().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Looks all frames in `text` up. A user who does not want to wait for it interrupts it.
+pub fn look_up(text: String, origins: Origins, signals: &mut dyn Signals) -> Symbols {
+    let looked_up = start().and_then(|process| process.ask(&Question::new(text, origins), signals));
+    looked_up.unwrap_or_else(|why| {
+        let mut none = Symbols::default();
+        none.missing.push(format!("no lines of source: {why}"));
+        none
+    })
+}
+
+fn start() -> Result<Process, String> {
+    let cannot = |e: io::Error| format!("cannot start a process: {e}");
+    let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
+    command.arg(OPTION).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    quiz_host::process::die_with_parent(&mut command, quiz_host::process::Signal::KILL);
+    let mut child = command.spawn().map_err(cannot)?;
+    let (input, output) = (child.stdin.take(), child.stdout.take());
+    Ok(Process { child, input, output })
+}
+
+/// That process, which ends with this value.
+struct Process {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Option<ChildStdout>,
+}
+
+impl Process {
+    fn ask(mut self, question: &Question, signals: &mut dyn Signals) -> Result<Symbols, String> {
+        let failed = |e: io::Error| format!("the process that looks for them failed: {e}");
+        let (Some(mut input), Some(mut output)) = (self.input.take(), self.output.take()) else {
+            return Err("the process that looks for them has no streams".to_owned());
+        };
+        let question = serde_json::to_vec(question).map_err(|e| failed(e.into()))?;
+        // It reads all before it answers, or has ended.
+        let written = thread::Builder::new().spawn(move || input.write_all(&question)).map_err(failed)?;
+        let mut answer = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&LOOK)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => match output.read(&mut buffer).map_err(failed)? {
+                    0 => break,
+                    read => answer.extend_from_slice(&buffer[..read]),
+                },
+                Err(e) => return Err(failed(e.into())),
+            }
+            if answer.len() > ANSWER {
+                return Err("there are too many".to_owned());
+            }
+            if signals.pending().iter().any(|signal| *signal != libc::SIGWINCH) {
+                return Err("looking for them was interrupted".to_owned());
+            }
+        }
+        written.join().ok();
+        let status = self.child.wait().map_err(failed)?;
+        if !status.success() {
+            return Err(format!("the process that looks for them failed ({status})"));
+        }
+        serde_json::from_slice(&answer).map_err(|e| failed(e.into()))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
