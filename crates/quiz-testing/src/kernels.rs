@@ -1,5 +1,7 @@
 //! The kernels that tests run on. The first time takes minutes; then they are in the user's cache.
 
+use serde_json::Value;
+
 use crate::{Ran, Sandbox};
 
 /// Debian's source package, since Debian's mirror is what tests need anyway.
@@ -9,22 +11,47 @@ const SUITE: &str = "bookworm";
 const IS_RECENT: &str = "zcat /proc/config.gz | grep -q ^CONFIG_FW_CFG_SYSFS=y || exit 3";
 
 /// A kernel that quiz has built, with what `profiles` need: built now if there is none, or if the one that there is was built
-/// before quiz gave kernels all of that. What `-k` takes.
+/// before quiz gave kernels all of that. Its name, since a stock kernel of the same version may be newer.
 ///
 /// # Panics
 /// If it cannot be built.
 pub fn built(sandbox: &Sandbox, profiles: &str) -> &'static str {
-    let try_it = || sandbox.quiz(["-p", profiles, "-k", "6.12", "--timeout", "1m", "sh", "-c", IS_RECENT]);
-    let first = try_it();
-    let refused = first.code == 125 && (first.stderr.contains(" lacks ") || first.stderr.contains("no kernel"));
-    if refused || first.code == 3 {
-        build(sandbox);
-        let second = try_it();
-        assert_eq!(second.code, 0, "{}", second.stderr);
-    } else {
-        assert_eq!(first.code, 0, "{}", first.stderr);
+    let try_it = |name: &str| sandbox.quiz(["-p", profiles, "-k", name, "--timeout", "1m", "sh", "-c", IS_RECENT]);
+    if let Some(name) = name_of_built(sandbox) {
+        let ran = try_it(name);
+        let lacks = ran.code == 125 && ran.stderr.contains(" lacks ");
+        if !lacks && ran.code != 3 {
+            assert_eq!(ran.code, 0, "{}", ran.stderr);
+            return name;
+        }
     }
-    "6.12"
+    build(sandbox);
+    let name = name_of_built(sandbox).expect("it was just built");
+    let ran = try_it(name);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    name
+}
+
+/// The name of the kernel that [`built`] has made sure of.
+///
+/// # Panics
+/// If it is not there.
+pub fn name(sandbox: &Sandbox) -> &'static str {
+    name_of_built(sandbox).expect("a kernel that quiz has built")
+}
+
+/// The name of the plain kernel for this host that was built of [`PACKAGE`], if there is one.
+fn name_of_built(sandbox: &Sandbox) -> Option<&'static str> {
+    let listed = sandbox.quiz(["--json", "kernel", "list"]);
+    assert_eq!(listed.code, 0, "{}", listed.stderr);
+    let kernels: Vec<Value> = serde_json::from_str(&listed.out()).expect("a list of kernels");
+    let is_it = |kernel: &&Value| {
+        kernel["origin"]["package"] == PACKAGE
+            && kernel["variant"].is_null()
+            && kernel["arch"] == std::env::consts::ARCH
+    };
+    let name = kernels.iter().find(is_it)?["name"].as_str()?;
+    Some(Box::leak(name.to_owned().into_boxed_str()))
 }
 
 /// Has that kernel built, unless it is there with all the same inputs.

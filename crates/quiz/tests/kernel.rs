@@ -5,8 +5,8 @@ use quiz_testing::{Sandbox, kernels};
 #[test]
 fn a_kernel_from_debians_source_is_built_once_and_boots() {
     let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
-    kernels::built(&sandbox, "memdev");
-    let ran = sandbox.quiz(["-k", "6.12", "uname", "-r"]);
+    let name = kernels::built(&sandbox, "memdev");
+    let ran = sandbox.quiz(["-k", name, "uname", "-r"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.out().starts_with("6.12."), "{}", ran.out());
     let record: serde_json::Value =

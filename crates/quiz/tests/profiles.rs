@@ -21,9 +21,9 @@ fn sandbox() -> Sandbox {
     sandbox
 }
 
-/// Runs a script of the guest's shell with profiles, `-k 6.12`, and a limit that nothing here comes near.
+/// Runs a script of the guest's shell with profiles, on the kernel that quiz has built, and a limit that nothing here comes near.
 fn run(sandbox: &Sandbox, profiles: &str, script: &str) -> Ran {
-    run_on(sandbox, "6.12", profiles, script)
+    run_on(sandbox, kernels::name(sandbox), profiles, script)
 }
 
 fn run_on(sandbox: &Sandbox, kernel: &str, profiles: &str, script: &str) -> Ran {

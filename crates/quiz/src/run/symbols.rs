@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::thread;
@@ -81,8 +82,9 @@ pub fn look_up(text: String, origins: Origins, signals: &mut dyn Signals) -> Sym
 
 fn start() -> Result<Process, String> {
     let cannot = |e: io::Error| format!("cannot start a process: {e}");
-    let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
-    command.arg(OPTION).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // Also if another quiz has been installed in its place since.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("quiz").arg(OPTION).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     quiz_host::process::die_with_parent(&mut command, quiz_host::process::Signal::KILL);
     let mut child = command.spawn().map_err(cannot)?;
     let (input, output) = (child.stdin.take(), child.stdout.take());

@@ -36,7 +36,7 @@ fn a_forwarded_port_leads_into_the_guest() {
         "--timeout",
         "1m",
         "-k",
-        "6.12",
+        quiz_testing::kernels::name(&sandbox),
         "-p",
         &profiles,
         "perl",

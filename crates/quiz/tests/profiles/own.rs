@@ -64,7 +64,8 @@ fn a_profile_has_a_directive_an_init_a_file_a_package_and_a_kernel_option() {
     assert!(!ran.stderr.contains("only with -v"), "{}", ran.stderr);
     // The command line is stronger than the variable, which is stronger than the file.
     for (profiles, greeting) in [("mine,memdev:count=1", "from far"), ("mine:greeting=hi,memdev:count=1", "hi")] {
-        let arguments = ["-k", "6.12", "--timeout", "1m", "-p", profiles, "mine"];
+        let kernel = quiz_testing::kernels::name(&sandbox);
+        let arguments = ["-k", kernel, "--timeout", "1m", "-p", profiles, "mine"];
         let mut command = sandbox.command(arguments);
         let said: quiz_testing::Ran = command.env("QUIZ_MINE_GREETING", "from far").output().unwrap().into();
         assert_eq!(output(&said), format!("{greeting} memdev mine\n"), "{}", said.stderr);
