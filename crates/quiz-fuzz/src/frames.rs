@@ -23,7 +23,7 @@ fn decode(bytes: &[u8], piece: usize, next: fn(&mut Decoder) -> Result<bool, Fra
             match next(&mut decoder) {
                 Ok(true) => {}
                 Ok(false) => break,
-                // Whoever reads frames gives the channel up.
+                // The reader closes the channel after an error.
                 Err(_) => return,
             }
         }

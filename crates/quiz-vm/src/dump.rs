@@ -178,7 +178,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// As whoever compares every segment with every other.
+        /// The model compares every segment with every other.
         #[test]
         fn each_segment_ends_where_memory_is_elsewhere(
             parts in proptest::collection::vec((0u64..8, 0u64..8, 0u64..3, 0u64..8), 0..12),

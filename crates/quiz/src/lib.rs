@@ -18,8 +18,8 @@ use run::{Call, history};
 
 /// Does what the words of this process say.
 pub fn main() -> std::process::ExitCode {
-    // A file that may not grow any more (`ulimit -f`) is an error that is told, and no end. A signal that is ignored would be so in programs
-    // that quiz starts, too; one that is caught is not. Without the handler quiz only ends without a word.
+    // With a handler, SIGXFSZ (`ulimit -f`) becomes the error EFBIG instead of the end of quiz. Programs
+    // that quiz starts inherit an ignored signal, but not a handler.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default()).ok();
     if let Some(code) = run::symbols::child(std::env::args_os().nth(1).as_deref()) {
         return code;

@@ -29,7 +29,7 @@ pub enum GitError {
     #[error(transparent)]
     Verify(#[from] VerifyError),
     /// A tag is signed, and is another than the one that was asked for.
-    #[error("what {url} has under the tag {reference} was signed as the tag {name}: do not use it; try another mirror")]
+    #[error("cannot use the tag {reference} of {url}: its signature is for the tag {name}; try another mirror")]
     OtherTag {
         /// The repository.
         url: String,

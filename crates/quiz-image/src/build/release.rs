@@ -108,12 +108,14 @@ pub(crate) fn obtain(
         None => mirrors.candidates.trim_end_matches('/').to_owned(),
     };
     let from = Place { base, file, path, fetch, report };
-    let archive = if let Some(sum) = &trust.sha256 {
+    // Where the user names both, both must be right; kernel.org signs no archives of candidates.
+    let sum = trust.sha256.as_deref();
+    let archive = if let Some(sum) = sum.filter(|_| trust.keyring.is_none() || series.is_none()) {
         from.pinned(sum)?
-    } else if trust.unverified {
+    } else if trust.unverified && sum.is_none() {
         from.unverified()?
     } else if series.is_some() {
-        from.signed(&trust.keys()?)?
+        from.signed(&trust.keys()?, sum)?
     } else {
         // kernel.org signs the tags of candidates, not their archives.
         let what = format!("{}/{}", from.base, from.file);
@@ -162,12 +164,12 @@ impl Place<'_> {
         Ok(archive)
     }
 
-    /// With a signature of the list of sums or of the archive itself.
-    fn signed(&self, keys: &Keyring) -> Result<Archive, ReleaseError> {
+    /// With a signature of the list of sums or of the archive itself; of the archive if its sum is `pinned`.
+    fn signed(&self, keys: &Keyring, pinned: Option<&str>) -> Result<Archive, ReleaseError> {
         let mut unknown = Vec::new();
         let mut trusted = None;
         let url = format!("{}/sha256sums.asc", self.base);
-        let mut list = self.optional(&url)?;
+        let mut list = if pinned.is_none() { self.optional(&url)? } else { None };
         if let Some(text) = list.as_ref().filter(|text| text.starts_with("-----BEGIN PGP SIGNED MESSAGE-----")) {
             match verify::clear_signed(text, keys, &url)? {
                 Signature::Good { key, text } => {
@@ -182,7 +184,7 @@ impl Place<'_> {
             Some(list) => Some(
                 verify::sum_of(list, &self.file).ok_or_else(|| ReleaseError::NoSum { url, file: self.file.clone() })?,
             ),
-            None => None,
+            None => pinned,
         };
         if let Some(trusted) = trusted {
             return self.get(sum, trusted);
@@ -362,6 +364,11 @@ mod tests {
         assert!(matches!(mirror.get("6.12.30", &trust), Err(ReleaseError::Fetch(FetchError::Altered { .. }))));
         let trust = Trust { sha256: Some(digest::of_bytes(&archive)), ..Trust::default() };
         assert_eq!(mirror.get("6.12.30", &trust).unwrap().trusted, Trusted::Sha256);
+        // Nor does it replace the signature where the user names a keyring as well.
+        let stranger = Trust { keyring: Signer::new().trust().keyring, ..trust.clone() };
+        assert!(mirror.get("6.12.30", &stranger).is_err());
+        let both = Trust { keyring: signer.trust().keyring, ..trust };
+        assert!(matches!(mirror.get("6.12.30", &both).unwrap().trusted, Trusted::Signature { .. }));
     }
 
     #[test]

@@ -152,7 +152,7 @@ mod tests {
     fn a_record_that_is_no_plain_file_is_none() {
         let (_top, runs) = runs(&["20260101-000000-000aaa", "20260101-000000-000bbb"]);
         let record = |id: &str| runs[0].path().join(id).join("result.json");
-        // Whoever opened this to read it would wait for a writer.
+        // Opening this for reading would block until a writer comes.
         rustix::fs::mknodat(
             rustix::fs::CWD,
             record("20260101-000000-000aaa"),
