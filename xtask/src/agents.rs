@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 
 use quiz_agent_build::{Build, fingerprint, keep, kept, shelf};
 use quiz_arch::Arch;
-use quiz_image::apt::{Apt, Source};
-use quiz_image::{Cache, StoreError, deb};
+use quiz_debian::apt::{Apt, Source};
+use quiz_debian::deb;
+use quiz_host::{Cache, StoreError};
 
 use crate::report::{Failed, Lines};
 use crate::setup;

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use quiz_image::host::Search;
+use quiz_host::tools::Search;
 
 use crate::runner::{self, Job};
 use crate::sh::{cargo, check, target_dir};

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use clap::Args;
 use fs_err as fs;
-use quiz_image::apt::host_connection_settings;
-use quiz_image::host::Distribution;
+use quiz_debian::apt::host_connection_settings;
+use quiz_host::tools::Distribution;
 
 use crate::runner::Job;
 use crate::sh::{cargo, check, target_dir, top};

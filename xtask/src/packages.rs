@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use quiz_image::host;
+use quiz_host::tools;
 
 use crate::sh::check;
 
@@ -104,7 +104,7 @@ fn apt_get() -> Command {
 /// The program with the rights of root, through sudo if need be.
 pub fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
-        return Command::new(host::in_sbin(program));
+        return Command::new(tools::in_sbin(program));
     }
     let mut sudo = Command::new("sudo");
     sudo.arg(program);

@@ -9,8 +9,9 @@ use std::process::Command;
 
 use fs_err as fs;
 use quiz_arch::Arch;
-use quiz_image::apt::{Apt, AptError, DEBIAN_MIRROR, Package, Source};
-use quiz_image::{Cache, Shelf, deb};
+use quiz_debian::apt::{Apt, AptError, DEBIAN_MIRROR, Package, Source};
+use quiz_debian::deb;
+use quiz_host::{Cache, Shelf};
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Failed, Lines};
@@ -113,7 +114,8 @@ fn packages(apt: &Apt, archs: &[&Arch]) -> Result<Vec<String>, AptError> {
     for arch in archs {
         let plain = arch.name.trim_end_matches(|c: char| c.is_ascii_digit());
         let own = [arch.name, plain].map(|name| format!("qemu-system-{name}"));
-        let name = own.into_iter().find(|name| there.contains(name)).unwrap_or_else(|| arch.qemu_package.to_owned());
+        let name =
+            own.into_iter().find(|name| there.contains(name)).unwrap_or_else(|| arch.qemu_packages[0].to_owned());
         if !found.contains(&name) {
             found.push(name);
         }
@@ -161,7 +163,7 @@ fn wrap(dir: &Path, program: &str, packages: &[Package]) -> Result<(), String> {
         let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).take(1).collect();
         return Err(format!("the package {} has no {program}", names.join(" ")));
     }
-    let libraries = format!("usr/lib/{}", quiz_arch::host().triple());
+    let libraries = format!("usr/lib/{}", quiz_arch::host().multiarch);
     let loader = loader(&dir.join(&libraries))?;
     // The shell finds no path of its own in the way, and is gone before QEMU begins: who watches this process watches QEMU.
     let data: String = DATA.iter().map(|data| format!(" -L \"$top/{data}\"")).collect();

@@ -1,6 +1,6 @@
 //! What the libraries report to a task: progress as plain lines, and why an entry of the cache was not made.
 
-use quiz_image::{Progress, Report, StoreError, Unit};
+use quiz_host::{Progress, Report, StoreError, Unit};
 
 /// Prints each piece of work on a line of its own.
 pub struct Lines;
@@ -12,7 +12,7 @@ impl Report for Lines {
 
     fn start(&self, what: &str, _total: Option<u64>, _unit: Unit) -> Box<dyn Progress> {
         eprintln!("xtask: {what}");
-        quiz_image::Silent.start(what, None, Unit::None)
+        quiz_host::Silent.start(what, None, Unit::None)
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use quiz_arch::Arch;
-use quiz_image::host::{self, Distribution, Family, Purpose, Search, Sign, Tool};
+use quiz_host::tools::{self, Distribution, Family, Search, Sign, Tool};
+use quiz_needs::Purpose;
 
 use crate::packages::{self, Plan, as_root};
 use crate::qemu;
@@ -165,16 +166,16 @@ fn search() -> Search {
 }
 
 /// The tools that are missing and that a package brings: a registration of an emulator is made afterwards, if it can be.
-fn missing(purposes: &[Purpose]) -> Vec<&'static Tool> {
+fn missing(purposes: &[Purpose]) -> Vec<Tool> {
     let search = search();
     let present = |sign: Sign| match sign {
-        Sign::File(path) if path.starts_with(host::BINFMT_MISC) => {
+        Sign::Emulator(_) => {
             // The registration stays where it is if the emulator goes, and is gone at the next boot.
             search.has(sign) || search.has(Sign::Program("update-binfmts"))
         }
         _ => search.has(sign),
     };
-    host::missing(purposes, quiz_arch::host(), &present)
+    quiz_needs::missing(purposes, quiz_arch::host(), present)
 }
 
 /// Fails if something is still missing, by all that was installed.
@@ -188,14 +189,14 @@ fn ensure(purposes: &[Purpose]) -> Result<(), String> {
 }
 
 /// What apt is to install so that this host has `tools`.
-fn plan(tools: &[&'static Tool]) -> Result<Plan, String> {
+fn plan(tools: &[Tool]) -> Result<Plan, String> {
     if tools.is_empty() {
         return Ok(Plan::default());
     }
     let text = fs_err::read_to_string("/etc/os-release").unwrap_or_default();
     let distribution = Distribution::from_os_release(&text);
     if distribution.family != Some(Family::Debian) {
-        return Err(format!("install what is missing first: {}", host::install_hint(&distribution, tools)));
+        return Err(format!("install what is missing first: {}", tools::install_hint(&distribution, tools)));
     }
     let names = tools.iter().filter_map(|tool| tool.package(Family::Debian)).flat_map(|names| names.split(' '));
     let mut names: Vec<&str> = names.collect();
@@ -226,15 +227,14 @@ fn refusal(plan: &Plan) -> String {
 /// Has the kernel start user-mode emulation for programs of `arch`, where that is installed and nobody has done it: mmdebstrap makes
 /// roots sooner than a VM does. Where it cannot be done, as in most containers, quiz makes them in a VM.
 fn register_emulator(arch: &Arch) {
-    let Some(registration) = host::emulator(arch).map(Path::new) else { return };
-    let name = registration.file_name().unwrap_or_default();
+    let registration = Path::new(tools::BINFMT_MISC).join(arch.user_mode);
     if registration.exists() || !search().has(Sign::Program("update-binfmts")) {
         return;
     }
-    let mount = || check(as_root("mount").args(["-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]));
-    let is_mounted = Path::new("/proc/sys/fs/binfmt_misc/register").exists();
+    let mount = || check(as_root("mount").args(["-t", "binfmt_misc", "none", tools::BINFMT_MISC]));
+    let is_mounted = Path::new(tools::BINFMT_MISC).join("register").exists();
     let registered = if is_mounted { Ok(()) } else { mount() };
-    let registered = registered.and_then(|()| check(as_root("update-binfmts").arg("--enable").arg(name)));
+    let registered = registered.and_then(|()| check(as_root("update-binfmts").arg("--enable").arg(arch.user_mode)));
     if registered.is_err() || !registration.exists() {
         eprintln!("xtask: this host does not run programs of {}; quiz makes their roots in a VM", arch.name);
     }

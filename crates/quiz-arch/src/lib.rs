@@ -1,7 +1,11 @@
 //! The table of architectures: everything that quiz knows about one is a row here.
 //!
-//! Adding an architecture is adding a row. No other code asks *which* architecture it has in hand; it asks the row.
+//! Adding an architecture is adding a row to `rows.rs`, with its fragment of kernel configuration beside it. No other code asks *which* architecture it has in hand; it asks the row.
 //! Not for detection of what a host can do (that is measured, see `quiz-vm::accel`).
+
+mod rows;
+
+pub use rows::ALL;
 
 /// One architecture that quiz can run guests of, build kernels and roots for.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,14 +26,30 @@ pub struct Arch {
     pub kernel_image: &'static str,
     /// Where the image is after the build, relative to the build directory.
     pub kernel_image_path: &'static str,
+    /// What quiz asks of the configuration of its kernels, beyond what it asks of all: a fragment of Kconfig.
+    pub kernel_config: &'static str,
+    /// Debian's multiarch tuple: the name of its directories of libraries.
+    pub multiarch: &'static str,
+    /// The directories of libraries at the top of Debian's merged-/usr systems, `lib` apart, that are links into `/usr`.
+    pub lib_links: &'static [&'static str],
+    /// Other architectures, by quiz's names, whose processors run its programs.
+    pub native_on: &'static [&'static str],
     /// `CROSS_COMPILE=` when the host is another architecture (Debian's cross toolchain prefix).
     pub cross: &'static str,
+    /// The cross compiler's program.
+    pub cross_gcc: &'static str,
+    /// The packages of that program, by family of distributions.
+    pub cross_packages: Packages,
     /// What Rust calls it when the agent is built for it.
     pub rust: &'static str,
+    /// A file of the C library that the agent is linked with on other hosts, and Debian's package of it.
+    pub cross_libc: (&'static str, &'static str),
+    /// binfmt_misc's name of the emulator for its programs.
+    pub user_mode: &'static str,
     /// QEMU's program.
     pub qemu: &'static str,
-    /// Debian's package of that program.
-    pub qemu_package: &'static str,
+    /// The packages of that program, by family of distributions.
+    pub qemu_packages: Packages,
     /// Machines to choose from, the preferred one first.
     pub machines: &'static [Machine],
     /// QEMU's `-cpu` when the guest is emulated; `host` is used with KVM.
@@ -48,6 +68,10 @@ pub struct Arch {
     /// Whether KVM on a host of this same architecture can run it.
     pub kvm: bool,
 }
+
+/// The names of a package in Debian, Fedora, Arch, openSUSE and Alpine, in this order, and relatives of each. Several names are separated by
+/// blanks; where there is none it is empty.
+pub type Packages = [&'static str; 5];
 
 /// Where Debian has an architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,309 +140,17 @@ pub enum Discovery {
     Acpi,
 }
 
-const fn pci(name: &'static str) -> Machine {
-    Machine {
-        name,
-        transport: Transport::Pci,
-        discovery: Discovery::Bus,
-        options: &[],
-        kvm_options: &[],
-        pvh: false,
-        needs_tsc_khz: false,
-        // A PCI bus has 32, of which machines take the first and the last for themselves.
-        slots: 30,
-        fw_cfg: false,
-    }
-}
-
-/// `virt` of the architectures that have it.
-const VIRT: Machine = Machine { fw_cfg: true, ..pci("virt") };
-
-/// With the newest interrupt controller that the host has, or QEMU emulates: the oldest serves eight CPUs, and not every host has it.
-const ARM_VIRT: Machine = Machine { options: &["gic-version=max"], ..VIRT };
-
-/// A microvm has no port that tells an NMI's reason, which a kernel then takes for an error of the bus.
-const X86_NMI: &[&str] = &["unknown_nmi_panic", "sysctl.kernel.panic_on_unrecovered_nmi=1"];
-
-const MICROVM: Machine = Machine {
-    name: "microvm",
-    transport: Transport::Mmio,
-    discovery: Discovery::Acpi,
-    options: &["acpi=on", "isa-serial=on"],
-    // kvmclock and the local APIC timer do their work. Under TCG leaving them out costs seconds.
-    kvm_options: &["pit=off", "pic=off", "rtc=on"],
-    pvh: true,
-    needs_tsc_khz: true,
-    slots: 24,
-    fw_cfg: true,
-};
-
-/// A real processor as a whole, and what a kernel gains by. Not QEMU's `max` less what is slow: what is left need not make sense, and it is
-/// another processor with each QEMU. So QEMU 10's `max` without ERMS kept FSRM, which implies it, and Linux 6.1 then never left its memmove().
-///
-/// - Westmere is an x86-64-v2 with AES and CLMUL. It has no AVX, which is slower than SSE when emulated and which OpenZFS and RAID 6 would
-///   measure at each load; no ERMS and FSRM, since a string instruction is emulated step by step; no 5-level page tables; no PCID, which
-///   QEMU emulates by emptying its whole TLB; no XSAVE, so that a task's state is 512 bytes.
-/// - `v1`, because later ones have IBRS, which QEMU does not emulate and warns of.
-/// - RDRAND, so that the kernel's random numbers are there at once. Not RDSEED, which QEMU 7.2 lacks.
-/// - SMEP and SMAP, because a kernel that wrongly uses a user's memory is to be caught.
-/// - FSGSBASE, because entering the kernel by an exception is cheaper with it.
-const X86_64_CPU: &str = "Westmere-v1,+rdrand,+smep,+smap,+fsgsbase";
-
-static X86_64: Arch = Arch {
-    name: "x86_64",
-    debian: "amd64",
-    port: Port::Released,
-    debian_kernel: "linux-image-amd64",
-    debian_headers: "linux-headers-amd64",
-    kernel_arch: "x86_64",
-    kernel_image: "bzImage",
-    kernel_image_path: "arch/x86/boot/bzImage",
-    cross: "x86_64-linux-gnu-",
-    rust: "x86_64-unknown-linux-gnu",
-    qemu: "qemu-system-x86_64",
-    qemu_package: "qemu-system-x86",
-    machines: &[
-        // Without ACPI tables to read it boots sooner, but the kernel must take its devices from the command line.
-        Machine {
-            discovery: Discovery::CommandLine,
-            options: &["acpi=off", "isa-serial=on"],
-            slots: 8,
-            // Linux's driver warns of missing ACPI even where it is told of the device (`fw_cfg_read_blob`).
-            fw_cfg: false,
-            ..MICROVM
-        },
-        MICROVM,
-        Machine { pvh: true, fw_cfg: true, ..pci("q35") },
-    ],
-    cpu: X86_64_CPU,
-    console: "ttyS0",
-    console_device: None,
-    yields: true,
-    tsc: true,
-    nmi_words: X86_NMI,
-    kvm: true,
-};
-
-static AARCH64: Arch = Arch {
-    name: "aarch64",
-    debian: "arm64",
-    port: Port::Released,
-    debian_kernel: "linux-image-arm64",
-    debian_headers: "linux-headers-arm64",
-    kernel_arch: "arm64",
-    kernel_image: "Image",
-    kernel_image_path: "arch/arm64/boot/Image",
-    cross: "aarch64-linux-gnu-",
-    rust: "aarch64-unknown-linux-gnu",
-    qemu: "qemu-system-aarch64",
-    qemu_package: "qemu-system-arm",
-    machines: &[ARM_VIRT],
-    // Emulated, a newer one signs every return address, which takes four fifths of the time of a boot; done the cheap way, a third.
-    cpu: "neoverse-n1",
-    console: "ttyAMA0",
-    console_device: None,
-    yields: true,
-    tsc: false,
-    nmi_words: &[],
-    kvm: true,
-};
-
-static S390X: Arch = Arch {
-    name: "s390x",
-    debian: "s390x",
-    port: Port::Released,
-    debian_kernel: "linux-image-s390x",
-    debian_headers: "linux-headers-s390x",
-    kernel_arch: "s390",
-    kernel_image: "bzImage",
-    kernel_image_path: "arch/s390/boot/bzImage",
-    cross: "s390x-linux-gnu-",
-    rust: "s390x-unknown-linux-gnu",
-    qemu: "qemu-system-s390x",
-    qemu_package: "qemu-system-misc",
-    machines: &[Machine { transport: Transport::Ccw, slots: 256, ..pci("s390-ccw-virtio") }],
-    cpu: "max",
-    console: "ttysclp0",
-    console_device: Some("sclpconsole"),
-    yields: true,
-    tsc: false,
-    nmi_words: &[],
-    kvm: true,
-};
-
-static PPC64LE: Arch = Arch {
-    name: "ppc64le",
-    debian: "ppc64el",
-    port: Port::Released,
-    debian_kernel: "linux-image-powerpc64le",
-    debian_headers: "linux-headers-powerpc64le",
-    kernel_arch: "powerpc",
-    kernel_image: "vmlinux",
-    kernel_image_path: "vmlinux",
-    cross: "powerpc64le-linux-gnu-",
-    rust: "powerpc64le-unknown-linux-gnu",
-    qemu: "qemu-system-ppc64",
-    qemu_package: "qemu-system-ppc",
-    // Without its firmware, which is most of a boot, and speaks to the guest from QEMU instead.
-    machines: &[Machine { options: &["x-vof=on"], ..pci("pseries") }],
-    cpu: "power9",
-    console: "hvc0",
-    console_device: None,
-    yields: true,
-    tsc: false,
-    nmi_words: &[],
-    kvm: true,
-};
-
-static RISCV64: Arch = Arch {
-    name: "riscv64",
-    debian: "riscv64",
-    port: Port::Since("trixie"),
-    debian_kernel: "linux-image-riscv64",
-    debian_headers: "linux-headers-riscv64",
-    kernel_arch: "riscv",
-    kernel_image: "Image",
-    kernel_image_path: "arch/riscv/boot/Image",
-    cross: "riscv64-linux-gnu-",
-    rust: "riscv64gc-unknown-linux-gnu",
-    qemu: "qemu-system-riscv64",
-    qemu_package: "qemu-system-misc",
-    // Its firmware configuration device has no DMA, which vmcoreinfo wants.
-    machines: &[pci("virt")],
-    cpu: "rv64",
-    console: "ttyS0",
-    console_device: None,
-    yields: false,
-    tsc: false,
-    nmi_words: &[],
-    kvm: true,
-};
-
-/// The big-endian one.
-static PPC64: Arch = Arch {
-    name: "ppc64",
-    debian: "ppc64",
-    port: Port::Unofficial,
-    debian_kernel: "linux-image-powerpc64",
-    debian_headers: "linux-headers-powerpc64",
-    cross: "powerpc64-linux-gnu-",
-    rust: "powerpc64-unknown-linux-gnu",
-    ..PPC64LE
-};
-
-static LOONGARCH64: Arch = Arch {
-    name: "loongarch64",
-    debian: "loong64",
-    port: Port::Since("forky"),
-    debian_kernel: "linux-image-loong64",
-    debian_headers: "linux-headers-loong64",
-    kernel_arch: "loongarch",
-    kernel_image: "vmlinux",
-    kernel_image_path: "vmlinux",
-    cross: "loongarch64-linux-gnu-",
-    rust: "loongarch64-unknown-linux-gnu",
-    qemu: "qemu-system-loongarch64",
-    qemu_package: "qemu-system-misc",
-    machines: &[VIRT],
-    cpu: "la464",
-    console: "ttyS0",
-    console_device: None,
-    yields: false,
-    tsc: false,
-    nmi_words: &[],
-    kvm: true,
-};
-
-static ARMV7: Arch = Arch {
-    name: "armv7l",
-    debian: "armhf",
-    port: Port::Released,
-    debian_kernel: "linux-image-armmp",
-    debian_headers: "linux-headers-armmp",
-    kernel_arch: "arm",
-    kernel_image: "zImage",
-    kernel_image_path: "arch/arm/boot/zImage",
-    cross: "arm-linux-gnueabihf-",
-    rust: "armv7-unknown-linux-gnueabihf",
-    qemu: "qemu-system-arm",
-    qemu_package: "qemu-system-arm",
-    // A kernel with short page tables finds nothing above 4 GiB, where the PCI bus is otherwise.
-    machines: &[Machine { options: &["highmem=off"], ..VIRT }],
-    cpu: "cortex-a15",
-    console: "ttyAMA0",
-    console_device: None,
-    yields: false,
-    tsc: false,
-    nmi_words: &[],
-    kvm: false,
-};
-
-static I686: Arch = Arch {
-    name: "i686",
-    debian: "i386",
-    port: Port::Released,
-    debian_kernel: "linux-image-686-pae",
-    debian_headers: "linux-headers-686-pae",
-    kernel_arch: "i386",
-    kernel_image: "bzImage",
-    kernel_image_path: "arch/x86/boot/bzImage",
-    cross: "i686-linux-gnu-",
-    rust: "i686-unknown-linux-gnu",
-    qemu: "qemu-system-i386",
-    qemu_package: "qemu-system-x86",
-    machines: &[Machine { fw_cfg: true, ..pci("q35") }],
-    cpu: "max",
-    console: "ttyS0",
-    console_device: None,
-    yields: true,
-    tsc: true,
-    nmi_words: X86_NMI,
-    kvm: false,
-};
-
-static MIPS64EL: Arch = Arch {
-    name: "mips64el",
-    debian: "mips64el",
-    port: Port::Released,
-    debian_kernel: "linux-image-5kc-malta",
-    debian_headers: "linux-headers-5kc-malta",
-    kernel_arch: "mips",
-    kernel_image: "vmlinux",
-    kernel_image_path: "vmlinux",
-    cross: "mips64el-linux-gnuabi64-",
-    rust: "mips64el-unknown-linux-gnuabi64",
-    qemu: "qemu-system-mips64el",
-    qemu_package: "qemu-system-mips",
-    machines: &[pci("malta")],
-    cpu: "5KEc",
-    console: "ttyS0",
-    console_device: None,
-    yields: false,
-    tsc: false,
-    nmi_words: &[],
-    kvm: false,
-};
-
 impl Arch {
     /// Whether KVM on this host can run its guests, if there is a KVM that works.
     pub fn runs_under_kvm_here(&'static self) -> bool {
         self.kvm && *self == *host()
     }
 
-    /// What GNU's tools and Debian's directories of libraries call it: `s390x-linux-gnu`.
-    pub fn triple(&self) -> &'static str {
-        match self.cross.strip_suffix('-') {
-            // Debian's directories have the oldest name of that family.
-            Some("i686-linux-gnu") => "i386-linux-gnu",
-            triple => triple.unwrap_or(self.cross),
-        }
+    /// Whether programs of this architecture have to be emulated on processors of `host`.
+    pub fn is_foreign_to(&self, host: &Arch) -> bool {
+        self.name != host.name && !self.native_on.contains(&host.name)
     }
 }
-
-/// Every architecture, the most used first.
-pub static ALL: &[&Arch] =
-    &[&X86_64, &AARCH64, &S390X, &PPC64LE, &RISCV64, &PPC64, &LOONGARCH64, &ARMV7, &I686, &MIPS64EL];
 
 /// The architecture that is called `name`: quiz's name, Debian's, or the kernel's.
 pub fn find(name: &str) -> Option<&'static Arch> {
@@ -435,7 +167,7 @@ pub fn host() -> &'static Arch {
         "x86" => "i686",
         other => other,
     })
-    .unwrap_or(&X86_64)
+    .unwrap_or(ALL[0])
 }
 
 #[cfg(test)]

@@ -1,6 +1,21 @@
-//! What quiz needs of the host that it runs on: child processes that do not outlive it (`process`), the user's standard streams
-//! (`stream`), directories that are held open (`held`). Knows nothing of kernels, images or VMs, so that the crates that do can share it without knowing each other.
+//! The host that quiz runs on: the cache and its locks, child processes that do not outlive quiz, programs of the host and the packages
+//! that have them, directories held open. Knows nothing of kernels, images or VMs, so that the crates that do can share it.
+//!
+//! Nothing here reads the environment, `$HOME` or a terminal: long work reports its progress through a [`Report`].
 
+pub mod command;
+pub mod digest;
+pub mod environment;
+pub mod first_error;
+mod guard;
 pub mod held;
+pub mod lock;
 pub mod process;
+pub mod report;
+pub mod store;
 pub mod stream;
+pub mod tools;
+
+pub use environment::Environment;
+pub use report::{Progress, Report, Silent, Unit};
+pub use store::{Begun, Cache, Entry, Making, Shelf, StoreError};

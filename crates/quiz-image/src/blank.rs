@@ -7,8 +7,8 @@ use std::process::Command;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Report;
-use crate::store::{Cache, Entry, StoreError};
+use quiz_host::report::Report;
+use quiz_host::store::{Cache, Entry, StoreError};
 
 /// The name of the image in its entry.
 const FILE: &str = "blank.ext4";
@@ -81,7 +81,7 @@ fn make(path: &Path, bytes: u64) -> Result<(), BlankError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Silent;
+    use quiz_host::report::Silent;
     use std::os::unix::fs::MetadataExt;
 
     #[test]

@@ -1,12 +1,12 @@
 //! The initramfs that starts a guest: the agent and just the modules that it needs to reach its root. Not for what happens
 //! in the guest.
 
-use crate::kernel::Kernel;
-use crate::modules::{self, ModuleError};
-use crate::report::{Report, Unit};
-use crate::store::{Cache, Entry, Shelf, StoreError};
 use cpio::newc;
 use fs_err as fs;
+use quiz_host::report::{Report, Unit};
+use quiz_host::store::{Cache, Entry, Shelf, StoreError};
+use quiz_kernel::kernel::Kernel;
+use quiz_kernel::modules::{self, ModuleError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io::{self, BufWriter, Write};
@@ -69,7 +69,7 @@ pub fn make(
     report: &dyn Report,
 ) -> Result<Initramfs, InitramfsError> {
     let shelf = shelf(cache);
-    let agent_sha256 = crate::digest::of_bytes(agent);
+    let agent_sha256 = quiz_host::digest::of_bytes(agent);
     let name = format!("{}-{}", kernel.name(), &key(kernel, &agent_sha256, modules)[..16]);
     if let Some(entry) = shelf.open(&name)? {
         entry.touch();
@@ -102,7 +102,7 @@ fn key(kernel: &Kernel, agent_sha256: &str, modules: &[&str]) -> String {
         sum.update(part.as_bytes());
         sum.update([0]);
     }
-    crate::digest::hex(&sum.finalize())
+    quiz_host::digest::hex(&sum.finalize())
 }
 
 /// Writes the archive and returns the names of the modules' files in load order.
@@ -163,13 +163,13 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Boot, KernelManifest, Origin};
-    use crate::report::Silent;
+    use quiz_host::report::Silent;
+    use quiz_kernel::kernel::{Boot, KernelManifest, Origin};
     use std::collections::BTreeMap;
     use std::io::Read;
 
     fn kernel(cache: &Cache) -> Kernel {
-        let entry = crate::kernel::shelf(cache)
+        let entry = quiz_kernel::kernel::shelf(cache)
             .build("6.1.0-1-test", "testing", true, &Silent, |dir| {
                 let modules = dir.join("lib/modules/6.1.0-1-test/kernel");
                 fs::create_dir_all(&modules).unwrap();

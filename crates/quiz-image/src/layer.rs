@@ -7,27 +7,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::apt;
-use crate::command::CommandError;
-use crate::host;
-use crate::kernel::Kernel;
-use crate::report::{Report, Unit};
 use crate::squashfs;
-use crate::store::{Cache, Entry, Shelf, StoreError};
+use quiz_debian::usrmerge::merged;
+use quiz_host::command::CommandError;
+use quiz_host::report::{Report, Unit};
+use quiz_host::store::{Cache, Entry, Shelf, StoreError};
+use quiz_host::tools;
+use quiz_kernel::kernel::Kernel;
 
 const IMAGE: &str = "layer.squashfs";
 /// A change to a module makes a new one of some megabytes.
 const KEPT: usize = 24;
 /// The smallest image, in bytes.
 const SMALLEST: u64 = 16 << 20;
-/// Directories of the top that are links to their namesakes in `/usr`; a directory in a layer would bury the link.
-pub(crate) const MERGED: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// Why there is no layer.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +100,7 @@ pub fn fingerprint(sources: &[Source]) -> Result<String, LayerError> {
             sum.update(fs::read_link(&found.path)?.as_os_str().as_bytes());
         }
     }
-    Ok(crate::digest::hex(&sum.finalize()))
+    Ok(quiz_host::digest::hex(&sum.finalize()))
 }
 
 /// The layer of `sources`, which are known by `key`; from the cache if it was made before. `label` begins its name, `about` is for people.
@@ -117,7 +115,7 @@ pub fn make(
     let shelf = shelf(cache);
     // The format of the image, to be raised when it changes.
     let name =
-        format!("{label}-{}", &crate::digest::of_bytes(format!("3 {} {key}", host::boot_id()?).as_bytes())[..20]);
+        format!("{label}-{}", &quiz_host::digest::of_bytes(format!("3 {} {key}", tools::boot_id()?).as_bytes())[..20]);
     if let Some(entry) = shelf.open(&name)? {
         entry.touch();
         return Ok(Layer { image: entry.dir().join(IMAGE), name, key: key.to_owned(), _entry: entry });
@@ -126,7 +124,7 @@ pub fn make(
     let entry = shelf.build(&name, &what, false, report, |dir| {
         let progress = report.start(&what, None, Unit::None);
         let image = dir.join(IMAGE);
-        let log = apt::log_file(cache, &format!("layer-{label}"));
+        let log = cache.log_file(&format!("layer-{label}"));
         let files = collect(sources)?;
         let (reader, writer) = io::pipe()?;
         std::thread::scope(|scope| {
@@ -198,15 +196,6 @@ fn collect(sources: &[Source]) -> Result<BTreeMap<PathBuf, Found>, LayerError> {
     Ok(all)
 }
 
-/// Where a guest's path really is when the top directories are merged into `/usr`; without the leading slash.
-pub(crate) fn merged(guest: &Path) -> PathBuf {
-    let plain: PathBuf = guest.components().filter(|c| matches!(c, Component::Normal(_))).collect();
-    match plain.components().next() {
-        Some(Component::Normal(first)) if MERGED.iter().any(|name| first == *name) => Path::new("usr").join(plain),
-        _ => plain,
-    }
-}
-
 fn write_tar(out: impl io::Write, files: &BTreeMap<PathBuf, Found>) -> Result<(), LayerError> {
     let mut archive = tar::Builder::new(BufWriter::with_capacity(1 << 20, out));
     let mut made = BTreeSet::new();
@@ -255,14 +244,6 @@ mod tests {
     }
 
     #[test]
-    fn top_directories_are_merged_into_usr() {
-        assert_eq!(merged(Path::new("/lib/modules/x")), Path::new("usr/lib/modules/x"));
-        assert_eq!(merged(Path::new("/usr/lib/x")), Path::new("usr/lib/x"));
-        assert_eq!(merged(Path::new("/library/x")), Path::new("library/x"));
-        assert_eq!(merged(Path::new("/")), Path::new(""));
-    }
-
-    #[test]
     fn every_change_makes_another_fingerprint() {
         let top = tempfile::tempdir().unwrap();
         let dir = top.path().join("d");
@@ -301,7 +282,7 @@ mod tests {
         ];
         let cache = Cache::at(top.path().join("cache"));
         let key = fingerprint(&sources).unwrap();
-        let layer = make(&cache, "t", "a test", &key, &sources, &crate::report::Silent).unwrap();
+        let layer = make(&cache, "t", "a test", &key, &sources, &quiz_host::report::Silent).unwrap();
         let out = top.path().join("out");
         let done =
             std::process::Command::new("unsquashfs").args(["-q", "-n", "-d"]).arg(&out).arg(&layer.image).output();
@@ -310,7 +291,7 @@ mod tests {
         assert_eq!(fs::read_to_string(out.join("usr/lib/deep/er/link")).unwrap(), "A");
         assert_eq!(fs::read_to_string(out.join("usr/lib/deep/x")).unwrap(), "later");
         assert!(out.join("quiz/profiles/p/init").exists() && !out.join("lib").exists());
-        let again = make(&cache, "t", "a test", &key, &[], &crate::report::Silent).unwrap();
+        let again = make(&cache, "t", "a test", &key, &[], &quiz_host::report::Silent).unwrap();
         assert_eq!(again.image, layer.image);
     }
 

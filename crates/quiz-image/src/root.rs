@@ -4,16 +4,16 @@
 //! The image is squashfs; docs/decisions/0001-root-image-format.md says why. `mmdebstrap` and `inside` make it; which of them does is
 //! decided in `way`.
 
-use crate::apt::{self, AptError, Source};
 use crate::blank::BlankError;
-use crate::command::CommandError;
-use crate::deb::DebError;
-use crate::digest;
-use crate::report::{Report, Unit};
 use crate::squashfs::{self, FORMAT};
-use crate::store::{Cache, Entry, Shelf, StoreError};
 use fs_err as fs;
 use quiz_arch::Arch;
+use quiz_debian::apt::{AptError, Source};
+use quiz_debian::deb::DebError;
+use quiz_host::command::CommandError;
+use quiz_host::digest;
+use quiz_host::report::{Report, Unit};
+use quiz_host::store::{Cache, Entry, Shelf, StoreError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -352,7 +352,7 @@ pub fn build(
     let is_outdated = |entry: &Entry| entry.manifest::<RootManifest>().is_ok_and(|there| there.is_outdated_for(wanted));
     let fits = |entry: &Entry| !is_outdated(entry) && (!replace || newer(entry));
     let entry = shelf.build_unless(&name, &what, &fits, report, |dir| {
-        let log = apt::log_file(cache, &format!("root-{name}"));
+        let log = cache.log_file(&format!("root-{name}"));
         let _previous = fs::remove_file(&log);
         let tar = dir.join("root.tar");
         make(cache, wanted, dir, &tar, &log, builders, report)?;
@@ -453,7 +453,7 @@ pub fn add(
         let mut copy = fs::File::create(&tar).map_err(doing())?;
         io::copy(&mut plain, &mut copy).map_err(|e| wrong(format!("it cannot be read: {e}")))?;
         has_programs(&tar).map_err(wrong)?;
-        let log = apt::log_file(cache, &format!("root-{entry_name}"));
+        let log = cache.log_file(&format!("root-{entry_name}"));
         let _previous = fs::remove_file(&log);
         let image = dir.join(IMAGE);
         let input = fs::File::open(&tar).map_err(doing())?.into_parts().0;
@@ -543,7 +543,7 @@ mod tests {
             }
         }
         let host = quiz_arch::host();
-        let facts = Facts::gather(host, host, &crate::host::Search::new("".as_ref()));
+        let facts = Facts::gather(host, host, &quiz_host::tools::Search::new("".as_ref()));
         Builders { asked: Builder::Vm, facts, vm: &None }
     }
 
@@ -559,7 +559,7 @@ mod tests {
         let archive = top.path().join("root.tar.zst");
         fs::write(&archive, builder.into_inner().unwrap().finish().unwrap()).unwrap();
         let arch = quiz_arch::find("ppc64").unwrap();
-        let silent = crate::report::Silent;
+        let silent = quiz_host::report::Silent;
         let made = add(&cache, "mine", arch, &archive, false, &silent).unwrap();
         assert_eq!((made.name(), made.manifest.own), ("mine-ppc64", true));
         let mine = Wanted { source: Source::debian("mine"), arch, packages: vec!["fio".to_owned()] };
@@ -610,7 +610,7 @@ mod tests {
                 ..manifest(&[])
             };
             let made = |_: &Path| Ok::<_, StoreError>(manifest);
-            drop(shelf(&cache).build(&wanted.name(), "testing", true, &crate::report::Silent, made).unwrap());
+            drop(shelf(&cache).build(&wanted.name(), "testing", true, &quiz_host::report::Silent, made).unwrap());
             (find(&cache, &wanted).unwrap().is_some(), outdated(&cache, &wanted).unwrap().is_some())
         };
         assert_eq!(put(&["mount", "fio"]), (false, true));
@@ -649,7 +649,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path().to_owned());
         for bad in ["", "--mode=root", "a b", "a,b", "a;b", "$(x)"] {
-            let error = build(&cache, &wanted(&[bad]), false, &builders(), &crate::report::Silent).unwrap_err();
+            let error = build(&cache, &wanted(&[bad]), false, &builders(), &quiz_host::report::Silent).unwrap_err();
             assert!(matches!(error, RootError::PackageName(_)), "{bad}: {error}");
         }
     }

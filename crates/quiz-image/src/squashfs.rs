@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::command::{CommandError, Run};
-use crate::host;
+use quiz_host::command::{CommandError, Run};
+use quiz_host::tools;
 
 /// The type of these images, as `mount -t` wants it.
 pub const FORMAT: &str = "squashfs";
@@ -13,7 +13,7 @@ pub(crate) const NEWEST_TIME: &str = "1577836800";
 
 /// Makes `image` of the tar archive that `input` reads. Nothing is compressed: reading must be cheap for an emulated CPU.
 pub(crate) fn from_tar(input: std::fs::File, image: &Path, doing: &str, log: &Path) -> Result<(), CommandError> {
-    let mut command = Command::new(host::in_sbin("mksquashfs"));
+    let mut command = Command::new(tools::in_sbin("mksquashfs"));
     command.arg("-").arg(image).args(["-tar", "-quiet", "-no-progress"]);
     // gzip is the one compressor that every kernel with squashfs has; nothing is compressed, but the image has to name one.
     command.args(["-comp", "gzip", "-noI", "-noD", "-noF", "-noX"]);

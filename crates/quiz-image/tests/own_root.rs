@@ -1,8 +1,8 @@
 //! Roots of the user's own: one of an archive, made once for each archive that is given.
 
 use fs_err as fs;
+use quiz_host::{Cache, Silent};
 use quiz_image::root::{self, RootError};
-use quiz_image::{Cache, Silent};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

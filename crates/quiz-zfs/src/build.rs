@@ -7,10 +7,10 @@ use std::process::Command;
 
 use fs_err as fs;
 use quiz_arch::Arch;
-use quiz_image::command::{CommandError, Run};
-use quiz_image::kernel::{self, Kernel};
-use quiz_image::lock::Lock;
-use quiz_image::{Cache, Environment, Report, Unit};
+use quiz_host::command::{CommandError, Run};
+use quiz_host::lock::Lock;
+use quiz_host::{Cache, Environment, Report, Unit};
+use quiz_kernel::kernel::{self, Kernel};
 use walkdir::WalkDir;
 
 use crate::checkout::{Checkout, CheckoutError};
@@ -268,7 +268,7 @@ impl Builder<'_> {
             } {
                 copy.write_all(&line).map_err(io)?;
                 let text = String::from_utf8_lossy(&line);
-                if let Some(object) = quiz_image::build::object(text.trim_end()) {
+                if let Some(object) = quiz_kernel::build::object(text.trim_end()) {
                     made += 1;
                     if total.is_some_and(|total| made > total) {
                         progress.total(made);
@@ -294,7 +294,7 @@ impl Builder<'_> {
     /// Has `pkg-config` speak of the guest's libraries.
     fn find_libraries(&self, command: &mut Command) {
         let Some(Cross { arch, sysroot }) = self.cross else { return };
-        let libraries = sysroot.join("usr/lib").join(arch.triple()).join("pkgconfig");
+        let libraries = sysroot.join("usr/lib").join(arch.multiarch).join("pkgconfig");
         let mut dirs = libraries.into_os_string();
         dirs.push(":");
         dirs.push(sysroot.join("usr/share/pkgconfig"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fs_err as fs;
-use quiz_image::KernelManifest;
+use quiz_kernel::KernelManifest;
 
 use crate::checkout::Checkout;
 use crate::elf::ModuleInfo;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use quiz_image::kernel::Kernel;
+use quiz_kernel::kernel::Kernel;
 
 use crate::meta::{Meta, Support};
 

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use fs_err as fs;
-use quiz_image::Environment;
-use quiz_image::kernel::Kernel;
+use quiz_host::Environment;
+use quiz_kernel::kernel::Kernel;
 use sha2::{Digest, Sha256};
 
 use crate::build::Cross;
@@ -53,8 +53,8 @@ pub(crate) fn for_another(cross: &Cross<'_>, llvm: bool) -> Vec<String> {
     let Cross { arch, sysroot } = cross;
     let sysroot = sysroot.display();
     let mut args = vec![
-        format!("--build={}", quiz_arch::host().triple()),
-        format!("--host={}", arch.triple()),
+        format!("--build={}", quiz_arch::host().multiarch),
+        format!("--host={}", arch.multiarch),
         format!("CC={}gcc --sysroot={sysroot}", arch.cross),
         format!("CXX={}g++ --sysroot={sysroot}", arch.cross),
         format!("KERNEL_CROSS_COMPILE={}", arch.cross),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fs_err as fs;
-use quiz_image::first_error::{first_error, first_error_of};
+use quiz_host::first_error::{first_error, first_error_of};
 
 /// The lines that tell why `configure` gave up, which ran in `dir` from `began` on and printed `said`. Empty if it did not say that it gave up.
 pub(crate) fn explain(dir: &Path, said: &str, began: SystemTime) -> Vec<String> {

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
-use quiz_image::Report;
-use quiz_image::lock::Lock;
+use quiz_host::Report;
+use quiz_host::lock::Lock;
 use tempfile::TempDir;
 
 const TREES: &str = "trees";
@@ -131,7 +131,7 @@ pub(crate) fn remove_all(dir: &Path, report: &dyn Report) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quiz_image::Silent;
+    use quiz_host::Silent;
 
     fn publish(generations: &Generations, kind: &str, text: &str) -> PathBuf {
         let new = generations.begin().unwrap();

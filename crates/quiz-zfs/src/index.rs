@@ -9,8 +9,8 @@ use std::path::Path;
 
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
-use quiz_image::command::CommandError;
-use quiz_image::kernel::Kernel;
+use quiz_host::command::CommandError;
+use quiz_kernel::kernel::Kernel;
 use sha2::{Digest, Sha256};
 
 use crate::elf::ModuleInfo;
@@ -50,7 +50,7 @@ pub(crate) fn write(kernel: &Kernel, dir: &Path, scratch: &Path, log: &Path) -> 
         }
         fs::hard_link(entry.path(), place).map_err(io)?;
     }
-    quiz_image::modules::index(scratch, release, doing, log)?;
+    quiz_kernel::modules::index(scratch, release, doing, log)?;
     for entry in fs::read_dir(&all).map_err(io)? {
         let entry = entry.map_err(io)?;
         let meta = fs::symlink_metadata(entry.path()).map_err(io)?;

@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
-use quiz_image::command::{CommandError, Run};
-use quiz_image::{Environment, Report, Unit};
+use quiz_host::command::{CommandError, Run};
+use quiz_host::{Environment, Report, Unit};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;

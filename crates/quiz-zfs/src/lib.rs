@@ -10,7 +10,7 @@
 //!                 stage ─► .quiz/install/<release>/{modules,tools}: what changed, stripped
 //! ```
 //!
-//! Not for running VMs, and not for talking to the user: long work speaks through a [`quiz_image::Report`], and nothing here reads the
+//! Not for running VMs, and not for talking to the user: long work speaks through a [`quiz_host::Report`], and nothing here reads the
 //! environment, `$HOME` or a terminal.
 //!
 //! The text of an error is the whole story, its cause included.

@@ -1,6 +1,6 @@
 //! What an OpenZFS checkout says about itself in `META`. Not for finding the checkout.
 
-use quiz_image::Version;
+use quiz_kernel::Version;
 
 /// The fields of `META` that matter here.
 #[derive(Debug, Clone, PartialEq, Eq)]

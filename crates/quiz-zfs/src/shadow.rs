@@ -268,7 +268,7 @@ mod tests {
         }
 
         fn sync(&self) -> Synced {
-            let sources = crate::sources::list(&self.checkout, &quiz_image::Silent).unwrap();
+            let sources = crate::sources::list(&self.checkout, &quiz_host::Silent).unwrap();
             sync(&self.checkout, &sources, &self.shadow, &self.shadow.join(".record")).unwrap()
         }
 

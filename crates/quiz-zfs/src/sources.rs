@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use fs_err as fs;
-use quiz_image::Report;
+use quiz_host::Report;
 use walkdir::WalkDir;
 
 /// The source files of the checkout `dir`, as paths relative to it, sorted. Links are named as they are.
@@ -198,7 +198,7 @@ fn is_linked(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quiz_image::Silent;
+    use quiz_host::Silent;
 
     fn make(dir: &Path, files: &[&str]) {
         for file in files {

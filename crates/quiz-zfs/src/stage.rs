@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
-use quiz_image::command::{CommandError, Run};
-use quiz_image::kernel::Kernel;
-use quiz_image::{Environment, Report};
+use quiz_host::command::{CommandError, Run};
+use quiz_host::{Environment, Report};
+use quiz_kernel::kernel::Kernel;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fake::{Place, edit_in, edit_of, module};
 use fs_err as fs;
-use quiz_image::{Environment, Silent};
+use quiz_host::{Environment, Silent};
 use quiz_zfs::{load, stage};
 
 fn readelf(args: &[&str], path: &Path) -> String {
@@ -32,7 +32,7 @@ fn builds_for_two_kernels_live_side_by_side_and_leave_the_checkout_alone() {
     assert_eq!(place.snapshot(), before);
     assert_eq!(place.stage(&old).modules_changed, 0, "untouched by the other");
     // What is known about a kernel is asked once.
-    let answer = |kernel: &quiz_image::Kernel| {
+    let answer = |kernel: &quiz_kernel::Kernel| {
         fs::read_to_string(place.path(".quiz/build").join(&kernel.manifest.release).join("answer")).unwrap()
     };
     assert_eq!(answer(&old), "asked\n");
@@ -395,9 +395,9 @@ const VICTIM: &str = "QUIZ_ZFS_TEST_VICTIM";
 fn an_interrupted_stage_leaves_the_old_tree_or_the_new_one() {
     let place = Place::new();
     if let Some(top) = std::env::var_os(VICTIM) {
-        let cache = quiz_image::Cache::at(Path::new(&top).parent().unwrap().join("cache"));
-        let entry = quiz_image::kernel::shelf(&cache).open("6.1.5").unwrap().unwrap();
-        let kernel = quiz_image::Kernel::from_entry(entry).unwrap();
+        let cache = quiz_host::Cache::at(Path::new(&top).parent().unwrap().join("cache"));
+        let entry = quiz_kernel::kernel::shelf(&cache).open("6.1.5").unwrap().unwrap();
+        let kernel = quiz_kernel::Kernel::from_entry(entry).unwrap();
         stage(&quiz_zfs::Checkout::open(Path::new(&top)).unwrap(), &kernel, &Environment::default(), &Silent).unwrap();
         return;
     }

@@ -16,7 +16,7 @@ use quiz_config::item::EnvItem;
 use quiz_config::profile::{Profile, Source};
 use quiz_config::worktree::{SETTINGS_FILE, STATE_DIR};
 use quiz_config::{Chosen, DiskSpec, Given, Origin, Settings, WorktreeMode};
-use quiz_image::digest;
+use quiz_host::digest;
 use quiz_vm::visible::visible;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;

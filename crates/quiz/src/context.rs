@@ -12,7 +12,7 @@ use quiz_config::value::Place;
 use quiz_config::{
     Caller, Catalog, Given, Invocation, Loaded, RunSpec, Settings, Sources, TypedOption, Verbosity, Worktree, worktree,
 };
-use quiz_image::{Cache, Environment, Report};
+use quiz_host::{Cache, Environment, Report};
 
 use crate::cli::{Global, RunOptions};
 use crate::consent;
@@ -113,7 +113,7 @@ impl Context {
         let path = worktree.dir.as_os_str().as_bytes();
         let name = worktree.dir.file_name().unwrap_or_default().to_string_lossy();
         let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).take(40).collect();
-        let name = format!("{name}-{}", &quiz_image::digest::of_bytes(path)[..12]);
+        let name = format!("{name}-{}", &quiz_host::digest::of_bytes(path)[..12]);
         Ok(Some(RunsDir::below(&self.paths.state()?, &["worktrees", &name, "runs"])))
     }
 

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use quiz_arch::{Arch, Port};
 use quiz_config::{Chosen, RootBuilder, RunSpec};
-use quiz_image::apt::{self, Source};
-use quiz_image::host::{self, Distribution, Purpose, Search, Sign};
-use quiz_image::kernel::{self, Kernel};
+use quiz_debian::apt::{self, Source};
+use quiz_host::tools::{self, Distribution, Search};
+use quiz_host::{Cache, Report};
 use quiz_image::root::{self, Builder, Builders, Facts, Root, RootError, Way};
-use quiz_image::{Cache, Report, debian};
+use quiz_kernel::kernel::{self, Kernel};
+use quiz_kernel::stock;
+use quiz_needs::Purpose;
 
 use crate::context::Context;
 use crate::errors::Fault;
@@ -62,7 +64,7 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
     let adding = kernel.is_none();
     let add_kernel = || match kernel {
         Some(kernel) => Ok(kernel),
-        None => debian::add_kernel(&cache, &wanted_kernel(spec, arch), false, &ctx.report).map_err(Fault::from),
+        None => stock::add_kernel(&cache, &wanted_kernel(spec, arch), false, &ctx.report).map_err(Fault::from),
     };
     let build_root = || {
         if let Some(root) = root {
@@ -170,8 +172,8 @@ pub fn say_trust(arch: &Arch, source: &Source, ctx: &Context) {
     }
 }
 
-pub fn wanted_kernel(spec: &RunSpec, arch: &'static Arch) -> debian::Wanted {
-    debian::Wanted { source: source(arch, spec, Packages::default()), arch, package: None }
+pub fn wanted_kernel(spec: &RunSpec, arch: &'static Arch) -> stock::Wanted {
+    stock::Wanted { source: source(arch, spec, Packages::default()), arch, package: None }
 }
 
 fn wanted_root(spec: &RunSpec, chosen: &[Chosen], arch: &'static Arch) -> root::Wanted {
@@ -218,7 +220,7 @@ pub fn no_such_kernel(selector: Option<&str>, arch: &Arch, cache: &Cache, ctx: &
         );
     };
     let fault = Fault::new(format!("no kernel `{selector}` for {} is installed; {there}", arch.name));
-    let is_version = selector.parse::<quiz_image::Version>().is_ok();
+    let is_version = selector.parse::<quiz_kernel::Version>().is_ok();
     Ok(fault.hint(if is_version {
         format!(
             "quiz kernel build{option} {selector} makes it from source; quiz kernel add{option} gets a stock kernel"
@@ -242,11 +244,11 @@ pub fn distribution() -> Distribution {
 /// Makes sure that this host has what `purposes` need; all that is missing is named at once.
 pub fn require(purposes: &[Purpose], ctx: &Context) -> Result<(), Fault> {
     let search = search(ctx);
-    let missing = host::missing(purposes, quiz_arch::host(), &|sign: Sign| search.has(sign));
+    let missing = quiz_needs::missing(purposes, quiz_arch::host(), |sign| search.has(sign));
     if missing.is_empty() {
         return Ok(());
     }
-    let names: Vec<String> = missing.iter().map(|tool| format!("{} ({})", tool.name(), tool.purpose)).collect();
+    let names: Vec<String> = missing.iter().map(|tool| format!("{} ({})", tool.name(), tool.does)).collect();
     let fault = Fault::new(format!("this host lacks {}", names.join(", ")));
-    Err(fault.hint(host::install_hint(&distribution(), &missing)))
+    Err(fault.hint(tools::install_hint(&distribution(), &missing)))
 }

@@ -10,8 +10,8 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use include_dir::{Dir, DirEntry, include_dir};
 use quiz_config::profile::{KernelOption, Source};
 use quiz_config::{Catalog, Chosen, Given, RunSpec};
-use quiz_image::kernel::{self, Kernel};
-use quiz_image::{Cache, Entry, Report, StoreError, digest};
+use quiz_host::{Cache, Entry, Report, StoreError, digest};
+use quiz_kernel::kernel::{self, Kernel};
 use walkdir::WalkDir;
 
 use crate::consent;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quiz_config::Verbosity;
+use quiz_host::report::{Progress, Report, Silent, Unit};
 use quiz_host::stream::Patient;
-use quiz_image::report::{Progress, Report, Silent, Unit};
 use quiz_vm::visible::visible_lines;
 
 use crate::output::size;

@@ -33,9 +33,11 @@ use std::time::{Duration, SystemTime};
 
 use quiz_arch::Arch;
 use quiz_config::{AccelChoice, Chosen, DumpForm, DumpWhen, RunSpec, ShareSpec, Verbosity, WorktreeMode};
-use quiz_image::host::boot_id;
+use quiz_host::tools::boot_id;
+use quiz_host::{Cache, Report};
+use quiz_image::initramfs;
 use quiz_image::root::Root;
-use quiz_image::{Cache, Kernel, Report, initramfs};
+use quiz_kernel::Kernel;
 use quiz_vm::accel::{AccelError, Choice, Host, Wish};
 use quiz_vm::artifacts;
 use quiz_vm::proto::Order;

@@ -5,15 +5,16 @@
 //! system on its disk (`configure.sh`), which comes back as a tar archive. docs/decisions/0012-roots-made-in-a-vm.md says why it is done so.
 
 use super::package::Package;
-use super::tree::{Tree, merged_links};
+use super::tree::Tree;
 use super::{FORMAT, IMAGE, LEFT_OUT, PACKAGES, Root, RootError, RootManifest, SETUP, Wanted, installed};
-use crate::apt::{self, Apt, Step};
-use crate::command::telling_lines;
-use crate::report::{Progress, Report, Unit};
 use crate::squashfs::NEWEST_TIME;
-use crate::store::{Cache, StoreError};
 use crate::{blank, squashfs};
 use fs_err as fs;
+use quiz_debian::apt::{self, Apt, Step};
+use quiz_debian::usrmerge;
+use quiz_host::command::telling_lines;
+use quiz_host::report::{Progress, Report, Unit};
+use quiz_host::store::{Cache, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -86,7 +87,7 @@ pub(super) fn make(
     copy_sparse(&blank.path(), &disk).map_err(doing())?;
     let progress = report.start(&format!("configuring {} packages in a VM", set.all().count()), None, Unit::None);
     let progress = Arc::new(Mutex::new(Some(progress)));
-    let evidence = apt::log_file(cache, &format!("root-{name}")).with_extension("vm");
+    let evidence = cache.log_file(&format!("root-{name}")).with_extension("vm");
     let _previous = fs::remove_dir_all(&evidence);
     let from = fs::metadata(log).map(|m| m.len()).unwrap_or(0);
     let arch = wanted.arch.debian;
@@ -149,7 +150,7 @@ impl Set {
     /// Makes the image that the VM runs on.
     fn write_image(&self, wanted: &Wanted, image: &Path, log: &Path) -> Result<(), RootError> {
         let doing = format!("make an image of the packages of {}", wanted.name());
-        let links = if self.merged { merged_links(wanted.arch.debian) } else { Vec::new() };
+        let links = if self.merged { usrmerge::links(wanted.arch) } else { Vec::new() };
         let list =
             |packages: &[Package]| packages.iter().map(|package| package.file_name().to_owned() + "\n").collect();
         let tree = Tree {

@@ -1,10 +1,10 @@
 //! Roots by mmdebstrap: quick, and in need of privileges (or subordinate ids) and of a host that runs the guest's programs.
 
 use super::{LEFT_OUT, PACKAGES, RootError, SETUP, Wanted};
-use crate::apt;
-use crate::command::Run;
-use crate::report::{Report, Unit};
 use crate::squashfs::NEWEST_TIME;
+use quiz_debian::apt;
+use quiz_host::command::Run;
+use quiz_host::report::{Report, Unit};
 use std::path::Path;
 use std::process::Command;
 
@@ -78,8 +78,8 @@ fn explain(error: RootError, wanted: &Wanted) -> RootError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apt::Source;
-    use crate::command::CommandError;
+    use quiz_debian::apt::Source;
+    use quiz_host::command::CommandError;
 
     #[test]
     fn failures_that_the_user_can_mend_say_how() {

@@ -1,8 +1,8 @@
 //! Packages as a VM installs them: without compression, which an emulated processor is slow at.
 
-use crate::command::{CommandError, Run};
-use crate::deb::DebError;
 use fs_err as fs;
+use quiz_debian::deb::DebError;
+use quiz_host::command::{CommandError, Run};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -2,7 +2,6 @@
 //! packages' own archives, so that owners and modes are right without any privilege. Not for what happens in the VM.
 
 use super::package::Package;
-use crate::layer::MERGED;
 use crate::squashfs::NEWEST_TIME;
 use fs_err as fs;
 use std::collections::HashSet;
@@ -109,19 +108,6 @@ impl Tree<'_> {
     }
 }
 
-/// The directories of the top that are links into `/usr` on the Debian architecture `arch`.
-pub(super) fn merged_links(arch: &str) -> Vec<&'static str> {
-    let libraries: &[&str] = match arch {
-        "amd64" => &["lib32", "lib64", "libx32"],
-        "i386" => &["lib64", "libx32"],
-        "mips64el" | "ppc64" | "sparc64" => &["lib32", "lib64"],
-        "ppc64el" | "loong64" => &["lib64"],
-        "s390x" => &["lib32"],
-        _ => &[],
-    };
-    MERGED.iter().copied().filter(|name| ["bin", "sbin", "lib"].contains(name) || libraries.contains(name)).collect()
-}
-
 /// A path of an archive without what stands before its first name; None for the top itself and for what leads out of it.
 fn inner(path: &Path) -> Option<PathBuf> {
     let mut out = PathBuf::new();
@@ -175,6 +161,7 @@ fn header(kind: EntryType, mode: u32, size: u64) -> tar::Header {
 mod tests {
     use super::*;
     use crate::root::package::tests::make;
+    use quiz_debian::usrmerge;
     use std::collections::BTreeMap;
     use std::os::unix::fs::PermissionsExt;
 
@@ -199,7 +186,7 @@ mod tests {
             fs::write(tree.join("lib/x.so"), "x").unwrap();
         });
         let packages = [first, second].map(|deb| Package::rewrite(&deb, &to, &log).unwrap());
-        let links = merged_links("amd64");
+        let links = usrmerge::links(quiz_arch::find("amd64").unwrap());
         let written = |links: &[&str]| {
             let tree = Tree {
                 unpacked: packages.iter().collect(),

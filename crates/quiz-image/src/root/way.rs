@@ -1,9 +1,9 @@
 //! How a root can be made on this host: by mmdebstrap, which needs privileges and a host that runs the guest's programs, or
 //! inside a VM, which needs neither. The decision is pure; [`Facts`] are gathered in one place.
 
-use crate::host::Search;
 use fs_err as fs;
 use quiz_arch::Arch;
+use quiz_host::tools::Search;
 use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};

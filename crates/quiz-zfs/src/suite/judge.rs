@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use quiz_image::Environment;
+use quiz_host::Environment;
 use serde::Serialize;
 
 use super::result::{Finished, Outcome};

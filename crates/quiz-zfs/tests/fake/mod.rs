@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use fs_err as fs;
-use quiz_image::kernel::{self, Boot, Kernel, KernelManifest, Origin};
-use quiz_image::{Cache, Environment, Silent};
+use quiz_host::{Cache, Environment, Silent};
+use quiz_kernel::kernel::{self, Boot, Kernel, KernelManifest, Origin};
 use quiz_zfs::{Builder, Checkout, Staged};
 
 const CONFIGURE: &str = r#"#!/bin/sh
@@ -133,7 +133,7 @@ impl Place {
             fs::write(dir.join("lib/modules").join(&release).join("modules.order"), "").unwrap();
             fs::write(dir.join("lib/modules").join(&release).join("modules.builtin"), "").unwrap();
             fs::write(dir.join("kbuild/release"), &release).unwrap();
-            Ok::<_, quiz_image::StoreError>(KernelManifest {
+            Ok::<_, quiz_host::StoreError>(KernelManifest {
                 name: name.to_owned(),
                 release: release.clone(),
                 version: name.parse().unwrap(),

@@ -1,7 +1,7 @@
 //! `quiz allow`: consent to what a worktree's files do on the host.
 
 use clap::Args;
-use quiz_image::Report;
+use quiz_host::Report;
 
 use crate::consent;
 use crate::context::Context;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use quiz_image::Report;
+use quiz_host::Report;
 use quiz_vm::client::{Ends, Heed, Parting, converse, greet};
 use quiz_vm::control::Request;
 use quiz_vm::{Streams, Verdict};

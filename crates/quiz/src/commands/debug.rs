@@ -7,8 +7,8 @@ use std::process::Command;
 
 use clap::{Args, ValueEnum};
 use quiz_host::held::HeldDir;
-use quiz_image::host::Purpose;
-use quiz_image::{Kernel, kernel};
+use quiz_kernel::{Kernel, kernel};
+use quiz_needs::Purpose;
 
 use crate::context::Context;
 use crate::errors::Fault;

@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 use clap::Args;
 use quiz_arch::Arch;
 use quiz_config::{AccelChoice, RootBuilder};
-use quiz_image::host::{self, Purpose, Search, Sign, Tool};
-use quiz_image::kernel;
+use quiz_host::tools::{self, Search, Sign, Tool};
 use quiz_image::root::{self, Builder, Way};
+use quiz_kernel::kernel;
+use quiz_needs::Purpose;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -106,8 +107,8 @@ fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
     let cache = ctx.cache().ok().map(|cache| cache_record(&cache, ctx)).transpose()?;
     let mut purposes = Vec::new();
     let mut needs: Vec<Need> = Vec::new();
-    let mut missing: Vec<&Tool> = Vec::new();
-    let mut missing_rest: Vec<&Tool> = Vec::new();
+    let mut missing: Vec<Tool> = Vec::new();
+    let mut missing_rest: Vec<Tool> = Vec::new();
     for Row { purpose, key, arch, title, everyday } in rows(own) {
         // Facts about other architectures take programs to run.
         let is_root = matches!(purpose, Purpose::RootBuild(_)) && (all || arch == own);
@@ -120,23 +121,23 @@ fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
             Way::Mmdebstrap => None,
             Way::Vm(reason) => Some(format!("in a VM: {reason}")),
         });
-        let mut tools: Vec<&'static Tool> = Vec::new();
-        for tool in purpose_set.into_iter().flat_map(|purpose| host::tools(purpose, own)) {
+        let mut tools: Vec<Tool> = Vec::new();
+        for tool in purpose_set.into_iter().flat_map(|purpose| quiz_needs::tools(purpose, own)) {
             if !tools.contains(&tool) {
                 tools.push(tool);
             }
         }
-        let lacking: Vec<&Tool> = tools.iter().copied().filter(|tool| !search.has(tool.sign)).collect();
+        let lacking: Vec<Tool> = tools.iter().copied().filter(|tool| !search.has(tool.sign)).collect();
         let list = if everyday { &mut missing } else { &mut missing_rest };
         list.extend(lacking.iter().copied().filter(|_| everyday || arch == own));
         for tool in tools {
             if all && !needs.iter().any(|need| need.name == tool.name()) {
                 needs.push(Need {
                     name: tool.name(),
-                    purpose: tool.purpose,
+                    purpose: tool.does,
                     disables: title.clone(),
                     found: !lacking.contains(&tool),
-                    version: version(tool, &search),
+                    version: version(&tool, &search),
                     own_arch: arch == own,
                 });
             }
@@ -161,11 +162,11 @@ fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
         first_run.extend(prepare::root_purposes(RootBuilder::Auto, own, &prepare::root_facts(own, ctx)));
     }
     let distribution = prepare::distribution();
-    let install = |tools: &[&Tool]| (!tools.is_empty()).then(|| host::install_hint(&distribution, tools));
+    let install = |tools: &[Tool]| (!tools.is_empty()).then(|| tools::install_hint(&distribution, tools));
     let settings = [ctx.paths.config_file(), ctx.worktree.as_ref().and_then(|w| w.settings.clone())];
     Ok(Record {
         quiz: env!("CARGO_PKG_VERSION"),
-        ready: cache.is_some() && host::missing(&first_run, own, &|sign| search.has(sign)).is_empty(),
+        ready: cache.is_some() && quiz_needs::missing(&first_run, own, |sign| search.has(sign)).is_empty(),
         accelerator: accelerator_report(own, ctx),
         agents: crate::run::agents::names().collect(),
         install: install(&missing),
@@ -240,7 +241,7 @@ fn accelerator_report(own: &'static Arch, ctx: &Context) -> String {
     }
 }
 
-fn cache_record(cache: &quiz_image::Cache, ctx: &Context) -> Result<CacheRecord, Fault> {
+fn cache_record(cache: &quiz_host::Cache, ctx: &Context) -> Result<CacheRecord, Fault> {
     let mut disk_use = Vec::new();
     if let Ok(shelves) = fs_err::read_dir(cache.dir()) {
         for shelf in shelves.flatten() {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use quiz_config::Escape;
-use quiz_image::{Cache, Report};
+use quiz_host::{Cache, Report};
 use quiz_vm::client::{Ends, Heed, Parting, converse, greet};
 use quiz_vm::control::{self, Request};
 use quiz_vm::{Streams, Verdict};

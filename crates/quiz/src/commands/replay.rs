@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use quiz_config::JsonTo;
-use quiz_image::Report;
+use quiz_host::Report;
 use serde_json::Value;
 
 use crate::cli::{self, Global, Typed};

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use quiz_host::held::HeldDir;
-use quiz_image::Kernel;
+use quiz_kernel::Kernel;
 use serde_json::json;
 
 /// What gdb is told, in the run's directory.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use fs_err as fs;
 use quiz_config::worktree::STATE_DIR;
 use quiz_host::held::HeldDir;
-use quiz_image::lock::Locked;
+use quiz_host::lock::Locked;
 use quiz_vm::{VmSpec, qemu};
 
 use super::record::Record;

@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use quiz_config::RunSpec;
+use quiz_host::Report;
 use quiz_host::stream::Patient;
-use quiz_image::Report;
 use quiz_vm::client::{Ends, Heed, Parting, converse};
 use quiz_vm::control::Request;
 use quiz_vm::{Signals, Verdict};

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
 
 use quiz_config::Chosen;
+use quiz_host::{Cache, Report, digest};
 use quiz_image::layer::{self, Layer, Source};
-use quiz_image::{Cache, Kernel, Report, digest, modules};
+use quiz_kernel::{Kernel, modules};
 use quiz_vm::proto;
 use quiz_vm::{Disk, DiskFormat};
 

@@ -1,7 +1,7 @@
 //! Which machine and which modules, from what is known of the kernel. Pure decisions; the facts come from outside.
 
 use quiz_arch::{Arch, Discovery, Machine, Transport};
-use quiz_image::Kernel;
+use quiz_kernel::Kernel;
 use quiz_vm::Accel;
 
 use super::monitor::Asked;

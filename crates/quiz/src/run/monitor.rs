@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use quiz_arch::{Arch, Machine};
 use quiz_config::{RunSpec, Verbosity};
-use quiz_image::Report;
+use quiz_host::Report;
 use quiz_vm::accel::Host;
 use quiz_vm::probe::Qemu;
 use quiz_vm::qemu::on_bus;

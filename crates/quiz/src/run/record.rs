@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use quiz_config::{Chosen, DumpForm, RunSpec};
-use quiz_image::Kernel;
 use quiz_image::root::Root;
+use quiz_kernel::Kernel;
 use quiz_vm::accel::Choice;
 use quiz_vm::{ArtifactsRecord, Outcome, Verdict, VmSpec};
 use serde::{Deserialize, Serialize, Serializer};

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fs_err as fs;
-use quiz_image::Cache;
-use quiz_image::lock::Locked;
+use quiz_host::Cache;
+use quiz_host::lock::Locked;
 use quiz_vm::control;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use quiz_arch::Arch;
 use quiz_config::{DiskSpec, DumpWhen, ImageFormat, RunSpec, WorktreeMode};
-use quiz_image::kernel::{self, Kernel};
+use quiz_host::{Cache, Report, Silent};
 use quiz_image::root::{Task, Vm, VmError};
-use quiz_image::{Cache, Report, Silent, debian};
+use quiz_kernel::kernel::{self, Kernel};
+use quiz_kernel::stock;
 use quiz_vm::Verdict;
 
 use super::evidence::{RunDir, RunsDir};
@@ -124,6 +125,6 @@ impl RootVm<'_> {
             return Ok(kernel);
         }
         let report: &dyn Report = if self.adding { &Silent } else { &self.ctx.report };
-        Ok(debian::add_kernel(cache, &prepare::wanted_kernel(self.spec, self.arch), false, report)?)
+        Ok(stock::add_kernel(cache, &prepare::wanted_kernel(self.spec, self.arch), false, report)?)
     }
 }

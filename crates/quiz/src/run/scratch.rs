@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime};
 use quiz_config::profile::DiskDirective;
 use quiz_config::{DiskSpec, ImageFormat, RunSpec};
 use quiz_host::held::path_of;
-use quiz_image::{Cache, Report, blank, lock};
+use quiz_host::{Cache, Report, lock};
+use quiz_image::blank;
 use quiz_vm::proto::{Device, Link};
 use quiz_vm::{Disk, DiskFormat, sparse};
 

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use quiz_config::profile::{Directive, DiskDirective, directive};
 use quiz_config::{Chosen, ShareSpec, Verbosity};
-use quiz_image::{Kernel, Report};
+use quiz_host::Report;
+use quiz_kernel::Kernel;
 
 use crate::context::Context;
 use crate::errors::Fault;

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quiz_config::{Escape, Verbosity};
+use quiz_host::Report;
 use quiz_host::stream::Patient;
-use quiz_image::Report;
 use quiz_vm::proto::WinSize;
 use quiz_vm::{Signals, Streams};
 use rustix::termios::{self, OptionalActions, Termios};

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fs_err as fs;
 use quiz_config::{RunSpec, Verbosity};
 use quiz_host::held::path_of;
-use quiz_image::{Begun, Cache, Entry, Making, Report, Shelf, digest};
+use quiz_host::{Begun, Cache, Entry, Making, Report, Shelf, digest};
 use quiz_vm::proto::System;
 use quiz_vm::supervise::{Point, Saver};
 use quiz_vm::template::{self, Manifest, Still, Template};

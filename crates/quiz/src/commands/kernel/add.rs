@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use quiz_image::debian;
-use quiz_image::host::Purpose;
+use quiz_kernel::stock;
+use quiz_needs::Purpose;
 
 use crate::commands::arch::ArchArgument;
 use crate::context::Context;
@@ -43,7 +43,7 @@ pub fn run(args: Add, ctx: &Context) -> Result<(), Fault> {
         Packages { release: args.release, mirrors: args.mirror, keyring: args.keyring.map(|path| ctx.cwd.join(path)) };
     let source = prepare::source(arch, &spec, asked);
     prepare::say_trust(arch, &source, ctx);
-    let wanted = debian::Wanted { source, arch, package: args.package };
-    let kernel = debian::add_kernel(&ctx.cache()?, &wanted, args.replace, &ctx.report)?;
+    let wanted = stock::Wanted { source, arch, package: args.package };
+    let kernel = stock::add_kernel(&ctx.cache()?, &wanted, args.replace, &ctx.report)?;
     super::installed(&kernel, ctx)
 }

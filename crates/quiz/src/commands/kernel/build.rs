@@ -1,13 +1,14 @@
-//! `quiz kernel build`: a small, fast-booting kernel from source. Not for what such a kernel is made of (`quiz_image::build`).
+//! `quiz kernel build`: a small, fast-booting kernel from source. Not for what such a kernel is made of (`quiz_kernel::build`).
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
 use quiz_config::BuildDefaults;
-use quiz_image::build::{self, BuildRequest, Edit, Fragment, Mirrors, Record, Source, Trust, config};
-use quiz_image::host::Purpose;
-use quiz_image::{Cache, Kernel, Report, kernel, kernel::Version};
+use quiz_host::{Cache, Report};
+use quiz_kernel::build::{self, BuildRequest, Edit, Fragment, Mirrors, Record, Source, Trust, config};
+use quiz_kernel::{Kernel, kernel, kernel::Version};
+use quiz_needs::Purpose;
 
 use crate::commands::arch::ArchArgument;
 use crate::context::Context;

@@ -1,7 +1,7 @@
 //! `quiz kernel list`: the installed kernels, the best first.
 
 use clap::Args;
-use quiz_image::kernel;
+use quiz_kernel::kernel;
 
 use crate::commands::when;
 use crate::context::Context;

@@ -1,7 +1,7 @@
 //! `quiz kernel`: installed kernels. Not for running them.
 
 use clap::Subcommand;
-use quiz_image::kernel::{Kernel, Origin};
+use quiz_kernel::kernel::{Kernel, Origin};
 
 use crate::context::Context;
 use crate::errors::Fault;

@@ -1,7 +1,7 @@
 //! `quiz kernel prune`: removes the kernels that a newer one of their series has replaced.
 
 use clap::Args;
-use quiz_image::{build, kernel};
+use quiz_kernel::{build, kernel};
 use serde::Serialize;
 
 use crate::context::Context;

@@ -1,8 +1,8 @@
 //! `quiz kernel rm`: removes kernels by their exact names.
 
 use clap::Args;
-use quiz_image::kernel::{self, KernelError};
-use quiz_image::store::StoreError;
+use quiz_host::store::StoreError;
+use quiz_kernel::kernel::{self, KernelError};
 
 use crate::context::Context;
 use crate::errors::Fault;
@@ -25,7 +25,7 @@ pub fn run(args: &Rm, ctx: &Context) -> Result<(), Fault> {
             }
             other => other.into(),
         })?;
-        quiz_image::Report::say(&ctx.report, &format!("removed kernel {name}"));
+        quiz_host::Report::say(&ctx.report, &format!("removed kernel {name}"));
     }
     Ok(())
 }

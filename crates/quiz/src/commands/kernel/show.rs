@@ -1,7 +1,7 @@
 //! `quiz kernel show`: all that is known about one kernel.
 
 use clap::Args;
-use quiz_image::kernel;
+use quiz_kernel::kernel;
 use serde::Serialize;
 
 use crate::commands::arch::ArchArgument;
@@ -24,7 +24,7 @@ pub struct Show {
 #[derive(Serialize)]
 struct Record<'a> {
     #[serde(flatten)]
-    manifest: &'a quiz_image::KernelManifest,
+    manifest: &'a quiz_kernel::KernelManifest,
     dir: &'a std::path::Path,
     kbuild: Option<std::path::PathBuf>,
     vmlinux: Option<std::path::PathBuf>,

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use quiz_image::host::Purpose;
 use quiz_image::root;
+use quiz_needs::Purpose;
 
 use crate::commands::arch::ArchArgument;
 use crate::context::Context;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use quiz_config::RootBuilder;
-use quiz_image::{Report, root};
+use quiz_host::Report;
+use quiz_image::root;
 
 use crate::commands::arch::ArchArgument;
 use crate::context::Context;

@@ -1,8 +1,8 @@
 //! `quiz root rm`: removes roots by their exact names.
 
 use clap::Args;
+use quiz_host::store::StoreError;
 use quiz_image::root::{self, RootError};
-use quiz_image::store::StoreError;
 
 use crate::context::Context;
 use crate::errors::Fault;
@@ -23,7 +23,7 @@ pub fn run(args: &Rm, ctx: &Context) -> Result<(), Fault> {
             RootError::Store(StoreError::Absent { .. }) => no_such_root(name),
             other => other.into(),
         })?;
-        quiz_image::Report::say(&ctx.report, &format!("removed root {name}"));
+        quiz_host::Report::say(&ctx.report, &format!("removed root {name}"));
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ struct Row {
 /// Prints them.
 pub fn run(_args: &List, ctx: &Context) -> Result<(), Fault> {
     let shelf = warm::shelf(&ctx.cache()?);
-    let boot_id = quiz_image::host::boot_id()?;
+    let boot_id = quiz_host::tools::boot_id()?;
     let mut rows = Vec::new();
     let mut times = Vec::new();
     for name in shelf.names()? {

@@ -26,7 +26,7 @@ pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
         Verb::List(args) => list::run(&args, ctx),
         Verb::Rm(args) => rm::run(&args, ctx),
         Verb::Prune => {
-            crate::run::warm::prune(&crate::run::warm::shelf(&ctx.cache()?), &quiz_image::host::boot_id()?);
+            crate::run::warm::prune(&crate::run::warm::shelf(&ctx.cache()?), &quiz_host::tools::boot_id()?);
             Ok(())
         }
     }

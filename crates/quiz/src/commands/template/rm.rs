@@ -1,7 +1,7 @@
 //! `quiz template rm`: removes templates by their exact names.
 
 use clap::Args;
-use quiz_image::store::StoreError;
+use quiz_host::store::StoreError;
 
 use crate::context::Context;
 use crate::errors::Fault;

@@ -1,7 +1,7 @@
 //! `quiz zfs clean`: removes what was built and installed for a kernel.
 
 use clap::Args;
-use quiz_image::Report;
+use quiz_host::Report;
 
 use super::{Target, Which};
 use crate::context::Context;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use clap::Args;
 use fs_err as fs;
-use quiz_image::kernel::{self, Kernel};
-use quiz_image::{Report, StoreError};
+use quiz_host::{Report, StoreError};
+use quiz_kernel::kernel::{self, Kernel};
 use quiz_zfs::{Loading, load, stage};
 use serde::Serialize;
 

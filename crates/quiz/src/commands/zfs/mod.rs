@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use quiz_arch::Arch;
-use quiz_image::host::Purpose;
-use quiz_image::kernel::{self, Kernel};
-use quiz_image::{Cache, apt, sysroot};
+use quiz_debian::{apt, sysroot};
+use quiz_host::Cache;
+use quiz_kernel::kernel::{self, Kernel};
+use quiz_needs::Purpose;
 use quiz_zfs::meta::Support;
 use quiz_zfs::{BuildError, Builder, Checkout, CheckoutError, Cross};
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use quiz_config::{Origin, RunSpec, ShareSpec, Sourced, Verbosity};
-use quiz_image::host::Purpose;
+use quiz_needs::Purpose;
 use quiz_vm::{Accel, Verdict};
 use quiz_zfs::suite::{Course, Group, Judgement, Selection, Suite, judge, runfile};
 use serde::Serialize;

@@ -1,0 +1,36 @@
+//! The merged `/usr` of Debian's releases since 12: `/bin`, `/lib` and their like are links to their namesakes in `/usr`.
+
+use std::path::{Component, Path, PathBuf};
+
+use quiz_arch::Arch;
+
+/// The directories at the top that are such links, on all architectures taken together.
+pub const MERGED: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+
+/// Where a path of a guest really is, without the leading slash.
+pub fn merged(guest: &Path) -> PathBuf {
+    let plain: PathBuf = guest.components().filter(|c| matches!(c, Component::Normal(_))).collect();
+    match plain.components().next() {
+        Some(Component::Normal(first)) if MERGED.iter().any(|name| first == *name) => Path::new("usr").join(plain),
+        _ => plain,
+    }
+}
+
+/// The directories at the top that are such links on `arch`.
+pub fn links(arch: &Arch) -> Vec<&'static str> {
+    let always = ["bin", "sbin", "lib"];
+    MERGED.iter().copied().filter(|name| always.contains(name) || arch.lib_links.contains(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn top_directories_are_merged_into_usr() {
+        assert_eq!(merged(Path::new("/lib/modules/x")), Path::new("usr/lib/modules/x"));
+        assert_eq!(merged(Path::new("/usr/lib/x")), Path::new("usr/lib/x"));
+        assert_eq!(merged(Path::new("/library/x")), Path::new("library/x"));
+        assert_eq!(merged(Path::new("/")), Path::new(""));
+    }
+}

@@ -1,0 +1,371 @@
+//! Building kernels from source: get the source, configure, make, and put what comes out on the shelf of kernels. Not for a distribution's
+//! ready kernels (`debian`), and not for anything that runs them.
+//!
+//! ```text
+//! source ─ release, git, apt, tree ─► the source's work directory in the cache, source
+//! config ─ quiz's fragments, the user's ─► beside it build…/.config, compared with what was asked
+//! make   ─► build…, log in <cache>/logs
+//! install ─► <cache>/kernels/<name>: image, vmlinux, modules, kbuild tree, manifest, build.json
+//! ```
+//!
+//! The work directory of a source is locked for as long as it is built from. Whoever gets the lock looks first whether the same inputs
+//! (`inputs`) were built meanwhile. It goes when a source that cannot change has been built, and
+//! stays for git and the user's own tree, whose next build then takes seconds. A user's tree is never written to.
+
+mod archive;
+pub mod config;
+pub mod fetch;
+pub mod fragment;
+pub mod git;
+mod inputs;
+mod install;
+mod kbuild;
+mod kconfig;
+mod make;
+pub mod release;
+pub mod request;
+pub mod source;
+mod tree;
+mod trust;
+pub mod verify;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use fs_err as fs;
+
+pub use archive::ArchiveError;
+pub use config::ConfigError;
+pub use fragment::{Edit, Fragment, FragmentError};
+pub use install::InstallError;
+pub use make::{MakeError, object};
+pub use release::Mirrors;
+pub use request::{BuildRequest, Record};
+pub use source::{Source, SourceError};
+pub use tree::TreeError;
+pub use trust::{Trust, Trusted};
+
+use crate::kernel::{self, Kernel, KernelError, Origin};
+use config::{Configured, Wishes};
+use inputs::Toolchain;
+use install::Identity;
+use make::{Make, TYPICAL_OBJECTS};
+use quiz_host::environment::Environment;
+use quiz_host::report::{Report, Unit};
+use quiz_host::store::{Cache, StoreError};
+use source::{Means, Obtained};
+
+/// Why a kernel could not be built. Whatever the reason, a kernel of that name that was there before still is.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The source could not be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// It could not be configured as asked.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It does not compile.
+    #[error(transparent)]
+    Make(#[from] MakeError),
+    /// The result could not be put together.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// The cache failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Installed kernels could not be listed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A kernel that is to be built again does not say how it was built.
+    #[error("kernel {0} does not say how it was built: only kernels that quiz has built can be built again")]
+    NoRecord(String),
+    /// A file could not be read or written.
+    #[error("cannot build the kernel: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Builds a kernel and makes it an entry, replacing one of that name. Takes minutes; source and build directory of an earlier build
+/// are used where they were kept.
+///
+/// A kernel that was built from the same inputs is returned as it is, unless `request.replace`; also one that another process has built
+/// while this one waited for it. The user's own tree is always built: make knows what has changed in it.
+///
+/// # Errors
+/// If it cannot be built.
+pub fn build(cache: &Cache, request: &BuildRequest, report: &dyn Report) -> Result<Kernel, BuildError> {
+    build_with(cache, request, &fetch::Fetch::default(), report)
+}
+
+fn build_with(
+    cache: &Cache,
+    request: &BuildRequest,
+    fetch: &fetch::Fetch,
+    report: &dyn Report,
+) -> Result<Kernel, BuildError> {
+    let request = &request.absolute();
+    let toolchain = Toolchain::of(request);
+    let inputs = |origin: &Origin| match &toolchain {
+        Some(toolchain) => inputs::fingerprint(request, origin, toolchain).map_err(ConfigError::from),
+        None => Ok(None),
+    };
+    let there = {
+        let built = inputs::built(cache, report)?;
+        let there = directories(&built);
+        // What there is to say at once need not wait for another build of the same source.
+        if !request.replace
+            && let Some(origin) = inputs::known_origin(request, &built)
+            && let Some(wanted) = inputs(&origin)?
+            && let Some(found) = inputs::find(built, &wanted, &[])
+        {
+            return Ok(already(found, report));
+        }
+        there
+    };
+
+    let id = request.source.id();
+    let shelf = cache.shelf("work");
+    let _lock = shelf.lock(&id, &format!("building kernel {}", request.source.describe()), report)?;
+    let work = shelf.dir().join(&id);
+    fs::create_dir_all(&work)?;
+    let log = cache.log_file(&format!("kernel-{id}"));
+    let means = Means {
+        cache,
+        mirrors: &request.mirrors,
+        trust: &request.trust,
+        // It is the same for all, and mirrors go on the longest with those that most have.
+        debian_arch: quiz_arch::host().debian,
+        log: &log,
+        fetch,
+        report,
+    };
+    // Goes only if it is empty; what has been downloaded or built stays.
+    let tidy = || {
+        let _kept = fs::remove_dir(&work);
+    };
+    let identified = source::identify(&request.source, &means).inspect_err(|_| tidy())?;
+    let inputs = inputs(&identified.origin)?;
+    if let Some(wanted) = &inputs {
+        // Under the lock, so that whatever another process has built meanwhile is seen. That is as new as can be asked for.
+        let old: &[PathBuf] = if request.replace { &there } else { &[] };
+        if let Some(found) = inputs::find(inputs::built(cache, &quiz_host::report::Silent)?, wanted, old) {
+            tidy();
+            return Ok(already(found, report));
+        }
+    }
+    if let Some(dir) = log.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    fs::write(&log, "")?;
+    let obtained = identified.unpack(&request.source, &work, &means).and_then(|obtained| {
+        obtained.tree.check_clean(&obtained.tree.srcarch(request.arch.kernel_arch))?;
+        Ok(obtained)
+    });
+    let obtained = obtained.inspect_err(|_| tidy())?;
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => default_name(cache, request, &obtained, report)?,
+    };
+    let what = format!("building kernel {name}");
+    let entry = kernel::shelf(cache).build(&name, &what, true, report, |dir| {
+        make_entry(cache, request, &obtained, &name, inputs, &work, &log, dir, report)
+    })?;
+    if !request.keep.unwrap_or(request.source.moves()) {
+        archive::remove(&work)?;
+    }
+    Ok(Kernel::from_entry(entry)?)
+}
+
+/// Says that a kernel need not be built, with what there was to say when it was.
+fn already((kernel, record): (Kernel, Record), report: &dyn Report) -> Kernel {
+    record.remarks.iter().for_each(|line| report.say(line));
+    report.say(&format!(
+        "kernel {} is there already, built from the same source, configuration and compiler; --replace builds it again",
+        kernel.name()
+    ));
+    kernel
+}
+
+fn directories(built: &[(Kernel, Record)]) -> Vec<PathBuf> {
+    built.iter().map(|(kernel, _)| kernel.dir().to_owned()).collect()
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of `build_with`, split off for the closure's sake")]
+fn make_entry(
+    cache: &Cache,
+    request: &BuildRequest,
+    obtained: &Obtained,
+    name: &str,
+    inputs: Option<String>,
+    work: &Path,
+    log: &Path,
+    dir: &Path,
+    report: &dyn Report,
+) -> Result<kernel::KernelManifest, BuildError> {
+    let output = work.join(build_dir(request));
+    let fresh = !output.join(".config").exists();
+    fs::create_dir_all(&output)?;
+    let jobs = request.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let make = Make {
+        source: &obtained.tree.path,
+        output: &output,
+        arch: request.arch,
+        cross: request.is_cross(),
+        llvm: request.llvm,
+        prefix: &request.prefix,
+        jobs,
+        environment: &request.environment,
+        log,
+    };
+    let localversion = local_version(request, obtained);
+    let wishes = Wishes {
+        fragments: &request.fragments,
+        edits: &request.edits,
+        strict: request.strict,
+        localversion: localversion.as_deref(),
+    };
+    let Configured { outcome, remarks } = config::configure(&make, &obtained.tree, wishes, report)?;
+
+    report.say(&format!("building kernel {name}; everything that make says is in {}", log.display()));
+    let total = if fresh { Some(expected_objects(cache, request)) } else { None };
+    let progress = report.start(&format!("building kernel {name}"), total, Unit::Items("objects"));
+    let boot = install::boot(&make, &outcome);
+    let started = Instant::now();
+    let objects =
+        make.run_expecting(total, &install::targets(&make, boot, &outcome), "build the kernel", progress.as_ref())?;
+    progress.total(objects);
+    progress.done();
+    let seconds = started.elapsed().as_secs();
+
+    let identity =
+        Identity { name: name.to_owned(), origin: obtained.origin.clone(), variant: request.variant.clone() };
+    let manifest = install::fill(dir, &make, &obtained.tree, &outcome, identity, report)?;
+    Record { request: request.clone(), objects: fresh.then_some(objects), seconds, inputs, remarks }.write(dir)?;
+    Ok(manifest)
+}
+
+/// The build directory of a request within its source's work directory. A kernel with a name of its own has its own, because its
+/// configuration differs; otherwise architecture and compiler tell them apart.
+fn build_dir(request: &BuildRequest) -> String {
+    match (&request.name, &request.source) {
+        (Some(name), _) => format!("build-{name}"),
+        (None, _) => format!("build{}", request.suffix()),
+    }
+}
+
+/// What follows the version in `uname -r`. It tells kernels of one version apart, also where modules are installed for them.
+/// A user's tree is called what its owner calls it.
+fn local_version(request: &BuildRequest, obtained: &Obtained) -> Option<String> {
+    let suffix = match (&request.source, &obtained.origin, &request.name) {
+        (Source::Tree { .. }, ..) => return request.variant.as_ref().map(|variant| format!("-{variant}")),
+        (Source::Git { .. }, Origin::Git { commit, .. }, None) => {
+            let variant = request.variant.as_ref().map_or_else(String::new, |variant| format!("-{variant}"));
+            format!("-g{}{variant}", &commit[..12.min(commit.len())])
+        }
+        (_, _, Some(name)) => {
+            let version = obtained.tree.version.to_string();
+            let rest = name.strip_prefix(&version).unwrap_or(name).trim_start_matches('-');
+            if rest.is_empty() { "-quiz".to_owned() } else { format!("-quiz-{rest}") }
+        }
+        (_, _, None) => format!("-quiz{}", request.suffix()),
+    };
+    // The whole of `uname -r` may have 64 characters.
+    Some(suffix.chars().filter(|c| *c != '~').take(40).collect())
+}
+
+fn default_name(
+    cache: &Cache,
+    request: &BuildRequest,
+    obtained: &Obtained,
+    report: &dyn Report,
+) -> Result<String, BuildError> {
+    let suffix = request.suffix();
+    let version = obtained.tree.version;
+    Ok(match &obtained.origin {
+        Origin::Git { commit, .. } if !matches!(request.source, Source::Release { .. }) => {
+            format!("{version}-g{}{suffix}", &commit[..12.min(commit.len())])
+        }
+        Origin::Tree { path } => {
+            let base = path.file_name().unwrap_or_default().to_string_lossy();
+            let plain: String =
+                base.chars().map(|c| if c.is_ascii_alphanumeric() || ".+-_".contains(c) { c } else { '_' }).collect();
+            let name = format!("tree-{}{suffix}", plain.trim_start_matches('.'));
+            // Another tree may have the same name in another place.
+            let taken = kernel::list(cache, report)?.iter().any(|k| {
+                k.name() == name && !matches!(&k.manifest.origin, Origin::Tree { path: other } if other == path)
+            });
+            if taken {
+                format!("{name}-{}", &quiz_host::digest::of_bytes(path.to_string_lossy().as_bytes())[..6])
+            } else {
+                name
+            }
+        }
+        _ => format!("{version}{suffix}"),
+    })
+}
+
+/// How many objects a whole build will make: as many as an earlier one of this architecture, the same source if possible.
+fn expected_objects(cache: &Cache, request: &BuildRequest) -> u64 {
+    let records: Vec<Record> = kernel::list(cache, &quiz_host::report::Silent)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|k| Record::read(k.dir()))
+        .filter(|r| r.objects.is_some() && r.request.arch == request.arch)
+        .collect();
+    let alike = |r: &&Record| {
+        r.request.fragments.len() == request.fragments.len() && r.request.edits.len() == request.edits.len()
+    };
+    let best = records.iter().find(|r| r.request.source == request.source).or_else(|| records.iter().find(alike));
+    best.and_then(|r| r.objects).unwrap_or(TYPICAL_OBJECTS)
+}
+
+/// Builds a kernel as it was built before, from its source as it is now. The kernel stays usable meanwhile. One whose inputs are the same is
+/// returned as it is, unless `replace`.
+///
+/// # Errors
+/// If it cannot be built.
+pub fn rebuild(
+    cache: &Cache,
+    kernel: &Kernel,
+    jobs: Option<NonZeroUsize>,
+    replace: bool,
+    environment: Environment,
+    report: &dyn Report,
+) -> Result<Kernel, BuildError> {
+    let record = Record::read(kernel.dir()).ok_or_else(|| BuildError::NoRecord(kernel.name().to_owned()))?;
+    let request = BuildRequest { jobs, replace, environment, ..record.again()? };
+    build(cache, &request, report)
+}
+
+/// Deletes work directories (sources and build directories) that no installed kernel is built again from, and that nobody is using.
+/// Returns how many bytes that freed.
+pub fn prune_work(cache: &Cache, report: &dyn Report) -> Result<u64, BuildError> {
+    let shelf = cache.shelf("work");
+    let wanted: Vec<String> = kernel::list(cache, report)?
+        .iter()
+        .filter_map(|k| Record::read(k.dir()))
+        .filter(|r| r.request.keep.unwrap_or(r.request.source.moves()))
+        .map(|r| r.request.source.id())
+        .collect();
+    let found = match fs::read_dir(shelf.dir()) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
+    let mut freed = 0;
+    for item in found {
+        let path: PathBuf = item?.path();
+        let Some(id) = path.file_name().and_then(|n| n.to_str()).filter(|n| !n.starts_with('.')) else { continue };
+        if wanted.iter().any(|w| w == id) {
+            continue;
+        }
+        let lock = shelf.dir().join(".locks").join(id);
+        if let Some(_lock) = quiz_host::lock::Lock::attempt(&lock, &format!("cleaning up {id}"))? {
+            freed += tree::size(&path);
+            archive::remove(&path)?;
+        }
+    }
+    Ok(freed)
+}
+
+#[cfg(test)]
+mod tests;
