@@ -6,6 +6,11 @@ pub trait Report: Sync {
     /// One line that the user should read, without a prefix or newline.
     fn say(&self, line: &str);
 
+    /// Something that the user did not ask about and should know.
+    fn warn(&self, line: &str) {
+        self.say(&format!("warning: {line}"));
+    }
+
     /// A piece of work begins: `what` in a few words ("downloading linux-6.12.30.tar.xz"), `total` if known, counted
     /// in `unit`.
     fn start(&self, what: &str, total: Option<u64>, unit: Unit) -> Box<dyn Progress>;
@@ -32,6 +37,16 @@ pub enum Unit {
     Items(&'static str),
     /// Nothing countable: the work either goes on or is done.
     None,
+}
+
+impl<R: Report + ?Sized> Report for Box<R> {
+    fn say(&self, line: &str) {
+        (**self).say(line);
+    }
+
+    fn start(&self, what: &str, total: Option<u64>, unit: Unit) -> Box<dyn Progress> {
+        (**self).start(what, total, unit)
+    }
 }
 
 /// Says nothing.

@@ -38,7 +38,7 @@ use crate::{Outcome, Verdict};
 
 pub(crate) use agent::now;
 use clients::Clients;
-pub use job::{Dump, DumpFormat, Job, Limits, NoSignals, Notice, Point, Run, Saver, Signals, Streams};
+pub use job::{Dump, DumpFormat, Job, Limits, NoSignals, Notice, Point, Run, Signals, SnapshotSink, Streams};
 
 /// How long QEMU may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(5);
@@ -158,7 +158,7 @@ struct Supervisor<'a> {
     limits: Limits,
     nonce: Nonce,
     job: Option<Job>,
-    saver: Option<&'a mut dyn Saver>,
+    snapshots: Option<&'a mut dyn SnapshotSink>,
     terminal: Option<Escape>,
     began: Instant,
     /// When the supervisor last looked at what had happened.
@@ -317,7 +317,7 @@ impl<'a> Supervisor<'a> {
             limits: run.limits,
             nonce,
             job: Some(run.job),
-            saver: run.saver,
+            snapshots: run.snapshots,
             terminal,
             began,
             looked: began,

@@ -1,7 +1,7 @@
 //! Templates: VMs that were saved, to start others from instead of booting.
 //!
 //! A bare template was saved when its agent was up; a prepared one when the guest was what all runs of a kind have in common. [`Template::save`]
-//! keeps the memory and the disks of a VM that stands still, whose supervisor has had QEMU write the devices' state. [`Template::clone_of`]
+//! keeps the memory and the disks of a paused VM, whose supervisor has had QEMU write the devices' state. [`Template::clone_of`]
 //! turns the description of a VM into one that goes on from there, with memory of its own over the template's. Not for which
 //! template a run may use, nor for where templates are kept: whoever makes one gives it a directory and a key.
 
@@ -82,8 +82,8 @@ impl FileMark {
     }
 }
 
-/// What is kept of a VM that stands still.
-pub struct Still<'a> {
+/// What is kept of a VM that stands paused.
+pub struct PausedVm<'a> {
     /// Its memory.
     pub ram: &'a File,
     /// Its disks that others get copies of, by their serial numbers.
@@ -127,21 +127,21 @@ impl Template {
     }
 
     /// Completes the template in `dir`, in which the devices' state is.
-    pub fn save(dir: &Path, still: &Still) -> Result<Manifest, TemplateError> {
+    pub fn save(dir: &Path, paused: &PausedVm) -> Result<Manifest, TemplateError> {
         let ram = dir.join(RAM);
         // Not for others: everything is in it that was in the guest.
         let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&ram)?;
-        sparse::copy(still.ram, &file)?;
-        for (serial, disk) in still.disks {
+        sparse::copy(paused.ram, &file)?;
+        for (serial, disk) in paused.disks {
             sparse::copy(disk, fs::File::create(disk_in(dir, serial))?.file())?;
         }
-        fs::copy(still.console, dir.join(CONSOLE))?;
+        fs::copy(paused.console, dir.join(CONSOLE))?;
         Ok(Manifest {
-            boot_id: still.boot_id.to_owned(),
+            boot_id: paused.boot_id.to_owned(),
             state_sha256: sum(&dir.join(STATE))?,
             ram: FileMark::of(&file.metadata()?),
-            took_ms: u64::try_from(still.took.as_millis()).unwrap_or(u64::MAX),
-            about: still.about.to_owned(),
+            took_ms: u64::try_from(paused.took.as_millis()).unwrap_or(u64::MAX),
+            about: paused.about.to_owned(),
         })
     }
 
@@ -168,7 +168,7 @@ impl Template {
     }
 
     /// The same VM as `vm`, going on from here on memory that is a copy in the empty file `ram`, which QEMU shares. It can be saved again.
-    pub fn go_on(&self, vm: &VmSpec, ram: &File) -> io::Result<VmSpec> {
+    pub fn resume_on(&self, vm: &VmSpec, ram: &File) -> io::Result<VmSpec> {
         sparse::copy(fs::File::open(self.dir.join(RAM))?.file(), ram)?;
         Ok(VmSpec { incoming: Some(self.dir.join(STATE)), ..vm.clone() })
     }

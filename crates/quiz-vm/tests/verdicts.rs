@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use quiz_host::held::HeldDir;
 use quiz_vm::proto::{Order, Personal, Program};
-use quiz_vm::supervise::{Dump, DumpFormat, Job, NoSignals, Point, Saver};
+use quiz_vm::supervise::{Dump, DumpFormat, Job, NoSignals, Point, SnapshotSink};
 use quiz_vm::unpack::Bounds;
 use quiz_vm::{Accel, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 
 /// Saves where it can, to nowhere.
 struct Nowhere;
 
-impl Saver for Nowhere {
-    fn begin(&mut self, point: Point) -> Option<PathBuf> {
-        (point == Point::Bare).then(|| "/dev/null".into())
+impl SnapshotSink for Nowhere {
+    fn state_file(&mut self, point: Point) -> Option<PathBuf> {
+        (point == Point::Booted).then(|| "/dev/null".into())
     }
 
     fn saved(&mut self, _: Point) {}
@@ -87,7 +87,7 @@ fn run_in(dir: &Path, behaviour: &str) -> Outcome {
             Box::default(),
             Box::new(Order { personal: Personal::default(), program, messages: None, keep: false, strict: false }),
         ),
-        saver: saves.then_some(&mut nowhere as &mut dyn Saver),
+        snapshots: saves.then_some(&mut nowhere as &mut dyn SnapshotSink),
         limits: Limits {
             boot: bound("silent").min(if behaviour == "boots-slowly" { Duration::from_secs(3) } else { Duration::MAX }),
             program: None,

@@ -5,12 +5,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use quiz_config::{TypedOption, Verbosity};
+use quiz_config::{JsonTo, TypedOption, Verbosity};
+use quiz_run::{Asked, Context, ContextParts, Fault};
 
 use crate::commands::{
     allow, attach, completions, config, cp, debug, doctor, exec, kernel, kill, logs, profile, ps, replay, root, runs,
     show, template, zfs,
 };
+use crate::report::Terminal;
 use line::Line;
 
 mod line;
@@ -153,7 +155,39 @@ pub struct Global {
 }
 
 impl Global {
-    /// How much quiz says.
+    /// What this call of quiz is made in.
+    ///
+    /// # Errors
+    /// If the directory cannot be entered, or `--json` means no place.
+    pub fn context(&self) -> Result<Context, Fault> {
+        let here = std::env::current_dir().map_err(|error| {
+            Fault::new(format!("cannot tell the current directory: {error}")).hint("change to one that exists")
+        })?;
+        let cwd = match &self.directory {
+            None => here,
+            Some(dir) => match fs_err::canonicalize(here.join(dir)) {
+                Ok(dir) if dir.is_dir() => dir,
+                Ok(dir) => return Err(Fault::new(format!("--directory: {} is not a directory", dir.display()))),
+                Err(error) => return Err(Fault::new(format!("--directory: {error}"))),
+            },
+        };
+        let json_to = match &self.json {
+            None => None,
+            Some(None) => Some(JsonTo::Output),
+            Some(Some(place)) => Some(JsonTo::parse(place, &cwd).map_err(|why| Fault::new(format!("--json: {why}")))?),
+        };
+        let verbosity = self.verbosity();
+        Ok(Context::new(ContextParts {
+            cwd,
+            variables: std::env::vars_os().collect(),
+            program: std::env::current_exe().ok(),
+            report: Box::new(Terminal::new(verbosity)),
+            verbosity,
+            json_to,
+        }))
+    }
+
+    /// How much quiz prints.
     pub fn verbosity(&self) -> Verbosity {
         match (self.quiet, self.verbose) {
             (true, _) => Verbosity::Quiet,
@@ -257,6 +291,19 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    /// What these options ask of a run.
+    pub fn asked(&self) -> Asked {
+        Asked {
+            options: self.typed(),
+            shell_after: self.shell_after,
+            cold: self.cold,
+            strict: self.strict,
+            keep: self.keep.is_some(),
+            tmux: self.tmux,
+            gdb: self.gdb,
+        }
+    }
+
     /// The options that are settings, by key.
     pub fn typed(&self) -> Vec<TypedOption> {
         let one = |value: &Option<OsString>| value.iter().cloned().collect::<Vec<_>>();

@@ -1,27 +1,25 @@
 //! The command line of quiz, which runs a program in a fresh tiny VM: a library, so that more than its program can call it. Not a place for
 //! anything but the ways in.
 
+mod announce;
 mod cli;
 mod commands;
-mod consent;
-mod context;
 mod errors;
+mod keep;
 mod output;
-mod paths;
-mod prepare;
-mod profiles;
 mod report;
 mod run;
 mod standard;
+mod terminal;
 
-use run::{Call, history};
+use quiz_run::{Call, history, symbols};
 
 /// Does what the words of this process say.
 pub fn main() -> std::process::ExitCode {
     // With a handler, SIGXFSZ (`ulimit -f`) becomes the error EFBIG instead of the end of quiz. Programs
     // that quiz starts inherit an ignored signal, but not a handler.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default()).ok();
-    if let Some(code) = run::symbols::child(std::env::args_os().nth(1).as_deref()) {
+    if let Some(code) = symbols::child(std::env::args_os().nth(1).as_deref()) {
         return code;
     }
     commands::main(std::env::args_os())

@@ -10,7 +10,7 @@ use quiz_host::stream::Patient;
 use quiz_vm::visible::visible;
 use serde::Serialize;
 
-use crate::errors::Fault;
+use quiz_run::Fault;
 
 /// Prints `text` as it is. A reader that has gone away (`quiz config | head`) is no fault.
 pub fn text(text: &str) -> Result<(), Fault> {

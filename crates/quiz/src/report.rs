@@ -43,11 +43,6 @@ impl Terminal {
         };
         Terminal { show }
     }
-
-    /// Something that the user did not ask about and should know.
-    pub fn warn(&self, line: &str) {
-        self.say(&format!("warning: {line}"));
-    }
 }
 
 /// Prints a line on stderr, in any verbosity.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use crate::errors::Fault;
+use quiz_run::Fault;
 
 /// Standard input, output and error.
 pub const INPUT: c_int = 0;

@@ -147,7 +147,7 @@ tools! {
 
 /// QEMU's program for guests of `arch`.
 pub fn qemu(arch: &Arch) -> Tool {
-    program(arch.qemu, "emulates machines", arch.qemu_packages)
+    program(arch.qemu, "runs VMs", arch.qemu_packages)
 }
 
 /// The cross compiler for `arch`.

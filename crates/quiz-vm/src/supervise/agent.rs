@@ -78,7 +78,7 @@ impl Supervisor<'_> {
     fn on_message(&mut self, message: ToHost) {
         match message {
             ToHost::Hello { version } => self.on_hello(version),
-            ToHost::Ready => self.reach(Point::Prepared),
+            ToHost::Ready => self.reach(Point::Ready),
             ToHost::Begun if self.phase == Phase::Resuming => {
                 self.boot = Some(self.began.elapsed());
                 self.phase = Phase::Preparing;
@@ -221,12 +221,12 @@ impl Supervisor<'_> {
         }
         self.boot = Some(self.began.elapsed());
         self.phase = Phase::Preparing;
-        self.reach(Point::Bare);
+        self.reach(Point::Booted);
     }
 
     /// The guest has come to where it can be saved.
     fn reach(&mut self, point: Point) {
-        match self.saver.as_mut().and_then(|saver| saver.begin(point)) {
+        match self.snapshots.as_mut().and_then(|snapshots| snapshots.state_file(point)) {
             Some(state) => {
                 self.enter(Phase::Saving(point), Some(SAVE));
                 if let Err(e) = self.save_to(&state) {
@@ -252,7 +252,7 @@ impl Supervisor<'_> {
     }
 
     /// The VM goes on from where it was to be saved, whether or not it was.
-    pub(super) fn go_on_from(&mut self, point: Point) {
+    pub(super) fn continue_from(&mut self, point: Point) {
         self.monitor.say(Verb::Cont);
         self.phase = Phase::Preparing;
         self.deadline = Some(self.boot_deadline());
@@ -261,8 +261,8 @@ impl Supervisor<'_> {
 
     fn say_next(&mut self, point: Point) {
         match point {
-            Point::Bare => self.say_order(),
-            Point::Prepared => self.start_program(),
+            Point::Booted => self.say_order(),
+            Point::Ready => self.start_program(),
         }
     }
 

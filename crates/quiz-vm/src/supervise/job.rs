@@ -16,9 +16,9 @@ use crate::unpack::Bounds;
 
 /// What the guest is to do.
 pub enum Job {
-    /// Prepare it, and run a program in it. The VM boots, or goes on from one that was saved at [`Point::Bare`].
+    /// Prepare it, and run a program in it. The VM boots, or goes on from one that was saved at [`Point::Booted`].
     Program(Box<System>, Box<Order>),
-    /// Run a program in a guest that is prepared: the VM goes on from one that was saved at [`Point::Prepared`].
+    /// Run a program in a guest that is prepared: the VM goes on from one that was saved at [`Point::Ready`].
     Resumed(Box<Order>),
     /// Send what an earlier guest left on its disk for artifacts.
     Salvage {
@@ -27,22 +27,22 @@ pub enum Job {
     },
 }
 
-/// Where a VM can be saved on its way to the program.
+/// Where a snapshot of a VM can be taken on its way to the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// Its agent is up, and has done nothing yet.
-    Bare,
-    /// The guest is what all runs of its kind have in common.
-    Prepared,
+    /// The agent has started, and has done nothing yet.
+    Booted,
+    /// The guest is prepared as for all runs of its kind, and ready for a program.
+    Ready,
 }
 
-/// Saves a VM on its way. Whatever goes wrong with that, the VM goes on.
-pub trait Saver {
-    /// The new file for the state of the VM's devices, if it is to be saved at this point.
-    fn begin(&mut self, point: Point) -> Option<PathBuf>;
-    /// The state is written, and the VM stands still until this returns.
+/// Receives snapshots of a VM. If one cannot be taken, the VM continues all the same.
+pub trait SnapshotSink {
+    /// The new file for the state of the VM's devices, if a snapshot is wanted at this point.
+    fn state_file(&mut self, point: Point) -> Option<PathBuf>;
+    /// The state is written, and the VM is paused until this returns.
     fn saved(&mut self, point: Point);
-    /// It could not be saved.
+    /// No snapshot could be taken.
     fn not_saved(&mut self, point: Point, why: &str);
 }
 
@@ -137,8 +137,8 @@ pub struct Run<'a> {
     pub standby: Option<Standby>,
     /// What it is for.
     pub job: Job,
-    /// Saves the VM meanwhile. Its memory must be a file that QEMU shares.
-    pub saver: Option<&'a mut dyn Saver>,
+    /// Receives snapshots. The VM's memory must be a file that QEMU shares.
+    pub snapshots: Option<&'a mut dyn SnapshotSink>,
     /// How long it may take.
     pub limits: Limits,
     /// The console of the VM that this one goes on from.

@@ -116,9 +116,9 @@ impl Supervisor<'_> {
 
     /// This QEMU cannot save a VM whose memory is a file.
     fn cannot_save(&mut self, why: &str) {
-        if let Some(saver) = self.saver.take() {
-            for point in [super::Point::Bare, super::Point::Prepared] {
-                saver.not_saved(point, why);
+        if let Some(snapshots) = self.snapshots.take() {
+            for point in [super::Point::Booted, super::Point::Ready] {
+                snapshots.not_saved(point, why);
             }
         }
     }
@@ -158,18 +158,18 @@ impl Supervisor<'_> {
         }
         match (self.phase, status) {
             (Phase::Saving(point), "completed") => {
-                if let Some(saver) = &mut self.saver {
-                    saver.saved(point);
+                if let Some(snapshots) = &mut self.snapshots {
+                    snapshots.saved(point);
                 }
-                self.go_on_from(point);
+                self.continue_from(point);
             }
             (Phase::Saving(point), "failed" | "cancelled") => {
                 let why =
                     self.seen.refused.take().unwrap_or_else(|| format!("QEMU gave no reason within {}", text(SAVE)));
-                if let Some(saver) = &mut self.saver {
-                    saver.not_saved(point, &why);
+                if let Some(snapshots) = &mut self.snapshots {
+                    snapshots.not_saved(point, &why);
                 }
-                self.go_on_from(point);
+                self.continue_from(point);
             }
             (Phase::Resuming, "failed") => {
                 self.monitor.kill();

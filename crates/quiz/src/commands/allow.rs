@@ -3,11 +3,10 @@
 use clap::Args;
 use quiz_host::Report;
 
-use crate::consent;
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
-use crate::run::{Call, history};
+use quiz_run::consent;
+use quiz_run::{Call, history};
+use quiz_run::{Context, Fault};
 
 /// Options of `quiz allow`.
 #[derive(Debug, Args)]

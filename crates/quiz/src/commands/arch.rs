@@ -4,7 +4,7 @@ use clap::Args;
 use quiz_arch::Arch;
 use quiz_config::RunSpec;
 
-use crate::errors::Fault;
+use quiz_run::Fault;
 
 // No doc comment that clap would take for the command's own.
 #[allow(missing_docs)]
@@ -21,7 +21,7 @@ impl ArchArgument {
     /// # Errors
     /// If quiz knows no architecture of that name.
     pub fn or_setting(&self, spec: &RunSpec) -> Result<&'static Arch, Fault> {
-        super::arch(Some(self.name.as_deref().unwrap_or(&spec.arch)))
+        quiz_run::arch(Some(self.name.as_deref().unwrap_or(&spec.arch)))
     }
 }
 

@@ -8,11 +8,10 @@ use quiz_vm::client::{Ends, Heed, Parting, converse, greet};
 use quiz_vm::control::Request;
 use quiz_vm::{Streams, Verdict};
 
-use crate::cli::RunOptions;
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::run::{Terminal, registry};
 use crate::standard::Line;
+use crate::terminal::Terminal;
+use quiz_run::registry;
+use quiz_run::{Context, Fault};
 
 /// Which VM.
 #[derive(Debug, Args)]
@@ -30,8 +29,8 @@ pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
     let on_terminal =
         greet(&socket).map_err(|e| Fault::new(format!("cannot attach to the VM of {}: {e}", running.id)))?;
     // What is typed goes where a terminal is at both ends.
-    let at_terminal = on_terminal && terminal.window_size().is_some();
-    let spec = ctx.run_spec(&RunOptions::default(), Vec::new())?;
+    let at_terminal = on_terminal && terminal.program().size.is_some();
+    let spec = ctx.default_spec()?;
     let escape = spec.escape.0.filter(|_| at_terminal);
     if at_terminal {
         terminal.tell_escape(spec.escape, ctx);

@@ -4,8 +4,8 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 use crate::cli::Cli;
-use crate::errors::Fault;
 use crate::output;
+use quiz_run::Fault;
 
 /// Which shell.
 #[derive(Debug, Args)]

@@ -7,9 +7,8 @@ use quiz_config::{Effective, Given, KEYS, Key};
 use serde::Serialize;
 
 use crate::cli::RunOptions;
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
+use quiz_run::{Context, Fault};
 
 /// What to show. Options of a run in front of the verb take part: `quiz -m 2G config`.
 #[derive(Debug, Args)]

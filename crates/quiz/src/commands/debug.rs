@@ -10,11 +10,10 @@ use quiz_host::held::HeldDir;
 use quiz_kernel::{Kernel, kernel};
 use quiz_needs::Purpose;
 
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::prepare;
-use crate::run::history::{self, Past};
-use crate::run::{crash, debugger, registry};
+use quiz_run::history::{self, Past};
+use quiz_run::needs;
+use quiz_run::{Context, Fault};
+use quiz_run::{crash, debugger, registry};
 
 /// What.
 #[derive(Debug, Args)]
@@ -71,7 +70,7 @@ pub fn run(args: &Debug, ctx: &Context) -> Result<(), Fault> {
         return crate::output::text(&(words.join(" ") + "\n"));
     }
     if words[0] == "gdb" {
-        prepare::require(&[Purpose::Debug], ctx)?;
+        needs::require(&[Purpose::Debug], ctx)?;
     }
     let error = Command::new(&words[0]).args(&words[1..]).exec();
     Err(Fault::new(format!("cannot start {}: {error}", words[0].display())))
@@ -146,12 +145,12 @@ fn dump_of(past: &Past) -> Option<PathBuf> {
 }
 
 fn installed(tools: &[Tool], ctx: &Context) -> Option<Tool> {
-    let search = prepare::search(ctx);
+    let search = ctx.search();
     tools.iter().copied().find(|tool| search.program(tool.name()).is_some())
 }
 
 fn kernel_of(name: &str, arch: &str, ctx: &Context) -> Result<Kernel, Fault> {
-    let arch = super::arch(Some(arch))?;
+    let arch = quiz_run::arch(Some(arch))?;
     kernel::find(&ctx.cache()?, arch, Some(name), &ctx.report)?
         .filter(|kernel| kernel.name() == name)
         .ok_or_else(|| Fault::new(format!("the kernel {name} is no longer there, and its symbols with it")))

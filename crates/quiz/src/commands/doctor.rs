@@ -13,10 +13,9 @@ use quiz_kernel::kernel;
 use quiz_needs::Purpose;
 use serde::Serialize;
 
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output::{self, size};
-use crate::prepare;
+use quiz_run::{Context, Fault};
+use quiz_run::{needs, prepare};
 
 /// What to print.
 #[derive(Debug, Args)]
@@ -97,13 +96,13 @@ pub fn run(args: &Doctor, ctx: &Context) -> Result<std::process::ExitCode, Fault
         }
         output::text(&summary(&record, args.all))?;
     }
-    Ok(if record.ready { std::process::ExitCode::SUCCESS } else { crate::errors::FAULT.into() })
+    Ok(if record.ready { std::process::ExitCode::SUCCESS } else { quiz_run::FAULT.into() })
 }
 
 /// `all`: other architectures and the versions of programs too, which takes longer to find out.
 fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
     let own = quiz_arch::host();
-    let search = prepare::search(ctx);
+    let search = ctx.search();
     let cache = ctx.cache().ok().map(|cache| cache_record(&cache, ctx)).transpose()?;
     let mut purposes = Vec::new();
     let mut needs: Vec<Need> = Vec::new();
@@ -161,14 +160,14 @@ fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
     if cache.as_ref().is_none_or(|cache| cache.roots.is_empty()) {
         first_run.extend(prepare::root_purposes(RootBuilder::Auto, own, &prepare::root_facts(own, ctx)));
     }
-    let distribution = prepare::distribution();
+    let distribution = needs::distribution();
     let install = |tools: &[Tool]| (!tools.is_empty()).then(|| tools::install_hint(&distribution, tools));
     let settings = [ctx.paths.config_file(), ctx.worktree.as_ref().and_then(|w| w.settings.clone())];
     Ok(Record {
         quiz: env!("CARGO_PKG_VERSION"),
         ready: cache.is_some() && quiz_needs::missing(&first_run, own, |sign| search.has(sign)).is_empty(),
         accelerator: accelerator_report(own, ctx),
-        agents: crate::run::agents::names().collect(),
+        agents: quiz_run::agents::names().collect(),
         install: install(&missing),
         install_rest: install(&missing_rest),
         host: format!("{} on {}", distribution.name, own.name),
@@ -234,7 +233,7 @@ fn version(tool: &Tool, search: &Search) -> Option<String> {
 
 /// What runs the guest's instructions here, and why.
 fn accelerator_report(own: &'static Arch, ctx: &Context) -> String {
-    match crate::run::accelerator(AccelChoice::Auto, own, ctx) {
+    match quiz_run::accelerator(AccelChoice::Auto, own, ctx) {
         Ok(Some(choice)) => format!("{}: {}", choice.accel.name(), choice.why),
         Ok(None) => "/dev/kvm can be opened; the first run finds out whether it runs a kernel".to_owned(),
         Err(fault) => fault.message(),

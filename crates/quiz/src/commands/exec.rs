@@ -2,22 +2,17 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use clap::Args;
-use quiz_config::Escape;
 use quiz_host::{Cache, Report};
-use quiz_vm::client::{Ends, Heed, Parting, converse, greet};
-use quiz_vm::control::{self, Request};
-use quiz_vm::{Streams, Verdict};
+use quiz_run::registry::{self, Running};
+use quiz_run::{Asked, Context, Fault, SHELL, guest};
+use quiz_vm::client::Parting;
+use quiz_vm::{Verdict, control};
 
-use crate::cli::RunOptions;
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::run::registry::{self, Running};
-use crate::run::{SHELL, Terminal};
 use crate::standard::Line;
+use crate::terminal::Terminal;
 
 /// How.
 #[derive(Debug, Args)]
@@ -47,7 +42,7 @@ pub struct Words {
 pub fn run(args: &Exec, words: Words, ctx: &Context) -> Result<ExitCode, Fault> {
     let cache = ctx.cache()?;
     let (running, command) = find(words, &cache, ctx)?;
-    let spec = ctx.run_spec(&RunOptions { env: args.env.clone(), ..RunOptions::default() }, command)?;
+    let spec = ctx.run_spec(&Asked::of([("env", "--env", args.env.clone())]), command)?;
     let terminal = Terminal::of_this_process();
     let bytes = |word: &OsString| word.as_bytes().to_vec();
     let argv = match spec.command.as_slice() {
@@ -58,14 +53,14 @@ pub fn run(args: &Exec, words: Words, ctx: &Context) -> Result<ExitCode, Fault> 
         argv,
         env: spec.env.iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
         cwd: ctx.cwd.as_os_str().as_bytes().to_vec(),
-        terminal: terminal.window_size(),
-        separate_stderr: terminal.separate_stderr(),
+        terminal: terminal.program().size,
+        separate_stderr: terminal.program().separate_stderr,
     };
     terminal.tell_escape(spec.escape, ctx);
-    let socket = enter(&running, &cache)?;
+    let socket = guest::enter(&running, &cache)?;
     let parting = {
         let _raw = terminal.raw()?;
-        run_in(socket, exec, terminal.streams(&Line::default())?, &terminal, spec.escape)?
+        guest::run(socket, exec, terminal.streams(&Line::default())?, &mut terminal.signals()?, spec.escape)?
     };
     tell(parting, &running, ctx)
 }
@@ -98,37 +93,6 @@ fn may_be_id(word: &str) -> bool {
 /// Whether it is a whole one: `20260102-030405-678abc`.
 fn is_whole_id(word: &str) -> bool {
     may_be_id(word) && word.split('-').map(str::len).eq([8, 6, 6])
-}
-
-/// Goes to a VM, and waits until it can be asked for something.
-pub fn enter(running: &Running, cache: &Cache) -> Result<UnixStream, Fault> {
-    let socket = running.visit(cache)?;
-    let unreachable = |e| Fault::new(format!("cannot run anything in the VM of {}: {e}", running.id));
-    greet(&socket).map_err(unreachable)?;
-    Ok(socket)
-}
-
-/// Has a program run in a VM.
-pub fn run_in(
-    socket: UnixStream,
-    exec: control::Exec,
-    streams: Streams,
-    terminal: &Terminal,
-    escape: Escape,
-) -> Result<Parting, Fault> {
-    let escape = escape.0.filter(|_| exec.terminal.is_some());
-    let mut signals = terminal.signals()?;
-    let mut heard = 0;
-    let mut heed = |signal| {
-        heard += 1;
-        match signal {
-            // From the keyboard: it is the program's affair.
-            libc::SIGINT | libc::SIGQUIT if heard == 1 => Heed::Pass,
-            _ => Heed::PassAndLeave,
-        }
-    };
-    let ends = Ends { streams, signals: &mut signals, escape, begin: &mut || {}, heed: &mut heed };
-    Ok(converse(socket, &Request::Exec(Box::new(exec)), ends)?)
 }
 
 /// Says how it ended where the program has not, and the exit code.

@@ -8,9 +8,8 @@ use quiz_host::Report;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::run::registry;
+use quiz_run::registry;
+use quiz_run::{Context, Fault};
 
 /// How long a run may take to end by itself: longer than its program's grace.
 const GRACE: Duration = Duration::from_secs(8);

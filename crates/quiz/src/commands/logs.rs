@@ -8,9 +8,8 @@ use quiz_host::held::HeldDir;
 use quiz_host::stream::Patient;
 use quiz_vm::visible::visible_console;
 
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::run::{history, registry};
+use quiz_run::{Context, Fault};
+use quiz_run::{history, registry};
 
 /// How often a console is looked at that may grow.
 const EVERY: Duration = Duration::from_millis(100);

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 
 use crate::cli::{self, Global, RunOptions, Typed, Verb};
-use crate::context::Context;
-use crate::errors::{FAULT, Fault};
-use crate::run::Call;
+use crate::errors;
+use quiz_run::Call;
+use quiz_run::{FAULT, Fault};
 
 pub mod allow;
 pub mod arch;
@@ -38,10 +38,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(typed) => typed,
         Err(error) => return answer(&error),
     };
-    start(typed).unwrap_or_else(|fault| {
-        fault.render();
-        fault.exit_code()
-    })
+    start(typed).unwrap_or_else(|fault| errors::report(&fault))
 }
 
 /// Prints help that was asked for, or what is wrong with the command line.
@@ -60,8 +57,7 @@ fn answer(error: &clap::Error) -> ExitCode {
         fault = fault.hint("a program of the guest that is named like a verb of quiz: quiz [OPTIONS] -- NAME ...");
     }
     // A command line that is refused must not look like a program's exit code 2.
-    fault.render();
-    ExitCode::from(FAULT)
+    errors::report(&fault)
 }
 
 fn start(typed: Typed) -> Result<ExitCode, Fault> {
@@ -71,32 +67,33 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
         {
             // Whatever directory is among the words was taken into account before.
             global.directory = options.hold_standby.clone();
-            let ctx = Context::new(&global)?;
-            crate::run::standby::hold(&ctx.run_spec(&options, command)?, &ctx)?;
+            let ctx = global.context()?;
+            quiz_run::hold_standby(&ctx.run_spec(&options.asked(), command)?, &ctx)?;
             Ok(ExitCode::SUCCESS)
         }
         Typed::Run(global, options, command) if options.hold_run.is_some() => {
-            let ctx = Context::new(&global)?;
-            let spec = ctx.run_spec(&options, command)?;
+            let ctx = global.context()?;
+            let spec = ctx.run_spec(&options.asked(), command)?;
             // As it was typed, without the words that made this process the keeper.
-            let call = Call::of_this_process(&ctx).map(|call| Call { words: call.words[2..].to_vec(), ..call });
+            let call = Call::new(std::env::args_os().skip(1), &ctx)
+                .map(|call| Call { words: call.words[2..].to_vec(), ..call });
             let terminal = options.hold_run.as_deref().unwrap_or_default();
-            Ok(ExitCode::from(crate::run::keep::hold(&spec, call, terminal, &ctx)?.exit_code))
+            Ok(ExitCode::from(crate::keep::hold(&spec, call, terminal, &ctx)?.exit_code))
         }
         Typed::Run(global, options, command) if options.keep.is_some() => {
-            let ctx = Context::new(&global)?;
-            let spec = ctx.run_spec(&options, command)?;
-            crate::run::keep::front(&spec, &ctx)
+            let ctx = global.context()?;
+            let spec = ctx.run_spec(&options.asked(), command)?;
+            crate::keep::front(&spec, &ctx)
         }
         Typed::Run(global, options, command) => {
-            let ctx = Context::new(&global)?;
-            let spec = ctx.run_spec(&options, command)?;
-            let call = Call::of_this_process(&ctx);
+            let ctx = global.context()?;
+            let spec = ctx.run_spec(&options.asked(), command)?;
+            let call = Call::new(std::env::args_os().skip(1), &ctx);
             Ok(ExitCode::from(crate::run::run(&spec, call, &ctx)?.exit_code))
         }
         Typed::Watch(global, options, build, command) => watch::run(&global, &options, build.as_deref(), &command),
         Typed::Verb(global, options, verb) => other_verb(&global, &options, *verb),
-        Typed::Exec(global, args, words) => exec::run(&args, words, &Context::new(&global)?),
+        Typed::Exec(global, args, words) => exec::run(&args, words, &global.context()?),
     }
 }
 
@@ -106,7 +103,7 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
         return Err(Fault::new("--json=WHERE is for runs: this verb prints its record on standard output"));
     }
     if let Verb::Config(args) = verb {
-        config::run(&args, options, &Context::new(global)?)?;
+        config::run(&args, options, &global.context()?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut options = options.clone();
@@ -126,34 +123,25 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
     }
     match verb {
         Verb::Completions(args) => completions::run(&args)?,
-        Verb::Allow(args) => allow::run(&args, &Context::new(global)?)?,
-        Verb::Attach(args) => return attach::run(&args, &Context::new(global)?),
-        Verb::Cp(args) => cp::run(&args, &Context::new(global)?)?,
-        Verb::Debug(args) => debug::run(&args, &Context::new(global)?)?,
-        Verb::Doctor(args) => return doctor::run(&args, &Context::new(global)?),
-        Verb::Kill(args) => kill::run(&args, &Context::new(global)?)?,
-        Verb::Logs(args) => logs::run(&args, &Context::new(global)?)?,
-        Verb::Ps(args) => ps::run(&args, &Context::new(global)?)?,
-        Verb::Kernel(verb) => kernel::run(verb, &Context::new(global)?)?,
-        Verb::Profile(verb) => profile::run(verb, &Context::new(global)?)?,
+        Verb::Allow(args) => allow::run(&args, &global.context()?)?,
+        Verb::Attach(args) => return attach::run(&args, &global.context()?),
+        Verb::Cp(args) => cp::run(&args, &global.context()?)?,
+        Verb::Debug(args) => debug::run(&args, &global.context()?)?,
+        Verb::Doctor(args) => return doctor::run(&args, &global.context()?),
+        Verb::Kill(args) => kill::run(&args, &global.context()?)?,
+        Verb::Logs(args) => logs::run(&args, &global.context()?)?,
+        Verb::Ps(args) => ps::run(&args, &global.context()?)?,
+        Verb::Kernel(verb) => kernel::run(verb, &global.context()?)?,
+        Verb::Profile(verb) => profile::run(verb, &global.context()?)?,
         Verb::Replay(args) => return replay::run(&args, global),
-        Verb::Root(verb) => root::run(verb, &Context::new(global)?)?,
-        Verb::Runs(args) => runs::run(&args, &Context::new(global)?)?,
-        Verb::Show(args) => show::run(&args, &Context::new(global)?)?,
-        Verb::Template(verb) => template::run(verb, &Context::new(global)?)?,
-        Verb::Zfs(args) => return zfs::run(args, &Context::new(global)?),
+        Verb::Root(verb) => root::run(verb, &global.context()?)?,
+        Verb::Runs(args) => runs::run(&args, &global.context()?)?,
+        Verb::Show(args) => show::run(&args, &global.context()?)?,
+        Verb::Template(verb) => template::run(verb, &global.context()?)?,
+        Verb::Zfs(args) => return zfs::run(args, &global.context()?),
         Verb::Config(_) | Verb::Exec(_) | Verb::Run(_) | Verb::Watch(_) => unreachable!("these were handled before"),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The architecture that is called `name`, or the host's.
-pub fn arch(name: Option<&str>) -> Result<&'static quiz_arch::Arch, Fault> {
-    let Some(name) = name else { return Ok(quiz_arch::host()) };
-    quiz_arch::find(name).ok_or_else(|| {
-        let known = quiz_arch::ALL.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", ");
-        Fault::new(format!("quiz knows no architecture `{name}`")).hint(format!("it knows {known}"))
-    })
 }
 
 /// A time for tables: local, to the minute.

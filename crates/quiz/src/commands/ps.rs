@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
-use crate::run::history::quoted;
-use crate::run::registry::{self, Running};
+use quiz_run::history::quoted;
+use quiz_run::registry::{self, Running};
+use quiz_run::{Context, Fault};
 
 /// Whose.
 #[derive(Debug, Args)]

@@ -10,10 +10,9 @@ use quiz_host::Report;
 use serde_json::Value;
 
 use crate::cli::{self, Global, Typed};
-use crate::consent;
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::run::{Call, Record, history};
+use quiz_run::Fault;
+use quiz_run::consent;
+use quiz_run::{Call, Record, history};
 
 /// Which run.
 #[derive(Debug, Args)]
@@ -24,7 +23,7 @@ pub struct Replay {
 
 /// Does it again; its exit code is ours.
 pub fn run(args: &Replay, global: &Global) -> Result<ExitCode, Fault> {
-    let here = Context::new(global)?;
+    let here = global.context()?;
     let past = history::find(&here.runs_dirs()?, args.run.as_deref())?;
     let unknown = || Fault::new(format!("the run {} does not tell how it was called", past.id));
     let record = past.record.as_ref().ok_or_else(|| Fault::new(format!("the run {} {}", past.id, past.verdict())))?;
@@ -41,10 +40,10 @@ pub fn run(args: &Replay, global: &Global) -> Result<ExitCode, Fault> {
     };
     // A directory among the words was taken into account when the call was recorded.
     said.directory = Some(call.directory.clone());
-    let mut ctx = Context::new(&said)?;
+    let mut ctx = said.context()?;
     ctx.variables.retain(|(name, _)| !Call::is_setting(name));
     ctx.variables.extend(call.variables.iter().map(|(name, value)| (name.into(), value.into())));
-    let mut spec = ctx.run_spec(&options, command)?;
+    let mut spec = ctx.run_spec(&options.asked(), command)?;
     // What is to be seen is how it ends.
     spec.keep = None;
     if spec.json != Some(JsonTo::Output) {

@@ -4,10 +4,9 @@ use clap::Args;
 use serde_json::Value;
 
 use super::when;
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
-use crate::run::history;
+use quiz_run::history;
+use quiz_run::{Context, Fault};
 
 /// How many runs.
 #[derive(Debug, Args)]

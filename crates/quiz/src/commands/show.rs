@@ -8,10 +8,9 @@ use quiz_vm::visible::visible_lines;
 use serde_json::Value;
 
 use super::when;
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
-use crate::run::history::{self, quoted};
+use quiz_run::history::{self, quoted};
+use quiz_run::{Context, Fault};
 
 /// Which run.
 #[derive(Debug, Args)]

@@ -16,9 +16,9 @@ use quiz_vm::{Signals, Verdict};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::cli::{Global, RunOptions};
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::run::{Call, Terminal, history};
+use crate::terminal::Terminal;
+use quiz_run::{Call, history};
+use quiz_run::{Context, Fault};
 
 /// How long nothing must have changed before a change is taken for whole: an editor writes, renames and removes.
 const QUIET: Duration = Duration::from_millis(100);
@@ -30,7 +30,7 @@ pub fn run(
     build: Option<&str>,
     command: &[OsString],
 ) -> Result<ExitCode, Fault> {
-    let ctx = Context::new(global)?;
+    let ctx = global.context()?;
     if options.keep.is_some() {
         return Err(Fault::new("--keep and `quiz watch` do not go together: each run has a fresh VM"));
     }
@@ -46,12 +46,12 @@ pub fn run(
     let mut last: Option<String> = None;
     loop {
         // Settings may be among what has changed.
-        let ctx = Context::new(global)?;
+        let ctx = global.context()?;
         let settings = ctx.settings(Vec::new())?;
         let build = build.map(str::to_owned).or(settings.watch_build.map(|command| command.value.0));
         if built(build.as_deref(), &ctx)? {
-            let spec = ctx.run_spec(options, command.to_vec())?;
-            let record = crate::run::run(&spec, Call::of_this_process(&ctx), &ctx)?;
+            let spec = ctx.run_spec(&options.asked(), command.to_vec())?;
+            let record = crate::run::run(&spec, Call::new(std::env::args_os().skip(1), &ctx), &ctx)?;
             if let Verdict::Interrupted { .. } = record.verdict {
                 return Ok(ExitCode::from(record.exit_code));
             }

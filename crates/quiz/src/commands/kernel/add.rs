@@ -7,9 +7,9 @@ use quiz_kernel::stock;
 use quiz_needs::Purpose;
 
 use crate::commands::arch::ArchArgument;
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::prepare::{self, Packages};
+use quiz_run::needs;
+use quiz_run::packages::{self, Packages};
+use quiz_run::{Context, Fault};
 
 /// Which kernel.
 #[derive(Debug, Args)]
@@ -38,11 +38,11 @@ pub struct Add {
 pub fn run(args: Add, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
     let arch = args.arch.or_setting(&spec)?;
-    prepare::require(&[Purpose::KernelAdd], ctx)?;
+    needs::require(&[Purpose::KernelAdd], ctx)?;
     let asked =
         Packages { release: args.release, mirrors: args.mirror, keyring: args.keyring.map(|path| ctx.cwd.join(path)) };
-    let source = prepare::source(arch, &spec, asked);
-    prepare::say_trust(arch, &source, ctx);
+    let source = packages::source(arch, &spec, asked);
+    packages::say_trust(arch, &source, ctx);
     let wanted = stock::Wanted { source, arch, package: args.package };
     let kernel = stock::add_kernel(&ctx.cache()?, &wanted, args.replace, &ctx.report)?;
     super::installed(&kernel, ctx)

@@ -11,9 +11,8 @@ use quiz_kernel::{Kernel, kernel, kernel::Version};
 use quiz_needs::Purpose;
 
 use crate::commands::arch::ArchArgument;
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::{prepare, profiles};
+use quiz_run::{Context, Fault};
+use quiz_run::{chosen, needs};
 
 /// What is built, and how. What is not said here comes from the settings `kernel_build.*`.
 ///
@@ -133,7 +132,7 @@ pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     if matches!(request.source, Source::Git { .. }) {
         purposes.push(Purpose::KernelGit);
     }
-    prepare::require(&purposes, ctx)?;
+    needs::require(&purposes, ctx)?;
     let kernel = build::build(&cache, &request, &ctx.report)?;
     super::installed(&kernel, ctx)
 }
@@ -173,8 +172,8 @@ fn request(
     let fragments: Vec<String> = fragments.collect::<Result<_, Fault>>()?;
     check_trust(&args, &source)?;
     // The user's own come last: they win.
-    let chosen = profiles::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
-    let of_profiles = profiles::kernel_fragments(&chosen).into_iter().map(|(name, text)| Ok(Fragment { name, text }));
+    let chosen = chosen::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
+    let of_profiles = chosen::kernel_fragments(&chosen).into_iter().map(|(name, text)| Ok(Fragment { name, text }));
     let named = fragments.iter().map(|fragment| config::named(fragment));
     Ok(BuildRequest {
         name: args.name.clone(),
@@ -283,7 +282,7 @@ fn rebuild_all(cache: &Cache, jobs: Option<NonZeroUsize>, replace: bool, ctx: &C
             purposes.push(Purpose::Llvm);
         }
     }
-    prepare::require(&purposes, ctx)?;
+    needs::require(&purposes, ctx)?;
     let mut failed: Vec<String> = Vec::new();
     for (kernel, _) in &built {
         match build::rebuild(cache, kernel, jobs, replace, ctx.build_environment(), &ctx.report) {

@@ -4,9 +4,8 @@ use clap::Args;
 use quiz_kernel::kernel;
 
 use crate::commands::when;
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
+use quiz_run::{Context, Fault};
 
 /// Which kernels.
 #[derive(Debug, Args)]
@@ -18,7 +17,7 @@ pub struct List {
 
 /// Prints them.
 pub fn run(args: &List, ctx: &Context) -> Result<(), Fault> {
-    let only = args.arch.as_deref().map(|name| crate::commands::arch(Some(name))).transpose()?;
+    let only = args.arch.as_deref().map(|name| quiz_run::arch(Some(name))).transpose()?;
     let kernels = kernel::list(&ctx.cache()?, &ctx.report)?;
     let shown = kernels.iter().map(|kernel| &kernel.manifest).filter(|m| only.is_none_or(|arch| arch.name == m.arch));
     if ctx.json {

@@ -3,8 +3,7 @@
 use clap::Subcommand;
 use quiz_kernel::kernel::{Kernel, Origin};
 
-use crate::context::Context;
-use crate::errors::Fault;
+use quiz_run::{Context, Fault};
 
 mod add;
 mod build;

@@ -4,9 +4,8 @@ use clap::Args;
 use quiz_kernel::{build, kernel};
 use serde::Serialize;
 
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
+use quiz_run::{Context, Fault};
 
 /// How.
 #[derive(Debug, Args)]

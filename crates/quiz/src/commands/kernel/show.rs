@@ -6,10 +6,9 @@ use serde::Serialize;
 
 use crate::commands::arch::ArchArgument;
 use crate::commands::when;
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
-use crate::prepare;
+use quiz_run::prepare;
+use quiz_run::{Context, Fault};
 
 /// Which kernel.
 #[derive(Debug, Args)]

@@ -2,8 +2,7 @@
 
 use clap::Subcommand;
 
-use crate::context::Context;
-use crate::errors::Fault;
+use quiz_run::{Context, Fault};
 
 mod list;
 mod show;

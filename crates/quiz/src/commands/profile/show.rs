@@ -7,10 +7,9 @@ use quiz_config::profile::KernelOption;
 use quiz_config::profile::option::Kind;
 use serde_json::json;
 
-use crate::cli::RunOptions;
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::{output, profiles};
+use crate::output;
+use quiz_run::chosen;
+use quiz_run::{Context, Fault};
 
 /// Which profile.
 #[derive(Debug, Args)]
@@ -21,9 +20,9 @@ pub struct Show {
 
 /// Prints it.
 pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
-    let spec = ctx.run_spec(&RunOptions::default(), Vec::new())?;
+    let spec = ctx.default_spec()?;
     let of_it: Vec<_> = spec.profile_options.into_iter().filter(|given| given.profile == args.name).collect();
-    let chosen = profiles::choose(std::slice::from_ref(&args.name), &of_it, ctx)?;
+    let chosen = chosen::choose(std::slice::from_ref(&args.name), &of_it, ctx)?;
     let values = &chosen.iter().find(|one| one.profile.name == args.name).expect("it was asked for").values;
     let p = ctx.profiles()?.catalog.get(&args.name, "")?;
     let kernel = |options: &[KernelOption]| options.iter().map(ToString::to_string).collect::<Vec<_>>();

@@ -7,9 +7,9 @@ use quiz_image::root;
 use quiz_needs::Purpose;
 
 use crate::commands::arch::ArchArgument;
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::{output, prepare};
+use crate::output;
+use quiz_run::needs;
+use quiz_run::{Context, Fault};
 
 /// Which file system. It is as trustworthy as the archive; nothing of it is checked or run here.
 #[derive(Debug, Args)]
@@ -31,7 +31,7 @@ pub struct Add {
 pub fn run(args: Add, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
     let arch = args.arch.or_setting(&spec)?;
-    prepare::require(&[Purpose::RootAdd], ctx)?;
+    needs::require(&[Purpose::RootAdd], ctx)?;
     let root = root::add(&ctx.cache()?, &args.name, arch, &ctx.cwd.join(args.archive), args.replace, &ctx.report)?;
     if ctx.json { output::json(&root.manifest) } else { output::text(&format!("{}\n", root.name())) }
 }

@@ -8,10 +8,10 @@ use quiz_host::Report;
 use quiz_image::root;
 
 use crate::commands::arch::ArchArgument;
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::prepare::{self, Packages};
-use crate::{output, profiles};
+use crate::output;
+use quiz_run::packages::{self, Packages};
+use quiz_run::{Context, Fault};
+use quiz_run::{chosen, needs, prepare};
 
 /// Which root. A run takes the one that its settings name: to make another one its default, set `release`, `packages`,
 /// `mirrors` and `keyring` in config.toml or quiz.toml.
@@ -49,14 +49,14 @@ pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     let arch = args.arch.or_setting(&spec)?;
     spec.root_builder = args.builder.unwrap_or(spec.root_builder);
     let facts = prepare::root_facts(arch, ctx);
-    prepare::require(&prepare::root_purposes(spec.root_builder, arch, &facts), ctx)?;
-    let chosen = profiles::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
-    let mut packages = profiles::packages(&spec, &chosen);
+    needs::require(&prepare::root_purposes(spec.root_builder, arch, &facts), ctx)?;
+    let chosen = chosen::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
+    let mut packages = chosen::packages(&spec, &chosen);
     packages.extend(args.package);
     let asked =
         Packages { release: args.release, mirrors: args.mirror, keyring: args.keyring.map(|path| ctx.cwd.join(path)) };
-    let wanted = root::Wanted { source: prepare::source(arch, &spec, asked), arch, packages };
-    prepare::say_trust(arch, &wanted.source, ctx);
+    let wanted = root::Wanted { source: packages::source(arch, &spec, asked), arch, packages };
+    packages::say_trust(arch, &wanted.source, ctx);
     let cache = ctx.cache()?;
     let there = root::find(&cache, &wanted)?.is_some_and(|root| root.name() == wanted.name());
     if !args.replace && there {

@@ -4,9 +4,8 @@ use clap::Args;
 use quiz_image::root;
 
 use crate::commands::when;
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
+use quiz_run::{Context, Fault};
 
 /// Nothing to choose.
 #[derive(Debug, Args)]

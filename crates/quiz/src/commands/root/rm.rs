@@ -4,8 +4,7 @@ use clap::Args;
 use quiz_host::store::StoreError;
 use quiz_image::root::{self, RootError};
 
-use crate::context::Context;
-use crate::errors::Fault;
+use quiz_run::{Context, Fault};
 
 /// Which roots.
 #[derive(Debug, Args)]

@@ -5,9 +5,8 @@ use quiz_image::root;
 
 use super::rm::no_such_root;
 use crate::commands::when;
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
+use quiz_run::{Context, Fault};
 
 /// Which root.
 #[derive(Debug, Args)]

@@ -6,10 +6,9 @@ use quiz_vm::template::Manifest;
 use serde::Serialize;
 
 use crate::commands::when;
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
-use crate::run::warm;
+use quiz_run::template;
+use quiz_run::{Context, Fault};
 
 /// Nothing to choose.
 #[derive(Debug, Args)]
@@ -31,7 +30,7 @@ struct Row {
 
 /// Prints them.
 pub fn run(_args: &List, ctx: &Context) -> Result<(), Fault> {
-    let shelf = warm::shelf(&ctx.cache()?);
+    let shelf = template::shelf(&ctx.cache()?);
     let boot_id = quiz_host::tools::boot_id()?;
     let mut rows = Vec::new();
     let mut times = Vec::new();
@@ -43,7 +42,7 @@ pub fn run(_args: &List, ctx: &Context) -> Result<(), Fault> {
         times.push(used.map_or_else(String::new, when));
         rows.push(Row {
             name,
-            bytes: warm::size(entry.dir()),
+            bytes: template::size(entry.dir()),
             used_at: used.map(|time| time.to_string()),
             took_ms: manifest.took_ms,
             usable: manifest.boot_id == boot_id,

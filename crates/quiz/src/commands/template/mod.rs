@@ -2,8 +2,7 @@
 
 use clap::Subcommand;
 
-use crate::context::Context;
-use crate::errors::Fault;
+use quiz_run::{Context, Fault};
 
 mod list;
 mod rm;
@@ -26,7 +25,7 @@ pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
         Verb::List(args) => list::run(&args, ctx),
         Verb::Rm(args) => rm::run(&args, ctx),
         Verb::Prune => {
-            crate::run::warm::prune(&crate::run::warm::shelf(&ctx.cache()?), &quiz_host::tools::boot_id()?);
+            quiz_run::template::prune(&quiz_run::template::shelf(&ctx.cache()?), &quiz_host::tools::boot_id()?);
             Ok(())
         }
     }

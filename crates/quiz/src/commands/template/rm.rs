@@ -3,9 +3,8 @@
 use clap::Args;
 use quiz_host::store::StoreError;
 
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::run::{standby, warm};
+use quiz_run::{Context, Fault};
+use quiz_run::{standby, template};
 
 /// Which templates.
 #[derive(Debug, Args)]
@@ -23,7 +22,7 @@ pub fn run(args: &Rm, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
     // Each that waits has one in use.
     standby::dismiss_all(&cache);
-    let shelf = warm::shelf(&cache);
+    let shelf = template::shelf(&cache);
     if args.all {
         for name in shelf.names()? {
             match shelf.remove(&name) {

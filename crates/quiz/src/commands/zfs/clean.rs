@@ -4,8 +4,7 @@ use clap::Args;
 use quiz_host::Report;
 
 use super::{Target, Which};
-use crate::context::Context;
-use crate::errors::Fault;
+use quiz_run::{Context, Fault};
 
 /// For which kernel.
 ///

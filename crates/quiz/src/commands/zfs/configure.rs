@@ -3,8 +3,7 @@
 use clap::Args;
 
 use super::{Target, Which};
-use crate::context::Context;
-use crate::errors::Fault;
+use quiz_run::{Context, Fault};
 
 /// Which arguments.
 ///

@@ -10,9 +10,8 @@ use quiz_zfs::{Loading, load, stage};
 use serde::Serialize;
 
 use super::{Target, Which};
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::output;
+use quiz_run::{Context, Fault};
 
 /// For which kernel.
 #[derive(Debug, Args)]

@@ -12,11 +12,11 @@ use quiz_needs::Purpose;
 use quiz_zfs::meta::Support;
 use quiz_zfs::{BuildError, Builder, Checkout, CheckoutError, Cross};
 
-use crate::cli::RunOptions;
 use crate::commands::arch::ArchArgument;
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::prepare;
+use std::ffi::OsString;
+
+use quiz_run::{Asked, needs, packages, prepare};
+use quiz_run::{Context, Fault};
 
 mod clean;
 mod configure;
@@ -124,14 +124,14 @@ impl Target {
     /// The checkout that the caller is in, and the kernel that `which` or the settings choose.
     fn find(which: &Which, ctx: &Context) -> Result<Target, Fault> {
         let checkout = checkout(ctx)?;
-        let (kernel, arch) = (which.kernel.as_ref().map(Into::into), which.arch.as_ref().map(Into::into));
-        let options = RunOptions { kernel, arch, ..RunOptions::default() };
-        let spec = ctx.run_spec(&options, Vec::new())?;
-        let arch = super::arch(Some(&spec.arch))?;
+        let given = |value: &Option<String>| value.iter().map(OsString::from).collect();
+        let asked = Asked::of([("kernel", "--kernel", given(&which.kernel)), ("arch", "--arch", given(&which.arch))]);
+        let spec = ctx.run_spec(&asked, Vec::new())?;
+        let arch = quiz_run::arch(Some(&spec.arch))?;
         let cache = ctx.cache()?;
         match kernel::find(&cache, arch, spec.kernel.as_deref(), &ctx.report)? {
             Some(kernel) => {
-                let source = prepare::source(arch, &spec, prepare::Packages::default());
+                let source = packages::source(arch, &spec, packages::Packages::default());
                 Ok(Target { checkout, kernel, arch, source, cache })
             }
             None => Err(prepare::no_such_kernel(spec.kernel.as_deref(), arch, &cache, ctx)?),
@@ -147,7 +147,7 @@ impl Target {
         if self.kernel.manifest.llvm {
             purposes.push(Purpose::Llvm);
         }
-        prepare::require(&purposes, ctx)
+        needs::require(&purposes, ctx)
     }
 
     fn is_foreign(&self) -> bool {

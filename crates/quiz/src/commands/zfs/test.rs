@@ -14,10 +14,11 @@ use quiz_zfs::suite::{Course, Group, Judgement, Selection, Suite, judge, runfile
 use serde::Serialize;
 
 use crate::cli::RunOptions;
-use crate::context::Context;
-use crate::errors::Fault;
-use crate::run::{self, Record};
-use crate::{output, prepare};
+use crate::output;
+use crate::run;
+use quiz_run::needs;
+use quiz_run::{Context, Fault};
+use quiz_run::{Ended, Record, prune};
 use screen::{Screen, Watcher};
 
 mod screen;
@@ -94,7 +95,7 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     }
     crate::standard::require_output()?;
     // Results must not be lost for want of what reads them.
-    prepare::require(&[Purpose::ZfsTest], ctx)?;
+    needs::require(&[Purpose::ZfsTest], ctx)?;
     let mut options = args.options;
     options.kernel = options.kernel.or(outer.kernel.map(OsString::from));
     options.arch = options.arch.or(outer.arch.map(OsString::from));
@@ -120,21 +121,24 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     let watch = run::Watch {
         output: watcher.output(&said)?,
         errors: watcher.errors(),
-        hear: &mut |notice| watcher.hear(notice),
+        notices: &mut |notice| watcher.hear(notice),
         doing: &doing,
     };
     let ended = run::watched(&spec, watch, ctx);
     drop(watcher);
     screen.finish();
     let mut ended = ended?;
-    ended.announce(spec.verbosity)?;
+    run::show(&ended, spec.verbosity);
+    if let Some(fault) = ended.unwritten.take() {
+        return Err(fault);
+    }
     ended.keep("suite.log", fs_err::File::open(&said)?)?;
     ended.keep(RUN_FILE, fs_err::File::open(dir.path().join(RUN_FILE))?)?;
     let course = course.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let result = conclude(&ended, &course, &suite, ctx)?;
     ended.keep("tests.json", (result.line() + "\n").as_bytes())?;
     tell(&result, &course, records, ctx)?;
-    run::prune(&spec, ctx)?;
+    prune(&spec, ctx)?;
     Ok(ExitCode::from(result.exit_code))
 }
 
@@ -159,7 +163,7 @@ fn spec(options: &RunOptions, ctx: &Context) -> Result<RunSpec, Fault> {
             .hint("quiz -p ztest gives a shell; `zts -t NAME` runs a test there"));
     }
     let (settings, given) = ctx.settings_and_options(options.typed())?;
-    let mut spec = ctx.lower(&settings, given, options, Vec::new())?;
+    let mut spec = ctx.lower(&settings, given, &options.asked(), Vec::new())?;
     if is_default(&settings.memory) {
         spec.memory_mib = 4096;
     }
@@ -179,8 +183,8 @@ fn spec(options: &RunOptions, ctx: &Context) -> Result<RunSpec, Fault> {
 }
 
 fn patience(spec: &RunSpec, ctx: &Context) -> Result<u32, Fault> {
-    let arch = crate::commands::arch(Some(&spec.arch))?;
-    let known = run::accelerator(spec.accel, arch, ctx)?;
+    let arch = quiz_run::arch(Some(&spec.arch))?;
+    let known = quiz_run::accelerator(spec.accel, arch, ctx)?;
     Ok(if known.is_some_and(|choice| choice.accel == Accel::Kvm) { 1 } else { PATIENCE })
 }
 
@@ -228,7 +232,7 @@ impl Conclusion<'_> {
     }
 }
 
-fn conclude<'a>(ended: &'a run::Ended, course: &Course, suite: &Suite, ctx: &Context) -> Result<Conclusion<'a>, Fault> {
+fn conclude<'a>(ended: &'a Ended, course: &Course, suite: &Suite, ctx: &Context) -> Result<Conclusion<'a>, Fault> {
     let record = &ended.record;
     let finished = course.finished();
     let judgement = match finished {

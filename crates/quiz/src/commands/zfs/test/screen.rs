@@ -15,8 +15,7 @@ use quiz_config::Verbosity;
 use quiz_vm::supervise::Notice;
 use quiz_zfs::suite::{Course, Finished, Outcome, result};
 
-use crate::context::Context;
-use crate::errors::Fault;
+use quiz_run::{Context, Fault};
 
 /// How many pieces may wait to be shown.
 const QUEUE: usize = 1024;

@@ -10,7 +10,7 @@ use quiz_host::Report;
 use quiz_kernel::Kernel;
 
 use crate::context::Context;
-use crate::errors::Fault;
+use crate::fault::Fault;
 
 /// What the profiles of a run ask for, in their order.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ fn answer(
         ("PROFILE_KERNEL_DIR", path(Some(kernel.dir()))),
         ("PROFILE_ARCH", kernel.manifest.arch.clone().into()),
         ("PROFILE_PROFILES", names.join(" ").into()),
-        ("PROFILE_QUIZ", path(std::env::current_exe().ok().as_deref())),
+        ("PROFILE_QUIZ", path(ctx.program.as_deref())),
     ];
     command.envs(given.iter().map(|(name, value)| (OsStr::new(*name), value)));
     let quiet = ctx.verbosity == Verbosity::Quiet;

@@ -1,90 +1,16 @@
-//! The profiles that there are (quiz's own, the user's, the worktree's), and those of one run. Not for carrying out what they ask
-//! for (see `run::setup`).
+//! The profiles of one run, and what they ask of its kernel and its root. Not for carrying out what they ask for (`setup`).
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
-use fs_err as fs;
-use fs_err::os::unix::fs::OpenOptionsExt;
-use include_dir::{Dir, DirEntry, include_dir};
-use quiz_config::profile::{KernelOption, Source};
-use quiz_config::{Catalog, Chosen, Given, RunSpec};
-use quiz_host::{Cache, Entry, Report, StoreError, digest};
+use quiz_config::profile::KernelOption;
+use quiz_config::{Chosen, Given, RunSpec};
 use quiz_kernel::kernel::{self, Kernel};
 use walkdir::WalkDir;
 
 use crate::consent;
 use crate::context::Context;
-use crate::errors::Fault;
-
-/// quiz's own. A program that the host runs has to be a file somewhere, so they are written to the cache.
-static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/profiles");
-
-/// Some versions of quiz may be in use at once.
-const KEPT: usize = 4;
-
-/// All profiles, in use until this value is dropped.
-#[derive(Debug)]
-pub struct Profiles {
-    /// By name.
-    pub catalog: Catalog,
-    _built_in: Entry,
-}
-
-/// Finds all profiles.
-pub fn find(ctx: &Context) -> Result<Profiles, Fault> {
-    let built_in = built_in(&ctx.cache()?, &ctx.report)?;
-    let mut places = vec![(Source::BuiltIn, built_in.dir().to_owned())];
-    places.extend(ctx.paths.profiles_dir().map(|dir| (Source::User, dir)));
-    if let Some(worktree) = &ctx.worktree {
-        let of_worktree = [worktree.dir.join("profiles"), worktree.state_dir().join("profiles")];
-        places.extend(of_worktree.map(|dir| (Source::Worktree, dir)));
-    }
-    Ok(Profiles { catalog: Catalog::read(&places), _built_in: built_in })
-}
-
-fn built_in(cache: &Cache, report: &dyn Report) -> Result<Entry, StoreError> {
-    let mut files = Vec::new();
-    collect(&BUILT_IN, &mut files);
-    let mut text = Vec::new();
-    for (path, contents) in &files {
-        text.extend_from_slice(path.as_os_str().as_encoded_bytes());
-        text.extend_from_slice(&(contents.len() as u64).to_le_bytes());
-        text.extend_from_slice(contents);
-    }
-    let shelf = cache.shelf("profiles");
-    let name = &digest::of_bytes(&text)[..20];
-    if let Some(entry) = shelf.open(name)? {
-        return Ok(entry);
-    }
-    let entry = shelf.build(name, "writing quiz's own profiles", false, report, |dir| {
-        write_all(dir, &files).map_err(StoreError::io("write quiz's own profiles"))?;
-        Ok::<_, StoreError>(serde_json::json!({ "quiz_version": env!("CARGO_PKG_VERSION") }))
-    })?;
-    shelf.keep_newest(KEPT)?;
-    Ok(entry)
-}
-
-fn collect(dir: &Dir<'static>, files: &mut Vec<(&'static Path, &'static [u8])>) {
-    for entry in dir.entries() {
-        match entry {
-            DirEntry::Dir(dir) => collect(dir, files),
-            DirEntry::File(file) => files.push((file.path(), file.contents())),
-        }
-    }
-}
-
-fn write_all(dir: &Path, files: &[(&Path, &[u8])]) -> std::io::Result<()> {
-    for (path, contents) in files {
-        let path = dir.join(path);
-        fs::create_dir_all(path.parent().unwrap_or(dir))?;
-        // What is embedded has lost its mode; programs say by themselves that they are.
-        let mode = if contents.starts_with(b"#!") { 0o755 } else { 0o644 };
-        fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?.write_all(contents)?;
-    }
-    Ok(())
-}
+use crate::fault::Fault;
 
 /// The profiles of a run that named `names`, with what they need, in order.
 pub fn choose(names: &[String], given: &[Given], ctx: &Context) -> Result<Vec<Chosen>, Fault> {

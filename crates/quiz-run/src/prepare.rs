@@ -2,50 +2,40 @@
 //! Not for making them (`quiz_image`).
 
 use std::io;
-use std::path::PathBuf;
 
-use quiz_arch::{Arch, Port};
+use quiz_arch::Arch;
 use quiz_config::{Chosen, RootBuilder, RunSpec};
-use quiz_debian::apt::{self, Source};
-use quiz_host::tools::{self, Distribution, Search};
 use quiz_host::{Cache, Report};
 use quiz_image::root::{self, Builder, Builders, Facts, Root, RootError, Way};
-use quiz_kernel::kernel::{self, Kernel};
+use quiz_kernel::kernel;
 use quiz_kernel::stock;
 use quiz_needs::Purpose;
 
+use crate::assemble::Base;
 use crate::context::Context;
-use crate::errors::Fault;
-use crate::profiles;
-use crate::run::agents;
-use crate::run::rootvm::RootVm;
-
-/// The kernel and the root of a run, in use until they are dropped.
-#[derive(Debug)]
-pub struct Prepared {
-    /// The kernel.
-    pub kernel: Kernel,
-    /// The root.
-    pub root: Root,
-}
+use crate::fault::Fault;
+use crate::needs::require;
+use crate::packages::{Packages, say_trust, source, wanted_kernel};
+use crate::rootvm::RootVm;
+use crate::{agents, chosen};
 
 /// Finds the kernel and the root that `spec` and the profiles `chosen` ask for. What is missing is made, both at once if both are.
 ///
 /// Another quiz that is making the same is waited for.
-pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Result<Prepared, Fault> {
-    let arch = crate::commands::arch(Some(&spec.arch))?;
+pub fn kernel_and_root(spec: &RunSpec, profiles: &[Chosen], ctx: &Context) -> Result<Base, Fault> {
+    let arch = crate::arch(Some(&spec.arch))?;
     let cache = ctx.cache()?;
     let kernel = kernel::find(&cache, arch, spec.kernel.as_deref(), &ctx.report)?;
     if kernel.is_none() && spec.kernel.is_some() {
         return Err(no_such_kernel(spec.kernel.as_deref(), arch, &cache, ctx)?);
     }
     if let Some(kernel) = &kernel {
-        profiles::require_kernel(kernel, chosen, &spec.profiles, ctx)?;
+        chosen::require_kernel(kernel, profiles, &spec.profiles, ctx)?;
     }
-    let wanted_root = wanted_root(spec, chosen, arch);
+    let wanted_root = wanted_root(spec, profiles, arch);
     let root = root::find(&cache, &wanted_root)?;
     let mut purposes = Vec::new();
-    if spec.qemu.is_none() && crate::run::monitor::beside_path(arch).is_none() {
+    if spec.qemu.is_none() && crate::monitor::beside_path(arch).is_none() {
         purposes.push(Purpose::Run(arch));
     }
     if kernel.is_none() {
@@ -86,14 +76,14 @@ pub fn kernel_and_root(spec: &RunSpec, chosen: &[Chosen], ctx: &Context) -> Resu
         let root = build_root();
         Ok((kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), root))
     })?;
-    let prepared = Prepared { kernel: kernel?, root: root? };
-    profiles::require_kernel(&prepared.kernel, chosen, &spec.profiles, ctx)?;
-    Ok(prepared)
+    let base = Base { kernel: kernel?, root: root? };
+    chosen::require_kernel(&base.kernel, profiles, &spec.profiles, ctx)?;
+    Ok(base)
 }
 
 /// What this host has of what mmdebstrap needs to make roots of `arch`.
 pub fn root_facts(arch: &Arch, ctx: &Context) -> Facts {
-    Facts::gather(arch, quiz_arch::host(), &search(ctx))
+    Facts::gather(arch, quiz_arch::host(), &ctx.search())
 }
 
 /// What has to be on this host for a root to be made.
@@ -114,8 +104,6 @@ fn asked(builder: RootBuilder) -> Builder {
 }
 
 /// Makes the root that is `wanted`; `adding` tells that another thread is fetching the kernel of a release meanwhile.
-///
-/// Ends this process by the signal that has ended a VM in which the root was made.
 pub fn build_root(
     cache: &Cache,
     wanted: &root::Wanted,
@@ -131,53 +119,14 @@ pub fn build_root(
     }
     let vm = RootVm { spec, arch: wanted.arch, adding, ctx };
     let builders = Builders { asked: asked(spec.root_builder), facts, vm: &vm };
-    let made = root::build(cache, wanted, replace, &builders, &ctx.report);
-    if let Err(RootError::Interrupted { signal, .. }) = &made {
-        // What was begun is gone by now.
-        signal_hook::low_level::emulate_default_handler(*signal).ok();
-    }
-    Ok(made?)
+    root::build(cache, wanted, replace, &builders, &ctx.report).map_err(|error| match error {
+        RootError::Interrupted { signal, .. } => Fault::interrupted(error.to_string(), signal),
+        error => error.into(),
+    })
 }
 
-/// Where packages come from, as far as a verb's own options say; the settings say the rest.
-#[derive(Debug, Clone, Default)]
-pub struct Packages {
-    /// `--release`
-    pub release: Option<String>,
-    /// `--mirror`
-    pub mirrors: Vec<String>,
-    /// `--keyring`
-    pub keyring: Option<PathBuf>,
-}
-
-/// The release that packages for `arch` are of, and where they come from.
-pub fn source(arch: &Arch, spec: &RunSpec, asked: Packages) -> Source {
-    let own = arch.port.release().filter(|_| spec.release_is_default);
-    // The keyring of the settings is for the mirrors of the settings.
-    let keyring = asked.keyring.or_else(|| spec.keyring.clone().filter(|_| asked.mirrors.is_empty()));
-    let mut mirrors = if asked.mirrors.is_empty() { spec.mirrors.clone() } else { asked.mirrors };
-    if mirrors.is_empty() && arch.port == Port::Unofficial {
-        mirrors = vec![apt::PORTS_MIRROR.to_owned()];
-    }
-    Source { release: asked.release.unwrap_or_else(|| own.unwrap_or(&spec.release).to_owned()), mirrors, keyring }
-}
-
-/// Tells what the packages of `source` are to be trusted for, where it is less than usual.
-pub fn say_trust(arch: &Arch, source: &Source, ctx: &Context) {
-    if source.mirrors == [apt::PORTS_MIRROR] {
-        ctx.report.say(&format!(
-            "Debian has no release for {}: its packages come from the archive of unofficial ports, built by volunteers and signed by that archive's own keys",
-            arch.name
-        ));
-    }
-}
-
-pub fn wanted_kernel(spec: &RunSpec, arch: &'static Arch) -> stock::Wanted {
-    stock::Wanted { source: source(arch, spec, Packages::default()), arch, package: None }
-}
-
-fn wanted_root(spec: &RunSpec, chosen: &[Chosen], arch: &'static Arch) -> root::Wanted {
-    root::Wanted { source: source(arch, spec, Packages::default()), arch, packages: profiles::packages(spec, chosen) }
+fn wanted_root(spec: &RunSpec, profiles: &[Chosen], arch: &'static Arch) -> root::Wanted {
+    root::Wanted { source: source(arch, spec, Packages::default()), arch, packages: chosen::packages(spec, profiles) }
 }
 
 fn say_what_is_prepared(kernel: bool, root: bool, wanted: &root::Wanted, spec: &RunSpec, ctx: &Context) {
@@ -228,27 +177,4 @@ pub fn no_such_kernel(selector: Option<&str>, arch: &Arch, cache: &Cache, ctx: &
     } else {
         format!("quiz kernel list shows all; quiz kernel add{option} and quiz kernel build{option} make more")
     }))
-}
-
-/// Where this host's programs are.
-pub fn search(ctx: &Context) -> Search {
-    Search::new(ctx.variable("PATH").map_or("".as_ref(), |path| path.as_os_str()))
-}
-
-/// The user's distribution, by its own words.
-pub fn distribution() -> Distribution {
-    let text = fs_err::read_to_string("/etc/os-release").or_else(|_| fs_err::read_to_string("/usr/lib/os-release"));
-    Distribution::from_os_release(&text.unwrap_or_default())
-}
-
-/// Makes sure that this host has what `purposes` need; all that is missing is named at once.
-pub fn require(purposes: &[Purpose], ctx: &Context) -> Result<(), Fault> {
-    let search = search(ctx);
-    let missing = quiz_needs::missing(purposes, quiz_arch::host(), |sign| search.has(sign));
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<String> = missing.iter().map(|tool| format!("{} ({})", tool.name(), tool.does)).collect();
-    let fault = Fault::new(format!("this host lacks {}", names.join(", ")));
-    Err(fault.hint(tools::install_hint(&distribution(), &missing)))
 }

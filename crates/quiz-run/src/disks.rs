@@ -16,13 +16,17 @@ use quiz_host::held::path_of;
 use quiz_host::{Cache, Report, lock};
 use quiz_image::blank;
 use quiz_vm::proto::{Device, Link};
+use quiz_vm::unpack::Bounds;
 use quiz_vm::{Disk, DiskFormat, sparse};
 
 use crate::context::Context;
-use crate::errors::Fault;
+use crate::fault::Fault;
 
 /// The size of the disk for artifacts, in bytes. It is sparse: only what is written costs anything.
 pub const OUT_BYTES: u64 = 4 << 30;
+
+/// How much may come back from a run: what fits on its disk for artifacts.
+pub const ARTIFACTS: Bounds = Bounds { bytes: OUT_BYTES, entries: 1_000_000 };
 
 /// The serial number of the disk for artifacts.
 const OUT: &str = "quiz-out";
@@ -52,7 +56,7 @@ impl Blank {
 }
 
 /// The run's disks, as long as they are needed.
-pub struct Scratch {
+pub struct Disks {
     /// For QEMU; without the root.
     pub disks: Vec<Disk>,
     /// The one for artifacts, if the kernel can use it.
@@ -67,8 +71,8 @@ pub struct Scratch {
     _open: Vec<File>,
 }
 
-impl Scratch {
-    /// Makes them, in `dir`. Those that are thrown away have their size and nothing in them yet: see [`Scratch::write_new`].
+impl Disks {
+    /// Makes them, in `dir`. Those that are thrown away have their size and nothing in them yet: see [`Disks::write_new`].
     pub fn create(
         spec: &RunSpec,
         asked: &[DiskDirective],
@@ -76,8 +80,8 @@ impl Scratch {
         cache: &Cache,
         ext4: bool,
         ctx: &Context,
-    ) -> Result<Scratch, Fault> {
-        let mut scratch = Scratch {
+    ) -> Result<Disks, Fault> {
+        let mut made = Disks {
             disks: Vec::new(),
             out: None,
             links: Vec::new(),
@@ -87,33 +91,33 @@ impl Scratch {
         };
         if ext4 {
             let image = blank::ext4(cache, OUT_BYTES, &ctx.report)?;
-            let disk = disk(OUT, scratch.blank(OUT, OUT_BYTES, Some(image), dir)?, DiskFormat::Raw);
-            scratch.disks.push(disk.clone());
-            scratch.out = Some(disk);
+            let disk = disk(OUT, made.blank(OUT, OUT_BYTES, Some(image), dir)?, DiskFormat::Raw);
+            made.disks.push(disk.clone());
+            made.out = Some(disk);
         }
         for (i, wanted) in spec.disks.iter().enumerate() {
             let serial = format!("disk{}", i + 1);
             let (file, format) = match wanted {
-                DiskSpec::Blank { bytes } => (scratch.blank(&serial, *bytes, None, dir)?, DiskFormat::Raw),
+                DiskSpec::Blank { bytes } => (made.blank(&serial, *bytes, None, dir)?, DiskFormat::Raw),
                 DiskSpec::File { path, format } => {
-                    let file = scratch.keep(&serial, open_image(path)?, path)?;
+                    let file = made.keep(&serial, open_image(path)?, path)?;
                     (path.clone(), check_format(file, path, *format, ctx)?)
                 }
             };
-            scratch.links.push(link(&serial, format!("/dev/disk/by-id/virtio-{serial}")));
-            scratch.disks.push(disk(&serial, file, format));
+            made.links.push(link(&serial, format!("/dev/disk/by-id/virtio-{serial}")));
+            made.disks.push(disk(&serial, file, format));
         }
         for wanted in asked {
             let file = match &wanted.file {
-                None => scratch.blank(&wanted.name, wanted.bytes.unwrap_or(0), None, dir)?,
-                Some(path) => scratch.kept(&wanted.name, path, wanted.bytes, ctx)?,
+                None => made.blank(&wanted.name, wanted.bytes.unwrap_or(0), None, dir)?,
+                Some(path) => made.kept(&wanted.name, path, wanted.bytes, ctx)?,
             };
             for path in [format!("/dev/{}", wanted.name), format!("/dev/disk/by-id/virtio-{}", wanted.name)] {
-                scratch.links.push(link(&wanted.name, path));
+                made.links.push(link(&wanted.name, path));
             }
-            scratch.disks.push(Disk { sector: wanted.sector, ..disk(&wanted.name, file, DiskFormat::Raw) });
+            made.disks.push(Disk { sector: wanted.sector, ..disk(&wanted.name, file, DiskFormat::Raw) });
         }
-        Ok(scratch)
+        Ok(made)
     }
 
     /// A disk that is thrown away.
@@ -309,7 +313,7 @@ mod tests {
         let out = disk(OUT, "unused".into(), DiskFormat::Raw);
         let file = unnamed(dir.path()).unwrap();
         let blank = Blank { serial: OUT.to_owned(), file, bytes: 0, image: None };
-        let scratch = Scratch {
+        let made = Disks {
             disks: Vec::new(),
             out: Some(out),
             links: Vec::new(),
@@ -317,17 +321,17 @@ mod tests {
             blank: vec![blank],
             _open: Vec::new(),
         };
-        let file = scratch.out_file().unwrap();
+        let file = made.out_file().unwrap();
         // A server's clock, an hour behind.
         let now = SystemTime::now() - Duration::from_secs(3600);
         file.set_modified(now - Duration::from_secs(1)).unwrap();
         let inode = file.metadata().unwrap().ino();
         let moment = Moment { now, inode, modified: file.metadata().unwrap().modified().unwrap() };
         let second = Duration::from_secs(1);
-        assert_eq!(scratch.written_since(&moment, second), None, "nobody has");
+        assert_eq!(made.written_since(&moment, second), None, "nobody has");
         for (at, expected) in [(now + second / 2, false), (now + 2 * second, true), (now - 60 * second, true)] {
             file.set_modified(at).unwrap();
-            assert_eq!(scratch.written_since(&moment, second).is_some(), expected, "{:?}", at.duration_since(now));
+            assert_eq!(made.written_since(&moment, second).is_some(), expected, "{:?}", at.duration_since(now));
         }
     }
 

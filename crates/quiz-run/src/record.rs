@@ -5,16 +5,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use quiz_config::{Chosen, DumpForm, RunSpec};
-use quiz_image::root::Root;
-use quiz_kernel::Kernel;
-use quiz_vm::accel::Choice;
-use quiz_vm::{ArtifactsRecord, Outcome, Verdict, VmSpec};
+use quiz_config::DumpForm;
+use quiz_vm::{ArtifactsRecord, Outcome, Verdict};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::crash::OopsRecord;
-use super::evidence::RunDir;
+use crate::assemble::PreparedRun;
 use crate::context::Context;
+use crate::crash::OopsRecord;
 
 /// The number of the record's form.
 const SCHEMA: u32 = 1;
@@ -77,10 +74,10 @@ pub struct Call {
 }
 
 impl Call {
-    /// The call of this process.
-    pub fn of_this_process(ctx: &Context) -> Option<Call> {
-        let text = |word: &OsString| word.to_str().map(str::to_owned);
-        let words = std::env::args_os().skip(1).map(|word| text(&word)).collect::<Option<_>>()?;
+    /// The call with these arguments. None if it is not all text.
+    pub fn new(arguments: impl IntoIterator<Item = OsString>, ctx: &Context) -> Option<Call> {
+        let text = |argument: &OsString| argument.to_str().map(str::to_owned);
+        let words = arguments.into_iter().map(|argument| text(&argument)).collect::<Option<_>>()?;
         let mut variables = BTreeMap::new();
         for (name, value) in ctx.variables.iter().filter(|(name, _)| Call::is_setting(name)) {
             variables.insert(text(name)?, text(value)?);
@@ -100,6 +97,14 @@ impl Call {
     }
 }
 
+/// What a run has started from.
+pub struct Start {
+    /// `standby`, `template`, `bare` or `boot`.
+    pub from: &'static str,
+    /// The template that it resumed from, or that was made on its way.
+    pub template: Option<String>,
+}
+
 /// A profile of a run.
 #[derive(Debug, Serialize)]
 pub struct ProfileRecord {
@@ -108,21 +113,9 @@ pub struct ProfileRecord {
 }
 
 impl Record {
-    /// The record of a run that is over.
-    #[allow(clippy::too_many_arguments, reason = "a record is made of all parts of a run, once")]
-    pub fn new(
-        dir: &RunDir,
-        spec: &RunSpec,
-        chosen: &[Chosen],
-        vm: &VmSpec,
-        kernel: &Kernel,
-        root: &Root,
-        choice: &Choice,
-        (start, template): (&'static str, Option<String>),
-        (call, inputs): (Option<Call>, BTreeMap<String, String>),
-        started_at: SystemTime,
-        outcome: &Outcome,
-    ) -> Record {
+    /// The record of a run that is over; without the kernel's report and the call.
+    pub fn new(run: &PreparedRun, start: Start, started_at: SystemTime, outcome: &Outcome) -> Record {
+        let PreparedRun { spec, dir, vm, base, .. } = run;
         let started_at = jiff::Timestamp::try_from(started_at).map(|at| at.to_string());
         Record {
             schema: SCHEMA,
@@ -131,18 +124,19 @@ impl Record {
             verdict: outcome.verdict.clone(),
             exit_code: outcome.verdict.exit_code(),
             command: spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
-            kernel: kernel.name().to_owned(),
-            root: root.name().to_owned(),
-            profiles: chosen
+            kernel: base.kernel.name().to_owned(),
+            root: base.root.name().to_owned(),
+            profiles: run
+                .chosen
                 .iter()
                 .map(|one| ProfileRecord { name: one.profile.name.clone(), options: one.values.clone() })
                 .collect(),
             arch: vm.arch.name,
             machine: vm.machine.name,
             accelerator: vm.accel.name(),
-            accelerator_why: choice.why.clone(),
-            start,
-            template,
+            accelerator_why: run.choice.why.clone(),
+            start: start.from,
+            template: start.template,
             started_at: started_at.unwrap_or_default(),
             boot_ms: outcome.boot.map(ms),
             ready_ms: outcome.ready.map(ms),
@@ -155,9 +149,9 @@ impl Record {
                 DumpForm::Kdump => "kdump",
                 DumpForm::Elf => "elf",
             }),
-            call,
+            call: None,
             call_seal: None,
-            inputs,
+            inputs: run.inputs.clone(),
             quiz_version: env!("CARGO_PKG_VERSION"),
         }
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use quiz_host::held::HeldDir;
 use serde_json::Value;
 
-use super::evidence::{self, RunsDir};
-use crate::errors::Fault;
+use crate::evidence::{self, RunsDir};
+use crate::fault::Fault;
 
 /// How much of a record is read, in bytes. quiz writes less than 1 MiB.
 const RECORD: u64 = 4 << 20;

@@ -2,64 +2,27 @@
 
 use std::io::{IsTerminal, Stdin, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quiz_config::{Escape, Verbosity};
 use quiz_host::Report;
 use quiz_host::stream::Patient;
+use quiz_run::{Context, Fault, ProgramTerminal, ReceivedSignals};
 use quiz_vm::proto::WinSize;
 use quiz_vm::{Signals, Streams};
 use rustix::termios::{self, OptionalActions, Termios};
-use signal_hook::consts::{
-    SIGABRT, SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGSYS, SIGTERM, SIGTRAP, SIGUSR1, SIGUSR2,
-    SIGVTALRM, SIGWINCH, SIGXCPU,
-};
-use signal_hook::iterator::backend::SignalDelivery;
-use signal_hook::iterator::exfiltrator::SignalOnly;
+use signal_hook::consts::SIGCONT;
 
-use crate::context::Context;
-use crate::errors::Fault;
 use crate::standard::{self, Closed, Line};
 
 /// The terminal as we found it, for the panic hook and for signals that nothing can go on after.
 static FOUND: OnceLock<Termios> = OnceLock::new();
 
-/// How many listen for the signals that end quiz. While nobody does, they do what they do in any program.
-static LISTENERS: AtomicUsize = AtomicUsize::new(0);
-
-/// The signals that end a program unless it catches them, but for those of faults (see [`restore_at_faults`]). Whatever sends one, the
-/// terminal is to be restored, and the run to have its record.
-fn ending() -> impl Iterator<Item = i32> {
-    let named = [
-        SIGINT,
-        SIGTERM,
-        SIGHUP,
-        SIGQUIT,
-        SIGABRT,
-        SIGALRM,
-        SIGIO,
-        SIGPROF,
-        SIGSYS,
-        SIGTRAP,
-        SIGUSR1,
-        SIGUSR2,
-        SIGVTALRM,
-        SIGXCPU,
-        libc::SIGPWR,
-        #[cfg(not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc64")))]
-        libc::SIGSTKFLT,
-    ];
-    named.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
-}
-
 /// How the program's streams are tied to the user's.
 #[derive(Debug, Clone, Copy)]
 pub struct Terminal {
-    /// The program gets a terminal, because the user is at one.
-    size: Option<WinSize>,
-    separate_stderr: bool,
+    /// What the program gets: a terminal, if the user is at one.
+    program: ProgramTerminal,
     /// It is this process's own, not that of another quiz.
     own: bool,
     /// Standard input may be read: it is no terminal, or one whose foreground we are in.
@@ -73,17 +36,11 @@ impl Terminal {
         let in_background = stdin.is_terminal()
             && termios::tcgetpgrp(&stdin).is_ok_and(|foreground| foreground != rustix::process::getpgrp());
         let at_terminal = stdin.is_terminal() && std::io::stdout().is_terminal() && !in_background;
-        Terminal {
+        let program = ProgramTerminal {
             size: at_terminal.then(|| size_of(&stdin)),
-            own: true,
             separate_stderr: at_terminal && !std::io::stderr().is_terminal(),
-            readable: !in_background,
-        }
-    }
-
-    /// The program has nothing to do with them.
-    pub fn none() -> Terminal {
-        Terminal { size: None, separate_stderr: false, own: true, readable: false }
+        };
+        Terminal { program, own: true, readable: !in_background }
     }
 
     /// Another quiz's: how it [`Terminal::describes`] it.
@@ -99,31 +56,26 @@ impl Terminal {
                 Some(WinSize { rows: rows.parse().ok()?, cols: cols.parse().ok()? })
             }
         };
-        Some(Terminal { size, separate_stderr, own: false, readable: false })
+        Some(Terminal { program: ProgramTerminal { size, separate_stderr }, own: false, readable: false })
     }
 
     /// What another quiz needs to know to prepare a program for this terminal, in one word.
     pub fn describes(&self) -> String {
-        let separate = if self.separate_stderr { "+" } else { "" };
-        match self.size {
+        let separate = if self.program.separate_stderr { "+" } else { "" };
+        match self.program.size {
             Some(WinSize { rows, cols }) => format!("{rows}x{cols}{separate}"),
             None => format!("none{separate}"),
         }
     }
 
-    /// The size of the terminal that the program is to have; none without one.
-    pub fn window_size(&self) -> Option<WinSize> {
-        self.size
-    }
-
-    /// The program's standard error does not go to the terminal.
-    pub fn separate_stderr(&self) -> bool {
-        self.separate_stderr
+    /// The terminal that the program is to have.
+    pub fn program(&self) -> ProgramTerminal {
+        self.program
     }
 
     /// Lines on stderr meet a raw terminal.
     pub fn is_raw(&self) -> bool {
-        self.size.is_some() && !self.separate_stderr
+        self.program.size.is_some() && !self.program.separate_stderr
     }
 
     /// Standard input for the program. A job in the background has none: reading the terminal would stop it.
@@ -149,7 +101,7 @@ impl Terminal {
 
     /// Says, the first time that this user is at a terminal of a guest, how it is left.
     pub fn tell_escape(&self, escape: Escape, ctx: &Context) {
-        if self.size.is_none() || !self.own || escape.0.is_none() || ctx.verbosity == Verbosity::Quiet {
+        if self.program.size.is_none() || !self.own || escape.0.is_none() || ctx.verbosity == Verbosity::Quiet {
             return;
         }
         let Ok(state) = ctx.paths.state() else { return };
@@ -163,7 +115,7 @@ impl Terminal {
 
     /// Makes the terminal raw until the value is dropped; every key then goes to the guest.
     pub fn raw(&self) -> Result<Option<Raw>, Fault> {
-        if self.size.is_none() || !self.own {
+        if self.program.size.is_none() || !self.own {
             return Ok(None);
         }
         let stdin = std::io::stdin();
@@ -183,41 +135,10 @@ impl Terminal {
         Ok(Some(Raw { found }))
     }
 
-    /// The signals that end, stop, continue or resize a run, from now on.
+    /// The signals that this process receives, from now on.
     pub fn signals(&self) -> Result<UserSignals, Fault> {
-        static DEFAULTS: OnceLock<()> = OnceLock::new();
-        let make = || {
-            let (read, write) = UnixStream::pair()?;
-            read.set_nonblocking(true)?;
-            if DEFAULTS.set(()).is_ok() {
-                ending().try_for_each(end_where_nobody_listens)?;
-            }
-            SignalDelivery::with_pipe(read, write, SignalOnly, ending().chain([SIGWINCH, SIGCONT]).collect::<Vec<_>>())
-        };
-        LISTENERS.fetch_add(1, Ordering::SeqCst);
-        match make() {
-            Ok(delivery) => Ok(UserSignals { delivery, terminal: self.size.is_some() && self.own }),
-            Err(e) => {
-                LISTENERS.fetch_sub(1, Ordering::SeqCst);
-                Err(Fault::new(format!("cannot listen for signals: {e}")))
-            }
-        }
+        Ok(UserSignals { received: ReceivedSignals::listen()?, terminal: self.program.size.is_some() && self.own })
     }
-}
-
-/// A signal that has once been caught is caught for good: this has it end quiz all the same while nobody listens.
-fn end_where_nobody_listens(signal: i32) -> std::io::Result<()> {
-    let end = move || {
-        if LISTENERS.load(Ordering::SeqCst) == 0 {
-            // SAFETY: both are async-signal-safe; the signal is delivered again when its handler has returned.
-            unsafe {
-                libc::signal(signal, libc::SIG_DFL);
-                libc::raise(signal);
-            }
-        }
-    };
-    // SAFETY: what is called in the handler is async-signal-safe.
-    unsafe { signal_hook::low_level::register(signal, end) }.map(drop)
 }
 
 /// Restores the terminal when quiz itself commits a fault, or somebody sends it the signal of one, and lets the signal take its course.
@@ -286,30 +207,24 @@ impl Drop for Raw {
     }
 }
 
-/// The signals sent to quiz.
+/// The signals that this process receives; a terminal is made raw again when quiz continues after a stop.
 pub struct UserSignals {
-    delivery: SignalDelivery<UnixStream, SignalOnly>,
+    received: ReceivedSignals,
     terminal: bool,
-}
-
-impl Drop for UserSignals {
-    fn drop(&mut self) {
-        LISTENERS.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 impl Signals for UserSignals {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.delivery.get_read().as_fd()
+        self.received.fd()
     }
 
     fn pending(&mut self) -> Vec<i32> {
-        let came: Vec<i32> = self.delivery.pending().collect();
+        let came = self.received.pending();
         if self.terminal
             && came.contains(&SIGCONT)
             && let Some(found) = FOUND.get()
         {
-            // The shell has set its own modes while we were stopped.
+            // The shell has set its own modes while quiz was stopped.
             make_raw(&std::io::stdin(), found).ok();
         }
         came.into_iter().filter(|signal| *signal != SIGCONT).collect()

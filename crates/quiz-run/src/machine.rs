@@ -4,8 +4,8 @@ use quiz_arch::{Arch, Discovery, Machine, Transport};
 use quiz_kernel::Kernel;
 use quiz_vm::Accel;
 
-use super::monitor::Asked;
-use crate::errors::Fault;
+use crate::fault::Fault;
+use crate::monitor::Monitor;
 
 /// The first release that can be told the TSC's rate (`tsc_early_khz=`, commit bd35c77e32e4 of Linux 5.6).
 const KNOWS_TSC_KHZ: (u32, u32) = (5, 6);
@@ -82,7 +82,7 @@ pub fn choose(
     kernel: &KernelFacts,
     tsc_khz: Option<u64>,
     Needs { devices, dump }: Needs,
-    qemu: &Asked,
+    qemu: &Monitor,
 ) -> Result<&'static Machine, Fault> {
     let names = || arch.machines.iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
     let named = |machine: &&Machine| asked.is_none_or(|asked| machine.name == asked);
@@ -147,8 +147,8 @@ mod tests {
     }
 
     /// A QEMU that has everything.
-    fn any() -> Asked {
-        Asked { program: "qemu".into(), has: quiz_vm::probe::Qemu::unknown() }
+    fn any() -> Monitor {
+        Monitor { program: "qemu".into(), has: quiz_vm::probe::Qemu::unknown() }
     }
 
     fn room(devices: usize) -> Needs {

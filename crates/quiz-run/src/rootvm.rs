@@ -9,13 +9,16 @@ use quiz_host::{Cache, Report, Silent};
 use quiz_image::root::{Task, Vm, VmError};
 use quiz_kernel::kernel::{self, Kernel};
 use quiz_kernel::stock;
-use quiz_vm::Verdict;
+use quiz_vm::{Streams, Verdict};
 
-use super::evidence::{RunDir, RunsDir};
-use super::{Ended, Terminal, Viewer, Watch, equip_with, order, run_with};
+use crate::assemble::{Base, PreparedRun};
+use crate::attempt::{Ended, PlannedRun};
 use crate::context::Context;
-use crate::errors::Fault;
-use crate::prepare::{self, Prepared};
+use crate::evidence::{RunDir, RunsDir};
+use crate::fault::Fault;
+use crate::frontend::{Frontend, ProgramStreams, ProgramTerminal};
+use crate::signals::ReceivedSignals;
+use crate::{order, packages};
 
 /// Enough for dpkg, whatever the packages: they are on a disk.
 const MEMORY_MIB: u32 = 1024;
@@ -67,12 +70,14 @@ impl RootVm<'_> {
         let place = task.evidence.parent().unwrap_or(task.evidence);
         let name = task.evidence.file_name().and_then(|name| name.to_str()).unwrap_or("vm");
         let dir = RunDir::create(&RunsDir::below(place, &[name]))?;
-        let terminal = Terminal::none();
-        let watch = Watch { output: Box::new(task.output), errors: task.errors, hear: &mut |_| {}, doing: &|| None };
-        let prepared = Prepared { kernel, root: task.root };
-        equip_with(&spec, &[], prepared, &dir, &terminal, self.ctx, |equipment| {
-            run_with(equipment, &dir, &terminal, Viewer::Watch(watch), None, self.ctx)
-        })
+        let base = Base { kernel, root: task.root };
+        let run = PreparedRun::assemble(&spec, Vec::new(), base, dir, ProgramTerminal::default(), self.ctx)?;
+        let mut signals = ReceivedSignals::listen()?;
+        let streams = Streams { input: None, output: Box::new(task.output), errors: task.errors };
+        let frontend =
+            Frontend { streams: ProgramStreams::Single(Some(streams)), signals: &mut signals, notices: &mut |_| {} };
+        let attempted = PlannedRun::new(run, false, self.ctx)?.attempt(frontend, self.ctx)?;
+        Ok(attempted.finish(None, None, &mut signals, self.ctx))
     }
 
     /// A run that has nothing of what the user wants runs to have, but for QEMU and the accelerator.
@@ -125,6 +130,6 @@ impl RootVm<'_> {
             return Ok(kernel);
         }
         let report: &dyn Report = if self.adding { &Silent } else { &self.ctx.report };
-        Ok(stock::add_kernel(cache, &prepare::wanted_kernel(self.spec, self.arch), false, report)?)
+        Ok(stock::add_kernel(cache, &packages::wanted_kernel(self.spec, self.arch), false, report)?)
     }
 }

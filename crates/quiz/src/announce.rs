@@ -16,7 +16,7 @@ use quiz_vm::supervise::Notice;
 use quiz_vm::visible::{visible, visible_console, visible_lines};
 use quiz_vm::{Outcome, Verdict, is_fatal};
 
-use super::record::Record;
+use quiz_run::{Fault, Record};
 
 /// How many pieces may wait to be written.
 const QUEUE: usize = 256;
@@ -46,7 +46,7 @@ impl Announcer {
     ///
     /// # Errors
     /// If the host has no thread for it.
-    pub fn start(verbosity: Verbosity, raw: bool) -> std::io::Result<Announcer> {
+    pub fn start(verbosity: Verbosity, raw: bool) -> Result<Announcer, Fault> {
         let coloured = crate::output::allows_colours(raw || std::io::stderr().is_terminal());
         let (queue, pieces) = sync_channel::<Vec<u8>>(QUEUE);
         let write = move || {
@@ -55,7 +55,8 @@ impl Announcer {
                 Patient(std::io::stderr()).write_all(&piece).ok();
             }
         };
-        let writer = thread::Builder::new().spawn(write)?;
+        let writer = thread::Builder::new().spawn(write);
+        let writer = writer.map_err(|e| Fault::new(format!("cannot start a thread for quiz's own messages: {e}")))?;
         Ok(Announcer {
             queue: Some(queue),
             writer: Some(writer),
@@ -118,9 +119,9 @@ impl Announcer {
         }
     }
 
-    /// Waits until everything is written. What a kernel said when it died is left to [`verdict`], if `told` there.
-    pub fn finish(mut self, told: bool) {
-        if !told {
+    /// Waits until everything is written. What a kernel printed when it died is left to [`verdict`], which shows it for such a `verdict`.
+    pub fn finish(mut self, verdict: &Verdict) {
+        if !matches!(verdict, Verdict::Panic { .. } | Verdict::Timeout { .. }) {
             self.release();
         }
         self.queue = None;

@@ -17,8 +17,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
-use super::history::the_one;
-use crate::errors::Fault;
+use crate::fault::Fault;
+use crate::history::the_one;
 
 /// A VM that runs or waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +128,7 @@ pub fn find(cache: &Cache, runs: &Path, wanted: Option<&str>) -> Result<Running,
 }
 
 /// Where others come in to the VM of the run `id`. Gone with what [`register`] returned.
-pub fn open_door(cache: &Cache, id: &str) -> std::io::Result<UnixListener> {
+pub fn open_control(cache: &Cache, id: &str) -> std::io::Result<UnixListener> {
     control::bind(&place(cache), &socket_of(id).1)
 }
 
@@ -230,7 +230,7 @@ mod tests {
         let one = Running { pid: 1, ..running("1a", "2026-01-01T00:00:00Z", "/w/.quiz/runs") };
         let _held = register(&cache, &one).unwrap();
         assert!(one.process(&cache).is_err(), "nobody listens");
-        let door = open_door(&cache, "1a").unwrap();
+        let door = open_control(&cache, "1a").unwrap();
         let (process, _connection) = one.process(&cache).unwrap();
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap();
         assert!(info.contains(&format!("Pid:\t{}\n", std::process::id())), "{info}");

@@ -2,7 +2,7 @@
 
 use quiz_arch::Arch;
 
-use crate::errors::Fault;
+use crate::fault::Fault;
 
 static AGENTS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/agents.rs"));
 

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,22 +15,19 @@ use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use quiz_config::profile::Source;
-use quiz_config::{Chosen, RunSpec};
 use quiz_host::lock::Lock;
 use quiz_host::{Cache, digest};
 use quiz_vm::control;
-use quiz_vm::proto::Order;
 use quiz_vm::standby::{self, Keeper, Standby};
 use quiz_vm::{Verdict, VmSpec};
 
-use super::evidence::{self, RunDir, RunsDir};
-use super::record::{Call, Record};
-use super::registry::{self, Running};
-use super::scratch::Scratch;
-use super::terminal::Terminal;
-use super::{equip, running, start_keeper, warm};
+use crate::assemble::PreparedRun;
 use crate::context::Context;
-use crate::errors::Fault;
+use crate::evidence::{self, RunDir, RunsDir};
+use crate::fault::Fault;
+use crate::record::{Call, Record};
+use crate::registry::{self, Running};
+use crate::{spawn, template};
 
 /// The cache's directory for them.
 const DIR: &str = "standby";
@@ -38,9 +36,15 @@ const KEPT: usize = 2;
 /// How long one waits.
 const IDLE: Duration = Duration::from_secs(120);
 
-/// The name of the VM that goes on from `template` with these shares.
+/// The name of the standby VM of `template` with the shares of `vm`.
 pub fn name(template: &str, vm: &VmSpec) -> String {
-    digest::of_bytes(format!("{template} {:?}", vm.shares).as_bytes())[..20].to_owned()
+    let mut text = template.as_bytes().to_vec();
+    for share in &vm.shares {
+        let host = share.host.as_os_str().as_bytes();
+        text.extend_from_slice(format!("\n{} {} {} ", share.tag, share.writable, host.len()).as_bytes());
+        text.extend_from_slice(host);
+    }
+    digest::of_bytes(&text)[..20].to_owned()
 }
 
 /// Where the sockets are. Others may not even look: whoever connects gets a VM with everything that is in it.
@@ -64,93 +68,100 @@ pub fn take(cache: &Cache, name: &str) -> Option<Standby> {
     }
 }
 
-/// Whether a VM may be rehearsed and wait for the next run like the one that this is the record of.
-pub fn can_follow(record: &Record, order: &Order, scratch: &Scratch, chosen: &[Chosen]) -> bool {
+/// Whether a standby VM may be kept for the next run like `run`, whose record is given.
+pub fn can_follow(record: &Record, run: &PreparedRun) -> bool {
     let ended = matches!(record.verdict, Verdict::Exited { .. } | Verdict::Signalled { .. });
-    // What the profiles do on the host and for one run only is not done for none.
-    let pure = chosen.iter().all(|one| one.profile.setup().is_none() || one.profile.source == Source::BuiltIn);
-    ended && record.template.is_some() && pure && is_general(order, scratch)
+    // What a profile's program does on the host for one run must not be done for none.
+    let pure = run.chosen.iter().all(|one| one.profile.setup().is_none() || one.profile.source == Source::BuiltIn);
+    ended && record.template.is_some() && pure && is_general(run)
 }
 
 /// Nothing in the run is its own that could not be undone.
-fn is_general(order: &Order, scratch: &Scratch) -> bool {
-    scratch.kept.is_empty() && order.personal.inits.programs.is_empty()
+fn is_general(run: &PreparedRun) -> bool {
+    run.disks.kept.is_empty() && run.order.personal.inits.programs.is_empty()
 }
 
 /// Starts a keeper for the next run that is called like this one. The words of this process may be another verb's, which would do its
 /// work once more.
-pub fn leave_one(call: &Call) {
-    let Ok(program) = std::env::current_exe() else { return };
+pub fn leave_one(call: &Call, ctx: &Context) {
+    let Some(program) = &ctx.program else { return };
     let mut command = Command::new(program);
     command.arg("--hold-standby").arg(&call.directory).args(&call.words);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| Call::is_setting(name)) {
+    for (name, _) in ctx.variables.iter().filter(|(name, _)| Call::is_setting(name)) {
         command.env_remove(name);
     }
     command.envs(&call.variables);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // A host that has no process left has none to spare either.
-    start_keeper(&mut command).ok();
+    spawn::in_own_session(&mut command).ok();
 }
 
-/// Keeps a VM for the next run of `spec`: to its end if it is taken, for a while if not.
-pub fn hold(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
-    let cache = ctx.cache()?;
-    let place = dir(&cache);
+/// Makes the directory of standby VMs, which nobody else may enter: a process that connects to a VM is root in it.
+fn make_place(cache: &Cache) -> Result<PathBuf, Fault> {
+    let place = dir(cache);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place)?;
-    // What keepers have left that were killed.
+    Ok(place)
+}
+
+/// The directory of a keeper, in which it assembles the run.
+pub fn keepers_dir(ctx: &Context) -> Result<RunDir, Fault> {
+    let cache = ctx.cache()?;
+    make_place(&cache)?;
     let standby = RunsDir::below(cache.dir(), &[DIR]);
+    // What keepers have left that were killed.
     evidence::sweep_all(&standby);
-    let own = RunDir::create(&standby)?;
-    equip(spec, &own, &Terminal::none(), ctx, |equipment| {
-        let scratch = equipment.ingredients.scratch;
-        let Some(warm) = warm::existing(&equipment.ingredients, &cache, ctx)? else { return Ok(()) };
-        if !is_general(&equipment.order, scratch) {
-            return Ok(());
-        }
-        let name = name(&warm.name, equipment.vm);
-        let lock_file = place.join(format!("{name}.lock"));
-        let mut lock = Lock::attempt(&lock_file, "keeping a VM for the next run")?;
-        if lock.is_none() {
-            return Ok(());
-        }
-        warm.fill(scratch)?;
-        let order = equipment.order;
-        let log = tempfile::tempfile_in(&place)?;
-        let disks: Vec<_> = scratch.thrown_away().collect();
-        let vm = warm.template.clone_of(equipment.vm);
-        let keeper = Keeper { vm: &vm, order, log: &log, disks: &disks, idle: IDLE };
-        let socket = place.join(socket_name(&name));
-        let shown = Running {
-            waits: true,
-            socket: (DIR.to_owned(), socket_name(&name)),
-            ..running(spec, &vm, equipment.kernel, &own, &ctx.runs_dir()?.path(), SystemTime::now())
-        };
-        let seen = RefCell::new(None);
-        let kept = keeper.keep(
-            || {
-                make_room(&place);
-                fs::remove_file(&socket).ok();
-                // Whoever cannot be seen from outside waits all the same.
-                *seen.borrow_mut() = registry::register(&cache, &shown).ok();
-                control::bind(&place, &socket_name(&name))
-            },
-            || {
-                seen.take();
-                fs::remove_file(&socket).ok();
-                // Somebody may have it open to wait for it: then there are two keepers, of which one is found.
-                fs::remove_file(&lock_file).ok();
-                drop(lock.take());
-            },
-        );
-        if lock.is_some() {
+    RunDir::create(&standby)
+}
+
+/// Keeps a standby VM for the next run like `run`: until it is taken, or for a while.
+pub fn keep(run: &PreparedRun, ctx: &Context) -> Result<(), Fault> {
+    let place = make_place(&run.cache)?;
+    let Some(snapshot) = template::existing(run, ctx)? else { return Ok(()) };
+    if !is_general(run) {
+        return Ok(());
+    }
+    let name = name(&snapshot.name, &run.vm);
+    let lock_file = place.join(format!("{name}.lock"));
+    let mut lock = Lock::attempt(&lock_file, "keeping a VM for the next run")?;
+    if lock.is_none() {
+        return Ok(());
+    }
+    snapshot.fill(&run.disks)?;
+    let log = tempfile::tempfile_in(&place)?;
+    let disks: Vec<_> = run.disks.thrown_away().collect();
+    let vm = snapshot.template.clone_of(&run.vm);
+    let keeper = Keeper { vm: &vm, order: run.order.clone(), log: &log, disks: &disks, idle: IDLE };
+    let socket = place.join(socket_name(&name));
+    let shown = Running {
+        waits: true,
+        socket: (DIR.to_owned(), socket_name(&name)),
+        ..run.entry(ctx.runs_dir()?.path(), SystemTime::now())
+    };
+    let seen = RefCell::new(None);
+    let kept = keeper.keep(
+        || {
+            make_room(&place);
             fs::remove_file(&socket).ok();
+            // A VM that cannot be seen from outside is a standby VM all the same.
+            *seen.borrow_mut() = registry::register(&run.cache, &shown).ok();
+            control::bind(&place, &socket_name(&name))
+        },
+        || {
+            seen.take();
+            fs::remove_file(&socket).ok();
+            // Somebody may have it open to wait for it: then there are two keepers, of which one is found.
             fs::remove_file(&lock_file).ok();
-        }
-        drop(warm);
-        // Whoever told this one to go sees it gone, and its template free.
-        kept.map(drop)?;
-        Ok(())
-    })
+            drop(lock.take());
+        },
+    );
+    if lock.is_some() {
+        fs::remove_file(&socket).ok();
+        fs::remove_file(&lock_file).ok();
+    }
+    drop(snapshot);
+    // A process that dismissed this one sees it gone, and its template free.
+    kept.map(drop)?;
+    Ok(())
 }
 
 /// Has the keepers go that would be too many with one more, those first that have waited longest.

@@ -13,8 +13,9 @@ use quiz_symbols::{Origins, Report, Symbols, find, tell, telling};
 use quiz_vm::{Outcome, Signals, Verdict};
 use serde::Serialize;
 
-use super::symbols;
+use crate::assemble::PreparedRun;
 use crate::context::Context;
+use crate::symbols;
 
 /// What the agent has told of tasks.
 const STACKS: &str = "stacks.txt";
@@ -54,17 +55,17 @@ pub struct Crash {
     pub short: String,
 }
 
-/// Reads what the kernel of a run that is over said, and completes the evidence in `dir` with lines of source. None where it had nothing
+/// Reads what the kernel of a run that is over said, and completes the evidence with lines of source. None where it had nothing
 /// to say. `doing` is what the guest was doing, where that is more than the run's program.
 pub fn read(
     outcome: &mut Outcome,
-    spec: &RunSpec,
-    kernel: &Kernel,
+    run: &PreparedRun,
     doing: Option<String>,
-    dir: &HeldDir,
     signals: &mut dyn Signals,
     ctx: &Context,
 ) -> Option<Crash> {
+    let PreparedRun { spec, dir, base, .. } = run;
+    let dir = dir.held();
     let time_was_over = matches!(outcome.verdict, Verdict::Timeout { .. });
     let asked = if time_was_over { outcome.asked.as_str() } else { "" };
     let stacks = if time_was_over { read_bounded(dir, STACKS).unwrap_or_default() } else { String::new() };
@@ -72,7 +73,7 @@ pub fn read(
     if all.is_empty() {
         return None;
     }
-    let symbols = symbols::look_up(all, origins(&spec.shares, kernel, ctx), signals);
+    let symbols = symbols::look_up(all, origins(&spec.shares, &base.kernel, ctx), signals);
     let mut notes = Vec::new();
     let mut keep =
         |written: io::Result<()>| notes.extend(written.err().map(|e| format!("evidence is incomplete: {e}")));

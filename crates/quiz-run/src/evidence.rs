@@ -11,8 +11,7 @@ use quiz_host::held::HeldDir;
 use quiz_host::lock::Locked;
 use quiz_vm::{VmSpec, qemu};
 
-use super::record::Record;
-use crate::errors::Fault;
+use crate::fault::Fault;
 
 /// The file with QEMU's command line.
 const COMMAND: &str = "command";
@@ -127,11 +126,10 @@ impl RunDir {
         Ok(self.dir.write_whole(COMMAND, &text)?)
     }
 
-    /// Completes the run with its record.
-    pub fn finish(&self, record: &Record) -> Result<(), Fault> {
-        let text = record.line() + "\n";
+    /// Completes the run with its record, a line of JSON.
+    pub fn finish(&self, record: &str) -> Result<(), Fault> {
         self.dir
-            .write_whole(RECORD, text.as_bytes())
+            .write_whole(RECORD, format!("{record}\n").as_bytes())
             .map_err(|e| Fault::new(format!("cannot write the run's record: {e}")))
     }
 }

@@ -10,8 +10,7 @@ use quiz_vm::probe::Qemu;
 use quiz_vm::qemu::on_bus;
 
 use crate::context::Context;
-use crate::errors::Fault;
-use crate::prepare;
+use crate::fault::Fault;
 
 /// Where Red Hat's distributions have the QEMU for the host's own architecture.
 const QEMU_KVM: &str = "/usr/libexec/qemu-kvm";
@@ -19,7 +18,7 @@ const QEMU_KVM: &str = "/usr/libexec/qemu-kvm";
 /// The QEMU that the user has named, else the one on PATH, else the one that Red Hat's distributions have.
 pub fn program(spec: &RunSpec, arch: &'static Arch, ctx: &Context) -> PathBuf {
     let named = spec.qemu.clone().unwrap_or_else(|| arch.qemu.into());
-    let found = named.to_str().and_then(|name| prepare::search(ctx).program(name));
+    let found = named.to_str().and_then(|name| ctx.search().program(name));
     let other = || beside_path(arch).filter(|_| spec.qemu.is_none());
     found.or_else(other).unwrap_or(named)
 }
@@ -31,22 +30,22 @@ pub fn beside_path(arch: &'static Arch) -> Option<PathBuf> {
 }
 
 /// A run's QEMU.
-pub struct Asked {
+pub struct Monitor {
     /// The program.
     pub program: PathBuf,
     /// What it has.
     pub has: Qemu,
 }
 
-impl Asked {
+impl Monitor {
     /// Finds the QEMU of a run and asks it what it has, if that is not known.
-    pub fn of(spec: &RunSpec, arch: &'static Arch, host: &mut Host, ctx: &Context) -> Asked {
+    pub fn of(spec: &RunSpec, arch: &'static Arch, host: &mut Host, ctx: &Context) -> Monitor {
         let program = program(spec, arch, ctx);
         let (has, error) = host.qemu(&program, arch);
         if let Some(error) = error.filter(|_| ctx.verbosity >= Verbosity::Verbose) {
             ctx.report.say(&format!("{error}; going on as if it had everything"));
         }
-        Asked { program, has }
+        Monitor { program, has }
     }
 
     /// Refuses a run on `machine` that needs a device which this QEMU lacks, before anything is started.

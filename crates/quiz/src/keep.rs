@@ -11,19 +11,17 @@ use std::time::Duration;
 use quiz_config::RunSpec;
 use quiz_host::Report;
 use quiz_host::stream::Patient;
+use quiz_run::{Call, Context, Fault, Frontend, ProgramStreams, Record, in_own_session, plan, prune, registry};
 use quiz_vm::client::{Ends, Heed, Parting, converse};
 use quiz_vm::control::Request;
 use quiz_vm::{Signals, Verdict};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::record::{Call, Record};
-use super::registry;
-use super::terminal::{Terminal, UserSignals};
-use super::{Viewer, prepare_and_run, prune, start_keeper};
-use crate::context::Context;
-use crate::errors::Fault;
+use crate::announce::Announcer;
+use crate::run::conclude;
 use crate::standard::Line;
+use crate::terminal::{Terminal, UserSignals};
 
 /// Starts a keeper, shows the program, and goes when that has ended: with its exit code.
 pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
@@ -34,7 +32,7 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
     crate::standard::require_output()?;
     let terminal = Terminal::of_this_process();
     terminal.tell_escape(spec.escape, ctx);
-    let (mut keeper, socket) = start(&terminal)?;
+    let (mut keeper, socket) = start(&terminal, ctx)?;
     let words = keeper.stderr.take().map(Words::relay).transpose()?;
     let pid = keeper.id().cast_signed();
     let mut heed = |signal| match (signal, Pid::from_raw(pid), Signal::from_named_raw(signal)) {
@@ -49,7 +47,7 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
         if streams.input.is_none() {
             streams.input = Some(fs_err::File::open("/dev/null")?.into_parts().0.into());
         }
-        let escape = spec.escape.0.filter(|_| terminal.window_size().is_some());
+        let escape = spec.escape.0.filter(|_| terminal.program().size.is_some());
         // Until the program runs, keys that end programs are for the keeper, which may have much to prepare.
         let mut raw = Ok(None);
         let ends =
@@ -113,13 +111,14 @@ fn wait(
 }
 
 /// Starts quiz once more, with the same words, as the keeper.
-fn start(terminal: &Terminal) -> Result<(Child, UnixStream), Fault> {
+fn start(terminal: &Terminal, ctx: &Context) -> Result<(Child, UnixStream), Fault> {
     let cannot = |e| Fault::new(format!("cannot start a keeper for the VM: {e}"));
     let (ours, theirs) = UnixStream::pair().map_err(cannot)?;
-    let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
+    let mut command =
+        Command::new(ctx.program.as_deref().ok_or_else(|| Fault::new("cannot tell which program quiz is"))?);
     command.arg("--hold-run").arg(terminal.describes()).args(std::env::args_os().skip(1));
     command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::piped());
-    Ok((start_keeper(&mut command).map_err(cannot)?, ours))
+    Ok((in_own_session(&mut command).map_err(cannot)?, ours))
 }
 
 /// What the keeper says, on its way to the user.
@@ -162,9 +161,19 @@ impl Words {
 pub fn hold(spec: &RunSpec, call: Option<Call>, describes: &str, ctx: &Context) -> Result<Record, Fault> {
     let terminal = Terminal::of_another(describes)
         .ok_or_else(|| Fault::new(format!("--hold-run: `{describes}` describes no terminal")))?;
-    let front = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let mut ended = prepare_and_run(spec, Viewer::Another(terminal, front), call, ctx)?;
-    ended.announce(spec.verbosity)?;
+    let caller = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let planned = plan(spec, terminal.program(), ctx)?;
+    let mut signals = terminal.signals()?;
+    let announcer = Announcer::start(spec.verbosity, terminal.is_raw())?;
+    let frontend = Frontend {
+        streams: ProgramStreams::Remote(caller),
+        signals: &mut signals,
+        notices: &mut |notice| announcer.show(notice),
+    };
+    let attempted = planned.attempt(frontend, ctx)?;
+    announcer.finish(attempted.verdict());
+    let ended = attempted.finish(call, None, &mut signals, ctx);
+    let record = conclude(ended, spec)?;
     prune(spec, ctx)?;
-    Ok(ended.record)
+    Ok(record)
 }

@@ -9,12 +9,12 @@ use quiz_image::root::Root;
 use quiz_vm::Share;
 use quiz_vm::proto::{self, Init, Inits, Moment, Order, Personal, Program, System};
 
-use super::layers;
-use super::scratch::Scratch;
-use super::setup::{self, Asked};
-use super::terminal::Terminal;
 use crate::context::Context;
-use crate::errors::Fault;
+use crate::disks::Disks;
+use crate::fault::Fault;
+use crate::frontend::ProgramTerminal;
+use crate::layers;
+use crate::setup::{self, Asked};
 
 /// The serial number of the disk with the root.
 pub const ROOT: &str = "quiz-root";
@@ -89,8 +89,8 @@ pub struct Parts<'a> {
     pub root: &'a Root,
     /// Serial numbers, the uppermost first.
     pub layers: Vec<String>,
-    pub modules: Vec<proto::Module>,
-    pub scratch: &'a Scratch,
+    pub modules: &'a [proto::Module],
+    pub disks: &'a Disks,
     pub chosen: &'a [Chosen],
     pub asked: &'a Asked,
 }
@@ -102,10 +102,10 @@ pub fn system(parts: &Parts<'_>) -> System {
         root_serial: ROOT.to_owned(),
         root_types: vec![parts.root.manifest.format.clone()],
         layers: parts.layers.clone(),
-        out_serial: parts.scratch.out.as_ref().map(|out| out.serial.clone()),
+        out_serial: parts.disks.out.as_ref().map(|out| out.serial.clone()),
         hostname: "quiz".to_owned(),
-        modules: parts.modules.clone(),
-        links: parts.scratch.links.iter().cloned().chain(parts.asked.links.iter().map(link)).collect(),
+        modules: parts.modules.to_vec(),
+        links: parts.disks.links.iter().cloned().chain(parts.asked.links.iter().map(link)).collect(),
         inits: inits(&early, parts),
     }
 }
@@ -116,7 +116,7 @@ pub fn order(
     ctx: &Context,
     parts: &Parts<'_>,
     shares: &[SharedDir],
-    terminal: &Terminal,
+    terminal: ProgramTerminal,
 ) -> Result<Order, Fault> {
     let mut machine_id = [0; 16];
     rustix::rand::getrandom(&mut machine_id, rustix::rand::GetRandomFlags::empty())
@@ -127,11 +127,11 @@ pub fn order(
         moment: Moment::default(),
         machine_id: machine_id.iter().map(|byte| format!("{byte:02x}")).collect(),
         shares: shares.iter().map(SharedDir::mounted).collect(),
-        changed: parts.scratch.kept.clone(),
+        changed: parts.disks.kept.clone(),
         inits: inits(&late, parts),
-        write_back: !parts.scratch.kept.is_empty(),
+        write_back: !parts.disks.kept.is_empty(),
     };
-    if spec.tmux && terminal.window_size().is_none() {
+    if spec.tmux && terminal.size.is_none() {
         return Err(Fault::new("--tmux needs a terminal on standard input and standard output"));
     }
     let program = program(spec, ctx, &parts.asked.env, shares, terminal);
@@ -152,7 +152,7 @@ pub fn order(
 fn is_early(one: &Chosen, parts: &Parts<'_>) -> bool {
     let before = parts.chosen.iter().take_while(|other| other.profile.name != one.profile.name);
     let ready = |one: &Chosen| one.profile.early || one.profile.init().is_none();
-    parts.scratch.kept.is_empty() && ready(one) && before.into_iter().all(ready)
+    parts.disks.kept.is_empty() && ready(one) && before.into_iter().all(ready)
 }
 
 fn inits(chosen: &[&Chosen], parts: &Parts<'_>) -> Inits {
@@ -208,7 +208,7 @@ fn program(
     ctx: &Context,
     of_profiles: &[(String, String)],
     shares: &[SharedDir],
-    terminal: &Terminal,
+    terminal: ProgramTerminal,
 ) -> Program {
     let bytes = |word: &OsStr| word.as_bytes().to_vec();
     let mut argv = match spec.command.as_slice() {
@@ -233,8 +233,8 @@ fn program(
         argv,
         env: in_bytes(&env),
         cwd: cwd.into_iter().chain([b"/root".to_vec()]).collect(),
-        terminal: terminal.window_size(),
-        separate_stderr: terminal.separate_stderr(),
+        terminal: terminal.size,
+        separate_stderr: terminal.separate_stderr,
         shell_after: spec.shell_after,
     }
 }

@@ -1,0 +1,325 @@
+//! A prepared run is carried out: the VM resumes from a snapshot where there is one, boots otherwise, and the run ends in a record. Not for what
+//! happens while the VM runs (`quiz_vm::supervise`).
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, SystemTime};
+
+use quiz_config::{DumpForm, DumpWhen, RunSpec, Verbosity};
+use quiz_host::Report;
+use quiz_vm::standby::Standby;
+use quiz_vm::supervise::{Dump, DumpFormat, Job, Notice, SnapshotSink};
+use quiz_vm::{Limits, Outcome, Run, Signals, Streams, Verdict, VmSpec, supervise};
+
+use crate::assemble::PreparedRun;
+use crate::consent;
+use crate::context::Context;
+use crate::crash;
+use crate::disks::{ARTIFACTS, Moment};
+use crate::evidence::RunDir;
+use crate::fault::Fault;
+use crate::frontend::{Frontend, ProgramStreams};
+use crate::record::{Call, Record, Start as StartRecord};
+use crate::registry::{self, Registered};
+use crate::salvage::salvage;
+use crate::standby;
+use crate::template::{self, Plan, Snapshot, SnapshotWriter, StartPoint};
+use crate::{debugger, history};
+
+/// A bound where the user has set none: longer than any run, short enough for arithmetic.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A run whose start point is decided, and that can be seen from outside.
+pub struct PlannedRun {
+    run: PreparedRun,
+    start: Start,
+    writer: Option<SnapshotWriter>,
+    started_at: SystemTime,
+    before: Option<Moment>,
+    registered: Option<Registered>,
+    control: Option<UnixListener>,
+}
+
+/// What the next attempt starts from.
+enum Start {
+    /// A standby VM, with the snapshot that it was resumed from.
+    Standby(Standby, Snapshot),
+    /// A snapshot of a guest that is ready for a program.
+    Ready(Snapshot),
+    /// A snapshot of a guest that has just booted.
+    Booted(Snapshot),
+    /// Nothing.
+    Boot,
+}
+
+/// What an attempt has started from.
+enum Started {
+    Standby(Snapshot),
+    Ready(Snapshot),
+    Booted(Snapshot),
+    Boot,
+}
+
+/// What follows an attempt.
+enum Next {
+    /// Another one, from something that needs less.
+    FallBack(Start),
+    /// The same once more, because QEMU crashed.
+    Retry(Start),
+    /// Nothing: its outcome counts.
+    Done(Started),
+}
+
+impl PlannedRun {
+    /// Decides what `run` starts from, and registers it. Without `resumes` it boots, and no snapshot is taken of it.
+    pub fn new(run: PreparedRun, resumes: bool, ctx: &Context) -> Result<PlannedRun, Fault> {
+        run.dir.write_command_line(&run.vm)?;
+        let plan = if resumes { template::plan(&run, ctx) } else { Plan { start: StartPoint::Boot, writer: None } };
+        let started_at = SystemTime::now();
+        let before = run.disks.moment(run.dir.path());
+        // A run that cannot be seen from outside is a run all the same.
+        let registered = registry::register(&run.cache, &run.entry(ctx.runs_dir()?.path(), started_at)).ok();
+        let control = registered.as_ref().and_then(|_| registry::open_control(&run.cache, run.dir.id()).ok());
+        if let Some(gdb) = &run.gdb {
+            let kernel = &run.base.kernel;
+            debugger::write_script(run.dir.held(), &crash::modules(kernel, ctx), Some(&gdb.path))?;
+            let command = debugger::gdb(kernel, run.dir.path(), None);
+            let command: Vec<String> =
+                command.iter().flatten().map(|argument| history::quoted(&argument.to_string_lossy())).collect();
+            ctx.report.say(&format!("the VM waits for gdb: {}", command.join(" ")));
+        }
+        let start = match plan.start {
+            StartPoint::Ready(snapshot) => {
+                // A standby VM has no disks but its own, and a template knows disks by their sizes only.
+                let wanted = run.spec.standby && run.disks.kept.is_empty();
+                match wanted.then(|| standby::take(&run.cache, &standby::name(&snapshot.name, &run.vm))).flatten() {
+                    Some(vm) => Start::Standby(vm, snapshot),
+                    None => Start::Ready(snapshot),
+                }
+            }
+            StartPoint::Booted(snapshot) => Start::Booted(snapshot),
+            StartPoint::Boot => Start::Boot,
+        };
+        if matches!(start, Start::Standby(..)) && run.spec.verbosity == Verbosity::Verbose {
+            ctx.report.say("using a standby VM");
+        }
+        Ok(PlannedRun { run, start, writer: plan.writer, started_at, before, registered, control })
+    }
+
+    /// Runs the program in the VM. An attempt that did not get as far as the program is followed by another one.
+    pub fn attempt(self, mut frontend: Frontend<'_>, ctx: &Context) -> Result<Attempted, Fault> {
+        let PlannedRun { run, mut start, mut writer, started_at, before, registered, control } = self;
+        let mut crashed: Option<String> = None;
+        let (started, mut outcome) = loop {
+            let (started, outcome) = attempt_once(&run, start, writer.as_mut(), control.as_ref(), &mut frontend)?;
+            // QEMU's emulation has races. Streams that can be had once may have been used.
+            let repeatable = crashed.is_none() && matches!(frontend.streams, ProgramStreams::Renewable(_));
+            match next(started, &outcome, repeatable, ctx) {
+                Next::Done(started) => break (started, outcome),
+                Next::FallBack(other) => start = other,
+                Next::Retry(same) => {
+                    crashed = Some(crash_of_qemu(&outcome.verdict));
+                    start = same;
+                }
+            }
+        };
+        // Nobody is to wait for what will not be there.
+        drop(control);
+        outcome.notes.extend(crashed.clone());
+        Ok(Attempted { run, started, writer, started_at, before, outcome, crashed, _registered: registered })
+    }
+}
+
+/// One attempt, from `start`.
+fn attempt_once(
+    run: &PreparedRun,
+    start: Start,
+    mut writer: Option<&mut SnapshotWriter>,
+    control: Option<&UnixListener>,
+    frontend: &mut Frontend<'_>,
+) -> Result<(Started, Outcome), Fault> {
+    let (standby, started) = match start {
+        Start::Standby(vm, snapshot) => (Some(vm), Started::Standby(snapshot)),
+        Start::Ready(snapshot) => (None, Started::Ready(snapshot)),
+        Start::Booted(snapshot) => (None, Started::Booted(snapshot)),
+        Start::Boot => (None, Started::Boot),
+    };
+    match (&started, &standby) {
+        (_, Some(standby)) => {
+            standby.disks.iter().try_for_each(|(serial, disk)| run.disks.adopt(serial, disk))?;
+        }
+        (Started::Standby(snapshot) | Started::Ready(snapshot), None) => snapshot.fill(&run.disks)?,
+        (Started::Booted(_) | Started::Boot, None) => run.disks.write_new()?,
+    }
+    let vm: VmSpec = match (&started, &mut writer) {
+        (Started::Standby(snapshot) | Started::Ready(snapshot), _) => snapshot.template.clone_of(&run.vm),
+        (Started::Booted(snapshot), Some(writer)) => writer.begin(Some(&snapshot.template))?,
+        (_, Some(writer)) => writer.begin(None)?,
+        (_, None) => run.vm.clone(),
+    };
+    let console_before = started.snapshot().map(|snapshot| snapshot.template.console());
+    if let Some(console) = console_before.as_ref().filter(|_| run.spec.verbosity == Verbosity::Verbose) {
+        // It is in this run's console.log, too: the guest has printed it, only not just now.
+        (frontend.notices)(Notice::Console(&fs_err::read(console)?));
+    }
+    run.dir.write_command_line(&vm)?;
+    let order = Box::new(run.order.clone());
+    let (streams, front) = match &mut frontend.streams {
+        ProgramStreams::Renewable(make) => (make()?, None),
+        ProgramStreams::Single(streams) => (streams.take().unwrap_or_else(Streams::nowhere), None),
+        ProgramStreams::Remote(socket) => (Streams::nowhere(), Some(socket.try_clone()?)),
+    };
+    let outcome = supervise(Run {
+        vm: &vm,
+        standby,
+        job: match started {
+            Started::Standby(_) | Started::Ready(_) => Job::Resumed(order),
+            Started::Booted(_) | Started::Boot => Job::Program(Box::new(run.system.clone()), order),
+        },
+        snapshots: writer.map(|writer| writer as &mut dyn SnapshotSink),
+        limits: limits(&run.spec),
+        console_before: console_before.as_deref(),
+        dir: run.dir.held(),
+        streams,
+        door: control.and_then(|control| control.try_clone().ok()),
+        front,
+        escape: run.spec.escape.0,
+        signals: &mut *frontend.signals,
+        show: &mut *frontend.notices,
+    });
+    Ok((started, outcome))
+}
+
+/// What follows an attempt: the same once more, something that needs less, or nothing.
+fn next(started: Started, outcome: &Outcome, repeatable: bool, ctx: &Context) -> Next {
+    match (&outcome.not_resumed, started) {
+        // Its template may be as good as ever.
+        (Some(_), Started::Standby(snapshot)) => Next::FallBack(Start::Ready(snapshot)),
+        (Some(why), Started::Ready(snapshot) | Started::Booted(snapshot)) => {
+            snapshot.discard(why, ctx);
+            Next::FallBack(Start::Boot)
+        }
+        (None, started) if outcome.crashed_at_boot && repeatable => Next::Retry(match started {
+            Started::Standby(snapshot) | Started::Ready(snapshot) => Start::Ready(snapshot),
+            Started::Booted(snapshot) => Start::Booted(snapshot),
+            Started::Boot => Start::Boot,
+        }),
+        (_, started) => Next::Done(started),
+    }
+}
+
+impl Started {
+    fn snapshot(&self) -> Option<&Snapshot> {
+        match self {
+            Started::Standby(snapshot) | Started::Ready(snapshot) | Started::Booted(snapshot) => Some(snapshot),
+            Started::Boot => None,
+        }
+    }
+}
+
+/// The text about a QEMU that was started a second time.
+fn crash_of_qemu(verdict: &Verdict) -> String {
+    let why = match verdict {
+        Verdict::Fault { message, .. } => message.as_str(),
+        _ => "",
+    };
+    format!("QEMU crashed while the VM booted, and the VM was booted once more: {why}")
+}
+
+fn limits(spec: &RunSpec) -> Limits {
+    Limits {
+        boot: spec.boot_timeout.unwrap_or(FOR_EVER),
+        program: spec.timeout,
+        hang: spec.hang_timeout,
+        strict: spec.strict,
+        keep: spec.keep,
+        debugged: spec.gdb,
+        dump: (spec.dump != DumpWhen::Off).then_some(Dump {
+            of_every_failure: spec.dump == DumpWhen::OnFailure,
+            format: match spec.dump_format {
+                DumpForm::Kdump => DumpFormat::Kdump,
+                DumpForm::Elf => DumpFormat::Elf,
+            },
+        }),
+        artifacts: ARTIFACTS,
+    }
+}
+
+/// A run whose VM has ended; its evidence is not complete yet.
+pub struct Attempted {
+    run: PreparedRun,
+    started: Started,
+    writer: Option<SnapshotWriter>,
+    started_at: SystemTime,
+    before: Option<Moment>,
+    outcome: Outcome,
+    crashed: Option<String>,
+    _registered: Option<Registered>,
+}
+
+impl Attempted {
+    /// How the VM ended.
+    pub fn verdict(&self) -> &Verdict {
+        &self.outcome.verdict
+    }
+
+    /// Completes the evidence: artifacts of a guest that died, lines of source, the record. `call` is how quiz was called, and `doing` what the
+    /// guest was doing where that is more than the run's program.
+    pub fn finish(self, call: Option<Call>, doing: Option<String>, signals: &mut dyn Signals, ctx: &Context) -> Ended {
+        let Attempted { run, started, writer, started_at, before, mut outcome, crashed, _registered } = self;
+        crashed.iter().for_each(|crashed| ctx.report.say(crashed));
+        salvage(&run, before.as_ref(), &mut outcome, signals);
+        if let Some(writer) = writer.as_ref().filter(|_| run.spec.verbosity == Verbosity::Verbose) {
+            writer.failures.iter().for_each(|why| ctx.report.say(&format!("no template was made: {why}")));
+        }
+        let made = writer.and_then(|writer| writer.made);
+        let start = match &started {
+            Started::Standby(snapshot) => StartRecord { from: "standby", template: Some(snapshot.name.clone()) },
+            Started::Ready(snapshot) => StartRecord { from: "template", template: Some(snapshot.name.clone()) },
+            Started::Booted(_) => StartRecord { from: "bare", template: made },
+            Started::Boot => StartRecord { from: "boot", template: made },
+        };
+        let crash = crash::read(&mut outcome, &run, doing, signals, ctx);
+        // From here on nothing waits for anything but the user's own streams, and every signal ends that.
+        let call_seal = call.as_ref().and_then(|call| consent::seal(call, ctx));
+        let mut record = Record::new(&run, start, started_at, &outcome);
+        (record.call, record.call_seal) = (call, call_seal);
+        let crash = crash.map(|crash| {
+            record.oops = Some(crash.record);
+            crash.short
+        });
+        let unwritten = run.dir.finish(&record.line()).err();
+        let standby_follows = run.spec.standby && standby::can_follow(&record, &run);
+        Ended { record, outcome, dir: run.dir, crash, standby_follows, unwritten }
+    }
+}
+
+/// A run that is over.
+pub struct Ended {
+    /// Its record.
+    pub record: Record,
+    /// What was observed.
+    pub outcome: Outcome,
+    /// What happened to the guest's kernel, in a few lines.
+    pub crash: Option<String>,
+    /// The next run like it may have a standby VM.
+    pub standby_follows: bool,
+    /// Why the record is not in the run's directory.
+    pub unwritten: Option<Fault>,
+    /// Its directory, which nobody prunes as long as this value lives.
+    dir: RunDir,
+}
+
+impl Ended {
+    /// Writes a file of evidence that the run itself has not left.
+    ///
+    /// # Errors
+    /// If the file cannot be written; it is named.
+    pub fn keep(&self, name: &str, mut contents: impl Read) -> Result<(), Fault> {
+        let mut file: File = self.dir.held().create(name)?;
+        std::io::copy(&mut contents, &mut file)
+            .map(drop)
+            .map_err(|e| Fault::new(format!("cannot write {name} in {}: {e}", self.dir.path().display())))
+    }
+}

@@ -1,0 +1,48 @@
+//! A program in a VM that runs already, through the VM's control socket.
+
+use std::os::unix::net::UnixStream;
+
+use quiz_config::Escape;
+use quiz_host::Cache;
+use quiz_vm::client::{Ends, Heed, Parting, converse, greet};
+use quiz_vm::control::{Exec, Request};
+use quiz_vm::{Signals, Streams};
+
+use crate::fault::Fault;
+use crate::registry::Running;
+
+/// Connects to a VM, and waits until programs can be run in it.
+///
+/// # Errors
+/// If the VM is gone, or does not answer.
+pub fn enter(running: &Running, cache: &Cache) -> Result<UnixStream, Fault> {
+    let socket = running.visit(cache)?;
+    let unreachable = |e| Fault::new(format!("cannot run anything in the VM of {}: {e}", running.id));
+    greet(&socket).map_err(unreachable)?;
+    Ok(socket)
+}
+
+/// Runs a program in the VM behind `socket`. Signals of this process are passed to it; the first from the keyboard ends nothing else.
+///
+/// # Errors
+/// If the streams fail.
+pub fn run(
+    socket: UnixStream,
+    exec: Exec,
+    streams: Streams,
+    signals: &mut dyn Signals,
+    escape: Escape,
+) -> Result<Parting, Fault> {
+    let escape = escape.0.filter(|_| exec.terminal.is_some());
+    let mut received = 0;
+    let mut heed = |signal| {
+        received += 1;
+        match signal {
+            // From the keyboard: it is the program's affair.
+            libc::SIGINT | libc::SIGQUIT if received == 1 => Heed::Pass,
+            _ => Heed::PassAndLeave,
+        }
+    };
+    let ends = Ends { streams, signals, escape, begin: &mut || {}, heed: &mut heed };
+    Ok(converse(socket, &Request::Exec(Box::new(exec)), ends)?)
+}

@@ -1,0 +1,71 @@
+//! The whole way of a run: what it asks for is found or made, assembled, and planned. Not for the single steps.
+
+use quiz_config::{RunSpec, ShareSpec, WorktreeMode};
+
+use crate::assemble::PreparedRun;
+use crate::attempt::PlannedRun;
+use crate::context::Context;
+use crate::evidence::{self, RunDir, RunsDir};
+use crate::fault::Fault;
+use crate::frontend::ProgramTerminal;
+use crate::{chosen, prepare, standby};
+
+/// Makes everything that the run that `spec` asks for needs, and decides what it starts from.
+///
+/// # Errors
+/// What cannot be found or made, with the way out.
+pub fn plan(spec: &RunSpec, terminal: ProgramTerminal, ctx: &Context) -> Result<PlannedRun, Fault> {
+    let dir = RunDir::create(&runs_dir(spec, ctx)?)?;
+    PlannedRun::new(assemble(spec, dir, terminal, ctx)?, true, ctx)
+}
+
+/// The same for a program whose streams can be had once: the VM boots.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_watched(spec: &RunSpec, ctx: &Context) -> Result<PlannedRun, Fault> {
+    let dir = RunDir::create(&runs_dir(spec, ctx)?)?;
+    PlannedRun::new(assemble(spec, dir, ProgramTerminal::default(), ctx)?, false, ctx)
+}
+
+/// Makes everything that the run needs. `dir` is the run's directory.
+fn assemble(spec: &RunSpec, dir: RunDir, terminal: ProgramTerminal, ctx: &Context) -> Result<PreparedRun, Fault> {
+    let chosen = chosen::choose(&spec.profiles, &spec.profile_options, ctx)?;
+    let base = prepare::kernel_and_root(spec, &chosen, ctx)?;
+    PreparedRun::assemble(spec, chosen, base, dir, terminal, ctx)
+}
+
+/// Keeps a standby VM for the next run of `spec`: until it is taken, or for a while.
+///
+/// # Errors
+/// As [`plan`].
+pub fn hold_standby(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
+    let run = assemble(spec, standby::keepers_dir(ctx)?, ProgramTerminal::default(), ctx)?;
+    standby::keep(&run, ctx)
+}
+
+/// Where the evidence of a run of `spec` is kept: not where its guest may write.
+fn runs_dir(spec: &RunSpec, ctx: &Context) -> Result<RunsDir, Fault> {
+    let usual = ctx.runs_dir()?;
+    let path = usual.path();
+    let reaches = |share: &ShareSpec| {
+        let host = fs_err::canonicalize(&share.host).unwrap_or_else(|_| share.host.clone());
+        share.writable && (path.starts_with(&host) || host.starts_with(&path))
+    };
+    let whole_worktree = spec.worktree.is_some() && spec.worktree_mode == WorktreeMode::ReadWrite;
+    if whole_worktree || spec.shares.iter().any(reaches) {
+        return Ok(ctx.runs_dir_apart()?.unwrap_or(usual));
+    }
+    Ok(usual)
+}
+
+/// Removes the evidence of old runs, as far as `spec` says.
+///
+/// # Errors
+/// If there is no place for evidence.
+pub fn prune(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
+    for runs in ctx.runs_dirs()? {
+        evidence::prune(&runs, spec.keep_runs, spec.keep_days);
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! The signals that this process receives: those that would end it, and what a terminal sends. Not for what they do to a run.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use quiz_vm::Signals;
+use quiz_vm::proto::WinSize;
+use signal_hook::consts::{
+    SIGABRT, SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGSYS, SIGTERM, SIGTRAP, SIGUSR1, SIGUSR2,
+    SIGVTALRM, SIGWINCH, SIGXCPU,
+};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+use crate::fault::Fault;
+
+/// How many listen for the signals that end quiz. While nobody does, they do what they do in any program.
+static LISTENERS: AtomicUsize = AtomicUsize::new(0);
+
+/// The signals that end a program unless it catches them, but for those of faults. Whatever sends one, the terminal is to be restored, and the
+/// run to have its record.
+fn ending() -> impl Iterator<Item = i32> {
+    let named = [
+        SIGINT,
+        SIGTERM,
+        SIGHUP,
+        SIGQUIT,
+        SIGABRT,
+        SIGALRM,
+        SIGIO,
+        SIGPROF,
+        SIGSYS,
+        SIGTRAP,
+        SIGUSR1,
+        SIGUSR2,
+        SIGVTALRM,
+        SIGXCPU,
+        libc::SIGPWR,
+        #[cfg(not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc64")))]
+        libc::SIGSTKFLT,
+    ];
+    named.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+}
+
+/// The signals that end, stop, continue or resize a run, received as long as this value lives.
+pub struct ReceivedSignals {
+    delivery: SignalDelivery<UnixStream, SignalOnly>,
+}
+
+impl ReceivedSignals {
+    /// Receives them from now on.
+    ///
+    /// # Errors
+    /// If the host refuses a socket or a handler.
+    pub fn listen() -> Result<ReceivedSignals, Fault> {
+        static DEFAULTS: OnceLock<()> = OnceLock::new();
+        let make = || {
+            let (read, write) = UnixStream::pair()?;
+            read.set_nonblocking(true)?;
+            if DEFAULTS.set(()).is_ok() {
+                ending().try_for_each(end_where_nobody_listens)?;
+            }
+            SignalDelivery::with_pipe(read, write, SignalOnly, ending().chain([SIGWINCH, SIGCONT]).collect::<Vec<_>>())
+        };
+        LISTENERS.fetch_add(1, Ordering::SeqCst);
+        match make() {
+            Ok(delivery) => Ok(ReceivedSignals { delivery }),
+            Err(e) => {
+                LISTENERS.fetch_sub(1, Ordering::SeqCst);
+                Err(Fault::new(format!("cannot listen for signals: {e}")))
+            }
+        }
+    }
+}
+
+/// A signal that has once been caught is caught for good: this has it end quiz all the same while nobody listens.
+fn end_where_nobody_listens(signal: i32) -> io::Result<()> {
+    let end = move || {
+        if LISTENERS.load(Ordering::SeqCst) == 0 {
+            // SAFETY: both are async-signal-safe; the signal is delivered again when its handler has returned.
+            unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+                libc::raise(signal);
+            }
+        }
+    };
+    // SAFETY: what is called in the handler is async-signal-safe.
+    unsafe { signal_hook::low_level::register(signal, end) }.map(drop)
+}
+
+impl Drop for ReceivedSignals {
+    fn drop(&mut self) {
+        LISTENERS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Signals for ReceivedSignals {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.delivery.get_read().as_fd()
+    }
+
+    fn pending(&mut self) -> Vec<i32> {
+        self.delivery.pending().collect()
+    }
+
+    fn window_size(&self) -> Option<WinSize> {
+        None
+    }
+}
