@@ -2,8 +2,8 @@
 
 use std::fs::File;
 
-use quiz_symbols::find::{Origins, Symbols};
-use quiz_symbols::{Report, tell};
+use quiz_oops::find::{Origins, Symbols};
+use quiz_oops::{Report, render};
 use quiz_vm::console::Console;
 use quiz_vm::visible::{visible, visible_console};
 
@@ -35,11 +35,11 @@ pub fn run(input: &[u8]) {
     for text in texts {
         is_harmless(&visible_console(text.as_bytes()));
         let symbols = Symbols::of(text, &Origins::default());
-        let _annotated = tell::annotated(text, &symbols);
+        let _annotated = render::annotated(text, &symbols);
         let _busy = Report::of_busy_processor(text);
         if let Some(headline) = reader.headline() {
             let report = Report::read(text, headline);
-            let told = tell::in_short(&report, &symbols, &[]);
+            let told = render::in_short(&report, &symbols, &[]);
             is_harmless(&visible_console(told.as_bytes()));
         }
     }

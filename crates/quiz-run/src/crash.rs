@@ -9,7 +9,7 @@ use quiz_config::{RunSpec, ShareSpec};
 use quiz_host::held::HeldDir;
 use quiz_kernel::Kernel;
 use quiz_kernel::kernel::Origin;
-use quiz_symbols::{Origins, Report, Symbols, find, tell, telling};
+use quiz_oops::{Origins, Report, Symbols, find, render, telling};
 use quiz_vm::{Outcome, Signals, Verdict};
 use serde::Serialize;
 
@@ -82,18 +82,18 @@ pub fn read(
             "" => String::new(),
             _ => format!(
                 "\nWhat the kernel said of processors and blocked tasks:\n\n{}",
-                tell::annotated(asked, &symbols)
+                render::annotated(asked, &symbols)
             ),
         };
-        keep(dir.write_whole(STACKS, (tell::annotated(&stacks, &symbols) + &said).as_bytes()));
+        keep(dir.write_whole(STACKS, (render::annotated(&stacks, &symbols) + &said).as_bytes()));
     }
     let report = report(outcome, asked);
     let crash = report.map(|report| {
         let mut circumstances = vec![format!("while {} ran", doing.unwrap_or_else(|| program(spec)))];
         circumstances.extend(report.task.as_ref().map(|task| format!("in the task {task}")));
-        let short = tell::in_short(&report, &symbols, &circumstances);
+        let short = render::in_short(&report, &symbols, &circumstances);
         if !outcome.oops.is_empty() {
-            let text = format!("{short}\nWhat the kernel said:\n\n{}", tell::annotated(&outcome.oops, &symbols));
+            let text = format!("{short}\nWhat the kernel said:\n\n{}", render::annotated(&outcome.oops, &symbols));
             keep(dir.write_whole("oops.txt", text.as_bytes()));
         }
         Crash { record: record(report, &symbols), short }

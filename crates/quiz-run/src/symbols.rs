@@ -1,5 +1,5 @@
 //! Lines of source for the frames of a kernel's last words, looked up by a process of its own: debug information takes hundreds of megabytes,
-//! and may be a file that somebody has made. Not for the looking up (`quiz_symbols`).
+//! and may be a file that somebody has made. Not for the looking up (`quiz_oops`).
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::thread;
 
-use quiz_symbols::{Origins, Symbols};
+use quiz_oops::{Origins, Symbols};
 use quiz_vm::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;

@@ -6,9 +6,9 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use fs_err as fs;
-use quiz_symbols::line;
+use quiz_oops::line;
 
-use crate::signs;
+use quiz_oops::classify;
 
 /// How much is kept from the start, in bytes.
 const HEAD: u64 = 32 * 1024 * 1024;
@@ -58,8 +58,8 @@ struct Strict {
 impl Strict {
     fn look_at(&mut self, message: &str) {
         if self.first.is_none() {
-            let is_announcement = message.starts_with(signs::CUT);
-            if !is_announcement && (self.announced || signs::counts(message)) {
+            let is_announcement = message.starts_with(classify::CUT);
+            if !is_announcement && (self.announced || classify::is_any(message)) {
                 self.first = Some(message.to_owned());
             }
             self.announced = is_announcement;
@@ -67,7 +67,7 @@ impl Strict {
     }
 
     fn first(&self) -> Option<&str> {
-        self.first.as_deref().or(self.announced.then_some(signs::CUT))
+        self.first.as_deref().or(self.announced.then_some(classify::CUT))
     }
 }
 
@@ -97,7 +97,7 @@ impl Console {
         // What was wrong with the guest that was saved is wrong with this one.
         for line in String::from_utf8_lossy(&before).lines() {
             let text = console.judge(line);
-            if console.report.is_none() && signs::is_report(text) {
+            if console.report.is_none() && classify::is_report(text) {
                 console.report = Some(text.to_owned());
             }
         }
@@ -134,8 +134,9 @@ impl Console {
         self.line.clear();
         let text = self.judge(&line);
         // It says so at the end of its account, too; and without time stamps it may stand behind what a program has written.
-        self.panicked |= text.contains(signs::PANIC);
-        let (trouble, report, stall) = (signs::is_trouble(text), signs::is_report(text), signs::is_stall(text));
+        self.panicked |= text.contains(classify::PANIC);
+        let (trouble, report, stall) =
+            (classify::is_trouble(text), classify::is_report(text), classify::is_stall(text));
         for (is_it, first) in [(trouble, &mut self.trouble), (report, &mut self.report), (stall, &mut self.stall)] {
             if is_it && first.is_none() {
                 *first = Some(text.to_owned());
@@ -328,7 +329,7 @@ mod tests {
     fn whatever_follows_the_cut_of_a_warning_counts() {
         let (_dir, mut c) = console();
         c.push(b"[ 1.0] ------------[ cut here ]------------\n").unwrap();
-        assert_eq!(c.strict(), Some(signs::CUT));
+        assert_eq!(c.strict(), Some(classify::CUT));
         c.push(b"[ 1.0] the wheel is not round\n[ 1.0] WARNING: CPU: 1 PID: 7 at fs/x.c:3 f+0x1/0x2\n").unwrap();
         assert_eq!(c.strict(), Some("the wheel is not round"));
         assert_eq!(c.report(), Some("WARNING: CPU: 1 PID: 7 at fs/x.c:3 f+0x1/0x2"));

@@ -17,7 +17,6 @@ pub mod probe;
 mod pump;
 pub mod qemu;
 mod qmp;
-mod signs;
 pub mod sparse;
 mod spec;
 mod special;
@@ -28,7 +27,6 @@ pub mod unpack;
 mod verdict;
 pub mod visible;
 
-pub use signs::is_fatal;
 pub use spec::*;
 pub use supervise::{Limits, Run, Signals, Streams, supervise};
 pub use verdict::{ArtifactsRecord, Outcome, Verdict};

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use quiz_config::Verbosity;
 use quiz_host::stream::Patient;
+use quiz_oops::classify::is_fatal;
 use quiz_vm::supervise::Notice;
 use quiz_vm::visible::{visible, visible_console, visible_lines};
-use quiz_vm::{Outcome, Verdict, is_fatal};
+use quiz_vm::{Outcome, Verdict};
 
 use quiz_run::{Fault, Record};
 

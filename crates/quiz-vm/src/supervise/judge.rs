@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
 
-use quiz_symbols::taint;
+use quiz_oops::taint;
 
 use super::{Phase, STACKS, Seen, Supervisor};
 use crate::{Verdict, artifacts};

@@ -1,17 +1,19 @@
-//! From a kernel's last words to lines of source: the message in a line (`line`), what a report says (`report`), where each frame of it lies in the source
-//! (`debug`), which files know that (`find`), and how it is told (`tell`). Not for getting hold of the words: that is the supervisor's.
+//! A kernel's last words: the message in a line of the console (`line`), which messages begin a report (`classify`), what a report says
+//! (`report`), where each frame lies in the source (`debug`), which files know that (`find`), and how it is shown (`render`). Not for reading the
+//! console: the supervisor does that.
 //!
 //! ```text
 //! text ─ report::frames ─► Frame (function, offset, size, module) ─ find, debug ─► Place (function, file, line; inlined ones first)
 //!      └ report::Report ─► headline, culprit, call trace, taint, command
 //! ```
 
+pub mod classify;
 pub mod debug;
 pub mod find;
 pub mod line;
+pub mod render;
 pub mod report;
 pub mod taint;
-pub mod tell;
 
 pub use find::{Origins, Symbols};
 pub use report::{Frame, Report};

@@ -1,5 +1,5 @@
 //! What a message of the kernel's is the first line of: an oops, a report of something wrong, or word of a task or processor that does not
-//! get on. Not for finding the message in a line (`quiz_symbols::line`).
+//! get on. Not for finding the message in a line (`line`).
 //!
 //! A message counts as soon as it begins as the kernel's reports do, whatever follows. Ordinary messages of kernels and programs that begin
 //! with the same words are told apart by what the kernel's always have: a place in the code, a number of an oops, the words of a checker.
@@ -124,7 +124,7 @@ pub fn is_fatal(text: &str) -> bool {
 }
 
 /// Whether a message is one that a run must not have had that is to be free of them.
-pub fn counts(text: &str) -> bool {
+pub fn is_any(text: &str) -> bool {
     is_trouble(text) || is_report(text) || is_stall(text)
 }
 
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_report_counts() {
+    fn every_kind_of_report_is_any() {
         for text in [
             // lib/bug.c and kernel/panic.c, in the forms of 4.18 to 7.2.
             "WARNING: CPU: 1 PID: 7 at fs/x.c:3 f+0x1/0x2",
@@ -254,7 +254,7 @@ mod tests {
             "PANIC at arc.c:12:arc_init()",
             "PANIC: zfs: adding existent segment to range tree",
         ] {
-            assert!(counts(text), "{text}");
+            assert!(is_any(text), "{text}");
         }
     }
 
@@ -295,7 +295,7 @@ mod tests {
             "sh invoked oom-killer: gfp_mask=0xcc0",
             "BUG reports go to the list",
         ] {
-            assert!(!counts(text), "{text}");
+            assert!(!is_any(text), "{text}");
         }
     }
 
