@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use quiz_config::{DumpForm, DumpWhen, RunSpec, Verbosity};
 use quiz_host::Report;
+use quiz_vm::DumpFormat;
 use quiz_vm::standby::Standby;
-use quiz_vm::supervise::{Dump, DumpFormat, Job, Notice, SnapshotSink};
+use quiz_vm::supervise::{Dump, Job, Notice, SnapshotSink};
 use quiz_vm::{Limits, Outcome, Run, Signals, Streams, Verdict, VmSpec, supervise};
 
 use crate::assemble::PreparedRun;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::monitor::Monitor;
 use crate::probe::{Identity, ProbeError, Qemu};
 use crate::qmp::{self, Said};
-use crate::{Accel, VmSpec};
+use crate::spec::{Accel, VmSpec};
 
 /// How long a kernel may take to start the agent under a KVM that works. It takes well under a second.
 const TRIAL: Duration = Duration::from_secs(10);

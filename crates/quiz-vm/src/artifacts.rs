@@ -5,9 +5,9 @@ use std::thread::{self, JoinHandle};
 
 use quiz_host::held::HeldDir;
 
-use crate::ArtifactsRecord;
 use crate::feed::{Feed, Intake, feed};
 use crate::unpack::{Bounds, Rules, Unpacked, unpack};
+use crate::verdict::ArtifactsRecord;
 
 /// The directory's name in that of the run.
 pub const DIR: &str = "artifacts";

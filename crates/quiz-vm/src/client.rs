@@ -2,23 +2,18 @@
 //! `supervise::clients`).
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use quiz_proto::{CHUNK, Decoder, ProgramId, Status, Stream, ToGuest, ToHost, WINDOW, encode};
+use quiz_proto::{CHUNK, Decoder, ProgramId, Status, Stream, ToGuest, ToHost, encode};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::control::{Answer, Request};
+use crate::duplex::{self, Change, Duplex};
 use crate::escape::Escape;
-use crate::feed::Feed;
-use crate::pump::{self, Allowance, Event, Mailbox};
-use crate::{Signals, Streams};
-
-/// Credit is returned in pieces of this size, in bytes.
-const CREDIT: u32 = WINDOW / 4;
+use crate::outgoing::Outgoing;
+use crate::supervise::job::{Signals, Streams};
 
 /// How it came to an end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,32 +111,24 @@ pub enum Heed {
 /// Says what is wanted, and ties the program's streams to the user's until it is over.
 pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Parting, ClientError> {
     socket.set_nonblocking(true)?;
-    let (mailbox, events, bell) = Mailbox::new()?;
-    let outlet = |stream, output| -> io::Result<Outlet> {
-        let feed = Some(pump::write_output(stream, output, mailbox.clone())?);
-        Ok(Outlet { stream, feed, owed: 0, open: true })
-    };
     let Ends { streams, signals, escape, begin, heed } = ends;
     let mut conversation = Conversation {
         socket,
         decoder: Decoder::default(),
-        outgoing: Vec::new(),
+        outgoing: Outgoing::default(),
         escape: Escape::new(escape),
         begin,
         heed,
-        outlets: [outlet(Stream::Stdout, streams.output)?, outlet(Stream::Stderr, streams.errors)?],
-        allowance: None,
-        events,
-        bell,
+        duplex: Duplex::new(streams.output, streams.errors)?,
         signals,
         heard_signals: 0,
         last_signal: 0,
         failed: None,
         parting: None,
     };
-    encode(request, &mut conversation.outgoing).map_err(io::Error::other)?;
+    encode(request, &mut conversation.outgoing.bytes).map_err(io::Error::other)?;
     match streams.input {
-        Some(input) => conversation.allowance = Some(pump::read_input(input, mailbox)?),
+        Some(input) => conversation.duplex.read(input)?,
         // Somebody else feeds the run's program.
         None if *request == Request::Attach => {}
         None => conversation.say(ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
@@ -152,14 +139,11 @@ pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Par
 struct Conversation<'a> {
     socket: UnixStream,
     decoder: Decoder,
-    outgoing: Vec<u8>,
+    outgoing: Outgoing,
     escape: Escape,
     begin: &'a mut dyn FnMut(),
     heed: &'a mut dyn FnMut(i32) -> Heed,
-    outlets: [Outlet; 2],
-    allowance: Option<Allowance>,
-    events: Receiver<Event>,
-    bell: Arc<OwnedFd>,
+    duplex: Duplex,
     signals: &'a mut dyn Signals,
     heard_signals: u32,
     last_signal: u8,
@@ -167,27 +151,20 @@ struct Conversation<'a> {
     parting: Option<Parting>,
 }
 
-struct Outlet {
-    stream: Stream,
-    feed: Option<Feed>,
-    owed: u32,
-    open: bool,
-}
-
 impl Conversation<'_> {
     fn go_on(mut self) -> Result<Parting, ClientError> {
         while self.parting.is_none() && self.failed.is_none() {
             self.turn(true);
         }
-        self.outlets.iter_mut().for_each(|outlet| outlet.feed = None);
-        self.allowance.iter().for_each(Allowance::close);
+        self.duplex.end_output();
+        self.duplex.end_input();
         let left = matches!(self.parting, Some(Parting::Escaped | Parting::Interrupted(_)));
         let before = self.heard_signals;
         // What has come is the user's, unless they are in a hurry.
-        while !left && self.failed.is_none() && self.heard_signals == before && self.outlets.iter().any(|o| o.open) {
+        while !left && self.failed.is_none() && self.heard_signals == before && self.duplex.is_writing() {
             self.turn(false);
         }
-        if !left && self.outlets.iter().any(|outlet| outlet.open) {
+        if !left && self.duplex.is_writing() {
             // What is not written whole is no success.
             self.parting = Some(Parting::Interrupted(self.last_signal));
         }
@@ -198,19 +175,18 @@ impl Conversation<'_> {
     }
 
     fn say(&mut self, message: ToGuest) {
-        if let Err(e) = encode(&Request::Say(message), &mut self.outgoing) {
+        if let Err(e) = encode(&Request::Say(message), &mut self.outgoing.bytes) {
             self.failed.get_or_insert(io::Error::other(e).into());
         }
     }
 
     /// Waits for the next thing to happen and deals with it; `socket`: also at the other end.
     fn turn(&mut self, socket: bool) {
-        let wants_write = if self.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
         let ready = {
             let mut fds = [
                 PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN | wants_write),
+                PollFd::from_borrowed_fd(self.duplex.wakeup(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN | self.outgoing.interest()),
             ];
             let watched = if socket { 3 } else { 2 };
             match poll(&mut fds[..watched], None) {
@@ -222,10 +198,7 @@ impl Conversation<'_> {
             self.on_signals();
         }
         if ready[1] {
-            rustix::io::read(&*self.bell, &mut [0; 8]).ok();
-            while let Ok(event) = self.events.try_recv() {
-                self.on_event(event);
-            }
+            self.on_streams();
         }
         if ready[2] && socket {
             self.hear();
@@ -234,17 +207,8 @@ impl Conversation<'_> {
     }
 
     fn flush(&mut self) {
-        while !self.outgoing.is_empty() {
-            match rustix::net::send(&self.socket, &self.outgoing, rustix::net::SendFlags::NOSIGNAL) {
-                Ok(n) => {
-                    self.outgoing.drain(..n);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return,
-                // What the other end has said before it went is still to be read.
-                Err(_) => self.outgoing.clear(),
-            }
-        }
+        // What the other end has sent before it closed is still to be read.
+        self.outgoing.flush(&self.socket).ok();
     }
 
     fn hear(&mut self) {
@@ -265,24 +229,17 @@ impl Conversation<'_> {
     fn on_answer(&mut self, answer: Answer) {
         match answer {
             Answer::Guest(ToHost::Data(_, stream, bytes)) => {
-                if let Some(feed) = self.outlet(stream).and_then(|outlet| outlet.feed.as_ref()) {
-                    // A pump that has given up has said so.
-                    feed.push(&bytes);
-                } else {
-                    // Nobody wants it, and its end is waited for all the same.
+                if !self.duplex.write(stream, &bytes) {
+                    // Nobody reads it, and its end is waited for all the same.
                     let taken = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                     self.say(ToGuest::Credit(ProgramId::MAIN, stream, taken));
                 }
             }
             Answer::Guest(ToHost::Eof(_, stream)) => {
-                if let Some(outlet) = self.outlet(stream) {
-                    outlet.feed = None;
-                }
+                self.duplex.end(stream);
             }
             Answer::Guest(ToHost::Credit(_, Stream::Stdin, bytes)) => {
-                if let Some(allowance) = &self.allowance {
-                    allowance.add(bytes);
-                }
+                self.duplex.allow(bytes);
             }
             Answer::Guest(ToHost::Ended { status, .. }) => self.parting = Some(Parting::Ended(status)),
             Answer::Over { code, message, stays } => self.parting = Some(Parting::Over { code, message, stays }),
@@ -291,45 +248,33 @@ impl Conversation<'_> {
         }
     }
 
-    fn outlet(&mut self, stream: Stream) -> Option<&mut Outlet> {
-        self.outlets.iter_mut().find(|outlet| outlet.stream == stream)
+    fn on_streams(&mut self) {
+        for change in self.duplex.changes() {
+            self.on_change(change);
+        }
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if let Some(credit) = self.duplex.take_credit(stream) {
+                self.say(ToGuest::Credit(ProgramId::MAIN, stream, credit));
+            }
+        }
     }
 
-    fn on_event(&mut self, event: Event) {
-        match event {
-            Event::Input(bytes) => {
+    fn on_change(&mut self, change: Change) {
+        match change {
+            Change::Input(bytes) => {
                 if self.escape.typed(&bytes, Instant::now()) {
                     self.parting = Some(Parting::Escaped);
                     return;
                 }
                 self.say(ToGuest::Data(ProgramId::MAIN, Stream::Stdin, bytes.into()));
             }
-            Event::InputEnded => self.say(ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
-            Event::ReadFailed(error) => self.failed = Some(ClientError::Read(error)),
-            Event::Written(stream, bytes) => {
-                let Some(outlet) = self.outlet(stream) else { return };
-                outlet.owed += bytes;
-                if outlet.owed >= CREDIT {
-                    let owed = std::mem::take(&mut outlet.owed);
-                    self.say(ToGuest::Credit(ProgramId::MAIN, stream, owed));
-                }
+            Change::InputEnded => self.say(ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
+            Change::InputFailed(error) => self.failed = Some(ClientError::Read(error)),
+            Change::OutputClosed(stream, Some(error)) => {
+                self.failed = Some(ClientError::Write { stream: duplex::name(stream), error });
             }
-            Event::WriteFailed(stream, error) => {
-                if error.kind() != io::ErrorKind::BrokenPipe {
-                    let stream = if stream == Stream::Stdout { "standard output" } else { "standard error" };
-                    self.failed = Some(ClientError::Write { stream, error });
-                    return;
-                }
-                if let Some(outlet) = self.outlet(stream) {
-                    outlet.feed = None;
-                }
-                self.say(ToGuest::Close(ProgramId::MAIN, stream));
-            }
-            Event::Finished(stream) => {
-                if let Some(outlet) = self.outlet(stream) {
-                    outlet.open = false;
-                }
-            }
+            Change::OutputClosed(stream, None) => self.say(ToGuest::Close(ProgramId::MAIN, stream)),
+            Change::Unpacked(_) => {}
         }
     }
 

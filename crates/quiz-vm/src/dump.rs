@@ -14,7 +14,7 @@ use object::endian::{Endianness, U64};
 use object::pod::{bytes_of, from_bytes, slice_from_bytes};
 use object::read::elf::{FileHeader, ProgramHeader};
 
-use crate::supervise::DumpFormat;
+use crate::spec::DumpFormat;
 
 /// The most segments that are looked at.
 const SEGMENTS: u64 = 1 << 20;

@@ -7,12 +7,16 @@
 pub mod accel;
 pub mod artifacts;
 pub mod client;
+mod clock;
 pub mod console;
 pub mod control;
 mod dump;
+mod duplex;
 mod escape;
 mod feed;
+mod judge;
 mod monitor;
+mod outgoing;
 pub mod probe;
 mod pump;
 pub mod qemu;

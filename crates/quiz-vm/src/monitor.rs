@@ -16,7 +16,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::qemu::{self, AGENT_FD, ArgumentError, CONSOLE_FD, QMP_FD, STATE_FD};
 use crate::qmp::{Command, Verb};
-use crate::{VmSpec, special};
+use crate::spec::VmSpec;
+use crate::special;
 
 /// QEMU could not be started.
 #[derive(Debug, thiserror::Error)]

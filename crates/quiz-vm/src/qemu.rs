@@ -9,7 +9,7 @@ use std::path::Path;
 
 use quiz_arch::{Discovery, Machine, Transport};
 
-use crate::{Accel, DiskFormat, VmSpec};
+use crate::spec::{Accel, DiskFormat, VmSpec};
 
 /// The descriptor of the QMP socket in QEMU.
 pub const QMP_FD: i32 = 3;
@@ -253,7 +253,7 @@ pub fn node(i: usize) -> String {
     format!("disk{i}")
 }
 
-fn blockdev(i: usize, disk: &crate::Disk) -> Result<String, ArgumentError> {
+fn blockdev(i: usize, disk: &crate::spec::Disk) -> Result<String, ArgumentError> {
     let file = disk.file.to_str().ok_or_else(|| ArgumentError::PathNotUtf8(disk.file.clone()))?;
     let driver = match disk.format {
         DiskFormat::Raw => "raw",
@@ -288,7 +288,7 @@ pub fn escaped(path: &Path) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Disk, Share};
+    use crate::spec::{Disk, Share};
 
     fn vm(arch: &str, machine: usize, accel: Accel) -> VmSpec {
         let arch = quiz_arch::find(arch).unwrap();
@@ -378,11 +378,11 @@ mod tests {
     #[test]
     fn a_saved_machine_has_its_memory_in_a_file() {
         let mut vm = vm("x86_64", 0, Accel::Tcg);
-        vm.ram = Some(crate::RamFile { path: "/t/a,b/ram".into(), shared: true });
+        vm.ram = Some(crate::spec::RamFile { path: "/t/a,b/ram".into(), shared: true });
         let object = "-object memory-backend-file,id=ram,size=1024M,share=on,mem-path=/t/a,,b/ram";
         assert!(text(&vm).contains(object) && text(&vm).contains(",memory-backend=ram\n"));
         assert!(!text(&vm).contains("-incoming"));
-        vm.ram = Some(crate::RamFile { path: "/t/ram".into(), shared: false });
+        vm.ram = Some(crate::spec::RamFile { path: "/t/ram".into(), shared: false });
         vm.incoming = Some("/t/state".into());
         assert!(text(&vm).contains("share=off,mem-path=/t/ram\n-incoming defer\n"));
     }

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::supervise::DumpFormat;
+use crate::spec::DumpFormat;
 
 /// The most bytes of one line that are kept; QEMU's own lines are far shorter.
 const LINE_LIMIT: usize = 64 * 1024;

@@ -125,3 +125,12 @@ pub struct Share {
     /// The guest may write to it.
     pub writable: bool,
 }
+
+/// The form of a dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DumpFormat {
+    /// Pages of physical memory, compressed, without those that are zero: for drgn and crash.
+    Kdump,
+    /// An ELF file with the memory as the guest has mapped it: for gdb.
+    Elf,
+}

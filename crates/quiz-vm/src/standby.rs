@@ -20,9 +20,9 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::VmSpec;
 use crate::monitor::{Monitor, StartError};
 use crate::qmp::{self, Said, Verb};
+use crate::spec::VmSpec;
 
 /// How long a VM may take to be restored and to rehearse.
 const REHEARSAL: Duration = Duration::from_secs(60);
@@ -110,7 +110,7 @@ impl Keeper<'_> {
     fn rehearse(&self, monitor: &mut Monitor) -> Result<(), StandbyError> {
         let failed = |why: &str| StandbyError::Rehearsal(why.to_owned());
         let mut order = self.order.clone();
-        order.personal.moment = crate::supervise::now();
+        order.personal.moment = crate::clock::now();
         let mut bytes = Vec::new();
         encode(&ToGuest::Rehearse { order: Box::new(order) }, &mut bytes).map_err(io::Error::other)?;
         monitor.agent.set_nonblocking(false)?;

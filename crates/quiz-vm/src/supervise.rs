@@ -7,38 +7,38 @@
 mod agent;
 mod clients;
 mod dumping;
-mod job;
-mod judge;
+pub mod job;
 mod machine;
+mod phase;
+mod serving;
 mod user;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use quiz_host::held::HeldDir;
-use quiz_proto::{Decoder, Nonce, Sent, Status, Stream, ToGuest, WINDOW};
+use quiz_proto::{Decoder, Nonce, Stream, ToGuest, WINDOW};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::artifacts::Unpacking;
+use crate::artifacts::{self, Unpacking};
 use crate::console::Console;
+use crate::duplex::Duplex;
 use crate::escape::Escape;
-use crate::feed::Feed;
+use crate::judge::{self, ANSWER, Mute, Observations};
 use crate::monitor::{Monitor, StartError};
-use crate::pump::{self, Allowance, Event, Mailbox};
+use crate::outgoing::Outgoing;
 use crate::qemu::{self, SavesTo};
 use crate::qmp::{self, Command, Verb};
 use crate::sparse;
 use crate::standby::Standby;
-use crate::{Outcome, Verdict};
+use crate::verdict::{Outcome, Verdict};
 
-pub(crate) use agent::now;
 use clients::Clients;
-pub use job::{Dump, DumpFormat, Job, Limits, NoSignals, Notice, Point, Run, Signals, SnapshotSink, Streams};
+pub use job::{Dump, Job, Limits, NoSignals, Notice, Point, Run, Signals, SnapshotSink, Streams};
+use phase::Phase;
 
 /// How long QEMU may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(5);
@@ -47,9 +47,6 @@ const QUIT: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(3);
 /// How long a guest may take to end after its kernel has said that it panicked.
 const PANIC: Duration = Duration::from_secs(5);
-/// How much processor time the VM may use before its agent has told where everything stands. On a busy host that takes longer than the clock
-/// says.
-const STACKS: Duration = Duration::from_millis(1500);
 /// How long its agent may take, however little of the host's processors the VM gets.
 const STACKS_AT_MOST: Duration = Duration::from_secs(10);
 /// How long a guest that was up may take to answer a non-maskable interrupt: its kernel collects the stacks of all processors and waits a
@@ -77,8 +74,8 @@ const NOTES: usize = 30;
 const STACKS_BYTES: usize = 4 << 20;
 /// How much may wait for the guest to take it, in bytes: input and programs of many clients at once.
 const UNTAKEN: usize = 32 << 20;
-/// Credit is returned to the guest in pieces of this size, in bytes: each costs the guest an interrupt.
-const CREDIT: u32 = WINDOW / 4;
+/// How much of what QEMU prints is read for the verdict, in bytes.
+const LOG: u64 = 1 << 20;
 
 /// Runs the VM to its end. Whatever goes wrong is in the verdict; QEMU is gone when this returns.
 pub fn supervise(run: Run) -> Outcome {
@@ -115,36 +112,6 @@ enum BeginError {
     Thread(#[source] io::Error),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// QEMU loads a saved VM; its agent has not said a word.
-    Resuming,
-    /// The kernel boots; the agent has not said hello.
-    Booting,
-    /// The agent prepares the guest.
-    Preparing,
-    /// The VM is being saved.
-    Saving(Point),
-    /// The program runs.
-    Running,
-    /// The program has ended, and the guest stays for others.
-    Kept,
-    /// The run is over; artifacts are on their way.
-    Ending,
-    /// Time is over: the agent tells where everything stands.
-    Stacks,
-    /// The agent is silent: the kernel is asked by an interrupt that it cannot ignore.
-    Nmi,
-    /// The user wants an end; the program may still have its own.
-    Grace,
-    /// The guest's processes were killed.
-    Killed,
-    /// The guest stands still, and its memory is written.
-    Dumping,
-    /// QEMU was asked to end.
-    Quitting,
-}
-
 struct Supervisor<'a> {
     monitor: Monitor,
     /// QEMU's words.
@@ -176,7 +143,7 @@ struct Supervisor<'a> {
 
     qmp: qmp::Reader,
     decoder: Decoder,
-    to_guest: Vec<u8>,
+    to_guest: Outgoing,
     console: Console,
     stacks: Option<File>,
     /// How many bytes of them may still come.
@@ -190,18 +157,14 @@ struct Supervisor<'a> {
     /// The guest's memory.
     vmcore: Option<File>,
     unpacking: Option<Unpacking>,
-    artifacts: crate::ArtifactsRecord,
+    artifacts: crate::verdict::ArtifactsRecord,
 
     input: Option<OwnedFd>,
-    allowance: Option<Allowance>,
-    output: Outlet,
-    errors: Outlet,
-    artifact_credit: Option<u32>,
-    /// How many bytes of artifacts the guest may still send.
-    artifact_spendable: u64,
-    mailbox: Mailbox,
-    events: Receiver<Event>,
-    bell: Arc<OwnedFd>,
+    duplex: Duplex,
+    /// How many bytes of each stream the guest may still send.
+    spendable: Spendable,
+    /// For how many bytes of artifacts no credit was returned yet.
+    artifacts_owed: u32,
 
     clients: Clients,
     /// The environment and the working directories of the program.
@@ -209,20 +172,45 @@ struct Supervisor<'a> {
 
     signals: &'a mut dyn Signals,
     show: &'a mut dyn FnMut(Notice),
-    seen: Seen,
+    seen: Observations,
+    /// The bits of the kernel's taint that were set while the program ran.
+    taint: u64,
+    /// When the kernel was seen to panic.
+    panic_at: Option<Instant>,
+    /// How many signals the user has sent.
+    user_signals: u32,
+    notes: Notes,
+    /// The guest's memory was kept, or could not be.
+    dumped: Option<bool>,
 }
 
 /// Names and values; directories, of which the first that exists is used.
 type Surroundings = (Vec<(Vec<u8>, Vec<u8>)>, Vec<Vec<u8>>);
 
-/// One output stream of the program, on its way to the user.
-struct Outlet {
-    stream: Stream,
-    feed: Option<Feed>,
-    owed: u32,
-    /// How many bytes the guest may still send.
-    spendable: u64,
-    open: bool,
+/// How many bytes of each stream the guest may still send.
+struct Spendable {
+    stdout: u64,
+    stderr: u64,
+    artifacts: u64,
+}
+
+impl Default for Spendable {
+    fn default() -> Spendable {
+        let window = u64::from(WINDOW);
+        Spendable { stdout: window, stderr: window, artifacts: window }
+    }
+}
+
+impl Spendable {
+    /// None of a stream that the guest does not send.
+    fn of(&mut self, stream: Stream) -> Option<&mut u64> {
+        match stream {
+            Stream::Stdin => None,
+            Stream::Stdout => Some(&mut self.stdout),
+            Stream::Stderr => Some(&mut self.stderr),
+            Stream::Artifacts => Some(&mut self.artifacts),
+        }
+    }
 }
 
 /// A moment, and what the VM had used of the host's processors by then.
@@ -232,56 +220,20 @@ struct Mark {
     used: Duration,
 }
 
-/// What the verdict is made of.
+/// What is kept of what the guest and QEMU report beside the evidence for the verdict.
 #[derive(Default)]
-struct Seen {
-    /// Decided by us before the guest ended.
-    forced: Option<Verdict>,
-    status: Option<Status>,
-    down: bool,
-    failed: Option<String>,
-    nonsense: Option<String>,
-    /// Something of the run's is lost in the guest.
-    spoilt: Option<String>,
-    /// How much of the program's streams has come, and how much the agent says that it has sent.
-    received: Sent,
-    sent: Option<Sent>,
-    /// The bits of the kernel's taint that were set while the program ran.
-    taint: u64,
-    shutdown: Option<String>,
-    stopped: bool,
-    /// A disk failed on the host, for which QEMU stops the machine.
-    disk_error: Option<String>,
-    stream_error: Option<String>,
-    panic_at: Option<Instant>,
-    /// The agent was asked where everything stands, and has not answered yet.
-    mute: Option<Mute>,
-    /// For how long nothing had been heard from the guest when the program's time was over, if that was long.
-    quiet: Option<Duration>,
-    signals: u32,
-    notes: Vec<String>,
+struct Notes {
+    all: Vec<String>,
     /// How many of the guest's there were, of which the first are kept.
-    notes_of_guest: usize,
-    /// It told more of where everything stands than is kept.
+    of_guest: usize,
+    /// The guest reported more of where everything stands than is kept.
     stacks_cut: bool,
-    /// The guest's memory was kept, or could not be.
-    dump: Option<bool>,
-    /// QEMU's words about a command that it refused.
-    refused: Option<String>,
-}
-
-/// How long an agent has not answered, and what its VM has used of the host's processors in that time.
-#[derive(Debug, Clone, Copy)]
-struct Mute {
-    waited: Duration,
-    used: Duration,
 }
 
 impl<'a> Supervisor<'a> {
     fn start(run: Run<'a>, began: Instant) -> Result<Self, BeginError> {
         let log = run.dir.create("qemu.log")?;
         let console = Console::create(run.dir.create("console.log")?, run.console_before)?;
-        let (mailbox, events, bell) = Mailbox::new()?;
         let mut nonce = Nonce::default();
         rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
         let (monitor, kept_log) = match run.standby {
@@ -301,12 +253,7 @@ impl<'a> Supervisor<'a> {
         let clients = Clients::new(run.door, run.front)?;
         let resuming = run.vm.incoming.is_some();
         let (phase, limit) = if resuming { (Phase::Resuming, RESUME) } else { (Phase::Booting, run.limits.boot) };
-        let outlet = |stream, output| -> Result<Outlet, BeginError> {
-            let feed = pump::write_output(stream, output, mailbox.clone()).map_err(BeginError::Thread)?;
-            Ok(Outlet { stream, feed: Some(feed), owed: 0, spendable: WINDOW.into(), open: true })
-        };
-        let output = outlet(Stream::Stdout, run.streams.output)?;
-        let errors = outlet(Stream::Stderr, run.streams.errors)?;
+        let duplex = Duplex::new(run.streams.output, run.streams.errors).map_err(BeginError::Thread)?;
         let mut supervisor = Supervisor {
             monitor,
             log,
@@ -330,7 +277,7 @@ impl<'a> Supervisor<'a> {
             program: None,
             qmp: qmp::Reader::default(),
             decoder: Decoder::default(),
-            to_guest: Vec::new(),
+            to_guest: Outgoing::default(),
             console,
             stacks: None,
             stacks_left: STACKS_BYTES,
@@ -342,19 +289,19 @@ impl<'a> Supervisor<'a> {
             unpacking: None,
             artifacts: Default::default(),
             input: run.streams.input,
-            allowance: None,
-            output,
-            errors,
-            artifact_credit: None,
-            artifact_spendable: WINDOW.into(),
-            mailbox,
-            events,
-            bell,
+            duplex,
+            spendable: Spendable::default(),
+            artifacts_owed: 0,
             clients,
             surroundings,
             signals: run.signals,
             show: run.show,
-            seen: Seen::default(),
+            seen: Observations::default(),
+            taint: 0,
+            panic_at: None,
+            user_signals: 0,
+            notes: Notes::default(),
+            dumped: None,
         };
         if run.limits.dump.is_some() {
             supervisor.monitor.say(Command::pause_at_end());
@@ -374,31 +321,32 @@ impl<'a> Supervisor<'a> {
         self.read_console();
         self.read_agent();
         self.read_qmp();
-        self.console.finish().unwrap_or_else(|e| self.seen.notes.push(format!("console.log is incomplete: {e}")));
+        self.console.finish().unwrap_or_else(|e| self.notes.all.push(format!("console.log is incomplete: {e}")));
         self.drop_half_a_dump();
         let total = self.began.elapsed();
-        self.output.feed = None;
-        self.errors.feed = None;
+        self.duplex.end_output();
         if let Some(unpacking) = self.unpacking.take() {
             self.artifacts = unpacking.finish();
         }
-        while (self.output.open || self.errors.open) && self.seen.signals < 2 {
+        while self.duplex.is_writing() && self.user_signals < 2 {
             self.wait_for_output();
         }
         if let Some(kept) = &self.kept_log
             && let Err(e) = sparse::copy(kept, &self.log)
         {
-            self.seen.notes.push(format!("qemu.log is incomplete: {e}"));
+            self.notes.all.push(format!("qemu.log is incomplete: {e}"));
         }
-        let not_resumed = (self.phase == Phase::Resuming && self.seen.forced.is_none()).then(|| self.why_not_resumed());
-        if self.seen.notes_of_guest > NOTES {
-            self.seen.notes.push(format!("the guest had {} more notes", self.seen.notes_of_guest - NOTES));
+        if self.notes.of_guest > NOTES {
+            self.notes.all.push(format!("the guest had {} more notes", self.notes.of_guest - NOTES));
         }
-        if self.seen.stacks_cut {
-            self.seen.notes.push(format!("stacks.txt has the first {} MiB of what the guest told", STACKS_BYTES >> 20));
+        if self.notes.stacks_cut {
+            let kept = STACKS_BYTES >> 20;
+            self.notes.all.push(format!("stacks.txt has the first {kept} MiB of what the guest reported"));
         }
-        let verdict = self.judge();
-        let crashed_at_boot = self.crashed_at_boot() && matches!(verdict, Verdict::Fault { .. });
+        self.complete_observations();
+        let verdict = judge::judge(&self.seen);
+        let crashed_at_boot = judge::crashed_at_boot(&self.seen);
+        let not_resumed = judge::why_not_resumed(&self.seen);
         if not_resumed.is_none() {
             self.say_farewell(&verdict);
         }
@@ -406,7 +354,7 @@ impl<'a> Supervisor<'a> {
         if !oops.is_empty()
             && let Err(e) = self.dir.write_whole("oops.txt", oops.as_bytes())
         {
-            self.seen.notes.push(format!("oops.txt is missing: {e}"));
+            self.notes.all.push(format!("oops.txt is missing: {e}"));
         }
         Outcome {
             verdict,
@@ -415,20 +363,42 @@ impl<'a> Supervisor<'a> {
             program: self.program,
             total,
             artifacts: self.artifacts,
-            notes: self.seen.notes,
+            notes: self.notes.all,
             console_tail,
             oops,
             headline: self.console.headline().map(str::to_owned),
             asked: self.console.asked().to_owned(),
-            dumped: self.seen.dump == Some(true),
+            dumped: self.dumped == Some(true),
             not_resumed,
             crashed_at_boot,
         }
     }
 
+    /// Adds what is known only when QEMU has ended.
+    fn complete_observations(&mut self) {
+        let strict_report = self.strict_report();
+        let seen = &mut self.seen;
+        seen.not_resumed = self.phase == Phase::Resuming;
+        seen.started = self.ready.is_some();
+        seen.ended = self.monitor.kill();
+        seen.panicked = self.console.panicked();
+        seen.trouble = self.console.trouble().map(str::to_owned);
+        seen.stall = self.console.stall().map(str::to_owned);
+        seen.strict_report = strict_report;
+        let place = self.dir.path().join(artifacts::DIR);
+        let failed = self.artifacts.failed.as_ref();
+        seen.artifacts_failed = failed.map(|why| format!("cannot write what came back to {}: {why}", place.display()));
+        // Without it there are fewer words, not another verdict.
+        self.dir.read("qemu.log").and_then(|log| log.take(LOG).read_to_string(&mut seen.qemu_log)).ok();
+    }
+
+    /// What the kernel has reported, where a run is to be free of that.
+    fn strict_report(&self) -> Option<String> {
+        judge::reported(self.console.strict(), self.taint).filter(|_| self.limits.strict)
+    }
+
     /// Waits for the next thing to happen and deals with it.
     fn turn(&mut self) {
-        let wants_write = if self.to_guest.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
         let wait = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()).min(LOOK));
         let timeout = wait
             .map(|wait| rustix::time::Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() });
@@ -437,20 +407,20 @@ impl<'a> Supervisor<'a> {
             let mut fds = vec![
                 PollFd::new(&pidfd, PollFlags::IN),
                 PollFd::new(&self.monitor.console, PollFlags::IN),
-                PollFd::new(&self.monitor.agent, PollFlags::IN | wants_write),
+                PollFd::new(&self.monitor.agent, PollFlags::IN | self.to_guest.interest()),
                 PollFd::new(&self.monitor.qmp, PollFlags::IN),
                 PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.duplex.wakeup(), PollFlags::IN),
             ];
             fds.extend(self.clients.polled());
             let polled = poll(&mut fds, timeout.as_ref());
             // After an error nothing is known; to look everywhere blocks nowhere.
             fds.iter().map(|fd| polled.is_err() || !fd.revents().is_empty()).collect::<Vec<_>>()
         };
-        let [_, console, agent, qmp, signals, bell, clients @ ..] = ready.as_slice() else {
+        let [_, console, agent, qmp, signals, streams, clients @ ..] = ready.as_slice() else {
             unreachable!("there is one answer for each descriptor")
         };
-        let [console, agent, qmp, signals, bell] = [console, agent, qmp, signals, bell].map(|ready| *ready);
+        let [console, agent, qmp, signals, streams] = [console, agent, qmp, signals, streams].map(|ready| *ready);
         self.look_at_the_clock(wait);
         if console {
             self.read_console();
@@ -462,8 +432,8 @@ impl<'a> Supervisor<'a> {
         if qmp {
             self.read_qmp();
         }
-        if bell {
-            self.on_events();
+        if streams {
+            self.on_streams();
         }
         if signals {
             self.on_signals();
@@ -489,7 +459,7 @@ impl<'a> Supervisor<'a> {
         self.heard += away;
         let stuck = self.stuck.as_mut().map(|stuck| &mut stuck.again);
         let marks = [&mut self.heard_mark.at, &mut self.asked.at];
-        let times = [self.deadline.as_mut(), self.seen.panic_at.as_mut(), stuck];
+        let times = [self.deadline.as_mut(), self.panic_at.as_mut(), stuck];
         marks.into_iter().chain(times.into_iter().flatten()).for_each(|at| *at += away);
     }
 
@@ -501,7 +471,7 @@ impl<'a> Supervisor<'a> {
     fn next_deadline(&self) -> Option<Instant> {
         let hang = self.hang_at();
         let may_wait = self.phase == Phase::Dumping || self.limits.debugged;
-        let panic = self.seen.panic_at.map(|at| at + PANIC).filter(|_| !may_wait);
+        let panic = self.panic_at.map(|at| at + PANIC).filter(|_| !may_wait);
         let again = self.stuck.as_ref().map(|stuck| stuck.again);
         [self.deadline, hang, panic, again].into_iter().flatten().min()
     }
@@ -513,14 +483,20 @@ impl<'a> Supervisor<'a> {
     }
 
     fn enter(&mut self, phase: Phase, limit: Option<Duration>) {
+        self.enter_until(phase, limit.map(|limit| Instant::now() + limit));
+    }
+
+    /// The only place where the phase changes.
+    fn enter_until(&mut self, phase: Phase, deadline: Option<Instant>) {
+        debug_assert!(self.phase.may_become(phase), "{:?} is followed by {phase:?}", self.phase);
         self.phase = phase;
-        self.deadline = limit.map(|limit| Instant::now() + limit);
+        self.deadline = deadline;
     }
 
     fn on_deadlines(&mut self, now: Instant) {
         self.ask_again(now);
         let may_wait = self.phase == Phase::Dumping || self.limits.debugged;
-        if self.seen.panic_at.is_some_and(|at| now >= at + PANIC) && !may_wait {
+        if self.panic_at.is_some_and(|at| now >= at + PANIC) && !may_wait {
             // It said its last words and did not end by itself.
             self.end_or_dump();
         } else if self.hang_at().is_some_and(|at| now >= at) {
@@ -567,21 +543,21 @@ impl<'a> Supervisor<'a> {
     }
 
     fn time_is_over(&mut self, message: String, silent: bool) {
-        self.seen.forced.get_or_insert(Verdict::Timeout { message });
+        self.seen.decided.get_or_insert(Verdict::Timeout { message });
         if silent {
             self.ask_by_nmi();
         } else {
             self.say(&ToGuest::Stacks);
             self.asked = self.mark();
-            self.enter(Phase::Stacks, Some(STACKS));
+            self.enter(Phase::Stacks, Some(ANSWER));
         }
     }
 
     /// The agent has not told where everything stands. It may not have had the time.
     fn wait_or_ask_by_nmi(&mut self) {
         let mute = self.since(self.asked);
-        if mute.used < STACKS && mute.waited < STACKS_AT_MOST {
-            self.deadline = Some(Instant::now() + (STACKS - mute.used).min(STACKS_AT_MOST - mute.waited));
+        if mute.used < ANSWER && mute.waited < STACKS_AT_MOST {
+            self.deadline = Some(Instant::now() + (ANSWER - mute.used).min(STACKS_AT_MOST - mute.waited));
         } else {
             self.seen.mute = Some(mute);
             self.ask_by_nmi();
@@ -632,7 +608,7 @@ impl<'a> Supervisor<'a> {
             (self.show)(Notice::Console(&buffer[..n]));
         }
         if self.console.panicked() {
-            self.seen.panic_at.get_or_insert_with(Instant::now);
+            self.panic_at.get_or_insert_with(Instant::now);
         }
     }
 }

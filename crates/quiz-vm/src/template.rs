@@ -15,7 +15,8 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{RamFile, VmSpec, sparse};
+use crate::sparse;
+use crate::spec::{RamFile, VmSpec};
 
 const RAM: &str = "ram";
 const STATE: &str = "state";

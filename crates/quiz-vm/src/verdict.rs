@@ -90,6 +90,11 @@ impl Verdict {
         }
     }
 
+    /// Interrupted by this signal of the host.
+    pub fn interrupted(signal: i32) -> Verdict {
+        Verdict::Interrupted { signal: u8::try_from(signal).unwrap_or(libc::SIGTERM as u8) }
+    }
+
     /// A fault with this cause.
     pub fn fault(message: impl ToString) -> Verdict {
         Verdict::Fault { message: message.to_string() }

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use quiz_host::held::HeldDir;
+use quiz_vm::DumpFormat;
 use quiz_vm::proto::{Order, Personal, Program};
-use quiz_vm::supervise::{Dump, DumpFormat, Job, NoSignals, Point, SnapshotSink};
+use quiz_vm::supervise::{Dump, Job, NoSignals, Point, SnapshotSink};
 use quiz_vm::unpack::Bounds;
 use quiz_vm::{Accel, Limits, Outcome, Run, Streams, Verdict, VmSpec, supervise};
 

@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use fs_err as fs;
 use quiz_host::held::path_of;
-use quiz_proto::{CHUNK, Moment, ProgramId, Status, Stream, ToGuest, ToHost, encode};
+use quiz_proto::{CHUNK, ProgramId, Status, Stream, ToGuest, ToHost, encode};
 
 use super::{Job, NOTES, Notice, PANIC, Phase, Point, SAMPLE, SAVE, Supervisor, UNTAKEN};
 use crate::artifacts::Unpacking;
-use crate::pump;
+use crate::clock;
 use crate::qemu::SavesTo;
 use crate::qmp::{Command, Verb};
 
@@ -21,28 +21,19 @@ const WORDS: usize = 4096;
 
 impl Supervisor<'_> {
     pub(super) fn say(&mut self, message: &ToGuest) {
-        if let Err(e) = encode(message, &mut self.to_guest) {
+        if let Err(e) = encode(message, &mut self.to_guest.bytes) {
             self.fail(format!("the guest cannot be told what to do: {e}"));
         }
-        if self.to_guest.len() > UNTAKEN {
-            self.seen.nonsense.get_or_insert_with(|| "the guest asked for input and did not read it".to_owned());
-            self.to_guest.clear();
+        if self.to_guest.bytes.len() > UNTAKEN {
+            self.seen.violation.get_or_insert_with(|| "the guest asked for input and did not read it".to_owned());
+            self.to_guest.bytes.clear();
             self.monitor.kill();
         }
     }
 
     pub(super) fn write_agent(&mut self) {
-        while !self.to_guest.is_empty() {
-            match rustix::net::send(&self.monitor.agent, &self.to_guest, rustix::net::SendFlags::NOSIGNAL) {
-                Ok(n) => {
-                    self.to_guest.drain(..n);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                // A full socket is polled for; a closed one means that QEMU is ending, which the pidfd tells.
-                Err(rustix::io::Errno::AGAIN) => return,
-                Err(_) => self.to_guest.clear(),
-            }
-        }
+        // A closed socket means that QEMU is ending, which the pidfd reports.
+        self.to_guest.flush(&self.monitor.agent).ok();
     }
 
     pub(super) fn read_agent(&mut self) {
@@ -57,7 +48,7 @@ impl Supervisor<'_> {
                     Ok(Some(message)) => self.on_message(message),
                     Ok(None) => break,
                     Err(e) => {
-                        self.seen.nonsense.get_or_insert_with(|| format!("the agent sent {e}"));
+                        self.seen.violation.get_or_insert_with(|| format!("the agent sent {e}"));
                         self.monitor.kill();
                         return;
                     }
@@ -68,9 +59,9 @@ impl Supervisor<'_> {
             if self.heard_mark.at + SAMPLE <= self.heard {
                 self.heard_mark = self.mark();
             }
-            if self.seen.panic_at.is_some_and(|at| at.elapsed() > PANIC / 5) && self.seen.shutdown.is_none() {
+            if self.panic_at.is_some_and(|at| at.elapsed() > PANIC / 5) && self.seen.shutdown.is_none() {
                 // Whoever printed those words, the kernel is alive.
-                self.seen.panic_at = None;
+                self.panic_at = None;
             }
         }
     }
@@ -78,24 +69,25 @@ impl Supervisor<'_> {
     fn on_message(&mut self, message: ToHost) {
         match message {
             ToHost::Hello { version } => self.on_hello(version),
-            ToHost::Ready => self.reach(Point::Ready),
+            ToHost::Ready if self.phase == Phase::Preparing => self.reach(Point::Ready),
+            // A time limit was reached meanwhile.
+            ToHost::Ready => {}
             ToHost::Begun if self.phase == Phase::Resuming => {
                 self.boot = Some(self.began.elapsed());
-                self.phase = Phase::Preparing;
-                self.deadline = Some(self.boot_deadline());
+                self.enter_until(Phase::Preparing, Some(self.boot_deadline()));
             }
             ToHost::Begun => {}
             ToHost::Started => self.on_started(),
             ToHost::Pulse => {}
             // More than the agent ever puts into one. It would not fit the frames that pass it on.
             ToHost::Data(_, _, bytes) if bytes.len() > CHUNK => {
-                self.seen.nonsense.get_or_insert_with(|| "the guest sent an endless message".to_owned());
+                self.seen.violation.get_or_insert_with(|| "the guest sent an endless message".to_owned());
                 self.monitor.kill();
             }
             ToHost::Data(_, _, bytes) if bytes.is_empty() => {}
             ToHost::Data(ProgramId::MAIN, stream, bytes) if !self.spend(stream, bytes.len()) => {
                 let what = "the guest sent more than its flow-control window allows".to_owned();
-                self.seen.nonsense.get_or_insert(what);
+                self.seen.violation.get_or_insert(what);
                 self.monitor.kill();
             }
             ToHost::Data(ProgramId::MAIN, Stream::Artifacts, bytes) => {
@@ -105,20 +97,13 @@ impl Supervisor<'_> {
             ToHost::Data(ProgramId::MAIN, stream, bytes) => {
                 self.seen.received.add(stream, bytes.len());
                 self.clients.show(stream, &bytes);
-                if let Some(feed) = self.outlet(stream).and_then(|outlet| outlet.feed.as_ref()) {
-                    // A pump that has given up has said so; the guest hears it with `Close`.
-                    feed.push(&bytes);
-                }
+                self.duplex.write(stream, &bytes);
             }
             ToHost::Eof(ProgramId::MAIN, stream) => {
-                if let Some(outlet) = self.outlet(stream) {
-                    outlet.feed = None;
-                }
+                self.duplex.end(stream);
             }
             ToHost::Credit(ProgramId::MAIN, Stream::Stdin, bytes) => {
-                if let Some(allowance) = &self.allowance {
-                    allowance.add(bytes);
-                }
+                self.duplex.allow(bytes);
                 self.tell_watchers(ToHost::Credit(ProgramId::MAIN, Stream::Stdin, bytes));
             }
             ToHost::Credit(ProgramId::MAIN, ..) | ToHost::Close(ProgramId::MAIN, _) => {}
@@ -134,14 +119,14 @@ impl Supervisor<'_> {
                 self.console.log(&text);
                 (self.show)(Notice::Kernel { level, micros, text: &text });
             }
-            ToHost::Tainted(bits) => self.seen.taint |= bits,
+            ToHost::Tainted(bits) => self.taint |= bits,
             ToHost::Note(text) => {
                 // One for each of a million files would be too many for anybody.
-                self.seen.notes_of_guest += 1;
-                if self.seen.notes_of_guest <= NOTES {
+                self.notes.of_guest += 1;
+                if self.notes.of_guest <= NOTES {
                     let text = shortened(&text);
                     (self.show)(Notice::Note(&text));
-                    self.seen.notes.push(text);
+                    self.notes.all.push(text);
                 }
             }
             ToHost::Stacks(text) => self.on_stacks(&text),
@@ -175,7 +160,7 @@ impl Supervisor<'_> {
                 self.quit();
             }
             ToHost::Exited { .. } | ToHost::Down { .. } => {
-                self.seen.nonsense.get_or_insert_with(|| "a record of another run came from the guest".to_owned());
+                self.seen.violation.get_or_insert_with(|| "a record of another run came from the guest".to_owned());
                 self.monitor.kill();
             }
             // The program was not started, and that is no verdict on the kernel that it was to run on.
@@ -184,7 +169,7 @@ impl Supervisor<'_> {
                 self.quit();
             }
             ToHost::Failed(why) | ToHost::Broken(why) => {
-                self.seen.nonsense.get_or_insert(shortened(&why));
+                self.seen.violation.get_or_insert(shortened(&why));
                 self.monitor.kill();
             }
             ToHost::Spoilt(what) => {
@@ -195,7 +180,7 @@ impl Supervisor<'_> {
 
     /// Takes bytes off what the guest may send of a stream; whether it had the leave.
     fn spend(&mut self, stream: Stream, bytes: usize) -> bool {
-        let Some(spendable) = self.spendable(stream) else { return true };
+        let Some(spendable) = self.spendable.of(stream) else { return true };
         match spendable.checked_sub(bytes as u64) {
             Some(left) => {
                 *spendable = left;
@@ -208,7 +193,7 @@ impl Supervisor<'_> {
     fn on_hello(&mut self, version: u32) {
         if self.phase != Phase::Booting {
             // The guest has started anew without QEMU's noticing.
-            self.seen.nonsense.get_or_insert_with(|| "the agent started a second time".to_owned());
+            self.seen.violation.get_or_insert_with(|| "the agent started a second time".to_owned());
             self.monitor.kill();
             return;
         }
@@ -220,7 +205,7 @@ impl Supervisor<'_> {
             return self.quit();
         }
         self.boot = Some(self.began.elapsed());
-        self.phase = Phase::Preparing;
+        self.enter_until(Phase::Preparing, Some(self.boot_deadline()));
         self.reach(Point::Booted);
     }
 
@@ -254,8 +239,7 @@ impl Supervisor<'_> {
     /// The VM goes on from where it was to be saved, whether or not it was.
     pub(super) fn continue_from(&mut self, point: Point) {
         self.monitor.say(Verb::Cont);
-        self.phase = Phase::Preparing;
-        self.deadline = Some(self.boot_deadline());
+        self.enter_until(Phase::Preparing, Some(self.boot_deadline()));
         self.say_next(point);
     }
 
@@ -271,7 +255,7 @@ impl Supervisor<'_> {
         let nonce = self.nonce;
         match &self.job {
             Some(Job::Program(system, _)) => {
-                let (moment, system) = (now(), system.clone());
+                let (moment, system) = (clock::now(), system.clone());
                 self.say(&ToGuest::Prepare { moment, system });
             }
             Some(Job::Resumed(_)) => self.start_program(),
@@ -287,7 +271,7 @@ impl Supervisor<'_> {
     /// Says once what the program is.
     fn start_program(&mut self) {
         if let Some(Job::Program(_, mut order) | Job::Resumed(mut order)) = self.job.take() {
-            order.personal.moment = now();
+            order.personal.moment = clock::now();
             order.keep = self.is_kept();
             order.strict = self.limits.strict;
             self.say(&ToGuest::Start { nonce: self.nonce, order });
@@ -300,10 +284,11 @@ impl Supervisor<'_> {
             self.enter(Phase::Running, self.limits.program);
         }
         match self.input.take() {
-            Some(input) => match pump::read_input(input, self.mailbox.clone()) {
-                Ok(allowance) => self.allowance = Some(allowance),
-                Err(e) => self.fail(format!("cannot start a thread for the program's input: {e}")),
-            },
+            Some(input) => {
+                if let Err(e) = self.duplex.read(input) {
+                    self.fail(format!("cannot start a thread for the program's input: {e}"));
+                }
+            }
             // It is for those who watch to say so.
             None if self.is_kept() => {}
             None => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
@@ -312,8 +297,7 @@ impl Supervisor<'_> {
     }
 
     fn on_artifacts(&mut self, bytes: &[u8]) {
-        let (dir, bounds, mailbox) = (self.dir.try_clone(), self.limits.artifacts, self.mailbox.clone());
-        self.artifact_credit.get_or_insert(0);
+        let (dir, bounds, mailbox) = (self.dir.try_clone(), self.limits.artifacts, self.duplex.mailbox());
         if self.unpacking.is_none() {
             match Unpacking::start(dir, bounds, move |n| mailbox.written(Stream::Artifacts, n)) {
                 Ok(unpacking) => self.unpacking = Some(unpacking),
@@ -334,7 +318,7 @@ impl Supervisor<'_> {
     fn on_stacks(&mut self, text: &str) {
         self.stacks_left = match self.stacks_left.checked_sub(text.len()) {
             Some(left) => left,
-            None => return self.seen.stacks_cut = true,
+            None => return self.notes.stacks_cut = true,
         };
         let written = match &mut self.stacks {
             Some(file) => file.write_all(text.as_bytes()),
@@ -345,7 +329,7 @@ impl Supervisor<'_> {
             }),
         };
         if let Err(e) = written {
-            self.seen.notes.push(format!("stacks.txt is incomplete: {e}"));
+            self.notes.all.push(format!("stacks.txt is incomplete: {e}"));
         }
     }
 }
@@ -356,14 +340,4 @@ fn shortened(text: &str) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
-}
-
-/// The host's time, and randomness for a guest.
-pub(crate) fn now() -> Moment {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let mut seed = vec![0; 64];
-    let full = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
-    // Linux gives so few bytes whole, whatever the signals.
-    assert_eq!(full, Ok(seed.len()), "the host gives no random numbers");
-    Moment { clock: (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)), seed }
 }

@@ -1,53 +1,44 @@
-//! The supervisor's side of those who come to a VM that runs: they have programs of their own run in it, or watch the run's. Not for what they
-//! say (see `control`), nor for their own side (see `client`).
+//! The clients of a VM that runs: each has a program of its own run in it, or watches the run's. Not for what they ask for (`serving`).
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
-use std::time::Duration;
 
-use quiz_proto::{CHUNK, Decoder, MAX_MESSAGE, Program, ProgramId, Status, Stream, ToGuest, ToHost, WINDOW, encode};
+use quiz_proto::{Decoder, ProgramId, Stream, ToHost, WINDOW, encode};
 use rustix::event::{PollFd, PollFlags};
 
-use super::{Phase, Supervisor};
-use crate::Verdict;
-use crate::control::{Answer, Exec, Request};
+use crate::control::Answer;
+use crate::outgoing::Outgoing;
 
 /// How much of the program's last output those see who come later, in bytes.
 const RECENT: usize = 64 * 1024;
 /// How much may wait for somebody who does not listen, in bytes: far more than credit allows an agent to send.
 const WAITING: usize = 8 * WINDOW as usize;
-/// How long the arguments and the environment of a program may be in all, in bytes: what fits a frame, and more than Linux takes.
-const WORDS: usize = MAX_MESSAGE - 64 * 1024;
-/// How long somebody may take to hear the last word.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// All who are there. Nobody is heard before the program runs: the VM may yet turn out not to come to life, and the run be tried another way.
 #[derive(Default)]
 pub(super) struct Clients {
-    listener: Option<UnixListener>,
+    pub listener: Option<UnixListener>,
     /// The program runs.
-    open: bool,
-    front: Option<UnixStream>,
-    all: Vec<Client>,
+    pub open: bool,
+    pub front: Option<UnixStream>,
+    pub all: Vec<Client>,
     /// How many programs were started for them.
-    programs: u32,
-    recent: VecDeque<(Stream, Vec<u8>)>,
-    recent_bytes: usize,
+    pub programs: u32,
+    pub recent: VecDeque<(Stream, Vec<u8>)>,
+    pub recent_bytes: usize,
 }
 
-struct Client {
-    socket: UnixStream,
-    decoder: Decoder,
-    outgoing: Vec<u8>,
-    role: Role,
-    gone: bool,
+pub(super) struct Client {
+    pub socket: UnixStream,
+    pub decoder: Decoder,
+    pub outgoing: Outgoing,
+    pub role: Role,
+    pub gone: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     /// It has not said what it wants.
     New,
     /// It has this program run.
@@ -59,33 +50,24 @@ enum Role {
 }
 
 impl Client {
-    fn new(socket: UnixStream) -> Client {
-        Client { socket, decoder: Decoder::default(), outgoing: Vec::new(), role: Role::New, gone: false }
+    pub fn new(socket: UnixStream) -> Client {
+        Client { socket, decoder: Decoder::default(), outgoing: Outgoing::default(), role: Role::New, gone: false }
     }
 
-    fn tell(&mut self, answer: &Answer) {
+    pub fn tell(&mut self, answer: &Answer) {
         // An answer that fits no frame is one that its reader never sees the end of.
-        self.gone |= encode(answer, &mut self.outgoing).is_err() || self.outgoing.len() > WAITING;
+        self.gone |= encode(answer, &mut self.outgoing.bytes).is_err() || self.outgoing.bytes.len() > WAITING;
     }
 
     /// Writes what it takes now.
-    fn flush(&mut self) {
-        while !self.outgoing.is_empty() && !self.gone {
-            match rustix::net::send(&self.socket, &self.outgoing, rustix::net::SendFlags::NOSIGNAL) {
-                Ok(n) => {
-                    self.outgoing.drain(..n);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return,
-                Err(_) => self.gone = true,
-            }
-        }
+    pub fn flush(&mut self) {
+        self.gone |= !self.gone && self.outgoing.flush(&self.socket).is_err();
     }
 }
 
 impl Clients {
     /// Nobody yet but `front`, who was there before the VM.
-    pub(super) fn new(listener: Option<UnixListener>, front: Option<UnixStream>) -> std::io::Result<Clients> {
+    pub fn new(listener: Option<UnixListener>, front: Option<UnixStream>) -> std::io::Result<Clients> {
         for socket in listener.iter() {
             socket.set_nonblocking(true)?;
         }
@@ -96,7 +78,7 @@ impl Clients {
     }
 
     /// Hears everybody from now on. The one who was there before the VM watches from the first byte on.
-    pub(super) fn open(&mut self, terminal: bool) {
+    pub fn open(&mut self, terminal: bool) {
         self.open = true;
         if let Some(front) = self.front.take() {
             let mut client = Client::new(front);
@@ -107,29 +89,30 @@ impl Clients {
     }
 
     /// What is waited for.
-    pub(super) fn polled(&self) -> impl Iterator<Item = PollFd<'_>> {
+    pub fn polled(&self) -> impl Iterator<Item = PollFd<'_>> {
         let listener = self
             .listener
             .iter()
             .filter(|_| self.open)
             .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN));
-        listener.chain(self.all.iter().map(|client| {
-            let wants_write = if client.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
-            PollFd::from_borrowed_fd(client.socket.as_fd(), PollFlags::IN | wants_write)
-        }))
+        listener.chain(
+            self.all.iter().map(|client| {
+                PollFd::from_borrowed_fd(client.socket.as_fd(), PollFlags::IN | client.outgoing.interest())
+            }),
+        )
     }
 
-    fn tell_watchers(&mut self, answer: &Answer) {
+    pub fn tell_watchers(&mut self, answer: &Answer) {
         self.all.iter_mut().filter(|client| matches!(client.role, Role::Watches(_))).for_each(|c| c.tell(answer));
     }
 
     /// Somebody who watches has not taken yet what the guest may send without being paid.
-    pub(super) fn are_behind(&self) -> bool {
+    pub fn are_behind(&self) -> bool {
         self.all.iter().any(|client| matches!(client.role, Role::Watches(owing) if owing > WINDOW))
     }
 
     /// Shows those who watch, and those who come later, what the run's program has written.
-    pub(super) fn show(&mut self, stream: Stream, bytes: &[u8]) {
+    pub fn show(&mut self, stream: Stream, bytes: &[u8]) {
         if self.listener.is_none() && self.all.is_empty() {
             return;
         }
@@ -146,244 +129,4 @@ impl Clients {
             self.recent_bytes -= oldest.len();
         }
     }
-}
-
-impl Supervisor<'_> {
-    /// Deals with those whose descriptors are ready, in the order of [`Clients::polled`].
-    pub(super) fn serve(&mut self, ready: &[bool]) {
-        let listens = self.clients.open && self.clients.listener.is_some();
-        for (i, _) in ready.iter().skip(usize::from(listens)).enumerate().filter(|(_, ready)| **ready) {
-            self.hear(i);
-        }
-        if listens && ready[0] {
-            while let Some(Ok((socket, _))) = self.clients.listener.as_ref().map(UnixListener::accept) {
-                self.welcome(socket);
-            }
-        }
-        self.part_with_the_gone();
-    }
-
-    fn welcome(&mut self, socket: UnixStream) {
-        // One whose socket cannot be used is no client.
-        if socket.set_nonblocking(true).is_ok() {
-            let mut client = Client::new(socket);
-            client.tell(&Answer::Welcome { version: quiz_proto::VERSION, terminal: self.terminal.is_some() });
-            self.clients.all.push(client);
-        }
-    }
-
-    fn hear(&mut self, i: usize) {
-        let mut buffer = vec![0; 2 * CHUNK];
-        let client = &mut self.clients.all[i];
-        match client.socket.read(&mut buffer) {
-            Ok(0) => client.gone = true,
-            Ok(n) => client.decoder.push(&buffer[..n]),
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
-            Err(_) => client.gone = true,
-        }
-        self.do_as_asked(i);
-    }
-
-    fn do_as_asked(&mut self, i: usize) {
-        if !matches!(self.phase, Phase::Running | Phase::Kept) {
-            return;
-        }
-        let mut decoder = std::mem::take(&mut self.clients.all[i].decoder);
-        loop {
-            match decoder.next::<Request>() {
-                Ok(Some(request)) => self.on_request(i, request),
-                Ok(None) => break,
-                // A quiz of another version, which has read the first word by now.
-                Err(_) => {
-                    self.clients.all[i].gone = true;
-                    break;
-                }
-            }
-        }
-        self.clients.all[i].decoder = decoder;
-    }
-
-    fn on_request(&mut self, i: usize, request: Request) {
-        match (request, self.clients.all[i].role) {
-            (Request::Exec(exec), Role::New) => {
-                self.clients.programs += 1;
-                let id = ProgramId(self.clients.programs);
-                self.clients.all[i].role = Role::Runs(id);
-                let program = Box::new(self.program_of(*exec));
-                if size_of_words(&program) > WORDS {
-                    let status = Status::NotExecutable(libc::E2BIG);
-                    return self.pass_on(id, ToHost::Ended { id, status });
-                }
-                self.say(&ToGuest::Exec { id, program });
-            }
-            (Request::Attach, Role::New) => {
-                let client = &mut self.clients.all[i];
-                let mut owing = 0;
-                for (stream, bytes) in &self.clients.recent {
-                    owing += u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                    client.tell(&Answer::Guest(ToHost::Data(ProgramId::MAIN, *stream, bytes.as_slice().into())));
-                }
-                client.role = Role::Watches(owing);
-                if self.phase == Phase::Kept {
-                    self.dismiss_watchers();
-                }
-            }
-            (Request::Attach, Role::Watches(_)) => {}
-            (Request::Say(message), Role::Runs(id)) => match message {
-                ToGuest::Data(_, stream, bytes) => self.say(&ToGuest::Data(id, stream, bytes)),
-                ToGuest::Eof(_, stream) => self.say(&ToGuest::Eof(id, stream)),
-                ToGuest::Credit(_, stream, bytes) => self.say(&ToGuest::Credit(id, stream, bytes)),
-                ToGuest::Close(_, stream) => self.say(&ToGuest::Close(id, stream)),
-                ToGuest::Resize(_, size) => self.say(&ToGuest::Resize(id, size)),
-                ToGuest::Signal(_, signal) => self.say(&ToGuest::Signal(id, signal)),
-                _ => self.clients.all[i].gone = true,
-            },
-            (Request::Say(message), Role::Watches(owing)) => match message {
-                ToGuest::Credit(_, _, bytes) => {
-                    self.clients.all[i].role = Role::Watches(owing.saturating_sub(bytes));
-                    self.pay_all();
-                }
-                // Whoever looks on can leave; of the one for whom it runs the program is to know.
-                ToGuest::Close(_, stream) if self.is_kept() => {
-                    self.clients.all[i].role = Role::Watches(0);
-                    self.say(&ToGuest::Close(ProgramId::MAIN, stream));
-                }
-                ToGuest::Close(..) => {
-                    let code = Verdict::Signalled { signal: libc::SIGPIPE as u8 }.exit_code();
-                    self.clients.all[i].role = Role::Served;
-                    self.clients.all[i].tell(&Answer::Over { code, message: None, stays: true });
-                    self.pay_all();
-                }
-                // What the user's own input or terminal says is not to be mixed up.
-                ToGuest::Data(_, stream, bytes) if self.terminal.is_some() || self.is_kept() => {
-                    self.say(&ToGuest::Data(ProgramId::MAIN, stream, bytes));
-                }
-                ToGuest::Eof(_, stream) if self.is_kept() => self.say(&ToGuest::Eof(ProgramId::MAIN, stream)),
-                ToGuest::Resize(_, size) if self.is_kept() => self.say(&ToGuest::Resize(ProgramId::MAIN, size)),
-                ToGuest::Signal(_, signal) => self.say(&ToGuest::Signal(ProgramId::MAIN, signal)),
-                _ => {}
-            },
-            (_, Role::Served) => {}
-            _ => self.clients.all[i].gone = true,
-        }
-    }
-
-    /// A program beside the run's, in its environment.
-    fn program_of(&self, exec: Exec) -> Program {
-        let (mut env, cwd) = self.surroundings.clone();
-        for (name, value) in exec.env {
-            env.retain(|(known, _)| *known != name);
-            env.push((name, value));
-        }
-        Program {
-            argv: exec.argv,
-            env,
-            cwd: std::iter::once(exec.cwd).chain(cwd).collect(),
-            terminal: exec.terminal,
-            separate_stderr: exec.separate_stderr,
-            shell_after: false,
-        }
-    }
-
-    /// Lets those who watch the run's program hear what the agent says of it.
-    pub(super) fn tell_watchers(&mut self, message: ToHost) {
-        self.clients.tell_watchers(&Answer::Guest(message));
-    }
-
-    /// Passes what the agent says of another program than the run's on to whom that belongs.
-    pub(super) fn pass_on(&mut self, id: ProgramId, message: ToHost) {
-        let owner = self.clients.all.iter_mut().find(|client| client.role == Role::Runs(id));
-        // One that has gone has been told of.
-        if let Some(client) = owner {
-            if matches!(message, ToHost::Ended { .. }) {
-                client.role = Role::Served;
-            }
-            client.tell(&Answer::Guest(message));
-        }
-    }
-
-    pub(super) fn write_clients(&mut self) {
-        self.clients.all.iter_mut().for_each(Client::flush);
-        self.part_with_the_gone();
-    }
-
-    fn part_with_the_gone(&mut self) {
-        if !self.clients.all.iter().any(|client| client.gone) {
-            return;
-        }
-        let all = std::mem::take(&mut self.clients.all);
-        let (gone, there): (Vec<_>, Vec<_>) = all.into_iter().partition(|client| client.gone);
-        self.clients.all = there;
-        for client in gone {
-            if let Role::Runs(id) = client.role {
-                self.say(&ToGuest::Signal(id, libc::SIGHUP));
-                self.say(&ToGuest::Close(id, Stream::Stdout));
-                self.say(&ToGuest::Close(id, Stream::Stderr));
-                self.say(&ToGuest::Eof(id, Stream::Stdin));
-            }
-        }
-        let watched = self.clients.all.iter().any(|client| matches!(client.role, Role::Watches(_)));
-        if self.is_kept() && self.terminal.is_none() && !watched {
-            // Nobody is left who could type.
-            self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin));
-        }
-        self.pay_all();
-    }
-
-    /// The run's program has ended, and the guest stays: nobody need watch it any more.
-    pub(super) fn dismiss_watchers(&mut self) {
-        self.read_console();
-        let verdict = match (self.strict_report(), self.seen.status) {
-            (Some(message), _) => Verdict::Report { message },
-            (None, Some(status)) => status.into(),
-            (None, None) => return,
-        };
-        let message = matches!(verdict, Verdict::Report { .. }).then(|| verdict.headline());
-        for client in &mut self.clients.all {
-            if matches!(client.role, Role::Watches(_)) {
-                client.tell(&Answer::Over { code: verdict.exit_code(), message: message.clone(), stays: true });
-                client.role = Role::Served;
-            }
-        }
-    }
-
-    /// The VM has ended: the last word to all who are still there.
-    pub(super) fn say_farewell(&mut self, verdict: &Verdict) {
-        // Whoever was never heard is told all the same.
-        self.clients.open(self.terminal.is_some());
-        while let Some(Ok((socket, _))) = self.clients.listener.as_ref().map(UnixListener::accept) {
-            self.welcome(socket);
-        }
-        self.clients.listener = None;
-        for mut client in std::mem::take(&mut self.clients.all) {
-            if client.role != Role::Served {
-                client.tell(&last_word(verdict, client.role, self.dir.path()));
-            }
-            // Who does not listen now does not want to know.
-            client.socket.set_nonblocking(false).ok();
-            client.socket.set_write_timeout(Some(FAREWELL)).ok();
-            client.socket.write_all(&client.outgoing).ok();
-        }
-    }
-}
-
-fn size_of_words(program: &Program) -> usize {
-    let env = program.env.iter().flat_map(|(name, value)| [name, value]);
-    // A word has its length in front of it.
-    program.argv.iter().chain(&program.cwd).chain(env).map(|word| word.len() + 5).sum()
-}
-
-fn last_word(verdict: &Verdict, role: Role, dir: &Path) -> Answer<'static> {
-    let of_program = matches!(verdict, Verdict::Exited { .. } | Verdict::Signalled { .. });
-    if of_program && !matches!(role, Role::Watches(_)) {
-        let message = "the VM has ended: the run's program is over, or it was to be kept no longer".to_owned();
-        return Answer::Over {
-            code: Verdict::Lost { message: String::new() }.exit_code(),
-            message: Some(message),
-            stays: false,
-        };
-    }
-    let told = || format!("the VM has ended: {}; the evidence is in {}", verdict.headline(), dir.display());
-    let message = (!of_program).then(told);
-    Answer::Over { code: verdict.exit_code(), message, stays: false }
 }

@@ -27,7 +27,7 @@ impl Supervisor<'_> {
     pub(super) fn wants_dump(&mut self) -> bool {
         self.read_console();
         let panicked = self.console.panicked();
-        self.limits.dump.is_some_and(|dump| panicked || dump.of_every_failure) && self.seen.dump.is_none()
+        self.limits.dump.is_some_and(|dump| panicked || dump.of_every_failure) && self.dumped.is_none()
     }
 
     /// Has the memory of a guest that stands still written.
@@ -46,8 +46,8 @@ impl Supervisor<'_> {
 
     pub(super) fn on_dumped(&mut self, problem: Option<String>) {
         let problem = problem.or_else(|| self.mend_dump().err().map(|e| e.to_string()));
-        self.seen.dump.get_or_insert(problem.is_none());
-        self.seen.notes.extend(problem.map(|why| format!("the guest's memory could not be kept: {why}")));
+        self.dumped.get_or_insert(problem.is_none());
+        self.notes.all.extend(problem.map(|why| format!("the guest's memory could not be kept: {why}")));
         self.quit();
     }
 
@@ -57,16 +57,14 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn give_dump_up(&mut self) {
-        self.seen.dump = Some(false);
-        self.seen
-            .notes
-            .push(format!("the guest's memory could not be kept: it was not written within {}", text(LIMIT)));
+        self.dumped = Some(false);
+        self.notes.all.push(format!("the guest's memory could not be kept: it was not written within {}", text(LIMIT)));
         self.monitor.kill();
     }
 
     /// Removes what there is of a dump that is not whole.
     pub(super) fn drop_half_a_dump(&self) {
-        if self.limits.dump.is_some() && self.seen.dump != Some(true) {
+        if self.limits.dump.is_some() && self.dumped != Some(true) {
             self.dir.remove_file(FILE);
         }
     }

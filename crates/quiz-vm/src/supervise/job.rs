@@ -10,7 +10,7 @@ use quiz_host::held::HeldDir;
 use quiz_proto::{Order, System, WinSize};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::VmSpec;
+use crate::spec::{DumpFormat, VmSpec};
 use crate::standby::Standby;
 use crate::unpack::Bounds;
 
@@ -74,15 +74,6 @@ pub struct Dump {
     pub of_every_failure: bool,
     /// How.
     pub format: DumpFormat,
-}
-
-/// The form of a dump.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DumpFormat {
-    /// Pages of physical memory, compressed, without those that are zero: for drgn and crash.
-    Kdump,
-    /// An ELF file with the memory as the guest has mapped it: for gdb.
-    Elf,
 }
 
 /// The user's ends of the program's streams.

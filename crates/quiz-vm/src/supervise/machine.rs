@@ -3,7 +3,8 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use super::{Phase, SAVE, Supervisor, judge, text};
+use super::{Phase, SAVE, Supervisor, text};
+use crate::judge;
 use crate::qemu;
 use crate::qmp::{Said, Verb};
 
@@ -39,8 +40,8 @@ impl Supervisor<'_> {
                 self.seen.shutdown.get_or_insert(reason);
             }
             Said::Panicked => {
-                self.seen.shutdown.get_or_insert_with(|| judge::PANIC.to_owned());
-                self.seen.panic_at.get_or_insert_with(Instant::now);
+                self.seen.shutdown.get_or_insert_with(|| judge::GUEST_PANIC.to_owned());
+                self.panic_at.get_or_insert_with(Instant::now);
             }
             Said::Stopped => self.on_stopped(),
             Said::DiskFailed { node, operation, reason } => {
@@ -49,9 +50,9 @@ impl Supervisor<'_> {
                 self.seen.disk_error.get_or_insert(format!("cannot {operation} {disk}: {reason}"));
             }
             Said::AgentPort { open: false } if self.boot.is_some() && !self.seen.down => {
-                self.seen.shutdown.get_or_insert_with(|| "agent-gone".to_owned());
+                self.seen.shutdown.get_or_insert_with(|| judge::AGENT_GONE.to_owned());
                 // A panic is still being printed.
-                self.seen.panic_at.get_or_insert_with(Instant::now);
+                self.panic_at.get_or_insert_with(Instant::now);
             }
             Said::AgentPort { .. } => {}
             Said::Dumped(problem) if self.phase == Phase::Dumping => self.on_dumped(problem),
@@ -67,7 +68,7 @@ impl Supervisor<'_> {
         let ended = self.seen.shutdown.is_some();
         match self.phase {
             // It has printed why.
-            _ if self.limits.dump.is_none() && self.seen.shutdown.as_deref() == Some(judge::PANIC) => {}
+            _ if self.limits.dump.is_none() && self.seen.shutdown.as_deref() == Some(judge::GUEST_PANIC) => {}
             // It is paused to be saved, or to be dumped.
             Phase::Saving(_) | Phase::Dumping => {}
             _ if self.limits.debugged && !ended && self.seen.disk_error.is_none() => {}
@@ -96,7 +97,7 @@ impl Supervisor<'_> {
             }
             (Verb::DumpGuestMemory, Phase::Dumping) => self.on_dumped(Some(why)),
             (Verb::SetAction, _) => {
-                self.seen.notes.push(format!("QEMU does not keep the memory of a guest that ends by itself: {why}"));
+                self.notes.all.push(format!("QEMU does not keep the memory of a guest that ends by itself: {why}"));
             }
             (Verb::MigrateIncoming | Verb::MigrateSetCapabilities | Verb::Cont, Phase::Resuming)
             | (Verb::Migrate, Phase::Saving(_)) => {

@@ -1,108 +1,76 @@
 //! The supervisor's side of the user: the program's streams and the signals that quiz gets. Not for the threads that read and write
 //! (see `pump`).
 
-use std::io;
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use quiz_proto::{ProgramId, Stream, ToGuest, WinSize};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::{CREDIT, GRACE, Job, Outlet, Phase, Supervisor};
-use crate::Verdict;
-use crate::pump::Event;
+use super::{GRACE, Job, Phase, Supervisor};
+use crate::duplex::{self, Change};
+use crate::verdict::Verdict;
 
 impl Supervisor<'_> {
-    pub(super) fn outlet(&mut self, stream: Stream) -> Option<&mut Outlet> {
-        [&mut self.output, &mut self.errors].into_iter().find(|outlet| outlet.stream == stream)
-    }
-
-    /// How many bytes of a stream the guest may still send.
-    pub(super) fn spendable(&mut self, stream: Stream) -> Option<&mut u64> {
-        match stream {
-            Stream::Artifacts => Some(&mut self.artifact_spendable),
-            stream => self.outlet(stream).map(|outlet| &mut outlet.spendable),
+    pub(super) fn on_streams(&mut self) {
+        for change in self.duplex.changes() {
+            self.on_change(change);
         }
+        self.pay_all();
     }
 
-    pub(super) fn on_events(&mut self) {
-        rustix::io::read(&*self.bell, &mut [0; 8]).ok();
-        while let Ok(event) = self.events.try_recv() {
-            self.on_event(event);
-        }
-    }
-
-    fn on_event(&mut self, event: Event) {
-        match event {
-            Event::Input(bytes) => {
+    fn on_change(&mut self, change: Change) {
+        match change {
+            Change::Input(bytes) => {
                 if let Some(escape) = &mut self.terminal
                     && escape.typed(&bytes, Instant::now())
                 {
-                    self.seen.forced = Some(Verdict::Interrupted { signal: libc::SIGINT as u8 });
+                    self.seen.decided = Some(Verdict::interrupted(libc::SIGINT));
                     self.monitor.kill();
                     return;
                 }
                 self.say(&ToGuest::Data(ProgramId::MAIN, Stream::Stdin, bytes.into()));
             }
-            Event::InputEnded => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
-            Event::ReadFailed(error) => {
+            Change::InputEnded => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
+            Change::InputFailed(error) => {
                 // A program that has ended did not want the rest.
                 if self.seen.status.is_none() {
                     self.seen.stream_error.get_or_insert_with(|| format!("cannot read standard input: {error}"));
                 }
             }
-            Event::Written(Stream::Artifacts, bytes) => {
-                let owed = self.artifact_credit.take().unwrap_or(0).saturating_add(bytes);
-                self.artifact_credit = Some(self.pay(Stream::Artifacts, owed));
-            }
-            Event::Written(stream, bytes) => {
-                if let Some(outlet) = self.outlet(stream) {
-                    outlet.owed = outlet.owed.saturating_add(bytes);
+            Change::Unpacked(bytes) => {
+                self.artifacts_owed = self.artifacts_owed.saturating_add(bytes);
+                if duplex::is_worth_returning(self.artifacts_owed) {
+                    let credit = std::mem::take(&mut self.artifacts_owed);
+                    self.pay(Stream::Artifacts, credit);
                 }
-                self.pay_all();
             }
-            Event::WriteFailed(stream, error) => {
-                if error.kind() != io::ErrorKind::BrokenPipe {
-                    let name = if stream == Stream::Stdout { "standard output" } else { "standard error" };
+            Change::OutputClosed(stream, error) => {
+                if let Some(error) = error {
+                    let name = duplex::name(stream);
                     self.seen.stream_error.get_or_insert_with(|| format!("cannot write to {name}: {error}"));
                 }
-                if let Some(outlet) = self.outlet(stream) {
-                    outlet.feed = None;
-                }
                 self.say(&ToGuest::Close(ProgramId::MAIN, stream));
-            }
-            Event::Finished(stream) => {
-                if let Some(outlet) = self.outlet(stream) {
-                    outlet.open = false;
-                }
             }
         }
     }
 
-    /// Returns credit for the program's output, as soon as all who watch it keep up.
+    /// Returns credit for the program's output, as soon as all clients that watch it keep up.
     pub(super) fn pay_all(&mut self) {
         if self.clients.are_behind() {
             return;
         }
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let owed = self.outlet(stream).map_or(0, |outlet| outlet.owed);
-            let owed = self.pay(stream, owed);
-            if let Some(outlet) = self.outlet(stream) {
-                outlet.owed = owed;
+            if let Some(credit) = self.duplex.take_credit(stream) {
+                self.pay(stream, credit);
             }
         }
     }
 
-    /// Returns credit to the guest once it is worth an interrupt; says what is still owed.
-    fn pay(&mut self, stream: Stream, owed: u32) -> u32 {
-        if owed < CREDIT {
-            return owed;
+    fn pay(&mut self, stream: Stream, credit: u32) {
+        if let Some(spendable) = self.spendable.of(stream) {
+            *spendable += u64::from(credit);
         }
-        if let Some(spendable) = self.spendable(stream) {
-            *spendable += u64::from(owed);
-        }
-        self.say(&ToGuest::Credit(ProgramId::MAIN, stream, owed));
-        0
+        self.say(&ToGuest::Credit(ProgramId::MAIN, stream, credit));
     }
 
     pub(super) fn on_signals(&mut self) {
@@ -113,14 +81,13 @@ impl Supervisor<'_> {
                 }
                 continue;
             }
-            self.seen.signals += 1;
+            self.user_signals += 1;
             if self.phase == Phase::Kept {
                 self.end_kept();
                 continue;
             }
-            let number = u8::try_from(signal).unwrap_or(libc::SIGTERM as u8);
-            self.seen.forced.get_or_insert(Verdict::Interrupted { signal: number });
-            if self.seen.signals == 1 && self.phase == Phase::Running {
+            self.seen.decided.get_or_insert(Verdict::interrupted(signal));
+            if self.user_signals == 1 && self.phase == Phase::Running {
                 self.say(&ToGuest::Signal(ProgramId::MAIN, signal));
                 self.enter(Phase::Grace, Some(GRACE));
             } else {
@@ -144,16 +111,15 @@ impl Supervisor<'_> {
         {
             let mut fds = [
                 PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.duplex.wakeup(), PollFlags::IN),
             ];
             poll(&mut fds, None).ok();
         }
-        self.on_events();
+        self.on_streams();
         for signal in self.signals.pending() {
             if signal != libc::SIGWINCH {
-                self.seen.signals = 2;
-                let number = u8::try_from(signal).unwrap_or(libc::SIGTERM as u8);
-                self.seen.forced.get_or_insert(Verdict::Interrupted { signal: number });
+                self.user_signals = 2;
+                self.seen.decided.get_or_insert(Verdict::interrupted(signal));
             }
         }
     }
