@@ -12,6 +12,7 @@ mod runner;
 mod setup;
 mod sh;
 mod steps;
+mod tidy;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -73,6 +74,8 @@ enum Task {
         #[arg(long, value_name = "ARCH")]
         without: Vec<String>,
     },
+    /// Draw the crates into ARCHITECTURE.md
+    Picture,
     /// Measure, side by side in one run
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => setup::for_fuzzing().and_then(|()| fuzz::run(&options)),
         Task::Fresh(options) => fresh::run(&options),
         Task::Release { without } => setup::setup().and_then(|()| steps::release(&without)),
+        Task::Picture => tidy::draw(),
         Task::Bench(which) => setup::for_benches().and_then(|()| bench::run(&which)),
     };
     exit(done.map(|()| 0))

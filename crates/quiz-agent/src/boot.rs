@@ -3,18 +3,15 @@
 //! Not for anything that depends on the run; that is `setup`.
 
 use std::ffi::CString;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
+use crate::disks;
 use crate::mounts::{self, Mount};
-
-/// How long devices may take to appear after their driver is there.
-const DEVICE_WAIT: Duration = Duration::from_secs(20);
 
 /// Mounts what the agent itself needs and loads the initramfs's modules.
 pub fn early() -> io::Result<()> {
@@ -59,7 +56,7 @@ fn parameters(file: &str, command_line: &str) -> String {
 
 /// Opens the port to the host, waiting for it to appear.
 pub fn open_port() -> io::Result<std::fs::File> {
-    let path = wait_for(&format!("virtio port {}", quiz_proto::PORT), || {
+    let path = disks::wait_for(&format!("virtio port {}", quiz_proto::PORT), || {
         let ports = fs::read_dir("/sys/class/virtio-ports").ok()?;
         ports.flatten().find_map(|port| {
             let name = fs::read_to_string(port.path().join("name")).ok()?;
@@ -68,71 +65,6 @@ pub fn open_port() -> io::Result<std::fs::File> {
     })?;
     let port = fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(path)?;
     Ok(port.into_parts().0)
-}
-
-/// The block device whose virtio serial number is `serial`, waiting for it to appear.
-pub fn disk(serial: &str) -> io::Result<PathBuf> {
-    wait_for(&format!("the disk {serial}"), || find_disk(serial))
-}
-
-/// The same, if it is there.
-pub fn find_disk(serial: &str) -> Option<PathBuf> {
-    let disks = fs::read_dir("/sys/block").ok()?;
-    disks.flatten().find_map(|disk| {
-        let found = fs::read_to_string(disk.path().join("serial")).ok()?;
-        (found.trim_end() == serial).then(|| PathBuf::from("/dev").join(disk.file_name()))
-    })
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> io::Result<T> {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return Ok(found);
-        }
-        if start.elapsed() > DEVICE_WAIT {
-            return Err(io::Error::other(format!("{what} did not appear within {} s", DEVICE_WAIT.as_secs())));
-        }
-        std::thread::sleep(Duration::from_micros(500));
-    }
-}
-
-/// Writes a line to the kernel's log, and so to the console: something is wrong.
-pub fn log(text: &str) {
-    write_log(2, text);
-}
-
-/// The same of something that is worth knowing only to those who read all.
-pub fn mention(text: &str) {
-    write_log(6, text);
-}
-
-fn write_log(level: u8, text: &str) {
-    if let Ok(mut kmsg) = fs::OpenOptions::new().write(true).open("/dev/kmsg") {
-        // Nothing is left to tell it to when this fails.
-        writeln!(kmsg, "<{level}>quiz: {text}").ok();
-    }
-}
-
-/// The guest is of no use. Says why on the console and ends the VM, which the host sees as a reset.
-pub fn give_up(why: &str) -> ! {
-    log(why);
-    rustix::fs::sync();
-    // The host's `-no-reboot` turns this into QEMU's end.
-    let _ = rustix::system::reboot(rustix::system::RebootCommand::Restart);
-    loop {
-        std::thread::park();
-    }
-}
-
-/// The running kernel's list of file systems, to ask [`is_known`] of.
-pub fn known_filesystems() -> String {
-    fs::read_to_string("/proc/filesystems").unwrap_or_default()
-}
-
-/// Whether this file system is in the kernel's list.
-pub fn is_known(name: &str, list: &str) -> bool {
-    list.lines().any(|line| line.split_whitespace().next_back() == Some(name))
 }
 
 #[cfg(test)]

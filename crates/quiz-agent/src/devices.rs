@@ -8,15 +8,13 @@ use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 use quiz_proto::{Device, Link};
 
-use crate::boot;
-
 /// How many partitions get a link: OpenZFS gives its disks a first and a ninth.
 const PARTITIONS: u32 = 9;
 
 /// Makes a link. Those of partitions lead nowhere until the partition is made, as with udev they would not be there.
 pub fn link(link: &Link) -> io::Result<()> {
     let target = match &link.target {
-        Device::Serial(serial) => boot::disk(serial)?.to_string_lossy().into_owned(),
+        Device::Serial(serial) => crate::disks::disk(serial)?.to_string_lossy().into_owned(),
         Device::Path(path) => path.clone(),
     };
     if let Some(parent) = Path::new(&link.path).parent() {
@@ -73,7 +71,7 @@ fn numbers(name: &str) -> Option<(u32, u32, u32)> {
 pub fn look_again(serial: &str) -> io::Result<()> {
     /// `_IO(0x12, 95)`, whose encoding is the architecture's.
     const BLKRRPART: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 95);
-    let disk = fs::File::open(boot::disk(serial)?)?;
+    let disk = fs::File::open(crate::disks::disk(serial)?)?;
     // SAFETY: BLKRRPART takes no argument.
     match unsafe { libc::ioctl(disk.as_raw_fd(), BLKRRPART as _) } {
         0 => Ok(()),

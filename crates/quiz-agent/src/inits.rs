@@ -8,8 +8,6 @@ use std::process::{Command, Stdio};
 use fs_err as fs;
 use quiz_proto::{Init, Inits};
 
-use crate::boot;
-
 /// How much of what one says is told, from its end, in bytes.
 const TOLD: u64 = 16 * 1024;
 
@@ -36,7 +34,7 @@ fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
     }
     // To the console and not to the host, which would hear it only in the run that makes a template.
     for line in said.lines() {
-        boot::mention(&format!("{}: {line}", init.name));
+        crate::log::mention(&format!("{}: {line}", init.name));
     }
     Ok(())
 }

@@ -166,7 +166,7 @@ fn send_on(port: &mut Port, message: &ToHost) {
     }
     if let Err(e) = write_whole(&port.file, &port.buffer) {
         port.is_broken = true;
-        crate::boot::log(&format!("the channel to the host is broken: {e}"));
+        crate::log::log(&format!("the channel to the host is broken: {e}"));
     }
 }
 

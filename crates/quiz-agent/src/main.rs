@@ -6,9 +6,11 @@
 mod artifacts;
 mod boot;
 mod devices;
+mod disks;
 mod inits;
 mod kmsg;
 mod link;
+mod log;
 mod modules;
 mod mounts;
 mod program;
@@ -27,11 +29,11 @@ fn main() {
         std::process::exit(125);
     }
     if let Err(e) = boot::early() {
-        boot::give_up(&format!("the guest could not be brought up: {e}"));
+        crate::log::give_up(&format!("the guest could not be brought up: {e}"));
     }
     let (link, receiver) = match boot::open_port().map(Link::new) {
         Ok(ends) => ends,
-        Err(e) => boot::give_up(&format!("no channel to the host: {e}")),
+        Err(e) => crate::log::give_up(&format!("no channel to the host: {e}")),
     };
     report_panics_on(link.clone());
     link.send(&ToHost::Hello { version: quiz_proto::VERSION });
@@ -121,7 +123,7 @@ fn next(receiver: &mut Receiver) -> Result<First, String> {
 fn report_panics_on(link: Link) {
     std::panic::set_hook(Box::new(move |info| {
         link.send_if_free(&ToHost::Broken(format!("the agent failed: {info}").into()));
-        boot::log(&format!("the agent failed: {info}"));
+        crate::log::log(&format!("the agent failed: {info}"));
         loop {
             std::thread::park();
         }

@@ -8,7 +8,7 @@ use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::boot;
+use crate::{disks, log};
 
 /// One mount: what, where, how.
 pub struct Mount<'a> {
@@ -48,12 +48,22 @@ pub fn mount(m: &Mount) -> io::Result<()> {
 
 /// Mounts what a guest can live without: a file system that is not in the kernel's list is no fault of the run.
 pub fn mount_if_known(m: &Mount, known: &str) {
-    if boot::is_known(m.kind, known)
+    if is_known(m.kind, known)
         && m.target.is_dir()
         && let Err(e) = mount(m)
     {
-        boot::log(&e.to_string());
+        log::log(&e.to_string());
     }
+}
+
+/// The running kernel's list of file systems, to ask [`is_known`] of.
+pub fn known_filesystems() -> String {
+    fs::read_to_string("/proc/filesystems").unwrap_or_default()
+}
+
+/// Whether this file system is in the kernel's list.
+pub fn is_known(name: &str, list: &str) -> bool {
+    list.lines().any(|line| line.split_whitespace().next_back() == Some(name))
 }
 
 /// Moves a mount to another place.
@@ -72,7 +82,7 @@ pub fn write_back(shares: bool, disks: &[String], mut failed: impl FnMut(String)
     }
     let devices: Vec<String> = disks
         .iter()
-        .filter_map(|serial| boot::find_disk(serial))
+        .filter_map(|serial| disks::find_disk(serial))
         .map(|device| device.to_string_lossy().into_owned())
         .collect();
     let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_else(|e| {

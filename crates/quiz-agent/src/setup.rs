@@ -16,7 +16,7 @@ use quiz_proto::{Moment, Personal, Share, System};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::mounts::{self, Mount};
-use crate::{boot, devices, inits, modules};
+use crate::{devices, inits, modules};
 
 /// What stands in for a machine id until there is one.
 const NO_MACHINE: &str = "00000000000000000000000000000000";
@@ -107,10 +107,10 @@ fn seed_random_pool(seed: &[u8]) -> io::Result<()> {
 
 /// Puts a writable layer in memory over the root image and makes that the root.
 fn switch_to_root(system: &System) -> io::Result<()> {
-    let device = boot::disk(&system.root_serial)?;
+    let device = crate::disks::disk(&system.root_serial)?;
     let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;
-    let known = boot::known_filesystems();
-    let Some(kind) = system.root_types.iter().find(|kind| boot::is_known(kind, &known)) else {
+    let known = crate::mounts::known_filesystems();
+    let Some(kind) = system.root_types.iter().find(|kind| crate::mounts::is_known(kind, &known)) else {
         return Err(io::Error::other(format!(
             "this kernel cannot mount the root image: it needs one of {}",
             system.root_types.join(", ")
@@ -119,7 +119,7 @@ fn switch_to_root(system: &System) -> io::Result<()> {
     mounts::mount(&Mount::new(device, "/lower", kind).flags(MountFlags::RDONLY | MountFlags::NOATIME))?;
     let mut lower = String::new();
     for (i, serial) in system.layers.iter().enumerate() {
-        let device = boot::disk(serial)?;
+        let device = crate::disks::disk(serial)?;
         let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;
         let place = format!("/layer{i}");
         mounts::mount(&Mount::new(device, &place, kind).flags(MountFlags::RDONLY | MountFlags::NOATIME))?;
@@ -151,7 +151,7 @@ fn kernel_file_systems() {
         // Whatever cannot be made is missed by the mount below, which says so on the console.
         fs::create_dir_all(dir).ok();
     }
-    let known = boot::known_filesystems();
+    let known = crate::mounts::known_filesystems();
     for m in [
         Mount::new("devpts", "/dev/pts", "devpts").flags(MountFlags::NOSUID).options("mode=620,gid=5,ptmxmode=666"),
         Mount::new("tmpfs", "/dev/shm", "tmpfs").flags(plain).options("mode=1777"),
@@ -268,7 +268,7 @@ fn mount_share(share: &Share) -> io::Result<()> {
 
 /// Mounts the disk for what goes back to the host.
 pub fn mount_out(serial: &str) -> io::Result<()> {
-    let device = boot::disk(serial)?;
+    let device = crate::disks::disk(serial)?;
     let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;
     mounts::mount(&Mount::new(device, OUT, "ext4").flags(MountFlags::NOATIME).options("errors=continue,noinit_itable"))
 }

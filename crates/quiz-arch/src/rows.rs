@@ -1,6 +1,6 @@
-//! The rows of the table. Not for what the columns mean: that is [`Arch`].
+//! The rows of the table. Not for what the columns mean: that is `arch`.
 
-use super::{Arch, Discovery, Machine, Port, Transport};
+use crate::arch::{Arch, Discovery, Machine, Port, Transport};
 
 /// Every architecture, the most used first.
 pub static ALL: &[&Arch] =

@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use toml::de::DeValue;
 
+use crate::choices::{DiskSpec, ImageFormat, ShareSpec};
 use crate::size::Size;
-use crate::spec::{DiskSpec, ImageFormat, ShareSpec};
 use crate::value::{Name, Place, Value, ValueError, describe, plain, text_of};
 
 /// How a variable, which is one text, holds several items.

@@ -11,10 +11,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{ConfigError, FileProblem};
+use crate::nearest::nearest;
 use crate::origin::Origin;
 use crate::profile::option::Written;
 use crate::profile::{Catalog, Given};
-use crate::settings::{KEYS, Key, Raw, Settings, key, nearest};
+use crate::settings::{KEYS, Key, Raw, Settings, key};
 use crate::value::{Place, describe};
 
 const DEFAULTS: &str = include_str!("defaults.toml");
@@ -281,7 +282,7 @@ fn last(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::WorktreeMode;
+    use crate::choices::WorktreeMode;
     use crate::value::Count;
 
     fn check(text: &str) -> Result<Settings, ConfigError> {

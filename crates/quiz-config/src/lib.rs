@@ -4,10 +4,12 @@
 //!
 //! [`load`] reads the layers into [`Settings`], each value with its [`Origin`]; [`lower`] makes the [`RunSpec`] of them.
 
+pub mod choices;
 pub mod error;
 pub mod item;
 pub mod layer;
 pub mod lower;
+mod nearest;
 pub mod origin;
 pub mod profile;
 pub mod settings;
@@ -17,14 +19,13 @@ pub mod time;
 pub mod value;
 pub mod worktree;
 
+pub use choices::*;
 pub use error::{ConfigError, FileProblem};
 pub use layer::{Loaded, Sources, TypedOption, load};
 pub use lower::{BuildDefaults, Invocation, build_defaults, lower};
+pub use nearest::nearest;
 pub use origin::Origin;
 pub use profile::{Catalog, Chosen, Given, Profile, ProfileError};
-pub use settings::{Effective, KEYS, Key, Settings, Sourced, nearest};
-pub use spec::{
-    AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, ImageFormat, JsonTo, KernelMessages, RootBuilder, RunSpec,
-    ShareSpec, Verbosity, WorktreeMode,
-};
+pub use settings::{Effective, KEYS, Key, Settings, Sourced};
+pub use spec::RunSpec;
 pub use worktree::{Caller, Worktree};

@@ -4,13 +4,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::choices::{JsonTo, ShareSpec, Verbosity};
 use crate::error::ConfigError;
 use crate::item::{EnvItem, ProfileUse};
 use crate::origin::Origin;
 use crate::profile::Given;
 use crate::profile::option::Written;
 use crate::settings::{Settings, Sourced};
-use crate::spec::{JsonTo, RunSpec, ShareSpec, Verbosity};
+use crate::spec::RunSpec;
 use crate::time::Limit;
 use crate::value::{Keep, Name};
 
@@ -241,10 +242,10 @@ fn environment(items: Vec<EnvItem>, caller: &[(OsString, OsString)]) -> Vec<(OsS
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{Sources, TypedOption, load};
-    use crate::spec::{
+    use crate::choices::{
         AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, ImageFormat, KernelMessages, RootBuilder, WorktreeMode,
     };
+    use crate::layer::{Sources, TypedOption, load};
 
     fn run(options: &[(&'static str, &str)]) -> Result<RunSpec, ConfigError> {
         let options = options.iter().map(|(key, value)| TypedOption { key, option: "--option", value: value.into() });

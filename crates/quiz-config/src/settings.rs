@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
+use crate::choices::{
+    AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, KernelMessages, RootBuilder, ShareSpec, WorktreeMode,
+};
 use crate::item::{EnvItem, Fragment, KernelWords, ProfileUse, Word};
 use crate::origin::Origin;
 use crate::size::Size;
-use crate::spec::{
-    AccelChoice, DiskSpec, DumpForm, DumpWhen, Escape, KernelMessages, RootBuilder, ShareSpec, WorktreeMode,
-};
 use crate::time::Limit;
 use crate::value::{ArchName, Count, Keep, Name, Place, Program, ShellCommand, Value, ValueError};
 
@@ -247,14 +247,6 @@ pub fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// The one of `names` that `typed` was most likely meant to be, if any is close: up to a third of it mistyped.
-pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let typed = typed.to_ascii_lowercase();
-    let most = (typed.chars().count() / 3).max(1);
-    let scored = names.into_iter().map(|name| (strsim::damerau_levenshtein(&typed, &name.to_ascii_lowercase()), name));
-    scored.filter(|(typos, _)| *typos <= most).min_by_key(|(typos, _)| *typos).map(|(_, name)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,15 +272,5 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), KEYS.len());
         assert_eq!(key("kernel_build.jobs").unwrap().variable(), "QUIZ_KERNEL_BUILD_JOBS");
-    }
-
-    #[test]
-    fn the_nearest_key_is_found_or_none() {
-        let names = || KEYS.iter().map(|key| key.name);
-        assert_eq!(nearest("memroy", names()), Some("memory"));
-        assert_eq!(nearest("boot-timeout", names()), Some("boot_timeout"));
-        assert_eq!(nearest("cpu", names()), Some("cpus"));
-        assert_eq!(nearest("QEMU", names()), Some("qemu"));
-        assert_eq!(nearest("frobnicate", names()), None);
     }
 }

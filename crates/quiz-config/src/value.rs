@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;
 
+use crate::choices::{AccelChoice, DumpForm, DumpWhen, Escape, KernelMessages, RootBuilder, WorktreeMode};
 use crate::size::{Size, SizeError};
-use crate::spec::{AccelChoice, DumpForm, DumpWhen, Escape, KernelMessages, RootBuilder, WorktreeMode};
 use crate::time::{Limit, TimeError};
 
 /// Where a value was written, as far as its meaning depends on that.

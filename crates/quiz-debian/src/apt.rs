@@ -13,9 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-mod install;
-
-pub use install::Step;
+pub mod install;
 
 /// Where Debian's packages are.
 pub const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";

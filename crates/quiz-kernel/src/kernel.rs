@@ -1,6 +1,6 @@
 //! Installed kernels: what is known about one, and finding the one that is meant. Not for making them (`debian`, `build`).
 
-use crate::build::Trusted;
+use crate::trusted::Trusted;
 pub use crate::version::{NotAVersion, Version};
 use fs_err as fs;
 use quiz_arch::Arch;

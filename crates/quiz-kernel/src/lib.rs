@@ -6,6 +6,8 @@ pub mod build;
 pub mod kernel;
 pub mod modules;
 pub mod stock;
+mod trusted;
 mod version;
 
 pub use kernel::{Kernel, KernelManifest, Version};
+pub use trusted::Trusted;

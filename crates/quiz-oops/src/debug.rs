@@ -14,7 +14,8 @@ use object::{
     SectionIndex, SectionKind, SymbolKind,
 };
 
-use crate::{Frame, Place, Places};
+use crate::place::{Place, Places};
+use crate::report::Frame;
 
 /// Why frames could not be looked up in a file.
 #[derive(Debug, thiserror::Error)]

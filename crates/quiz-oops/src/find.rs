@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use walkdir::{DirEntry, WalkDir};
 
 use crate::debug::{self, DebugError};
-use crate::{Frame, Places};
+use crate::place::{Place, Places};
+use crate::report::Frame;
 
 /// Where debug information can be.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +78,7 @@ impl Symbols {
     }
 
     /// Where a frame is; empty if that is not known.
-    pub fn places(&self, frame: &Frame) -> &[crate::Place] {
+    pub fn places(&self, frame: &Frame) -> &[Place] {
         self.places.get(&key(frame)).map_or(&[], Vec::as_slice)
     }
 

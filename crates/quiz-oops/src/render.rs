@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
+use crate::find::Symbols;
+use crate::place::telling;
 use crate::report::frame;
-use crate::{Frame, Report, Symbols, taint, telling};
+use crate::report::{Frame, Report};
+use crate::taint;
 
 /// How many frames of a call trace are shown in short.
 const FRAMES: usize = 16;
@@ -68,7 +71,7 @@ mod tests {
     #[test]
     fn without_debug_information_the_kernels_own_words_remain() {
         let text = "[ 1.0] BUG: x\n[ 1.0] Call Trace:\n[ 1.0]  f+0x1/0x2 [m]\n";
-        let origins = crate::Origins { remedy: "quiz kernel build".to_owned(), ..Default::default() };
+        let origins = crate::find::Origins { remedy: "quiz kernel build".to_owned(), ..Default::default() };
         let symbols = Symbols::of(text, &origins);
         assert_eq!(annotated(text, &symbols), text);
         let said = in_short(&Report::read(text, "BUG: x"), &symbols, &["while x ran".to_owned()]);

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use serde::{Deserialize, Serialize};
 
-use crate::MAX_MESSAGE;
+use crate::limits::MAX_MESSAGE;
 
 /// Bytes that are not frames. The channel cannot be resynchronised after one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,7 +26,7 @@ pub fn program(spec: &RunSpec, arch: &'static Arch, ctx: &Context) -> PathBuf {
 /// A QEMU for guests of `arch` that is on nobody's PATH.
 pub fn beside_path(arch: &'static Arch) -> Option<PathBuf> {
     let path = PathBuf::from(QEMU_KVM);
-    (arch.runs_under_kvm_here() && path.is_file()).then_some(path)
+    (quiz_arch::runs_under_kvm_here(arch) && path.is_file()).then_some(path)
 }
 
 /// A run's QEMU.

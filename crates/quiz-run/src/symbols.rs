@@ -1,11 +1,11 @@
 //! Lines of source for the frames of a kernel's last words, looked up by a process of its own: debug information takes hundreds of megabytes,
 //! and may be a file that somebody has made. Not for the looking up (`quiz_oops`).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 
 use quiz_oops::{Origins, Symbols};
@@ -15,7 +15,7 @@ use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 
 /// What quiz calls itself with. No user types it.
-const OPTION: &str = "--look-up-symbols";
+pub const OPTION: &str = "--look-up-symbols";
 /// How often the user's signals are looked at meanwhile.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// The longest answer, in bytes.
@@ -58,16 +58,13 @@ impl Question {
     }
 }
 
-/// What this process is to do if its first word says that it is that process: answers the question on its standard input.
-pub fn child(first: Option<&OsStr>) -> Option<ExitCode> {
-    if first? != OPTION {
-        return None;
-    }
-    let answered = || -> io::Result<()> {
-        let question: Question = serde_json::from_reader(io::stdin().lock())?;
-        io::stdout().lock().write_all(&serde_json::to_vec(&question.answer())?)
-    };
-    Some(if answered().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+/// Answers the question that `input` holds, into `output`: the work of that process.
+///
+/// # Errors
+/// If either stream fails, or the question cannot be read.
+pub fn answer(input: impl Read, mut output: impl Write) -> io::Result<()> {
+    let question: Question = serde_json::from_reader(input)?;
+    output.write_all(&serde_json::to_vec(&question.answer())?)
 }
 
 /// Looks all frames in `text` up. A user who does not want to wait for it interrupts it.

@@ -170,7 +170,7 @@ impl Host {
         };
         let (has_kvm, has_tcg) = (has(Accel::Kvm), has(Accel::Tcg));
         let no_kvm = match () {
-            () if !arch.runs_under_kvm_here() => Some(AccelError::OtherArch(arch.name)),
+            () if !quiz_arch::runs_under_kvm_here(arch) => Some(AccelError::OtherArch(arch.name)),
             () if !has_kvm => Some(AccelError::NotInQemu(Accel::Kvm, program.to_owned())),
             () => self.closed_device(),
         };

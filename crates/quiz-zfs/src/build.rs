@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fs_err as fs;
-use quiz_arch::Arch;
 use quiz_host::command::{CommandError, Run};
 use quiz_host::lock::Lock;
 use quiz_host::{Cache, Environment, Report, Unit};
@@ -16,6 +15,7 @@ use walkdir::WalkDir;
 use crate::checkout::{Checkout, CheckoutError};
 use crate::configure::{self, Answers};
 use crate::configure_error;
+use crate::cross::Cross;
 use crate::generation;
 use crate::record::{self, Record};
 use crate::{shadow, sources};
@@ -48,15 +48,6 @@ pub enum BuildError {
     /// The file system said no.
     #[error("cannot build OpenZFS: {0}")]
     Io(#[from] io::Error),
-}
-
-/// How a build is made for another architecture.
-#[derive(Debug, Clone, Copy)]
-pub struct Cross<'a> {
-    /// The architecture.
-    pub arch: &'static Arch,
-    /// Where the headers and libraries of the guest's distribution are, by a path that lasts.
-    pub sysroot: &'a Path,
 }
 
 /// Builds one checkout for one kernel.

@@ -15,7 +15,7 @@ use quiz_host::Environment;
 use quiz_kernel::kernel::Kernel;
 use sha2::{Digest, Sha256};
 
-use crate::build::Cross;
+use crate::cross::Cross;
 use crate::record;
 
 /// The arguments of `configure` in front of the user's own, which therefore win. `knows` tells which options this checkout's `configure` has.

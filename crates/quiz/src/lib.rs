@@ -4,25 +4,30 @@
 mod announce;
 mod cli;
 mod commands;
+mod dispatch;
 mod errors;
 mod keep;
+mod options;
 mod output;
 mod report;
 mod run;
 mod standard;
 mod terminal;
 
+use std::process::ExitCode;
+
 use quiz_run::{Call, history, symbols};
 
 /// Does what the words of this process say.
-pub fn main() -> std::process::ExitCode {
+pub fn main() -> ExitCode {
     // With a handler, SIGXFSZ (`ulimit -f`) becomes the error EFBIG instead of the end of quiz. Programs
     // that quiz starts inherit an ignored signal, but not a handler.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default()).ok();
-    if let Some(code) = symbols::child(std::env::args_os().nth(1).as_deref()) {
-        return code;
+    if std::env::args_os().nth(1).is_some_and(|first| first == symbols::OPTION) {
+        let answered = symbols::answer(std::io::stdin().lock(), std::io::stdout().lock());
+        return if answered.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    commands::main(std::env::args_os())
+    dispatch::main(std::env::args_os())
 }
 
 /// Reads a record as `quiz ps` and `quiz replay` do. Whatever it holds, this returns.

@@ -103,6 +103,11 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Fault> {
     text(&lines)
 }
 
+/// A time for tables: local, to the minute.
+pub fn when(time: jiff::Timestamp) -> String {
+    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
+}
+
 /// `bytes` for people: `1.5 GiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

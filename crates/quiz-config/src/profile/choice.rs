@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::definition::{Profile, ProfileError, Source};
 use super::option::{Kind, Written};
-use crate::settings::nearest;
+use crate::nearest::nearest;
 use crate::value::Place;
 
 /// Every profile that there is.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::spec::ShareSpec;
+use crate::choices::ShareSpec;
 
 /// One thing that a profile asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,13 +4,15 @@
 //! apt fetches and verifies the packages on the host. The VM runs on an image of the essential ones and installs all of them into a file
 //! system on its disk (`configure.sh`), which comes back as a tar archive. docs/decisions/0012-roots-made-in-a-vm.md says why it is done so.
 
+use super::model::{IMAGE, LEFT_OUT, PACKAGES, Root, RootError, RootManifest, SETUP, Wanted, installed};
 use super::package::Package;
 use super::tree::Tree;
-use super::{FORMAT, IMAGE, LEFT_OUT, PACKAGES, Root, RootError, RootManifest, SETUP, Wanted, installed};
+use crate::squashfs::FORMAT;
 use crate::squashfs::NEWEST_TIME;
 use crate::{blank, squashfs};
 use fs_err as fs;
-use quiz_debian::apt::{self, Apt, Step};
+use quiz_debian::apt::install::Step;
+use quiz_debian::apt::{self, Apt};
 use quiz_debian::usrmerge;
 use quiz_host::command::telling_lines;
 use quiz_host::report::{Progress, Report, Unit};
@@ -266,7 +268,7 @@ fn platform(wanted: &Wanted, dir: &Path, image: &Path) -> io::Result<Root> {
         built_at: jiff::Timestamp::now(),
         quiz_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    Ok(Root { manifest, dir: dir.to_owned(), _entry: None })
+    Ok(Root::unfinished(manifest, dir))
 }
 
 /// Copies a small file system of a large size.

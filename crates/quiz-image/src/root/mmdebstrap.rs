@@ -1,6 +1,6 @@
 //! Roots by mmdebstrap: quick, and in need of privileges (or subordinate ids) and of a host that runs the guest's programs.
 
-use super::{LEFT_OUT, PACKAGES, RootError, SETUP, Wanted};
+use super::model::{LEFT_OUT, PACKAGES, RootError, SETUP, Wanted};
 use crate::squashfs::NEWEST_TIME;
 use quiz_debian::apt;
 use quiz_host::command::Run;

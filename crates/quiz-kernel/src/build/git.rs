@@ -6,8 +6,9 @@ use std::process::Command;
 
 use fs_err as fs;
 
-use super::trust::{Trust, Trusted};
+use super::trust::Trust;
 use super::verify::{self, Signature, VerifyError};
+use crate::trusted::Trusted;
 use quiz_host::command::{CommandError, Run};
 use quiz_host::digest;
 use quiz_host::report::{Report, Unit};
@@ -165,7 +166,7 @@ impl Repository {
         let (signed, signature) = tag.split_at(start);
         let mut file = tempfile::NamedTempFile::new()?;
         std::io::Write::write_all(&mut file, signature.as_bytes())?;
-        let keys = trust.keys()?;
+        let keys = trust.keys().map_err(VerifyError::from)?;
         let key = match verify::detached(&mut signed.as_bytes(), file.path(), &keys, &what)? {
             Signature::Good { key, .. } => key,
             Signature::UnknownKey { key } => {

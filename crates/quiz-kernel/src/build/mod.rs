@@ -21,6 +21,7 @@ mod inputs;
 mod install;
 mod kbuild;
 mod kconfig;
+mod keyring;
 mod make;
 pub mod release;
 pub mod request;
@@ -44,7 +45,7 @@ pub use release::Mirrors;
 pub use request::{BuildRequest, Record};
 pub use source::{Source, SourceError};
 pub use tree::TreeError;
-pub use trust::{Trust, Trusted};
+pub use trust::Trust;
 
 use crate::kernel::{self, Kernel, KernelError, Origin};
 use config::{Configured, Wishes};

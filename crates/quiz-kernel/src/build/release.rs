@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::archive;
 use super::fetch::{Fetch, FetchError};
-use super::trust::{Keyring, Trust, Trusted};
+use super::keyring::Keyring;
+use super::trust::Trust;
 use super::verify::{self, Signature, VerifyError};
+use crate::trusted::Trusted;
 use crate::version::Version;
 use quiz_host::digest;
 use quiz_host::report::{Report, Unit};
@@ -115,7 +117,7 @@ pub(crate) fn obtain(
     } else if trust.unverified && sum.is_none() {
         from.unverified()?
     } else if series.is_some() {
-        from.signed(&trust.keys()?, sum)?
+        from.signed(&trust.keys().map_err(VerifyError::from)?, sum)?
     } else {
         // kernel.org signs the tags of candidates, not their archives.
         let what = format!("{}/{}", from.base, from.file);

@@ -4,6 +4,7 @@ use super::archive::tests::{tar, xz};
 use super::fetch::tests::{Server, quick};
 use super::*;
 use crate::kernel::Boot;
+use crate::trusted::Trusted;
 use quiz_arch::Arch;
 use quiz_host::report::Silent;
 use quiz_host::store::Cache;

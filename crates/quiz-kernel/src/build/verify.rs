@@ -3,10 +3,10 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::trust::Keyring;
+use super::keyring::{Keyring, KeyringError};
 
 /// Why a signature cannot be relied on.
 #[derive(Debug, thiserror::Error)]
@@ -19,20 +19,9 @@ pub enum VerifyError {
         /// The system's answer.
         cause: io::Error,
     },
-    /// The keyring is not one.
-    #[error(
-        "the keyring {} cannot be used: {why}; make one with `gpg --export KEY > FILE`",
-        path.display()
-    )]
-    Keyring {
-        /// Its path.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// quiz's own keys could not be handed to gpgv.
-    #[error("cannot write quiz's own keys to a temporary file: {0}")]
-    Shipped(io::Error),
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
     /// There is no signature.
     #[error("{what} is not signed, so quiz cannot tell whether it is the right one: {ways}")]
     Unsigned {
@@ -196,7 +185,7 @@ pub(crate) mod tests {
     /// A key made for the test, and gpg to sign with it.
     pub(crate) struct Signer {
         home: tempfile::TempDir,
-        pub keyring: PathBuf,
+        pub keyring: std::path::PathBuf,
     }
 
     impl Signer {
@@ -327,7 +316,7 @@ pub(crate) mod tests {
         fs::write(&armored, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n").unwrap();
         for path in [armored, dir.path().join("nosuch")] {
             let trust = Trust { keyring: Some(path), ..Trust::default() };
-            assert!(matches!(trust.keys().err(), Some(VerifyError::Keyring { .. })));
+            assert!(matches!(trust.keys().err(), Some(KeyringError::Unusable { .. })));
         }
     }
 }

@@ -1,9 +1,8 @@
 //! `quiz completions`: a shell's completion script. Reads no settings.
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::output;
 use quiz_run::Fault;
 
@@ -15,8 +14,8 @@ pub struct Completions {
 }
 
 /// Prints the script.
-pub fn run(args: &Completions) -> Result<(), Fault> {
+pub fn run(args: &Completions, command: &mut Command) -> Result<(), Fault> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "quiz", &mut script);
+    clap_complete::generate(args.shell, command, "quiz", &mut script);
     output::text(&String::from_utf8_lossy(&script))
 }

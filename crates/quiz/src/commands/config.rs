@@ -6,7 +6,7 @@ use quiz_config::profile::option::Written;
 use quiz_config::{Effective, Given, KEYS, Key};
 use serde::Serialize;
 
-use crate::cli::RunOptions;
+use crate::options::RunOptions;
 use crate::output;
 use quiz_run::{Context, Fault};
 

@@ -9,7 +9,7 @@ use quiz_config::JsonTo;
 use quiz_host::Report;
 use serde_json::Value;
 
-use crate::cli::{self, Global, Typed};
+use crate::options::{Global, RunOptions};
 use quiz_run::Fault;
 use quiz_run::consent;
 use quiz_run::{Call, Record, history};
@@ -21,8 +21,11 @@ pub struct Replay {
     pub run: Option<String>,
 }
 
+/// Reads the arguments of a run.
+pub type ParseRun = dyn Fn(Vec<OsString>) -> Option<(Global, RunOptions, Vec<OsString>)>;
+
 /// Does it again; its exit code is ours.
-pub fn run(args: &Replay, global: &Global) -> Result<ExitCode, Fault> {
+pub fn run(args: &Replay, global: &Global, parse: &ParseRun) -> Result<ExitCode, Fault> {
     let here = global.context()?;
     let past = history::find(&here.runs_dirs()?, args.run.as_deref())?;
     let unknown = || Fault::new(format!("the run {} does not tell how it was called", past.id));
@@ -32,12 +35,8 @@ pub fn run(args: &Replay, global: &Global) -> Result<ExitCode, Fault> {
     if !consent::is_sealed(&call, record["call_seal"].as_str(), &here) {
         consent::require(&consent::call_item(&past.id, &call), &here)?;
     }
-    let words = std::iter::once("quiz").chain(call.words.iter().map(String::as_str)).map(OsString::from);
-    let (Ok(Typed::Run(mut said, options, command)) | Ok(Typed::Watch(mut said, options, _, command))) =
-        cli::parse(words)
-    else {
-        return Err(unknown());
-    };
+    let arguments = call.words.iter().map(OsString::from).collect();
+    let (mut said, options, command) = parse(arguments).ok_or_else(unknown)?;
     // A directory among the words was taken into account when the call was recorded.
     said.directory = Some(call.directory.clone());
     let mut ctx = said.context()?;

@@ -3,8 +3,8 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::when;
 use crate::output;
+use crate::output::when;
 use quiz_run::history;
 use quiz_run::{Context, Fault};
 

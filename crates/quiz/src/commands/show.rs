@@ -7,8 +7,8 @@ use fs_err as fs;
 use quiz_vm::visible::visible_lines;
 use serde_json::Value;
 
-use super::when;
 use crate::output;
+use crate::output::when;
 use quiz_run::history::{self, quoted};
 use quiz_run::{Context, Fault};
 

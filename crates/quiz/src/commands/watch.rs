@@ -15,7 +15,7 @@ use quiz_host::Report;
 use quiz_vm::{Signals, Verdict};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::cli::{Global, RunOptions};
+use crate::options::{Global, RunOptions};
 use crate::terminal::Terminal;
 use quiz_run::{Call, history};
 use quiz_run::{Context, Fault};

@@ -3,8 +3,8 @@
 use clap::Args;
 use quiz_kernel::kernel;
 
-use crate::commands::when;
 use crate::output;
+use crate::output::when;
 use quiz_run::{Context, Fault};
 
 /// Which kernels.

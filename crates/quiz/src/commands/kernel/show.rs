@@ -5,8 +5,8 @@ use quiz_kernel::kernel;
 use serde::Serialize;
 
 use crate::commands::arch::ArchArgument;
-use crate::commands::when;
 use crate::output;
+use crate::output::when;
 use quiz_run::prepare;
 use quiz_run::{Context, Fault};
 

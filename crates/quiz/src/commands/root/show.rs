@@ -4,8 +4,8 @@ use clap::Args;
 use quiz_image::root;
 
 use super::rm::no_such_root;
-use crate::commands::when;
 use crate::output;
+use crate::output::when;
 use quiz_run::{Context, Fault};
 
 /// Which root.

@@ -5,8 +5,8 @@ use fs_err as fs;
 use quiz_vm::template::Manifest;
 use serde::Serialize;
 
-use crate::commands::when;
 use crate::output;
+use crate::output::when;
 use quiz_run::template;
 use quiz_run::{Context, Fault};
 

@@ -13,7 +13,7 @@ use quiz_vm::{Accel, Verdict};
 use quiz_zfs::suite::{Course, Group, Judgement, Selection, Suite, judge, runfile};
 use serde::Serialize;
 
-use crate::cli::RunOptions;
+use crate::options::RunOptions;
 use crate::output;
 use crate::run;
 use quiz_run::needs;

@@ -1,0 +1,37 @@
+//! What makes the source of a kernel trustworthy, as it is recorded.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a source was taken for the right one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "kebab-case")]
+pub enum Trusted {
+    /// A signature.
+    Signature {
+        /// The fingerprint of the key.
+        key: String,
+        /// The SHA-256 of the keyring that the user named; None for quiz's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keyring: Option<String>,
+    },
+    /// The archive's SHA-256, which the user gave.
+    Sha256,
+    /// The whole id of the commit, which the user gave.
+    CommitId,
+    /// A repository of this host.
+    Local,
+    /// Nothing: the user said to take what the server sends.
+    Unverified,
+}
+
+impl std::fmt::Display for Trusted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Trusted::Signature { key, .. } => write!(f, "signature by key {key}"),
+            Trusted::Sha256 => f.write_str("SHA-256 given by the user"),
+            Trusted::CommitId => f.write_str("commit id given by the user"),
+            Trusted::Local => f.write_str("repository of this host"),
+            Trusted::Unverified => f.write_str("unverified, as the user said"),
+        }
+    }
+}

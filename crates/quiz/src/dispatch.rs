@@ -1,0 +1,128 @@
+//! From the arguments of this process to the command that is meant, and to its exit code.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use quiz_run::{Call, FAULT, Fault};
+
+use crate::cli::{self, Cli, Typed, Verb};
+use crate::commands::{
+    allow, attach, completions, config, cp, debug, doctor, exec, kernel, kill, logs, profile, ps, replay, root, runs,
+    show, template, watch, zfs,
+};
+use crate::errors;
+use crate::options::{Global, RunOptions};
+
+/// Does what the command line `words` says.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let typed = match cli::parse(words) {
+        Ok(typed) => typed,
+        Err(error) => return answer(&error),
+    };
+    start(typed).unwrap_or_else(|fault| errors::report(&fault))
+}
+
+/// Prints help that was asked for, or what is wrong with the command line.
+fn answer(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return match error.print() {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(FAULT),
+            _ if crate::standard::is_closed(crate::standard::OUTPUT) => ExitCode::from(FAULT),
+            _ => ExitCode::SUCCESS,
+        };
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let mut fault = Fault::new(text.trim_end());
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        fault = fault.hint("a program of the guest that is named like a verb of quiz: quiz [OPTIONS] -- NAME ...");
+    }
+    // A command line that is refused must not look like a program's exit code 2.
+    errors::report(&fault)
+}
+
+fn start(typed: Typed) -> Result<ExitCode, Fault> {
+    match typed {
+        Typed::Run(mut global, options, command) | Typed::Watch(mut global, options, _, command)
+            if options.hold_standby.is_some() =>
+        {
+            // Whatever directory is among the words was taken into account before.
+            global.directory = options.hold_standby.clone();
+            let ctx = global.context()?;
+            quiz_run::hold_standby(&ctx.run_spec(&options.asked(), command)?, &ctx)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Typed::Run(global, options, command) if options.hold_run.is_some() => {
+            let ctx = global.context()?;
+            let spec = ctx.run_spec(&options.asked(), command)?;
+            // As it was typed, without the words that made this process the keeper.
+            let call = Call::new(std::env::args_os().skip(1), &ctx)
+                .map(|call| Call { words: call.words[2..].to_vec(), ..call });
+            let terminal = options.hold_run.as_deref().unwrap_or_default();
+            Ok(ExitCode::from(crate::keep::hold(&spec, call, terminal, &ctx)?.exit_code))
+        }
+        Typed::Run(global, options, command) if options.keep.is_some() => {
+            let ctx = global.context()?;
+            let spec = ctx.run_spec(&options.asked(), command)?;
+            crate::keep::front(&spec, &ctx)
+        }
+        Typed::Run(global, options, command) => {
+            let ctx = global.context()?;
+            let spec = ctx.run_spec(&options.asked(), command)?;
+            let call = Call::new(std::env::args_os().skip(1), &ctx);
+            Ok(ExitCode::from(crate::run::run(&spec, call, &ctx)?.exit_code))
+        }
+        Typed::Watch(global, options, build, command) => watch::run(&global, &options, build.as_deref(), &command),
+        Typed::Verb(global, options, verb) => other_verb(&global, &options, *verb),
+        Typed::Exec(global, args, words) => exec::run(&args, words, &global.context()?),
+    }
+}
+
+fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<ExitCode, Fault> {
+    let is_run = matches!(&verb, Verb::Replay(_)) || matches!(&verb, Verb::Zfs(args) if args.is_test());
+    if !is_run && matches!(global.json, Some(Some(_))) {
+        return Err(Fault::new("--json=WHERE is for runs: this verb prints its record on standard output"));
+    }
+    if let Verb::Config(args) = verb {
+        config::run(&args, options, &global.context()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut options = options.clone();
+    // A build is for a kernel and its architecture too, and `quiz -k 6.1 zfs` beside `quiz -k 6.1 -p zfs` can mean nothing else.
+    if let Verb::Zfs(args) = &mut verb {
+        let take = |slot: &mut Option<OsString>| slot.take().map(|word| word.to_string_lossy().into_owned());
+        if args.kernel.is_none() {
+            args.kernel = take(&mut options.kernel);
+        }
+        if args.arch.name.is_none() {
+            args.arch.name = take(&mut options.arch);
+        }
+    }
+    if let Some(option) = options.first_given() {
+        let message = format!("{option} in front of this verb has no meaning: it belongs to a run");
+        return Err(Fault::new(message).hint("write the verb's own options behind it; its --help lists them"));
+    }
+    match verb {
+        Verb::Completions(args) => completions::run(&args, &mut Cli::command())?,
+        Verb::Allow(args) => allow::run(&args, &global.context()?)?,
+        Verb::Attach(args) => return attach::run(&args, &global.context()?),
+        Verb::Cp(args) => cp::run(&args, &global.context()?)?,
+        Verb::Debug(args) => debug::run(&args, &global.context()?)?,
+        Verb::Doctor(args) => return doctor::run(&args, &global.context()?),
+        Verb::Kill(args) => kill::run(&args, &global.context()?)?,
+        Verb::Logs(args) => logs::run(&args, &global.context()?)?,
+        Verb::Ps(args) => ps::run(&args, &global.context()?)?,
+        Verb::Kernel(verb) => kernel::run(verb, &global.context()?)?,
+        Verb::Profile(verb) => profile::run(verb, &global.context()?)?,
+        Verb::Replay(args) => return replay::run(&args, global, &cli::parse_run),
+        Verb::Root(verb) => root::run(verb, &global.context()?)?,
+        Verb::Runs(args) => runs::run(&args, &global.context()?)?,
+        Verb::Show(args) => show::run(&args, &global.context()?)?,
+        Verb::Template(verb) => template::run(verb, &global.context()?)?,
+        Verb::Zfs(args) => return zfs::run(args, &global.context()?),
+        Verb::Config(_) | Verb::Exec(_) | Verb::Run(_) | Verb::Watch(_) => unreachable!("these were handled before"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
