@@ -65,14 +65,10 @@ impl ReceivedSignals {
             }
             SignalDelivery::with_pipe(read, write, SignalOnly, ending().chain([SIGWINCH, SIGCONT]).collect::<Vec<_>>())
         };
+        let delivery = make().map_err(|e| Fault::new(format!("cannot listen for signals: {e}")))?;
+        // Not before: a signal that came meanwhile would end nothing, and nobody would receive it.
         LISTENERS.fetch_add(1, Ordering::SeqCst);
-        match make() {
-            Ok(delivery) => Ok(ReceivedSignals { delivery }),
-            Err(e) => {
-                LISTENERS.fetch_sub(1, Ordering::SeqCst);
-                Err(Fault::new(format!("cannot listen for signals: {e}")))
-            }
-        }
+        Ok(ReceivedSignals { delivery })
     }
 }
 
@@ -108,5 +104,65 @@ impl Signals for ReceivedSignals {
 
     fn window_size(&self) -> Option<WinSize> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::*;
+
+    const CHILD: &str = "QUIZ_TEST_SIGNALS";
+
+    /// A signal is received, or ends the process as it ends any program, at whatever moment it comes.
+    #[test]
+    fn no_signal_is_lost_while_quiz_begins_to_listen() {
+        if std::env::var_os(CHILD).is_some() {
+            println!("\nready");
+            loop {
+                let mut signals = ReceivedSignals::listen().unwrap();
+                if signals.pending().contains(&SIGTERM) {
+                    std::process::exit(7);
+                }
+            }
+        }
+        let mut lost = 0;
+        for round in 0..20 {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "signals::tests::no_signal_is_lost_while_quiz_begins_to_listen", "--nocapture"])
+                .env(CHILD, "1")
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            assert!(lines.any(|line| line.unwrap() == "ready"));
+            std::thread::sleep(Duration::from_micros(1000 + 137 * round));
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+            // Nothing stops it but the signal.
+            let guard = std::time::Instant::now() + Duration::from_secs(20);
+            let status = loop {
+                match child.try_wait().unwrap() {
+                    Some(status) => break Some(status),
+                    None if std::time::Instant::now() > guard => break None,
+                    None => std::thread::sleep(Duration::from_millis(2)),
+                }
+            };
+            match status {
+                Some(status) => assert!(status.code() == Some(7) || status.signal() == Some(SIGTERM), "{status}"),
+                // Once may be between the child's last look and the end of its listening.
+                None => {
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                    lost += 1;
+                }
+            }
+            assert!(lost < 2, "{lost} of {} signals were lost", round + 1);
+        }
     }
 }
