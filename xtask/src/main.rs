@@ -76,6 +76,8 @@ enum Task {
     },
     /// Draw the crates into ARCHITECTURE.md
     Picture,
+    /// Write the reference of the command line and the man pages
+    Reference,
     /// Measure, side by side in one run
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => setup::for_fuzzing().and_then(|()| fuzz::run(&options)),
         Task::Fresh(options) => fresh::run(&options),
         Task::Release { without } => setup::setup().and_then(|()| steps::release(&without)),
+        Task::Reference => steps::reference(),
         Task::Picture => tidy::draw(),
         Task::Bench(which) => setup::for_benches().and_then(|()| bench::run(&which)),
     };

@@ -57,3 +57,13 @@ pub fn released_quiz() -> Result<PathBuf, String> {
     check(cargo().args(["build", "--quiet", "--locked", "--release", "--package", "quiz"]))?;
     Ok(target_dir().join("release/quiz"))
 }
+
+/// Writes the pages that are made from the definitions of the options.
+///
+/// # Errors
+/// If the test that makes them fails.
+pub fn reference() -> Result<(), String> {
+    let mut test = cargo();
+    test.args(["test", "-q", "-p", "quiz", "--lib", "reference::"]).env("QUIZ_WRITE_REFERENCE", "1");
+    check(&mut test)
+}

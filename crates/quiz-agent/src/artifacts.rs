@@ -65,7 +65,7 @@ fn archive(link: &Link, writer: impl Write) -> io::Result<()> {
                 Err(e) => spoilt(link, path.display(), &e),
             }
         } else {
-            link.send(&ToHost::Note(format!("{} is no file, and stays in the guest", path.display()).into()));
+            link.send(&ToHost::Note(format!("{} is not a file, and is not copied", path.display()).into()));
         }
     }
     archive.into_inner()?.flush()

@@ -29,7 +29,7 @@ fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
         .map_err(|e| io::Error::other(format!("the profile {}'s init cannot be run: {e}", init.name)))?;
     let said = tail(&log)?;
     if !status.success() {
-        let said = if said.is_empty() { "it said nothing".to_owned() } else { said };
+        let said = if said.is_empty() { "it printed nothing".to_owned() } else { said };
         return Err(io::Error::other(format!("the profile {}'s init failed ({status}):\n{said}", init.name)));
     }
     // To the console and not to the host, which would hear it only in the run that makes a template.

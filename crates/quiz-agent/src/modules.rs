@@ -25,7 +25,7 @@ pub fn load(module: &Module) -> io::Result<()> {
 fn refused(module: &Module, why: &dyn std::fmt::Display) -> io::Error {
     let parameters = if module.parameters.is_empty() { "" } else { " with " };
     io::Error::other(format!(
-        "module {}{parameters}{} was refused by the kernel: {why} (console.log may say more)",
+        "module {}{parameters}{} was refused by the kernel: {why} (see console.log)",
         module.path, module.parameters
     ))
 }

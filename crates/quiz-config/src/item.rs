@@ -52,6 +52,7 @@ fn read_all<T: Item>(text: &OsStr, separator: Separator, place: &Place) -> Resul
 
 impl<T: Item> Value for Vec<T> {
     const WANTED: &'static str = T::WANTED;
+    const LIST: bool = true;
 
     fn from_toml(value: &DeValue<'_>, place: &Place) -> Result<Self, ValueError> {
         let items = value.as_array().ok_or(ValueError::Type { found: describe(value), wanted: T::WANTED })?;

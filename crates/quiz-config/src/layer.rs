@@ -80,6 +80,21 @@ pub struct Loaded {
     pub unknown_variables: Vec<(String, String)>,
 }
 
+/// The value that quiz's own defaults give to `key`, or what happens without one, for help; empty for an empty list.
+pub fn default_text(key: &Key) -> String {
+    let mut loaded = Loaded::default();
+    let place = Place { dir: "/".into(), home: None };
+    let read = read_text(&mut loaded, DEFAULTS, FileLayer::BuiltIn, Path::new("defaults.toml"), &place);
+    debug_assert!(read.is_ok(), "a test reads the defaults");
+    let effective = loaded.settings.effective().into_iter().find(|effective| effective.key == key.name);
+    match effective.and_then(|effective| effective.value) {
+        None => key.unset.to_owned(),
+        Some(toml::Value::String(text)) => text,
+        Some(toml::Value::Array(items)) => items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(", "),
+        Some(value) => value.to_string(),
+    }
+}
+
 /// Reads all layers.
 ///
 /// # Errors

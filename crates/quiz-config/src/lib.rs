@@ -21,11 +21,11 @@ pub mod worktree;
 
 pub use choices::*;
 pub use error::{ConfigError, FileProblem};
-pub use layer::{Loaded, Sources, TypedOption, load};
+pub use layer::{Loaded, Sources, TypedOption, default_text, load};
 pub use lower::{BuildDefaults, Invocation, build_defaults, lower};
 pub use nearest::nearest;
 pub use origin::Origin;
 pub use profile::{Catalog, Chosen, Given, Profile, ProfileError};
-pub use settings::{Effective, KEYS, Key, Settings, Sourced};
+pub use settings::{Effective, KEYS, Key, KeyOption, Settings, Sourced, key};
 pub use spec::RunSpec;
 pub use worktree::{Caller, Worktree};

@@ -55,6 +55,37 @@ pub struct Key {
     pub unset: &'static str,
     /// What it is for.
     pub about: &'static str,
+    /// It is a list: an option adds to it, and can be given several times.
+    pub list: bool,
+    /// The option of a run that sets it.
+    pub option: Option<KeyOption>,
+}
+
+/// An option of the command line that sets a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyOption {
+    /// Its spelling: `--memory`.
+    pub long: &'static str,
+    /// Its short spelling, a letter.
+    pub short: Option<char>,
+    /// What stands for its value in help.
+    pub value: &'static str,
+    /// Its value may begin with a dash.
+    pub hyphens: bool,
+    /// It is a flag of its own on the command line, whose value this key has.
+    pub by_flag: bool,
+}
+
+const fn option(long: &'static str, value: &'static str) -> Option<KeyOption> {
+    Some(KeyOption { long, short: None, value, hyphens: false, by_flag: false })
+}
+
+const fn hyphens(long: &'static str, value: &'static str) -> Option<KeyOption> {
+    Some(KeyOption { long, short: None, value, hyphens: true, by_flag: false })
+}
+
+const fn short(short: char, long: &'static str, value: &'static str) -> Option<KeyOption> {
+    Some(KeyOption { long, short: Some(short), value, hyphens: false, by_flag: false })
 }
 
 impl Key {
@@ -107,7 +138,7 @@ fn assign<T: Value + Clone>(
 }
 
 macro_rules! settings {
-    ($($(#[doc = $about:literal])+ $field:ident: $type:ty = $name:literal, $example:literal, unset $unset:literal;)+) => {
+    ($($(#[doc = $about:literal])+ $field:ident: $type:ty = $name:literal, $example:literal, unset $unset:literal, $option:expr;)+) => {
         /// The value of every key, as far as any layer sets it.
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         pub struct Settings {
@@ -120,7 +151,9 @@ macro_rules! settings {
             wanted: <$type as Value>::WANTED,
             example: $example,
             unset: $unset,
-            about: concat!($($about),+),
+            about: concat!($($about),+).trim_ascii(),
+            list: <$type as Value>::LIST,
+            option: $option,
         },)+];
 
         impl Settings {
@@ -152,94 +185,94 @@ macro_rules! settings {
 }
 
 settings! {
-    /// The kernel to boot: a name, a release, or the beginning of a version.
-    kernel: Name = "kernel", "\"6.12\"", unset "the best one that is installed";
-    /// The guest's architecture.
-    arch: ArchName = "arch", "\"aarch64\"", unset "the host's";
-    /// The distribution release that the root is made of.
-    release: Name = "release", "\"trixie\"", unset "";
-    /// Packages that the root has besides the ones that quiz needs.
-    packages: Vec<Word> = "packages", "[\"strace\", \"fio\"]", unset "";
-    /// Where packages come from.
-    mirrors: Vec<Word> = "mirrors", "[\"http://deb.debian.org/debian\"]", unset "";
-    /// The keyring that the mirror is checked against.
-    keyring: PathBuf = "keyring", "\"/usr/share/keyrings/debian-archive-keyring.gpg\"", unset "the distribution's own";
-    /// What makes roots: auto (mmdebstrap where it works, else a VM), mmdebstrap or vm.
-    root_builder: RootBuilder = "root_builder", "\"vm\"", unset "";
-    /// The guest's memory.
-    memory: Size = "memory", "\"1G\"", unset "";
-    /// The guest's processors.
-    cpus: Count = "cpus", "2", unset "";
-    /// QEMU's machine, or auto.
-    machine: Name = "machine", "\"q35\"", unset "";
-    /// What runs the guest's instructions: auto, kvm or tcg.
-    accel: AccelChoice = "accel", "\"tcg\"", unset "";
-    /// The QEMU program.
-    qemu: Program = "qemu", "\"/opt/qemu/bin/qemu-system-x86_64\"", unset "the architecture's, from PATH";
-    /// Further words for QEMU.
-    qemu_args: Vec<OsString> = "qemu_args", "[\"-d\", \"guest_errors\"]", unset "";
-    /// Further words for the kernel.
-    append: Vec<KernelWords> = "append", "[\"slub_debug=FZ\"]", unset "";
-    /// Whether an oops ends the run.
-    panic_on_oops: bool = "panic_on_oops", "true", unset "";
-    /// Whether a report of the kernel's checkers (KASAN, lockdep, UBSAN, ...) or a warning is a failure.
-    strict: bool = "strict", "true", unset "";
-    /// Timers finer than the kernel's tick, without KVM.
-    fine_timers: bool = "fine_timers", "true", unset "";
-    /// Whether runs start from saved VMs where they can.
-    templates: bool = "templates", "false", unset "";
-    /// Whether a VM waits for the next run of the same kind.
-    standby: bool = "standby", "true", unset "";
-    /// What `quiz watch` runs on the host before each run: a shell command.
-    watch_build: ShellCommand = "watch_build", "\"make -s -j8\"", unset "nothing";
-    /// Profiles that every run includes.
-    profiles: Vec<ProfileUse> = "profiles", "[\"zfs\"]", unset "";
-    /// How the guest sees the worktree: ro, rw or off.
-    worktree: WorktreeMode = "worktree", "\"ro\"", unset "";
-    /// Further directories that the guest sees.
-    shares: Vec<ShareSpec> = "shares", "[\"/srv/data:/data:rw\"]", unset "";
-    /// Whether the guest may make set-uid files and devices in what it may write to.
-    special_files: bool = "special_files", "true", unset "";
-    /// Block devices of the guest.
-    disks: Vec<DiskSpec> = "disks", "[\"1G\", \"./pool.img\"]", unset "";
-    /// The program's environment.
-    env: Vec<EnvItem> = "env", "[\"EDITOR\", \"LANG=C\"]", unset "";
-    /// How long the program may run.
-    timeout: Limit = "timeout", "\"5m\"", unset "";
-    /// How long the guest may take to boot.
-    boot_timeout: Limit = "boot_timeout", "\"1m\"", unset "";
-    /// How long the guest may give no sign of life.
-    hang_timeout: Limit = "hang_timeout", "\"1m\"", unset "";
-    /// Which messages of the guest's kernel are shown while the program runs.
-    kernel_messages: KernelMessages = "kernel_messages", "\"info\"", unset "";
-    /// When the guest's memory is kept, in `vmcore` of the run's directory.
-    dump: DumpWhen = "dump", "\"on-panic\"", unset "";
-    /// How it is kept: for drgn and crash, or for gdb.
-    dump_format: DumpForm = "dump_format", "\"elf\"", unset "";
-    /// The key that, three times within a second, leaves a terminal.
-    escape: Escape = "escape", "\"ctrl-a\"", unset "";
-    /// How long a VM stays after its program (`--keep`).
-    keep_time: Limit = "keep_time", "\"2h\"", unset "";
-    /// How many runs' evidence is kept.
-    keep_runs: Keep = "keep_runs", "50", unset "";
-    /// For how many days runs' evidence is kept.
-    keep_days: Keep = "keep_days", "14", unset "";
-    /// How many compilers run at once.
-    build_jobs: Count = "kernel_build.jobs", "8", unset "one for each processor";
-    /// A command in front of every compiler call.
-    build_prefix: String = "kernel_build.prefix", "\"ccache\"", unset "none";
-    /// Pieces of kernel configuration: names of quiz's own, or files.
-    build_fragments: Vec<Fragment> = "kernel_build.fragments", "[\"debug.config\"]", unset "";
-    /// Whether kernels are built with Clang.
-    build_llvm: bool = "kernel_build.llvm", "true", unset "";
-    /// Where the archives of kernel releases come from.
-    build_mirror: String = "kernel_build.mirror", "\"https://cdn.kernel.org/pub/linux/kernel\"", unset "kernel.org";
-    /// Where the archives of release candidates come from.
-    build_rc_mirror: String = "kernel_build.rc_mirror", "\"https://git.kernel.org/torvalds/t\"", unset "kernel.org";
-    /// The git repository of linux-next.
-    build_next_git: String = "kernel_build.next_git", "\"https://git.kernel.org/pub/scm/linux/kernel/git/next/linux-next.git\"", unset "kernel.org";
-    /// The keyring that kernel sources are checked against.
-    build_keyring: PathBuf = "kernel_build.keyring", "\"~/kernel-keys.gpg\"", unset "none";
+    /// Kernel to boot: a name, a release, or the beginning of a version (6.12)
+    kernel: Name = "kernel", "\"6.12\"", unset "the best one that is installed", short('k', "--kernel", "KERNEL");
+    /// Architecture of the guest: x86_64, aarch64, s390x, ...
+    arch: ArchName = "arch", "\"aarch64\"", unset "the host's", short('a', "--arch", "ARCH");
+    /// Distribution release of the root: bookworm, trixie, ..., or the name of your own root
+    release: Name = "release", "\"trixie\"", unset "", option("--release", "RELEASE");
+    /// Packages of the root, beside those that quiz needs
+    packages: Vec<Word> = "packages", "[\"strace\", \"fio\"]", unset "", None;
+    /// Mirrors that packages come from
+    mirrors: Vec<Word> = "mirrors", "[\"http://deb.debian.org/debian\"]", unset "", None;
+    /// Keyring that the mirrors are checked against
+    keyring: PathBuf = "keyring", "\"/usr/share/keyrings/debian-archive-keyring.gpg\"", unset "the distribution's own", None;
+    /// Builder of roots: auto (mmdebstrap where it works, else a VM), mmdebstrap or vm
+    root_builder: RootBuilder = "root_builder", "\"vm\"", unset "", None;
+    /// Memory of the guest (512M, 4G)
+    memory: Size = "memory", "\"1G\"", unset "", short('m', "--memory", "SIZE");
+    /// Number of CPUs of the guest
+    cpus: Count = "cpus", "2", unset "", option("--cpus", "N");
+    /// Machine type of QEMU: auto, microvm, q35, virt, ...
+    machine: Name = "machine", "\"q35\"", unset "", option("--machine", "MACHINE");
+    /// Accelerator: auto (KVM where it works, else TCG), kvm or tcg
+    accel: AccelChoice = "accel", "\"tcg\"", unset "", option("--accel", "auto|kvm|tcg");
+    /// QEMU program
+    qemu: Program = "qemu", "\"/opt/qemu/bin/qemu-system-x86_64\"", unset "the architecture's, from PATH", option("--qemu", "PROGRAM");
+    /// Additional argument for QEMU
+    qemu_args: Vec<OsString> = "qemu_args", "[\"-d\", \"guest_errors\"]", unset "", hyphens("--qemu-arg", "ARGUMENT");
+    /// Additional parameters for the kernel command line
+    append: Vec<KernelWords> = "append", "[\"slub_debug=FZ\"]", unset "", hyphens("--append", "PARAMETERS");
+    /// Whether an oops ends the run
+    panic_on_oops: bool = "panic_on_oops", "true", unset "", None;
+    /// Whether a kernel warning or a report of a kernel checker (KASAN, lockdep, UBSAN, ...) fails the run
+    strict: bool = "strict", "true", unset "", None;
+    /// Whether timers are finer than the kernel's tick, without KVM
+    fine_timers: bool = "fine_timers", "true", unset "", None;
+    /// Whether runs resume from templates where they can
+    templates: bool = "templates", "false", unset "", None;
+    /// Whether a standby VM is kept for the next run of the same kind
+    standby: bool = "standby", "true", unset "", None;
+    /// Shell command that `quiz watch` runs on the host before each run
+    watch_build: ShellCommand = "watch_build", "\"make -s -j8\"", unset "nothing", None;
+    /// Profiles to include, perhaps with values of their options
+    profiles: Vec<ProfileUse> = "profiles", "[\"zfs\"]", unset "", short('p', "--profile", "NAME[:OPTION=VALUE],...");
+    /// Access of the guest to the worktree: ro, rw or off
+    worktree: WorktreeMode = "worktree", "\"ro\"", unset "", option("--worktree", "ro|rw|off");
+    /// Host directory to share with the guest, read-only unless it ends in :rw
+    shares: Vec<ShareSpec> = "shares", "[\"/srv/data:/data:rw\"]", unset "", option("--share", "HOST[:GUEST][:rw]");
+    /// Whether the guest may make set-uid files and devices in writable shares
+    special_files: bool = "special_files", "true", unset "", None;
+    /// Block device to add: an empty one of this size, or a disk image
+    disks: Vec<DiskSpec> = "disks", "[\"1G\", \"./pool.img\"]", unset "", option("--disk", "SIZE|FILE");
+    /// Environment variable for the program: NAME passes the caller's value on
+    env: Vec<EnvItem> = "env", "[\"EDITOR\", \"LANG=C\"]", unset "", option("--env", "NAME[=VALUE]");
+    /// Time limit for the program (30s, 5m, off)
+    timeout: Limit = "timeout", "\"5m\"", unset "", option("--timeout", "TIME");
+    /// Time limit for the boot, until the program starts
+    boot_timeout: Limit = "boot_timeout", "\"1m\"", unset "", option("--boot-timeout", "TIME");
+    /// Time limit for a guest that sends nothing, not even a heartbeat
+    hang_timeout: Limit = "hang_timeout", "\"1m\"", unset "", option("--hang-timeout", "TIME");
+    /// Lowest level of kernel messages that are shown: err, warning, info, ..., or off
+    kernel_messages: KernelMessages = "kernel_messages", "\"info\"", unset "", option("--kernel-messages", "LEVEL");
+    /// When to keep the guest's memory, for `quiz debug`
+    dump: DumpWhen = "dump", "\"on-panic\"", unset "", option("--dump", "off|on-panic|on-failure");
+    /// Dump format: kdump for drgn and crash, elf for gdb
+    dump_format: DumpForm = "dump_format", "\"elf\"", unset "", option("--dump-format", "kdump|elf");
+    /// Key that leaves a terminal if it is pressed three times within a second
+    escape: Escape = "escape", "\"ctrl-a\"", unset "", None;
+    /// How long the VM stays after its program with `--keep`
+    keep_time: Limit = "keep_time", "\"2h\"", unset "", Some(KeyOption { long: "--keep", short: None, value: "TIME", hyphens: false, by_flag: true });
+    /// How many run directories are kept
+    keep_runs: Keep = "keep_runs", "50", unset "", None;
+    /// For how many days run directories are kept
+    keep_days: Keep = "keep_days", "14", unset "", None;
+    /// How many compilers run at once
+    build_jobs: Count = "kernel_build.jobs", "8", unset "one for each processor", None;
+    /// Command in front of every compiler call
+    build_prefix: String = "kernel_build.prefix", "\"ccache\"", unset "none", None;
+    /// Fragments of kernel configuration: names of quiz's own, or files
+    build_fragments: Vec<Fragment> = "kernel_build.fragments", "[\"debug.config\"]", unset "", None;
+    /// Whether kernels are built with Clang
+    build_llvm: bool = "kernel_build.llvm", "true", unset "", None;
+    /// Mirror of kernel releases
+    build_mirror: String = "kernel_build.mirror", "\"https://cdn.kernel.org/pub/linux/kernel\"", unset "kernel.org", None;
+    /// Mirror of release candidates
+    build_rc_mirror: String = "kernel_build.rc_mirror", "\"https://git.kernel.org/torvalds/t\"", unset "kernel.org", None;
+    /// Git repository of linux-next
+    build_next_git: String = "kernel_build.next_git", "\"https://git.kernel.org/pub/scm/linux/kernel/git/next/linux-next.git\"", unset "kernel.org", None;
+    /// Keyring that kernel sources are checked against
+    build_keyring: PathBuf = "kernel_build.keyring", "\"~/kernel-keys.gpg\"", unset "none", None;
 }
 
 /// The key that is called `name`.

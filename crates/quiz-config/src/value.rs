@@ -125,6 +125,8 @@ pub enum ValueError {
 pub trait Value: Sized {
     /// What is expected, for messages: "a size", "true or false".
     const WANTED: &'static str;
+    /// It is a list, to which an option adds.
+    const LIST: bool = false;
 
     /// Reads what a TOML file says.
     fn from_toml(value: &DeValue<'_>, place: &Place) -> Result<Self, ValueError>;

@@ -400,7 +400,7 @@ pub fn without_updates(source: &Source, error: &CommandError) -> String {
         CommandError::Failed { lines, .. } => lines.iter().find_map(|l| l.strip_prefix("E: ")).unwrap_or_default(),
         _ => "",
     };
-    format!("going on without the updates of {}, which the mirror does not offer properly: {why}", source.release)
+    format!("continuing without the updates of {}, which the mirror does not serve properly: {why}", source.release)
 }
 
 /// The suites whose packages are taken before those of others.

@@ -61,7 +61,7 @@ impl CommandError {
 }
 
 fn quote(lines: &[String]) -> String {
-    if lines.is_empty() { ", without a word".to_owned() } else { format!(":\n  {}", lines.join("\n  ")) }
+    if lines.is_empty() { ", without any output".to_owned() } else { format!(":\n  {}", lines.join("\n  ")) }
 }
 
 /// One program to run.

@@ -31,7 +31,7 @@ impl std::fmt::Display for Trusted {
             Trusted::Sha256 => f.write_str("SHA-256 given by the user"),
             Trusted::CommitId => f.write_str("commit id given by the user"),
             Trusted::Local => f.write_str("repository of this host"),
-            Trusted::Unverified => f.write_str("unverified, as the user said"),
+            Trusted::Unverified => f.write_str("unverified, at the user's request"),
         }
     }
 }

@@ -288,17 +288,11 @@ pub enum ToHost<'a> {
     /// That was the last of the [`ToHost::Stacks`].
     StacksEnd,
     /// A program beside the run's own has ended; all its output was sent before.
-    Ended {
-        /// Which.
-        id: ProgramId,
-        /// How.
-        status: Status,
-    },
+    Ended { id: ProgramId, status: Status },
     /// The run's program has ended.
     Exited {
         /// The run's.
         nonce: Nonce,
-        /// How.
         status: Status,
     },
     /// The guest could not be prepared; the program was not started.

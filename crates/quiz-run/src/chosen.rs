@@ -74,7 +74,7 @@ pub fn require_kernel(kernel: &Kernel, chosen: &[Chosen], asked: &[String], ctx:
     let options: Vec<String> = lacking.iter().map(|(_, option)| option.to_string()).collect();
     let word = if names.len() == 1 { "profile" } else { "profiles" };
     let fault = Fault::new(format!(
-        "the kernel {} lacks what the {word} {} cannot do without: {}",
+        "the kernel {} lacks what the {word} {} needs: {}",
         kernel.name(),
         names.join(", "),
         options.join(", ")

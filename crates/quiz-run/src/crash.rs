@@ -81,7 +81,7 @@ pub fn read(
         let said = match asked {
             "" => String::new(),
             _ => format!(
-                "\nWhat the kernel said of processors and blocked tasks:\n\n{}",
+                "\nWhat the kernel printed about CPUs and blocked tasks:\n\n{}",
                 render::annotated(asked, &symbols)
             ),
         };
@@ -93,7 +93,7 @@ pub fn read(
         circumstances.extend(report.task.as_ref().map(|task| format!("in the task {task}")));
         let short = render::in_short(&report, &symbols, &circumstances);
         if !outcome.oops.is_empty() {
-            let text = format!("{short}\nWhat the kernel said:\n\n{}", render::annotated(&outcome.oops, &symbols));
+            let text = format!("{short}\nWhat the kernel printed:\n\n{}", render::annotated(&outcome.oops, &symbols));
             keep(dir.write_whole("oops.txt", text.as_bytes()));
         }
         Crash { record: record(report, &symbols), short }

@@ -43,7 +43,7 @@ impl Monitor {
         let program = program(spec, arch, ctx);
         let (has, error) = host.qemu(&program, arch);
         if let Some(error) = error.filter(|_| ctx.verbosity >= Verbosity::Verbose) {
-            ctx.report.say(&format!("{error}; going on as if it had everything"));
+            ctx.report.say(&format!("{error}; assuming that it supports everything"));
         }
         Monitor { program, has }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum PathsError {
     /// There is nothing to derive the place from.
-    #[error("cannot tell where {what} should be: HOME is not set; set it, or {instead}")]
+    #[error("cannot find a place for {what}: HOME is not set; set it, or {instead}")]
     NoHome {
         /// What is looked for.
         what: &'static str,
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(homeless.home, None);
         assert_eq!(homeless.config_file(), None);
         let message = homeless.cache().unwrap_err().to_string();
-        assert_eq!(message, "cannot tell where the cache should be: HOME is not set; set it, or QUIZ_CACHE");
+        assert_eq!(message, "cannot find a place for the cache: HOME is not set; set it, or QUIZ_CACHE");
         assert_eq!(paths(&[("QUIZ_CACHE", "/q")]).cache().unwrap(), Path::new("/q"));
     }
 }

@@ -65,7 +65,7 @@ pub fn kernel_and_root(spec: &RunSpec, profiles: &[Chosen], ctx: &Context) -> Re
             let Some(old) = root::outdated(&cache, &wanted_root)? else { return Err(error) };
             ctx.report.say(&error.message());
             ctx.report.say(&format!(
-                "going on with {}, made by an older quiz, which lacks some of what roots have by now",
+                "using {}, which an older quiz made and which lacks some packages of a current root",
                 old.name()
             ));
             Ok(old)
@@ -146,8 +146,8 @@ fn say_what_is_prepared(kernel: bool, root: bool, wanted: &root::Wanted, spec: &
             "`quiz kernel --help`, `quiz root build --help`".to_owned(),
         ),
     };
-    ctx.report.say(&format!("preparing what is not there yet: {what}, for {}; this happens once", spec.arch));
-    ctx.report.say(&format!("for another release: --release NAME, or `release` in the settings; for others: {how}"));
+    ctx.report.say(&format!("first run: preparing {what} for {} (about a minute, once)", spec.arch));
+    ctx.report.say(&format!("for another release, use --release NAME or the setting `release`; for others: {how}"));
 }
 
 /// The error that no kernel is what `selector` says, with what there is and what would make one.

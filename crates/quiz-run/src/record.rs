@@ -64,7 +64,6 @@ pub struct Record {
 /// A call of quiz for a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
-    /// Where.
     #[serde(serialize_with = "as_text")]
     pub directory: PathBuf,
     /// The words behind quiz's own name.

@@ -60,7 +60,7 @@ pub fn salvage(run: &PreparedRun, before: Option<&Moment>, outcome: &mut Outcome
             if second.artifacts.files > 0
                 && let Err(e) = place.move_dir(artifacts::DIR, run.dir.held())
             {
-                outcome.notes.push(format!("the artifacts stay in salvage/: {e}"));
+                outcome.notes.push(format!("the artifacts are in salvage/: {e}"));
                 return;
             }
             outcome.artifacts = second.artifacts;

@@ -249,7 +249,7 @@ pub fn out_of_guest(
         None => Ok(()),
         Some(first) => {
             Err(Fault::new(format!("not everything was copied ({} refused), the first: {first}", done.refusals))
-                .hint("plain files, directories and links that stay inside are"))
+                .hint("only only plain files, directories and links that stay inside are copied copied"))
         }
     }
 }

@@ -48,12 +48,7 @@ pub enum ClientError {
     },
     /// A stream of this side failed.
     #[error("cannot write to {stream}: {error}")]
-    Write {
-        /// Which.
-        stream: &'static str,
-        /// Why.
-        error: io::Error,
-    },
+    Write { stream: &'static str, error: io::Error },
     /// Standard input of this side failed.
     #[error("cannot read standard input: {0}")]
     Read(#[source] io::Error),

@@ -186,7 +186,7 @@ impl Console {
             self.end_line();
         }
         if !self.tail.is_empty() {
-            writeln!(self.log, "\n… the console said more than {} MiB; what follows is its end …", HEAD >> 20)?;
+            writeln!(self.log, "\n… more than {} MiB of console output; the end follows …", HEAD >> 20)?;
             let (a, b) = self.tail.as_slices();
             self.log.write_all(a)?;
             self.log.write_all(b)?;

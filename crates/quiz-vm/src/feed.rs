@@ -30,7 +30,6 @@ pub struct Feed(Arc<Shared>);
 /// The end that they come out of.
 pub struct Intake(Arc<Shared>);
 
-/// Both ends.
 pub fn feed() -> (Feed, Intake) {
     let shared = Arc::new(Shared::default());
     (Feed(shared.clone()), Intake(shared))

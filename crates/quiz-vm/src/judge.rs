@@ -127,7 +127,7 @@ fn of_machine(seen: &Observations) -> Verdict {
             return Verdict::fault(format!("QEMU stopped the machine because a disk failed on the host: {why}"));
         }
         // An accelerator cannot cope with everything that a guest can do to itself.
-        (None, true, true) => return lost("QEMU stopped the machine: it could not go on (see qemu.log)"),
+        (None, true, true) => return lost("QEMU stopped the machine: it could not continue (see qemu.log)"),
         (None, true, false) => {
             return Verdict::fault("QEMU stopped the machine: its accelerator failed (see qemu.log); try --accel tcg");
         }
@@ -144,10 +144,10 @@ fn of_machine(seen: &Observations) -> Verdict {
     // QEMU's message about an emulated processor that has done what none can continue from.
     let fatal = seen.qemu_log.lines().find_map(|line| line.strip_prefix("qemu: fatal: "));
     if let Some(what) = fatal.filter(|_| by_signal == Some(libc::SIGABRT) && seen.started) {
-        return lost(&format!("QEMU could not go on with the guest: {what}"));
+        return lost(&format!("QEMU could not continue with the guest: {what}"));
     }
     if seen.ended.success() {
-        return lost("the VM ended without a word");
+        return lost("the VM ended without a report from the agent");
     }
     let last = last_line(&seen.qemu_log);
     let message = match by_signal {
@@ -179,7 +179,7 @@ pub fn reported(report: Option<&str>, taint: u64) -> Option<String> {
     let tainted = || {
         let bad = taint::of_trouble(taint);
         let words = taint::words(&bad).join(", ");
-        (!bad.is_empty()).then(|| format!("it is tainted {bad} since the program began: {words}"))
+        (!bad.is_empty()).then(|| format!("tainted {bad} since the program started: {words}"))
     };
     report.map(str::to_owned).or_else(tainted)
 }
@@ -196,14 +196,14 @@ fn what_is_missing(seen: &Observations) -> Option<String> {
     let short = streams
         .iter()
         .find(|(_, received, sent)| received != sent)
-        .map(|(name, received, sent)| format!("of {sent} bytes of {name} that the guest sent, {received} have come"));
+        .map(|(name, received, sent)| format!("the guest sent {sent} bytes of {name}, and {received} have arrived"));
     seen.spoilt.clone().or(short)
 }
 
 /// The evidence that a guest hangs and is not just slow, when its time was over.
 fn why_it_hangs(seen: &Observations) -> Option<String> {
     if let Some(line) = &seen.stall {
-        return Some(format!("the guest hangs, its kernel said: {line}"));
+        return Some(format!("the guest hangs; its kernel reported: {line}"));
     }
     match (seen.mute, seen.quiet) {
         (Some(mute), None) if mute.used < ANSWER => Some(format!(
@@ -212,15 +212,13 @@ fn why_it_hangs(seen: &Observations) -> Option<String> {
             mute.used.as_secs_f64()
         )),
         (Some(_), _) => Some("the guest hangs: its agent does not answer".to_owned()),
-        (None, Some(quiet)) => {
-            Some(format!("the guest hangs: nothing was heard from it for {} s by then", quiet.as_secs()))
-        }
+        (None, Some(quiet)) => Some(format!("the guest hangs: it had sent nothing for {} s", quiet.as_secs())),
         (None, None) => None,
     }
 }
 
 fn last_line(log: &str) -> &str {
-    log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("QEMU said nothing")
+    log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("QEMU printed nothing")
 }
 
 #[cfg(test)]
@@ -382,7 +380,7 @@ mod tests {
         assert!(message(Observations { mute: mute(2000), ..seen() }).contains("its agent does not answer"));
         assert!(message(Observations { mute: mute(100), ..seen() }).contains("0.1 s of the host's processors"));
         let quiet = Some(Duration::from_secs(7));
-        assert!(message(Observations { quiet, ..seen() }).contains("nothing was heard from it for 7 s"));
+        assert!(message(Observations { quiet, ..seen() }).contains("it had sent nothing for 7 s"));
     }
 
     #[test]

@@ -78,7 +78,6 @@ pub struct VmSpec {
 /// A file that is a guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RamFile {
-    /// It.
     pub path: PathBuf,
     /// What the guest writes goes to the file; otherwise the guest has copies of its own of what it changes.
     pub shared: bool,

@@ -148,7 +148,7 @@ impl Keeper<'_> {
                         }
                         Ok(Some(ToHost::Begun | ToHost::Pulse)) => {}
                         Ok(None) => break,
-                        Ok(Some(_)) | Err(_) => return Err(failed("said something else than expected")),
+                        Ok(Some(_)) | Err(_) => return Err(failed("sent an unexpected message")),
                     }
                 }
             }
@@ -248,7 +248,7 @@ pub fn take(mut keeper: UnixStream) -> io::Result<Standby> {
     let mut fds: Vec<OwnedFd> = fds.flatten().collect();
     let header: Header = serde_json::from_slice(&text[..got.bytes]).map_err(io::Error::other)?;
     if fds.len() != FIRST + header.disks.len() {
-        return Err(io::Error::other("the keeper handed over something else than it said"));
+        return Err(io::Error::other("the keeper handed over something unexpected"));
     }
     let disks = header.disks.into_iter().zip(fds.split_off(FIRST).into_iter().map(File::from)).collect();
     let mut fds = fds.into_iter();

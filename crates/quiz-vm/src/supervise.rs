@@ -501,7 +501,7 @@ impl<'a> Supervisor<'a> {
             self.end_or_dump();
         } else if self.hang_at().is_some_and(|at| now >= at) {
             let limit = self.limits.hang.unwrap_or_default();
-            self.time_is_over(format!("the guest hangs: nothing was heard from it for {}", text(limit)), true);
+            self.time_is_over(format!("the guest hangs: it sent nothing for {}", text(limit)), true);
         } else if self.deadline.is_some_and(|at| now >= at) {
             self.on_deadline();
         }
@@ -510,7 +510,7 @@ impl<'a> Supervisor<'a> {
     fn on_deadline(&mut self) {
         match self.phase {
             Phase::Resuming => {
-                self.seen.refused.get_or_insert_with(|| format!("it said no word within {}", text(RESUME)));
+                self.seen.refused.get_or_insert_with(|| format!("it sent nothing within {}", text(RESUME)));
                 self.monitor.kill();
             }
             Phase::Saving(_) => {
@@ -522,7 +522,8 @@ impl<'a> Supervisor<'a> {
                 self.time_is_over(message, self.phase == Phase::Booting);
             }
             Phase::Running => {
-                let message = format!("the program ran longer than {}", text(self.limits.program.unwrap_or_default()));
+                let message =
+                    format!("the program was still running after {}", text(self.limits.program.unwrap_or_default()));
                 let quiet = self.heard.elapsed();
                 // A VM that could not run had nothing to say.
                 self.seen.quiet = (quiet >= QUIET && self.since(self.heard_mark).used >= QUIET / 2).then_some(quiet);

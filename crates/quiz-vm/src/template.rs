@@ -30,7 +30,6 @@ pub enum TemplateError {
     /// The host has no room for it.
     #[error("{} has {free_mib} MiB free, and a template of this VM may take {needed_mib}", .place.display())]
     Space {
-        /// Where.
         place: PathBuf,
         /// How much is free.
         free_mib: u64,

@@ -170,7 +170,7 @@ impl From<io::Error> for Problem {
     fn from(e: io::Error) -> Problem {
         match Errno::from_io_error(&e) {
             Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
-                Problem::Refused("it lies behind something that is no directory".to_owned())
+                Problem::Refused("its parent is not a directory".to_owned())
             }
             Some(Errno::EXIST) => Problem::Refused("it comes a second time".to_owned()),
             // These come of the names that the guest has chosen, too.

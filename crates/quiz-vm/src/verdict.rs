@@ -84,7 +84,7 @@ impl Verdict {
             Verdict::Panic { .. } => "the guest's kernel panicked".to_owned(),
             Verdict::Report { message } => format!("the guest's kernel reported: {message}"),
             Verdict::Lost { message } => format!("the guest is lost: {message}"),
-            Verdict::Timeout { message } => format!("time is over: {message}"),
+            Verdict::Timeout { message } => format!("timed out: {message}"),
             Verdict::Fault { message } => format!("error: {message}"),
             Verdict::Interrupted { signal } => format!("interrupted by signal {signal}"),
         }

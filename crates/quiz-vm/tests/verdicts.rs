@@ -183,7 +183,7 @@ fn nothing_that_a_guest_does_after_the_start_is_a_fault() {
         ("fails-after-the-start", "xxxx"),
         ("breaks-after-the-start", "no memory"),
         ("speaks-another-version-after-the-start", "a second time"),
-        ("stops-after-the-start", "could not go on"),
+        ("stops-after-the-start", "could not continue"),
         ("cannot-go-on", "outside RAM or ROM"),
     ] {
         let Verdict::Lost { message } = run(behaviour) else { panic!("{behaviour} loses the guest") };
@@ -194,7 +194,7 @@ fn nothing_that_a_guest_does_after_the_start_is_a_fault() {
 #[test]
 fn what_the_guest_has_lost_is_no_success() {
     for (behaviour, words) in [
-        ("loses-output", "of 4 bytes of standard output that the guest sent, 3 have come"),
+        ("loses-output", "the guest sent 4 bytes of standard output, and 3 have arrived"),
         ("spoils-artifacts", "/quiz/out/a cannot be read"),
     ] {
         let Verdict::Lost { message } = run(behaviour) else { panic!("{behaviour} is no success") };
@@ -207,7 +207,7 @@ fn a_strict_run_is_free_of_whatever_the_kernel_has_to_report() {
     for (behaviour, words) in [
         ("strict-log", "WARNING: held lock freed!"),
         ("strict-partial-line", "BUG: KASAN: double-free in f"),
-        ("strict-taint", "it is tainted W since the program began: kernel warned before"),
+        ("strict-taint", "tainted W since the program started: kernel warned before"),
     ] {
         let Verdict::Report { message } = run(behaviour) else { panic!("{behaviour} is no success") };
         assert_eq!(message, words);
@@ -218,7 +218,7 @@ fn a_strict_run_is_free_of_whatever_the_kernel_has_to_report() {
 #[test]
 fn silence_is_a_timeout_before_and_after_the_start() {
     for (behaviour, words) in
-        [("silent", "not ready within 1.5 s"), ("hangs", "the guest hangs: nothing was heard from it for 1.5 s")]
+        [("silent", "not ready within 1.5 s"), ("hangs", "the guest hangs: it sent nothing for 1.5 s")]
     {
         let before = Instant::now();
         let Verdict::Timeout { message } = run(behaviour) else { panic!("{behaviour} is a timeout") };

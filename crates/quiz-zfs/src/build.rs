@@ -245,7 +245,7 @@ impl Builder<'_> {
         self.find_libraries(&mut command);
         let is_first = record.objects.is_none() && args.is_empty();
         let total = is_first.then(|| self.expected_objects());
-        self.report.say(&format!("building {}; everything that make says is in {}", self.what(), log.display()));
+        self.report.say(&format!("building {}; the output of make is in {}", self.what(), log.display()));
         let progress = self.report.start(&format!("building {}", self.what()), total, Unit::Items("objects"));
         let doing = format!("build {}", self.what());
         let io = |cause| CommandError::Io { doing: doing.clone(), program: "make".to_owned(), cause };

@@ -16,38 +16,37 @@ mod line;
 
 const AFTER_HELP: &str = "\
 Programs:
-  The first word that is no option is the program; all words after it are its
-  own. A program that is named like a verb of quiz is run as `quiz -- NAME` or
-  `quiz run NAME`. Without a program there is a shell.
+  The first argument that is not an option is the program; all arguments after
+  it are the program's. To run a program with the name of a quiz command, use
+  `quiz -- NAME` or `quiz run NAME`. Without a program, quiz starts a shell.
 
 In the guest:
-  Everything can be written to, and is gone after the run, except:
-  /quiz/out           kept: it comes back as the run's artifacts
-  the worktree        read-only, at its own path (see --worktree)
-  --share HOST:GUEST  read-only (with :rw at the end: writable)
-  --disk FILE         writable
+  All files are writable and are discarded after the run, except:
+  /quiz/out           kept: quiz copies it to the artifacts of the run
+  the worktree        read-only, at its path on the host (see --worktree)
+  --share HOST:GUEST  read-only, or writable if it ends in :rw
+  --disk FILE         writable, and kept
 
 Exit codes:
-  the program's own   and 128+N when signal N ended it
-  121                 the guest's kernel panicked; or reported something (--strict)
-  122                 the guest was lost: reset, or gone without a word
+  0 to 120, 128+N     of the program, or of signal N that ended it
+  121                 the guest's kernel panicked, or reported a bug (--strict)
+  122                 the guest was lost: it reset, powered off, or disappeared
   124                 a time limit was reached
-  125                 a fault of quiz, of the host, or of this command line
-  126, 127            the program cannot be executed; is not there
-  129, 130, 143       quiz was interrupted (hang-up, Ctrl-C, SIGTERM)
+  125                 an error of quiz, of the host, or of this command line
+  126, 127            the program cannot be executed, or was not found
+  129, 130, 143       quiz was interrupted (SIGHUP, Ctrl-C, SIGTERM)
 
 Settings:
-  Each comes from quiz's defaults, the user's config.toml, the worktree's
-  quiz.toml, QUIZ_* variables and options, the later the stronger; `quiz config`
-  lists them all. An option that is a list (-p, --share, --disk, --env,
+  Sources, the later one wins: built-in defaults, the user's config.toml, the
+  worktree's quiz.toml, QUIZ_* variables, options. `quiz config` lists all. An option that is a list (-p, --share, --disk, --env,
   --append, --qemu-arg) adds to the list; an empty one (-p '') first drops what
   was there.";
 
 /// Runs a program in a fresh tiny VM
 #[derive(Debug, Parser)]
-#[command(name = "quiz", version, after_help = AFTER_HELP, subcommand_help_heading = "Verbs")]
+#[command(name = "quiz", version, after_help = AFTER_HELP, subcommand_help_heading = "Commands")]
 #[command(
-    override_usage = "quiz [OPTIONS] [PROGRAM [ARGUMENTS]...]\n       quiz [OPTIONS] -- PROGRAM [ARGUMENTS]...\n       quiz VERB ..."
+    override_usage = "quiz [OPTIONS] [PROGRAM [ARGUMENTS]...]\n       quiz [OPTIONS] -- PROGRAM [ARGUMENTS]...\n       quiz COMMAND ..."
 )]
 pub struct Cli {
     /// Options of every verb.
@@ -66,49 +65,49 @@ pub struct Cli {
 pub enum Verb {
     /// Run a program in a fresh VM: the long form
     Run(Box<Run>),
-    /// Run a program again, in a fresh VM, each time that the worktree's files change
+    /// Run a program in a fresh VM each time that files of the worktree change
     Watch(Box<Watch>),
-    /// Get, build, list and remove kernels
+    /// Download, build, list and remove kernels
     #[command(subcommand)]
     Kernel(kernel::Verb),
-    /// Make, list and remove root images
+    /// Build, list and remove root images
     #[command(subcommand)]
     Root(root::Verb),
-    /// Show what profiles there are
+    /// List and show profiles
     #[command(subcommand)]
     Profile(profile::Verb),
-    /// Build OpenZFS for kernels, and bring it up to date in the VM
+    /// Build OpenZFS for kernels, and run its test suite
     Zfs(zfs::Zfs),
-    /// List the VMs that run
+    /// List running VMs
     Ps(ps::Ps),
-    /// Run another program in a VM that runs
+    /// Run another program in a running VM
     Exec(exec::Exec),
-    /// Show what the program of a VM writes, and type to it
+    /// Attach to the program of a running VM
     Attach(attach::Attach),
-    /// Copy files and directories into a VM that runs, or out of it
+    /// Copy files and directories into or out of a running VM
     Cp(cp::Cp),
-    /// End a VM that runs
+    /// Shut down a running VM
     Kill(kill::Kill),
-    /// Show what the kernel of a run has said
+    /// Print the console of a run
     Logs(logs::Logs),
-    /// List the last runs and how they ended
+    /// List recent runs and their verdicts
     Runs(runs::Runs),
-    /// Show one run, and where its evidence is
+    /// Show one run and its run directory
     Show(show::Show),
-    /// Open a debugger on a guest's memory, or on a VM that waits for one
+    /// Debug a dump of a guest's memory, or a VM that was started with --gdb
     Debug(debug::Debug),
-    /// Do a run again, and say what has changed since
+    /// Repeat a run, and report what has changed since
     Replay(replay::Replay),
-    /// Allow the settings and profiles of this worktree that reach the host
+    /// Allow settings and profiles of this worktree that affect the host
     Allow(allow::Allow),
-    /// List and remove the saved VMs that runs start from
+    /// List and remove templates: saved VMs that runs resume from
     #[command(subcommand)]
     Template(template::Verb),
-    /// Show every setting and where it comes from
+    /// List settings, their values and where each comes from
     Config(config::Config),
-    /// Show what this host has and lacks, and what is in the cache
+    /// Check what this host has and lacks
     Doctor(doctor::Doctor),
-    /// Print a shell's completions
+    /// Print a completion script for a shell
     Completions(completions::Completions),
 }
 
@@ -125,7 +124,7 @@ pub struct Run {
 #[derive(Debug, Args)]
 #[command(override_usage = "quiz watch [OPTIONS] [--] PROGRAM [ARGUMENTS]...")]
 pub struct Watch {
-    /// A shell command that is run first, on the host; the program is run where it succeeds [default: the setting `watch_build`]
+    /// Shell command to run first, on the host; if it fails, the program is not run [default: the setting `watch_build`]
     #[arg(long, value_name = "COMMAND")]
     pub build: Option<String>,
     /// Options of the run.
@@ -171,7 +170,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::E
         }
         (Some(Verb::Exec(exec)), program) => {
             if let Some(option) = run.first_given() {
-                let message = format!("{option} belongs to a run: `quiz exec` has options of its own\n");
+                let message = format!("{option} is an option of runs: `quiz exec` has its own options\n");
                 return Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message));
             }
             Typed::Exec(global, exec, exec::Words { words: program.unwrap_or_default(), behind_dashes })
@@ -262,7 +261,9 @@ mod tests {
         ] {
             match typed(line).unwrap() {
                 Typed::Watch(_, options, build, program) => {
-                    assert_eq!((options.memory, program), (Some("2G".into()), vec!["ls".into(), "-m".into()]));
+                    let typed = options.typed();
+                    assert_eq!((typed[0].key, typed[0].value.to_str(), typed.len()), ("memory", Some("2G"), 1));
+                    assert_eq!(program, ["ls", "-m"]);
                     assert_eq!(build.is_some(), line[1] == "--build");
                 }
                 other => panic!("{line:?}: {other:?}"),
@@ -320,58 +321,40 @@ mod tests {
         };
         assert_eq!(
             typed(&["-p", "a,b", "-p", "c", "--qemu-arg", "-d", "--qemu-arg=int", "--append", "-x", "true"]),
-            [("profiles", "a,b"), ("profiles", "c"), ("append", "-x"), ("qemu_args", "-d"), ("qemu_args", "int")]
+            [("qemu_args", "-d"), ("qemu_args", "int"), ("append", "-x"), ("profiles", "a,b"), ("profiles", "c")]
                 .map(|(k, v)| (k, v.to_owned()))
         );
         assert_eq!(typed(&["-p", "", "true"]), [("profiles", String::new())]);
         assert_eq!(
             typed(&["-m", "1G", "-p", "a", "run", "-m", "2G", "-p", "b", "true"]),
-            [("profiles", "a"), ("profiles", "b"), ("memory", "2G")].map(|(k, v)| (k, v.to_owned()))
+            [("memory", "2G"), ("profiles", "a"), ("profiles", "b")].map(|(k, v)| (k, v.to_owned()))
         );
     }
 
     #[test]
-    fn every_option_sets_a_key_that_there_is() {
-        let value = || Some(OsString::from("1"));
-        let list = || vec![OsString::from("1")];
-        let all = RunOptions {
-            profile: list(),
-            kernel: value(),
-            arch: value(),
-            memory: value(),
-            cpus: value(),
-            shell_after: true,
-            tmux: true,
-            gdb: true,
-            timeout: value(),
-            boot_timeout: value(),
-            hang_timeout: value(),
-            kernel_messages: value(),
-            dump: value(),
-            dump_format: value(),
-            share: list(),
-            worktree: value(),
-            disk: list(),
-            env: list(),
-            append: list(),
-            qemu_arg: list(),
-            qemu: value(),
-            machine: value(),
-            accel: value(),
-            release: value(),
-            cold: true,
-            strict: true,
-            keep: Some(value()),
-            hold_run: Some("none".into()),
-            hold_standby: Some("/".into()),
-        };
-        let command = Cli::command();
-        for typed in all.typed() {
-            assert!(quiz_config::KEYS.iter().any(|key| key.name == typed.key), "{}", typed.key);
-            let long = typed.option.trim_start_matches('-');
-            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(long)), "{long}");
+    fn every_key_with_an_option_is_set_by_it() {
+        let mut line = Vec::new();
+        for option in quiz_config::KEYS.iter().filter_map(|key| key.option) {
+            line.push(format!("{}=1", option.long));
         }
-        assert_eq!(all.typed().len(), 22);
+        let line: Vec<&str> = line.iter().map(String::as_str).chain(["true"]).collect();
+        let typed = options(&line).typed();
+        for key in quiz_config::KEYS {
+            let found = typed.iter().find(|typed| typed.key == key.name);
+            assert_eq!(found.map(|typed| typed.option), key.option.map(|option| option.long), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn help_has_the_default_of_each_option() {
+        let command = Cli::command();
+        let help = |long: &str| {
+            let arg = command.get_arguments().find(|arg| arg.get_long() == Some(long)).unwrap();
+            arg.get_help().unwrap().to_string()
+        };
+        assert!(help("memory").ends_with(" [default: 1G]"), "{}", help("memory"));
+        assert!(help("kernel").ends_with(" [default: the best one that is installed]"), "{}", help("kernel"));
+        assert!(!help("disk").contains("default"), "{}", help("disk"));
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn answer(error: &clap::Error) -> ExitCode {
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let mut fault = Fault::new(text.trim_end());
     if error.kind() == ErrorKind::InvalidSubcommand {
-        fault = fault.hint("a program of the guest that is named like a verb of quiz: quiz [OPTIONS] -- NAME ...");
+        fault = fault.hint("to run a guest program with the name of a subcommand: quiz [OPTIONS] -- NAME ...");
     }
     // A command line that is refused must not look like a program's exit code 2.
     errors::report(&fault)
@@ -83,7 +83,7 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
 fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<ExitCode, Fault> {
     let is_run = matches!(&verb, Verb::Replay(_)) || matches!(&verb, Verb::Zfs(args) if args.is_test());
     if !is_run && matches!(global.json, Some(Some(_))) {
-        return Err(Fault::new("--json=WHERE is for runs: this verb prints its record on standard output"));
+        return Err(Fault::new("--json=WHERE is for runs: this command prints its record on standard output"));
     }
     if let Verb::Config(args) = verb {
         config::run(&args, options, &global.context()?)?;
@@ -92,17 +92,12 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
     let mut options = options.clone();
     // A build is for a kernel and its architecture too, and `quiz -k 6.1 zfs` beside `quiz -k 6.1 -p zfs` can mean nothing else.
     if let Verb::Zfs(args) = &mut verb {
-        let take = |slot: &mut Option<OsString>| slot.take().map(|word| word.to_string_lossy().into_owned());
-        if args.kernel.is_none() {
-            args.kernel = take(&mut options.kernel);
-        }
-        if args.arch.name.is_none() {
-            args.arch.name = take(&mut options.arch);
-        }
+        args.kernel = args.kernel.take().or_else(|| options.settings.take("kernel"));
+        args.arch.name = args.arch.name.take().or_else(|| options.settings.take("arch"));
     }
     if let Some(option) = options.first_given() {
-        let message = format!("{option} in front of this verb has no meaning: it belongs to a run");
-        return Err(Fault::new(message).hint("write the verb's own options behind it; its --help lists them"));
+        let message = format!("{option} has no effect before this command: it is an option of runs");
+        return Err(Fault::new(message).hint("put the command's own options after it; its --help lists them"));
     }
     match verb {
         Verb::Completions(args) => completions::run(&args, &mut Cli::command())?,

@@ -66,15 +66,15 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
         Parting::Over { code, stays: true, message } => {
             message.iter().for_each(|message| ctx.report.say(message));
             words.iter().for_each(Words::catch_up);
-            told("the VM stays", "quiz exec")?;
+            told("the VM is kept", "quiz exec")?;
             Ok(ExitCode::from(code))
         }
         Parting::Escaped => {
-            told("the program goes on", "quiz attach")?;
+            told("the program is still running", "quiz attach")?;
             Ok(ExitCode::from(Verdict::Interrupted { signal: libc::SIGHUP as u8 }.exit_code()))
         }
         Parting::Interrupted(signal) => {
-            told("the program goes on", "quiz attach")?;
+            told("the program is still running", "quiz attach")?;
             Ok(ExitCode::from(Verdict::Interrupted { signal }.exit_code()))
         }
         Parting::Over { .. } | Parting::Gone | Parting::Ended(_) => {
@@ -115,7 +115,7 @@ fn start(terminal: &Terminal, ctx: &Context) -> Result<(Child, UnixStream), Faul
     let cannot = |e| Fault::new(format!("cannot start a keeper for the VM: {e}"));
     let (ours, theirs) = UnixStream::pair().map_err(cannot)?;
     let mut command =
-        Command::new(ctx.program.as_deref().ok_or_else(|| Fault::new("cannot tell which program quiz is"))?);
+        Command::new(ctx.program.as_deref().ok_or_else(|| Fault::new("cannot find the program file of quiz"))?);
     command.arg("--hold-run").arg(terminal.describes()).args(std::env::args_os().skip(1));
     command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::piped());
     Ok((in_own_session(&mut command).map_err(cannot)?, ours))

@@ -9,6 +9,8 @@ mod errors;
 mod keep;
 mod options;
 mod output;
+#[cfg(test)]
+mod reference;
 mod report;
 mod run;
 mod standard;

@@ -3,26 +3,27 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::Args;
-use quiz_config::{JsonTo, TypedOption, Verbosity};
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use quiz_config::{JsonTo, KEYS, Key, KeyOption, TypedOption, Verbosity};
 use quiz_run::{Asked, Context, ContextParts, Fault};
 
 use crate::report::Terminal;
 
-/// Options that every verb has.
+/// Options that every command has.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Options of every verb")]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Show every kernel message and what quiz does
+    /// Print every kernel message, and what quiz does
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Print one machine-readable record; of a run also to a file or a descriptor (fd:N) [default WHERE: standard output]
+    /// Print one JSON record; that of a run to WHERE, a file or a descriptor (fd:N) [default WHERE: standard output]
     #[arg(long, global = true, value_name = "WHERE", num_args = 0..=1, require_equals = true)]
     pub json: Option<Option<OsString>>,
-    /// Do as if called in this directory
+    /// Run as if quiz was started in this directory
     #[arg(short = 'C', long, global = true, value_name = "DIR")]
     pub directory: Option<PathBuf>,
 }
@@ -34,7 +35,7 @@ impl Global {
     /// If the directory cannot be entered, or `--json` means no place.
     pub fn context(&self) -> Result<Context, Fault> {
         let here = std::env::current_dir().map_err(|error| {
-            Fault::new(format!("cannot tell the current directory: {error}")).hint("change to one that exists")
+            Fault::new(format!("cannot find the current directory: {error}")).hint("change to one that exists")
         })?;
         let cwd = match &self.directory {
             None => here,
@@ -72,93 +73,33 @@ impl Global {
 
 /// Options of a run.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Run options")]
+#[command(next_help_heading = "Run options (settings can change their defaults: see quiz config)")]
 pub struct RunOptions {
-    /// Include profiles, perhaps with the value of an option
-    #[arg(short, long, value_name = "NAME[:OPTION=VALUE],...")]
-    pub profile: Vec<OsString>,
-    /// Which kernel: a name, a release, or the beginning of a version (6.12)
-    #[arg(short, long, value_name = "KERNEL")]
-    pub kernel: Option<OsString>,
-    /// The guest's architecture
-    #[arg(short, long)]
-    pub arch: Option<OsString>,
-    /// The guest's memory
-    #[arg(short, long, value_name = "SIZE")]
-    pub memory: Option<OsString>,
-    /// The guest's processors
-    #[arg(long, value_name = "N")]
-    pub cpus: Option<OsString>,
-    /// Give a shell in the VM after the program
+    /// Those that are settings.
+    #[command(flatten)]
+    pub settings: SettingOptions,
+    /// Start a shell in the VM after the program
     #[arg(short = 'S', long)]
     pub shell_after: bool,
-    /// Run the program in tmux, with the kernel's log in a window of its own
+    /// Run the program in tmux, with the kernel's log in a second window
     #[arg(long)]
     pub tmux: bool,
-    /// How long the program may run (30s, 5m, off)
-    #[arg(long, value_name = "TIME")]
-    pub timeout: Option<OsString>,
-    /// How long the guest may take to boot
-    #[arg(long, value_name = "TIME")]
-    pub boot_timeout: Option<OsString>,
-    /// How long the guest may give no sign of life
-    #[arg(long, value_name = "TIME")]
-    pub hang_timeout: Option<OsString>,
-    /// Which kernel messages are shown: off, or those of a level (err, warning, info, ...) and worse
-    #[arg(long, value_name = "LEVEL")]
-    pub kernel_messages: Option<OsString>,
-    /// When the guest's memory is kept, for `quiz debug`
-    #[arg(long, value_name = "off|on-panic|on-failure")]
-    pub dump: Option<OsString>,
-    /// How: for drgn and crash, or for gdb
-    #[arg(long, value_name = "kdump|elf")]
-    pub dump_format: Option<OsString>,
-    /// Have the VM wait for gdb before its kernel's first instruction
+    /// Stop the VM before the kernel's first instruction, until gdb attaches
     #[arg(long)]
     pub gdb: bool,
-    /// Show a host directory to the guest
-    #[arg(long, value_name = "HOST[:GUEST][:rw]")]
-    pub share: Vec<OsString>,
-    /// How the guest sees the worktree
-    #[arg(long, value_name = "ro|rw|off")]
-    pub worktree: Option<OsString>,
-    /// Add a block device: an empty one of a size, or a file
-    #[arg(long, value_name = "SIZE|FILE")]
-    pub disk: Vec<OsString>,
-    /// Set a variable for the program, or pass on the caller's
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    pub env: Vec<OsString>,
-    /// Add to the kernel's command line
-    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
-    pub append: Vec<OsString>,
-    /// Add a word to QEMU's command line
-    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
-    pub qemu_arg: Vec<OsString>,
-    /// The QEMU program
-    #[arg(long, value_name = "PROGRAM")]
-    pub qemu: Option<OsString>,
-    /// QEMU's machine (auto, microvm, q35, virt)
-    #[arg(long)]
-    pub machine: Option<OsString>,
-    /// What runs the guest's instructions
-    #[arg(long, value_name = "auto|kvm|tcg")]
-    pub accel: Option<OsString>,
-    /// The distribution release of the root
-    #[arg(long, value_name = "RELEASE")]
-    pub release: Option<OsString>,
-    /// Boot, even where a template would save it
+    /// Boot the VM, even if there is a template to resume from
     #[arg(long)]
     pub cold: bool,
-    /// Fail where the kernel's checkers report something, or it warns
+    /// Fail the run on a kernel warning or a report of a kernel checker (KASAN, lockdep, UBSAN, ...)
     #[arg(long)]
     pub strict: bool,
-    /// Leave the VM running behind the program, for `quiz exec`, until `quiz kill` [default TIME: the setting `keep_time`]
+    /// Keep the VM after the program, for `quiz exec`, until `quiz kill` or for TIME [default TIME: the setting `keep_time`]
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true)]
     pub keep: Option<Option<OsString>>,
-    /// Be the keeper of a VM whose program another quiz shows, which is standard input
+    /// Be the keeper of a VM whose program another quiz shows, at the other end of standard input
     #[arg(long, hide = true, value_name = "TERMINAL")]
     pub hold_run: Option<String>,
-    /// Be the keeper of a VM that waits for the next run that is called like this in that directory
+    /// Be the keeper of a standby VM for the next run with these arguments in this directory
     #[arg(long, hide = true, value_name = "DIR")]
     pub hold_standby: Option<PathBuf>,
 }
@@ -177,37 +118,11 @@ impl RunOptions {
         }
     }
 
-    /// The options that are settings, by key.
+    /// The options that set a key, as they were typed.
     pub fn typed(&self) -> Vec<TypedOption> {
-        let one = |value: &Option<OsString>| value.iter().cloned().collect::<Vec<_>>();
-        let all: [(&'static str, &'static str, Vec<OsString>); 22] = [
-            ("profiles", "--profile", self.profile.clone()),
-            ("kernel", "--kernel", one(&self.kernel)),
-            ("arch", "--arch", one(&self.arch)),
-            ("memory", "--memory", one(&self.memory)),
-            ("cpus", "--cpus", one(&self.cpus)),
-            ("timeout", "--timeout", one(&self.timeout)),
-            ("boot_timeout", "--boot-timeout", one(&self.boot_timeout)),
-            ("hang_timeout", "--hang-timeout", one(&self.hang_timeout)),
-            ("kernel_messages", "--kernel-messages", one(&self.kernel_messages)),
-            ("dump", "--dump", one(&self.dump)),
-            ("dump_format", "--dump-format", one(&self.dump_format)),
-            ("keep_time", "--keep", self.keep.iter().flatten().cloned().collect()),
-            ("shares", "--share", self.share.clone()),
-            ("worktree", "--worktree", one(&self.worktree)),
-            ("disks", "--disk", self.disk.clone()),
-            ("env", "--env", self.env.clone()),
-            ("append", "--append", self.append.clone()),
-            ("qemu_args", "--qemu-arg", self.qemu_arg.clone()),
-            ("qemu", "--qemu", one(&self.qemu)),
-            ("machine", "--machine", one(&self.machine)),
-            ("accel", "--accel", one(&self.accel)),
-            ("release", "--release", one(&self.release)),
-        ];
-        let typed = |(key, option, values): (&'static str, &'static str, Vec<OsString>)| {
-            values.into_iter().map(move |value| TypedOption { key, option, value })
-        };
-        all.into_iter().flat_map(typed).collect()
+        let keep = self.keep.iter().flatten();
+        let by_flag = keep.map(|time| TypedOption { key: "keep_time", option: "--keep", value: time.clone() });
+        self.settings.0.iter().cloned().chain(by_flag).collect()
     }
 
     /// The spelling of one option that was given, if any was.
@@ -223,42 +138,96 @@ impl RunOptions {
             (self.hold_standby.is_some(), "--hold-standby"),
         ];
         let flag = flags.into_iter().find_map(|(given, flag)| given.then_some(flag));
-        self.typed().first().map(|typed| typed.option).or(flag)
+        self.settings.0.first().map(|typed| typed.option).or(flag)
     }
 
-    /// These options with `later` behind them.
-    pub fn then(mut self, later: RunOptions) -> RunOptions {
-        self.profile.extend(later.profile);
-        self.share.extend(later.share);
-        self.disk.extend(later.disk);
-        self.env.extend(later.env);
-        self.append.extend(later.append);
-        self.qemu_arg.extend(later.qemu_arg);
+    /// These options followed by `later` ones.
+    pub fn then(self, later: RunOptions) -> RunOptions {
         RunOptions {
-            kernel: later.kernel.or(self.kernel),
-            arch: later.arch.or(self.arch),
-            memory: later.memory.or(self.memory),
-            cpus: later.cpus.or(self.cpus),
+            settings: self.settings.then(later.settings),
             shell_after: later.shell_after || self.shell_after,
             tmux: later.tmux || self.tmux,
             gdb: later.gdb || self.gdb,
-            timeout: later.timeout.or(self.timeout),
-            boot_timeout: later.boot_timeout.or(self.boot_timeout),
-            hang_timeout: later.hang_timeout.or(self.hang_timeout),
-            kernel_messages: later.kernel_messages.or(self.kernel_messages),
-            dump: later.dump.or(self.dump),
-            dump_format: later.dump_format.or(self.dump_format),
-            worktree: later.worktree.or(self.worktree),
-            qemu: later.qemu.or(self.qemu),
-            machine: later.machine.or(self.machine),
-            accel: later.accel.or(self.accel),
-            release: later.release.or(self.release),
             cold: later.cold || self.cold,
             strict: later.strict || self.strict,
             keep: later.keep.or(self.keep),
             hold_run: later.hold_run.or(self.hold_run),
             hold_standby: later.hold_standby.or(self.hold_standby),
-            ..self
         }
+    }
+}
+
+/// The options of a run that are settings: one for each key of the table of settings that has an option.
+#[derive(Debug, Clone, Default)]
+pub struct SettingOptions(Vec<TypedOption>);
+
+impl SettingOptions {
+    /// These options followed by `later` ones: lists grow, all else is replaced.
+    fn then(self, later: SettingOptions) -> SettingOptions {
+        let is_list = |name: &str| KEYS.iter().any(|key| key.name == name && key.list);
+        let replaced = |typed: &TypedOption| !is_list(typed.key) && later.0.iter().any(|other| other.key == typed.key);
+        let earlier = self.0.into_iter().filter(|typed| !replaced(typed));
+        let mut all: Vec<TypedOption> = earlier.chain(later.0.iter().cloned()).collect();
+        all.sort_by_key(|typed| KEYS.iter().position(|key| key.name == typed.key));
+        SettingOptions(all)
+    }
+
+    /// Takes the value of an option away, by its key.
+    pub fn take(&mut self, key: &str) -> Option<String> {
+        let at = self.0.iter().position(|typed| typed.key == key)?;
+        Some(self.0.remove(at).value.to_string_lossy().into_owned())
+    }
+
+    /// Gives an option this value unless it has one.
+    pub fn set_if_missing(&mut self, key: &Key, value: Option<String>) {
+        if let (Some(value), Some(option)) = (value, key.option)
+            && !self.0.iter().any(|typed| typed.key == key.name)
+        {
+            self.0.push(TypedOption { key: key.name, option: option.long, value: value.into() });
+        }
+    }
+}
+
+/// The keys that have an option of their own.
+fn keys_with_option() -> impl Iterator<Item = (&'static Key, KeyOption)> {
+    KEYS.iter().filter_map(|key| Some((key, key.option.filter(|option| !option.by_flag)?)))
+}
+
+impl Args for SettingOptions {
+    fn augment_args(command: Command) -> Command {
+        keys_with_option().fold(command, |command, (key, option)| {
+            let default = quiz_config::default_text(key);
+            let default = if default.is_empty() { default } else { format!(" [default: {default}]") };
+            let mut arg = Arg::new(key.name)
+                .long(option.long.trim_start_matches('-'))
+                .value_name(option.value)
+                .value_parser(ValueParser::os_string())
+                .allow_hyphen_values(option.hyphens)
+                .action(if key.list { ArgAction::Append } else { ArgAction::Set })
+                .help(format!("{}{default}", key.about));
+            if let Some(short) = option.short {
+                arg = arg.short(short);
+            }
+            command.arg(arg)
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        SettingOptions::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingOptions {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<SettingOptions, clap::Error> {
+        let typed = keys_with_option().flat_map(|(key, option)| {
+            let values = matches.get_many::<OsString>(key.name).into_iter().flatten();
+            values.map(move |value| TypedOption { key: key.name, option: option.long, value: value.clone() })
+        });
+        Ok(SettingOptions(typed.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = SettingOptions::from_arg_matches(matches)?;
+        Ok(())
     }
 }

@@ -109,7 +109,7 @@ impl Terminal {
             .and_then(|()| fs_err::OpenOptions::new().write(true).create_new(true).open(state.join("told-escape")));
         // Where nothing can be noted it would be told every time.
         if first.is_ok() {
-            ctx.report.say(&format!("{} three times within a second leaves the guest (told once)", escape.name()));
+            ctx.report.say(&format!("{} three times within a second leaves the guest (shown once)", escape.name()));
         }
     }
 

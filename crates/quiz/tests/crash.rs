@@ -144,7 +144,7 @@ fn a_task_that_waits_for_ever_is_a_hang_with_its_line() {
     let soon = ["--append", "sysctl.kernel.hung_task_timeout_secs=2", "--timeout", "10s"];
     let (ran, record) = insmod(&sandbox, kernel, &soon);
     assert_eq!(ran.code, 124, "{}", ran.stderr);
-    assert!(ran.stderr.contains("the guest hangs, its kernel said: INFO: task insmod:"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the guest hangs; its kernel reported: INFO: task insmod:"), "{}", ran.stderr);
     assert_eq!(
         record["oops"]["culprit"],
         json!({"function": "bad_init", "module": "bad", "file": "bad.c", "line": line})

@@ -34,7 +34,6 @@ pub struct Given {
 /// A profile that a run includes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
-    /// It.
     pub profile: Profile,
     /// The value of every one of its options, as its programs get it.
     pub values: BTreeMap<String, String>,

@@ -73,7 +73,7 @@ pub fn read(line: &str) -> Option<Result<Directive, String>> {
 
 fn directive(key: &str, value: &str) -> Result<Directive, String> {
     let text = || match value.trim().is_empty() {
-        true => Err("there is nothing behind `=`".to_owned()),
+        true => Err("there is nothing after `=`".to_owned()),
         false => Ok(value.to_owned()),
     };
     match key {
@@ -99,7 +99,7 @@ fn directive(key: &str, value: &str) -> Result<Directive, String> {
         "layer" => absolute(value).map(Directive::Layer),
         "net" => match value.strip_prefix("user") {
             Some(rest) if rest.is_empty() || rest.starts_with(',') => Ok(Directive::Net(rest.to_owned())),
-            _ => Err("only `user` is known, with QEMU's further words behind a comma".to_owned()),
+            _ => Err("the only network is `user`, optionally followed by a comma and more options for QEMU".to_owned()),
         },
         "note" => text().map(Directive::Note),
         "warning" => text().map(Directive::Warning),
@@ -147,7 +147,7 @@ fn disk(value: &str) -> Result<DiskDirective, String> {
                 let sector = bytes.parse().ok().filter(|n: &u32| n.is_power_of_two() && (512..=32768).contains(n));
                 disk.sector = Some(sector.ok_or_else(|| format!("`{bytes}` is no size of a sector: 512 to 32768"))?);
             }
-            _ => return Err(format!("`{word}` is not known; there are size, sector and file")),
+            _ => return Err(format!("`{word}` is unknown: use size, sector or file")),
         }
     }
     match (disk.bytes, &disk.file) {

@@ -53,7 +53,8 @@ impl Apt {
         packages: &[&str],
         report: &dyn Report,
     ) -> Result<(Vec<PathBuf>, Vec<Step>), AptError> {
-        fs::write(self.dir.path().join("status"), status).map_err(StoreError::io("tell apt what is installed"))?;
+        fs::write(self.dir.path().join("status"), status)
+            .map_err(StoreError::io("write the list of installed packages for apt"))?;
         self.fetch_to_install(packages, "further packages", report)
     }
 

@@ -216,7 +216,7 @@ impl Set {
 
     /// Makes sure that the archive came whole and has every package; else says what is wrong.
     fn verify(&self, tar: &Path, log: &Path, from: u64) -> Result<(), String> {
-        let sent = sent(log, from).ok_or("it did not say how much it sent")?;
+        let sent = sent(log, from).ok_or("it did not report how much it sent")?;
         let came = fs::metadata(tar).map_err(|e| e.to_string())?.len();
         if came != sent {
             return Err(format!("{came} of {sent} bytes of the file system came"));

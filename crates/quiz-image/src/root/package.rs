@@ -47,7 +47,7 @@ impl Package {
         let data = member(&mut out, "data.tar", |out| part("--fsys-tarfile", out))?;
         let control = control_stanza(&mut out, control).map_err(failed)?;
         let name = field(&control, "Package").map(str::to_owned);
-        let name = name.ok_or_else(|| failed(io::Error::other("it does not say which package it is")))?;
+        let name = name.ok_or_else(|| failed(io::Error::other("it does not name its package")))?;
         Ok(Package { name, path, control, data })
     }
 

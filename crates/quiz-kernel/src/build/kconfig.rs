@@ -154,7 +154,7 @@ impl Kconfig {
             selecting.truncate(6);
             return Some(match selecting[..] {
                 [] => "it has no prompt: the source decides about it".to_owned(),
-                _ => format!("it has no prompt and is only selected by others ({})", selecting.join(", ")),
+                _ => format!("it has no prompt: only other options select it ({})", selecting.join(", ")),
             });
         }
         let unmet = |d: &Definition| -> Vec<String> {

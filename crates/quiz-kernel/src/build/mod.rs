@@ -79,7 +79,7 @@ pub enum BuildError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// A kernel that is to be built again does not say how it was built.
-    #[error("kernel {0} does not say how it was built: only kernels that quiz has built can be built again")]
+    #[error("kernel {0} has no record of its build: only kernels that quiz has built can be rebuilt")]
     NoRecord(String),
     /// A file could not be read or written.
     #[error("cannot build the kernel: {0}")]
@@ -168,9 +168,8 @@ fn build_with(
         None => default_name(cache, request, &obtained, report)?,
     };
     let what = format!("building kernel {name}");
-    let entry = kernel::shelf(cache).build(&name, &what, true, report, |dir| {
-        make_entry(cache, request, &obtained, &name, inputs, &work, &log, dir, report)
-    })?;
+    let job = Job { cache, request, obtained: &obtained, name: &name, work: &work, log: &log };
+    let entry = kernel::shelf(cache).build(&name, &what, true, report, |dir| job.run(inputs, dir, report))?;
     if !request.keep.unwrap_or(request.source.moves()) {
         archive::remove(&work)?;
     }
@@ -191,58 +190,67 @@ fn directories(built: &[(Kernel, Record)]) -> Vec<PathBuf> {
     built.iter().map(|(kernel, _)| kernel.dir().to_owned()).collect()
 }
 
-#[expect(clippy::too_many_arguments, reason = "one step of `build_with`, split off for the closure's sake")]
-fn make_entry(
-    cache: &Cache,
-    request: &BuildRequest,
-    obtained: &Obtained,
-    name: &str,
-    inputs: Option<String>,
-    work: &Path,
-    log: &Path,
-    dir: &Path,
-    report: &dyn Report,
-) -> Result<kernel::KernelManifest, BuildError> {
-    let output = work.join(build_dir(request));
-    let fresh = !output.join(".config").exists();
-    fs::create_dir_all(&output)?;
-    let jobs = request.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
-    let make = Make {
-        source: &obtained.tree.path,
-        output: &output,
-        arch: request.arch,
-        cross: request.is_cross(),
-        llvm: request.llvm,
-        prefix: &request.prefix,
-        jobs,
-        environment: &request.environment,
-        log,
-    };
-    let localversion = local_version(request, obtained);
-    let wishes = Wishes {
-        fragments: &request.fragments,
-        edits: &request.edits,
-        strict: request.strict,
-        localversion: localversion.as_deref(),
-    };
-    let Configured { outcome, remarks } = config::configure(&make, &obtained.tree, wishes, report)?;
+/// A kernel that is built.
+struct Job<'a> {
+    cache: &'a Cache,
+    request: &'a BuildRequest,
+    obtained: &'a Obtained,
+    name: &'a str,
+    /// The directory of the source and of the builds.
+    work: &'a Path,
+    log: &'a Path,
+}
 
-    report.say(&format!("building kernel {name}; everything that make says is in {}", log.display()));
-    let total = if fresh { Some(expected_objects(cache, request)) } else { None };
-    let progress = report.start(&format!("building kernel {name}"), total, Unit::Items("objects"));
-    let boot = install::boot(&make, &outcome);
-    let started = Instant::now();
-    let objects =
-        make.run_expecting(total, &install::targets(&make, boot, &outcome), "build the kernel", progress.as_ref())?;
-    progress.total(objects);
-    progress.done();
-    let seconds = started.elapsed().as_secs();
+impl Job<'_> {
+    /// Configures and compiles the kernel, and fills the entry `dir`.
+    fn run(
+        &self,
+        inputs: Option<String>,
+        dir: &Path,
+        report: &dyn Report,
+    ) -> Result<kernel::KernelManifest, BuildError> {
+        let Job { cache, request, obtained, name, work, log } = *self;
+        let output = work.join(build_dir(request));
+        let fresh = !output.join(".config").exists();
+        fs::create_dir_all(&output)?;
+        let jobs = request.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+        let make = Make {
+            source: &obtained.tree.path,
+            output: &output,
+            arch: request.arch,
+            cross: request.is_cross(),
+            llvm: request.llvm,
+            prefix: &request.prefix,
+            jobs,
+            environment: &request.environment,
+            log,
+        };
+        let localversion = local_version(request, obtained);
+        let wishes = Wishes {
+            fragments: &request.fragments,
+            edits: &request.edits,
+            strict: request.strict,
+            localversion: localversion.as_deref(),
+        };
+        let Configured { outcome, remarks } = config::configure(&make, &obtained.tree, wishes, report)?;
 
-    let identity =
-        Identity { name: name.to_owned(), origin: obtained.origin.clone(), variant: request.variant.clone() };
-    let manifest = install::fill(dir, &make, &obtained.tree, &outcome, identity, report)?;
-    Record { request: request.clone(), objects: fresh.then_some(objects), seconds, inputs, remarks }.write(dir)?;
-    Ok(manifest)
+        report.say(&format!("building kernel {name}; the output of make is in {}", log.display()));
+        let total = if fresh { Some(expected_objects(cache, request)) } else { None };
+        let progress = report.start(&format!("building kernel {name}"), total, Unit::Items("objects"));
+        let boot = install::boot(&make, &outcome);
+        let started = Instant::now();
+        let objects =
+            make.run_expecting(total, &install::targets(&make, boot, &outcome), "build the kernel", progress.as_ref())?;
+        progress.total(objects);
+        progress.done();
+        let seconds = started.elapsed().as_secs();
+
+        let identity =
+            Identity { name: name.to_owned(), origin: obtained.origin.clone(), variant: request.variant.clone() };
+        let manifest = install::fill(dir, &make, &obtained.tree, &outcome, identity, report)?;
+        Record { request: request.clone(), objects: fresh.then_some(objects), seconds, inputs, remarks }.write(dir)?;
+        Ok(manifest)
+    }
 }
 
 /// The build directory of a request within its source's work directory. A kernel with a name of its own has its own, because its

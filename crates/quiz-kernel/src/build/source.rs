@@ -71,10 +71,7 @@ pub enum SourceError {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Source {
     /// A release or release candidate of kernel.org, or linux-next of a day.
-    Release {
-        /// Which.
-        version: Version,
-    },
+    Release { version: Version },
     /// A commit of a git repository.
     Git {
         /// The repository.

@@ -23,7 +23,7 @@ pub enum VerifyError {
     #[error(transparent)]
     Keyring(#[from] KeyringError),
     /// There is no signature.
-    #[error("{what} is not signed, so quiz cannot tell whether it is the right one: {ways}")]
+    #[error("{what} is not signed, so quiz cannot verify it: {ways}")]
     Unsigned {
         /// The thing.
         what: String,

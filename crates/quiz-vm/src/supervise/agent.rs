@@ -1,6 +1,7 @@
 //! The supervisor's side of the channel to the agent: what it says, and what its messages change. Not for the frames themselves
 //! (`quiz_proto`).
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -22,7 +23,7 @@ const WORDS: usize = 4096;
 impl Supervisor<'_> {
     pub(super) fn say(&mut self, message: &ToGuest) {
         if let Err(e) = encode(message, &mut self.to_guest.bytes) {
-            self.fail(format!("the guest cannot be told what to do: {e}"));
+            self.fail(format!("cannot send the guest its orders: {e}"));
         }
         if self.to_guest.bytes.len() > UNTAKEN {
             self.seen.violation.get_or_insert_with(|| "the guest asked for input and did not read it".to_owned());
@@ -79,26 +80,7 @@ impl Supervisor<'_> {
             ToHost::Begun => {}
             ToHost::Started => self.on_started(),
             ToHost::Pulse => {}
-            // More than the agent ever puts into one. It would not fit the frames that pass it on.
-            ToHost::Data(_, _, bytes) if bytes.len() > CHUNK => {
-                self.seen.violation.get_or_insert_with(|| "the guest sent an endless message".to_owned());
-                self.monitor.kill();
-            }
-            ToHost::Data(_, _, bytes) if bytes.is_empty() => {}
-            ToHost::Data(ProgramId::MAIN, stream, bytes) if !self.spend(stream, bytes.len()) => {
-                let what = "the guest sent more than its flow-control window allows".to_owned();
-                self.seen.violation.get_or_insert(what);
-                self.monitor.kill();
-            }
-            ToHost::Data(ProgramId::MAIN, Stream::Artifacts, bytes) => {
-                self.seen.received.add(Stream::Artifacts, bytes.len());
-                self.on_artifacts(&bytes);
-            }
-            ToHost::Data(ProgramId::MAIN, stream, bytes) => {
-                self.seen.received.add(stream, bytes.len());
-                self.clients.show(stream, &bytes);
-                self.duplex.write(stream, &bytes);
-            }
+            ToHost::Data(id, stream, bytes) => self.on_data(id, stream, bytes),
             ToHost::Eof(ProgramId::MAIN, stream) => {
                 self.duplex.end(stream);
             }
@@ -107,7 +89,7 @@ impl Supervisor<'_> {
                 self.tell_watchers(ToHost::Credit(ProgramId::MAIN, Stream::Stdin, bytes));
             }
             ToHost::Credit(ProgramId::MAIN, ..) | ToHost::Close(ProgramId::MAIN, _) => {}
-            ToHost::Data(id, ..) | ToHost::Eof(id, _) | ToHost::Credit(id, ..) | ToHost::Close(id, _) => {
+            ToHost::Eof(id, _) | ToHost::Credit(id, ..) | ToHost::Close(id, _) => {
                 self.pass_on(id, message);
             }
             ToHost::Ended { id, .. } => self.pass_on(id, message),
@@ -135,25 +117,7 @@ impl Supervisor<'_> {
                 if self.wants_dump() { self.end_or_dump() } else { self.kill_processes() }
             }
             ToHost::StacksEnd => {}
-            ToHost::Exited { nonce, status } if nonce == self.nonce => {
-                self.seen.status.get_or_insert(status);
-                self.program = self.ready.map(|ready| self.began.elapsed().saturating_sub(ready));
-                match self.limits.keep {
-                    Some(limit) if self.phase == Phase::Running => {
-                        self.enter(Phase::Kept, Some(limit));
-                        self.dismiss_watchers();
-                    }
-                    // It did not start, or was to end: there is nothing to stay for.
-                    _ => {
-                        if self.is_kept() {
-                            self.say(&ToGuest::End);
-                        }
-                        if matches!(self.phase, Phase::Preparing | Phase::Running) {
-                            self.enter(Phase::Ending, None);
-                        }
-                    }
-                }
-            }
+            ToHost::Exited { nonce, status } if nonce == self.nonce => self.on_exited(status),
             ToHost::Sent(sent) => self.seen.sent = Some(sent),
             ToHost::Down { nonce } if nonce == self.nonce => {
                 self.seen.down = true;
@@ -175,6 +139,53 @@ impl Supervisor<'_> {
             ToHost::Spoilt(what) => {
                 self.seen.spoilt.get_or_insert(shortened(&what));
             }
+        }
+    }
+
+    /// Bytes of a program, or of the artifacts.
+    fn on_data(&mut self, id: ProgramId, stream: Stream, bytes: Cow<'_, [u8]>) {
+        let refused = match id {
+            // More than the agent ever puts into one message. It would not fit the frames that pass it on.
+            _ if bytes.len() > CHUNK => Some("the guest sent an endless message"),
+            _ if bytes.is_empty() => return,
+            ProgramId::MAIN if !self.spend(stream, bytes.len()) => {
+                Some("the guest sent more than its flow-control window allows")
+            }
+            _ => None,
+        };
+        if let Some(what) = refused {
+            self.seen.violation.get_or_insert_with(|| what.to_owned());
+            self.monitor.kill();
+            return;
+        }
+        match (id, stream) {
+            (ProgramId::MAIN, Stream::Artifacts) => {
+                self.seen.received.add(stream, bytes.len());
+                self.on_artifacts(&bytes);
+            }
+            (ProgramId::MAIN, _) => {
+                self.seen.received.add(stream, bytes.len());
+                self.clients.show(stream, &bytes);
+                self.duplex.write(stream, &bytes);
+            }
+            _ => self.pass_on(id, ToHost::Data(id, stream, bytes)),
+        }
+    }
+
+    /// The run's program has ended.
+    fn on_exited(&mut self, status: Status) {
+        self.seen.status.get_or_insert(status);
+        self.program = self.ready.map(|ready| self.began.elapsed().saturating_sub(ready));
+        if let Some(limit) = self.limits.keep.filter(|_| self.phase == Phase::Running) {
+            self.enter(Phase::Kept, Some(limit));
+            return self.dismiss_watchers();
+        }
+        // It did not start, or was to end: there is nothing to keep the VM for.
+        if self.is_kept() {
+            self.say(&ToGuest::End);
+        }
+        if matches!(self.phase, Phase::Preparing | Phase::Running) {
+            self.enter(Phase::Ending, None);
         }
     }
 

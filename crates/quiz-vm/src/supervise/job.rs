@@ -72,7 +72,6 @@ pub struct Limits {
 pub struct Dump {
     /// After whatever was not the program's own end; else after panics.
     pub of_every_failure: bool,
-    /// How.
     pub format: DumpFormat,
 }
 

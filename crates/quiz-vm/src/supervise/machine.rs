@@ -131,7 +131,7 @@ impl Supervisor<'_> {
             None => (now, FIRST_PAUSE),
         };
         if now >= since + UNPAUSE {
-            self.seen.failed.get_or_insert_with(|| format!("QEMU does not let the saved VM go on: {why}"));
+            self.seen.failed.get_or_insert_with(|| format!("QEMU does not let the saved VM continue: {why}"));
             self.monitor.kill();
             return;
         }
@@ -143,7 +143,7 @@ impl Supervisor<'_> {
         if let Some(stuck) = self.stuck.as_mut().filter(|stuck| now >= stuck.again) {
             if stuck.asked {
                 self.seen.failed.get_or_insert_with(|| {
-                    format!("QEMU did not answer within {} when it was to let the saved VM go on", text(UNPAUSE))
+                    format!("QEMU did not answer within {} when it was asked to continue the saved VM", text(UNPAUSE))
                 });
                 self.monitor.kill();
                 return;

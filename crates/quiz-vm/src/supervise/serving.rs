@@ -246,7 +246,7 @@ fn size_of_words(program: &Program) -> usize {
 fn last_word(verdict: &Verdict, role: Role, dir: &Path) -> Answer<'static> {
     let of_program = matches!(verdict, Verdict::Exited { .. } | Verdict::Signalled { .. });
     if of_program && !matches!(role, Role::Watches(_)) {
-        let message = "the VM has ended: the run's program is over, or it was to be kept no longer".to_owned();
+        let message = "the VM has shut down".to_owned();
         return Answer::Over {
             code: Verdict::Lost { message: String::new() }.exit_code(),
             message: Some(message),

@@ -69,7 +69,7 @@ pub fn parse(text: &str) -> Result<Vec<Group>, RunFileError> {
     for section in sections.iter().filter(|section| section.name != "DEFAULT") {
         let list = |name: &str| -> Result<Option<Vec<String>>, RunFileError> {
             let Some((line, value)) = section.values.get(name) else { return Ok(None) };
-            let wrong = || RunFileError { line: *line, problem: format!("`{name}` is not a list of quoted words") };
+            let wrong = || RunFileError { line: *line, problem: format!("`{name}` is not a list of quoted strings") };
             words(value).ok_or_else(wrong).map(Some)
         };
         let Some(tests) = list("tests")? else {
@@ -241,9 +241,9 @@ pre =
             ("tests = ['x']\n", "line 1: there is no [section] above it"),
             ("[a]\nnonsense\n", "line 2: neither a [section] nor `name = value`"),
             ("[a]\npre = x\n", "line 1: [a] has no `tests`"),
-            ("\n[a]\ntests = x\n", "line 3: `tests` is not a list of quoted words"),
-            ("[a]\ntests = ['x', os.system()]\n", "line 2: `tests` is not a list of quoted words"),
-            ("[a]\ntests = ['x\n", "line 2: `tests` is not a list of quoted words"),
+            ("\n[a]\ntests = x\n", "line 3: `tests` is not a list of quoted strings"),
+            ("[a]\ntests = ['x', os.system()]\n", "line 2: `tests` is not a list of quoted strings"),
+            ("[a]\ntests = ['x\n", "line 2: `tests` is not a list of quoted strings"),
         ] {
             assert_eq!(parse(text).unwrap_err().to_string(), said);
         }

@@ -26,7 +26,7 @@ pub enum SelectError {
         nearest: Option<String>,
     },
     /// A word that is there, and not in the run files that were named.
-    #[error("`{word}` is not in the run file {runfiles}; without naming a run file it is found")]
+    #[error("`{word}` is not in the run file {runfiles}; leave out --run-files to find it")]
     Elsewhere {
         /// What was asked for.
         word: String,

@@ -18,13 +18,13 @@ quiz uses these settings and profiles of a worktree only after you have allowed 
   profiles with a `setup` program
 A change needs `quiz allow` again. Memory, CPUs, kernel and time limits never do.")]
 pub struct Allow {
-    /// Only show what would be allowed
+    /// Show what would be allowed, and allow nothing
     #[arg(long, conflicts_with = "forget")]
     pub show: bool,
-    /// Revoke everything that was allowed for this worktree
+    /// Revoke all permissions of this worktree
     #[arg(long)]
     pub forget: bool,
-    /// Allow `quiz replay` for a run whose record your own quiz has not written
+    /// Allow `quiz replay` of a run whose record you have not written
     #[arg(long, value_name = "ID", conflicts_with = "forget")]
     pub run: Option<String>,
 }
@@ -46,7 +46,7 @@ pub fn run(args: &Allow, ctx: &Context) -> Result<(), Fault> {
             let past = history::find(&ctx.runs_dirs()?, Some(id))?;
             let call = past.record.as_ref().and_then(Call::of_record);
             let call =
-                call.ok_or_else(|| Fault::new(format!("the run {} does not tell how it was called", past.id)))?;
+                call.ok_or_else(|| Fault::new(format!("the run {} has no record of its command line", past.id)))?;
             vec![consent::call_item(&past.id, &call)]
         }
     };

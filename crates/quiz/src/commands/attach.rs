@@ -13,10 +13,9 @@ use crate::terminal::Terminal;
 use quiz_run::registry;
 use quiz_run::{Context, Fault};
 
-/// Which VM.
 #[derive(Debug, Args)]
 pub struct Attach {
-    /// Its id, or the beginning or end of it [default: the newest run of this worktree]
+    /// Id of the run, or its beginning or end [default: the newest run of this worktree]
     pub id: Option<String>,
 }
 
@@ -50,7 +49,7 @@ pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
         }
         Parting::Gone => return Err(Fault::new(format!("the quiz of {} is gone, and its VM with it", running.id))),
         Parting::Escaped | Parting::Interrupted(_) | Parting::Ended(_) => {
-            ctx.report.say(&format!("left; the program goes on: quiz attach {}", running.id));
+            ctx.report.say(&format!("detached; the program is still running: quiz attach {}", running.id));
             let signal = if let Parting::Interrupted(signal) = parting { signal } else { libc::SIGHUP as u8 };
             // How the program ends is not known.
             ExitCode::from(Verdict::Interrupted { signal }.exit_code())

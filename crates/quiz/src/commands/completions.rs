@@ -6,10 +6,9 @@ use clap_complete::Shell;
 use crate::output;
 use quiz_run::Fault;
 
-/// Which shell.
 #[derive(Debug, Args)]
 pub struct Completions {
-    /// The shell: for bash, `quiz completions bash > ~/.local/share/bash-completion/completions/quiz`
+    /// Shell; for bash: `quiz completions bash > ~/.local/share/bash-completion/completions/quiz`
     pub shell: Shell,
 }
 

@@ -13,7 +13,7 @@ use quiz_run::{Context, Fault};
 /// What to show. Options of a run in front of the verb take part: `quiz -m 2G config`.
 #[derive(Debug, Args)]
 pub struct Config {
-    /// Only these settings
+    /// Settings to list [default: all]
     #[arg(value_name = "KEY")]
     pub keys: Vec<String>,
 }

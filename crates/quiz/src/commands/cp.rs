@@ -7,22 +7,21 @@ use std::path::PathBuf;
 use clap::Args;
 use quiz_run::{Context, Fault, registry, transfer};
 
-/// From where to where.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A path in the guest is written ID:PATH, or :PATH for the newest run of this
-worktree. Directories are copied with all that is in them, links as links; modes
-and times are kept, except set-uid bits of a guest, and in the guest all belongs
-to root. Links that lead out of what is copied stay behind. A destination that is a
-directory, or ends in a slash, gets what is copied by its own name.
+Write a path in the guest as ID:PATH, or as :PATH for the newest run of this
+worktree. quiz copies directories with their contents, and links as links. It
+keeps modes and times, except set-uid bits of a guest; in the guest, root owns
+all files. It does not copy links that lead out of the copied directory. If the
+destination is a directory or ends in a slash, the copy is placed inside.
 
   quiz cp core.patch :/tmp/           into the newest VM
   quiz cp 4b2c:/var/log/ ./evidence   out of the VM whose id ends in 4b2c")]
 pub struct Cp {
-    /// What is copied
+    /// Files and directories to copy
     #[arg(required = true, value_name = "SOURCE")]
     pub sources: Vec<OsString>,
-    /// Where to
+    /// File or directory to copy to
     #[arg(required = true, value_name = "DESTINATION")]
     pub destination: OsString,
 }
@@ -47,7 +46,6 @@ fn place(word: &OsStr) -> Place {
     }
 }
 
-/// Copies.
 pub fn run(args: &Cp, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
     let find = |id: Option<&str>| registry::find(&cache, &ctx.runs_dir()?.path(), id);

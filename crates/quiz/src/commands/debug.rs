@@ -15,24 +15,23 @@ use quiz_run::needs;
 use quiz_run::{Context, Fault};
 use quiz_run::{crash, debugger, registry};
 
-/// What.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A dump is made with --dump on-panic (or on-failure); drgn and crash open it, and
-with --dump-format elf gdb. Words behind `--` are the debugger's own:
+with --dump-format elf gdb. Arguments after `--` are passed to the debugger:
 
   quiz debug -- -e 'print(prog.crashed_thread().stack_trace())'     with drgn
   quiz debug --tool gdb -- -batch -ex bt")]
 pub struct Debug {
-    /// Its id, or the beginning or end of it [default: a VM of this worktree that waits for gdb, or the newest run with a dump]
+    /// Id of the run, or its beginning or end [default: a VM of this worktree that waits for gdb, else the newest run with a dump]
     pub run: Option<String>,
-    /// Which debugger [default: the one that opens it, drgn before crash]
+    /// Debugger [default: one that can open the dump, drgn before crash]
     #[arg(long)]
     pub tool: Option<Tool>,
-    /// Print the command and do not run it
+    /// Print the command, and do not run it
     #[arg(long)]
     pub print: bool,
-    /// Words for the debugger
+    /// Arguments for the debugger
     #[arg(last = true, value_name = "WORDS")]
     pub words: Vec<OsString>,
 }
@@ -81,7 +80,7 @@ fn waiting(args: &Debug, ctx: &Context) -> Result<Option<Vec<OsString>>, Fault> 
     let cache = ctx.cache()?;
     let Ok(running) = registry::find(&cache, &ctx.runs_dir()?.path(), args.run.as_deref()) else { return Ok(None) };
     if !running.dir.join(debugger::SCRIPT).exists() {
-        let why = || Fault::new(format!("{} was not started with --gdb, and goes on", running.id));
+        let why = || Fault::new(format!("{} was not started with --gdb, and is running", running.id));
         return if args.run.is_some() { Err(why()) } else { Ok(None) };
     }
     if args.tool.is_some_and(|tool| tool != Tool::Gdb) {

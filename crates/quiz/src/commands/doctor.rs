@@ -20,7 +20,7 @@ use quiz_run::{needs, prepare};
 /// What to print.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// Everything: other architectures, quiz's own tests, each program with its version
+    /// Check other architectures and the tests of quiz, too, and list all programs
     #[arg(long)]
     all: bool,
 }

@@ -14,17 +14,16 @@ use quiz_vm::{Verdict, control};
 use crate::standard::Line;
 use crate::terminal::Terminal;
 
-/// How.
 #[derive(Debug, Args)]
 #[command(override_usage = "quiz exec [OPTIONS] [ID] [--] [PROGRAM [ARGUMENTS]...]")]
 #[command(after_help = "\
-The first word is the VM's if it is the id, or at least four characters of its
-beginning or end, of a VM that runs; without it the newest run of this worktree
-is meant. Without a program there is a shell. The program gets the environment
-and the directory of the run's own, and a terminal where quiz has one. Its exit
-code is quiz's; 121, 122, 124 and 125 stand for the end of the VM under it.")]
+ID is the id of a running VM, or at least four characters of its beginning or
+end; without it, quiz takes the newest run of this worktree. Without a program,
+quiz starts a shell. The program gets the environment and the directory of the
+run's program, and a terminal if quiz has one. Its exit code becomes the exit
+code of quiz; 121, 122, 124 and 125 mean that the VM ended first.")]
 pub struct Exec {
-    /// Set a variable for the program, or pass on the caller's
+    /// Environment variable for the program: NAME passes the caller's value on
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub env: Vec<OsString>,
 }
@@ -38,7 +37,6 @@ pub struct Words {
     pub behind_dashes: bool,
 }
 
-/// Runs it.
 pub fn run(args: &Exec, words: Words, ctx: &Context) -> Result<ExitCode, Fault> {
     let cache = ctx.cache()?;
     let (running, command) = find(words, &cache, ctx)?;
@@ -110,7 +108,7 @@ fn tell(parting: Parting, running: &Running, ctx: &Context) -> Result<ExitCode, 
             code
         }
         Parting::Escaped => {
-            ctx.report.say("left; the program was hung up");
+            ctx.report.say("detached; the program received SIGHUP");
             Verdict::Interrupted { signal: libc::SIGHUP as u8 }.exit_code()
         }
         Parting::Interrupted(signal) => Verdict::Interrupted { signal }.exit_code(),

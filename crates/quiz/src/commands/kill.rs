@@ -14,10 +14,9 @@ use quiz_run::{Context, Fault};
 /// How long a run may take to end by itself: longer than its program's grace.
 const GRACE: Duration = Duration::from_secs(8);
 
-/// Which VM.
 #[derive(Debug, Args)]
 pub struct Kill {
-    /// Its id, or the beginning or end of it [default: the newest run of this worktree]
+    /// Id of the run, or its beginning or end [default: the newest run of this worktree]
     pub id: Option<String>,
 }
 

@@ -17,14 +17,13 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Whose.
 #[derive(Debug, Args)]
 pub struct Logs {
-    /// Its id, or the beginning or end of it [default: the newest run of this worktree]
+    /// Id of the run, or its beginning or end [default: the newest run of this worktree]
     pub id: Option<String>,
-    /// Go on until the run ends
+    /// Follow the console until the run ends
     #[arg(short, long)]
     pub follow: bool,
 }
 
-/// Prints it.
 pub fn run(args: &Logs, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
     let running = registry::find(&cache, &ctx.runs_dir()?.path(), args.id.as_deref());

@@ -12,12 +12,11 @@ use quiz_run::{Context, Fault};
 /// Whose.
 #[derive(Debug, Args)]
 pub struct Ps {
-    /// Those of all worktrees, and VMs that wait for their next run
+    /// List the VMs of all worktrees, and standby VMs
     #[arg(short, long)]
     pub all: bool,
 }
 
-/// Prints them.
 pub fn run(args: &Ps, ctx: &Context) -> Result<(), Fault> {
     let runs = ctx.runs_dir()?.path();
     let mut running = registry::all(&ctx.cache()?);

@@ -14,10 +14,9 @@ use quiz_run::Fault;
 use quiz_run::consent;
 use quiz_run::{Call, Record, history};
 
-/// Which run.
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// Its id, or the beginning or end of it [default: the newest that is over]
+    /// Id of the run, or its beginning or end [default: the newest that has ended]
     pub run: Option<String>,
 }
 
@@ -28,7 +27,7 @@ pub type ParseRun = dyn Fn(Vec<OsString>) -> Option<(Global, RunOptions, Vec<OsS
 pub fn run(args: &Replay, global: &Global, parse: &ParseRun) -> Result<ExitCode, Fault> {
     let here = global.context()?;
     let past = history::find(&here.runs_dirs()?, args.run.as_deref())?;
-    let unknown = || Fault::new(format!("the run {} does not tell how it was called", past.id));
+    let unknown = || Fault::new(format!("the run {} has no record of its command line", past.id));
     let record = past.record.as_ref().ok_or_else(|| Fault::new(format!("the run {} {}", past.id, past.verdict())))?;
     let call = Call::of_record(record).ok_or_else(unknown)?;
     // A record can have come with the worktree, or been written by a guest.

@@ -8,15 +8,13 @@ use crate::output::when;
 use quiz_run::history;
 use quiz_run::{Context, Fault};
 
-/// How many runs.
 #[derive(Debug, Args)]
 pub struct Runs {
-    /// How many to list
+    /// Number of runs to list
     #[arg(short, default_value_t = 20, value_name = "N")]
     pub number: usize,
 }
 
-/// Prints them.
 pub fn run(args: &Runs, ctx: &Context) -> Result<(), Fault> {
     let mut past = history::all(&ctx.runs_dirs()?);
     past.truncate(args.number);

@@ -12,14 +12,12 @@ use crate::output::when;
 use quiz_run::history::{self, quoted};
 use quiz_run::{Context, Fault};
 
-/// Which run.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// Its id, or the beginning or end of it [default: the newest that is over]
+    /// Id of the run, or its beginning or end [default: the newest that has ended]
     pub run: Option<String>,
 }
 
-/// Prints it.
 pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
     let past = history::find(&ctx.runs_dirs()?, args.run.as_deref())?;
     if ctx.json {

@@ -79,7 +79,7 @@ fn what_kernel_and_root_lack_is_said_before_the_boot_with_the_command() {
     profile(&dir, &[("profile.toml", "about = \"x\"\n[kernel]\nneeds = [\"NO_SUCH_OPTION=m\"]\n")]);
     let ran = run(&sandbox, "needy", "true");
     assert_eq!(ran.code, 125, "{}", ran.stderr);
-    assert!(ran.stderr.contains("lacks what the profile needy cannot do without: CONFIG_NO_SUCH_OPTION=m"));
+    assert!(ran.stderr.contains("lacks what the profile needy needs: CONFIG_NO_SUCH_OPTION=m"));
     assert!(ran.stderr.contains("`quiz kernel build -p needy"), "{}", ran.stderr);
     profile(&dir, &[("profile.toml", "about = \"x\"\npackages = [\"no-such-package-in-debian\"]\n")]);
     let ran = run(&sandbox, "needy", "true");

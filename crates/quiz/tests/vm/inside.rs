@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(60);
 fn kept(sandbox: &Sandbox) -> String {
     let ran = sandbox.quiz(["--keep=2m", "--timeout", "1m", "true"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let (_, words) = ran.stderr.split_once("the VM stays: quiz exec ").expect("it says how to go on");
+    let (_, words) = ran.stderr.split_once("the VM is kept: quiz exec ").expect("it says how to go on");
     words.split([' ', ',']).next().unwrap().to_owned()
 }
 
@@ -139,7 +139,7 @@ fn the_end_of_the_vm_under_a_program_has_the_vms_code() {
         assert!(Instant::now() < limit);
     }
     let ran = sandbox.quiz(["exec", "sh", "-c", "touch /tmp/go; sleep 100"]);
-    assert!(ran.code == 122 && ran.stderr.contains("program is over"), "{} {}", ran.code, ran.stderr);
+    assert!(ran.code == 122 && ran.stderr.contains("has shut down"), "{} {}", ran.code, ran.stderr);
     assert_eq!(main.wait().unwrap().code(), Some(5));
 }
 
@@ -264,8 +264,8 @@ fn a_program_can_be_left_on_its_terminal_and_be_come_back_to() {
     pty.type_keys(b"one\r");
     pty.wait_for("got one", LONG);
     pty.type_keys(b"\x1d\x1d\x1d");
-    pty.wait_for("the program goes on", LONG);
-    assert_eq!(quiz.wait().unwrap().code(), Some(129), "how it ends is not known");
+    pty.wait_for("the program is still running", LONG);
+    assert_eq!(quiz.wait().unwrap().code(), Some(129), "how it ends is unknown");
     assert_eq!(pty.modes().local_modes, before.local_modes);
     let mut other = Pty::new(30, 100);
     let mut quiz = other.start(&mut sandbox.command(["attach"]));

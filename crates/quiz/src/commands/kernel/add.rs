@@ -14,22 +14,22 @@ use quiz_run::{Context, Fault};
 /// Which kernel.
 #[derive(Debug, Args)]
 pub struct Add {
-    /// The package: linux-image-cloud-amd64, or what follows linux-image- in its name [default: the usual kernel]
+    /// Package of the kernel: linux-image-cloud-amd64, or its name without linux-image- [default: the usual kernel]
     #[arg(value_name = "PACKAGE")]
     pub package: Option<String>,
-    /// The distribution release [default: the setting `release`]
+    /// Distribution release [default: the setting `release`]
     #[arg(short, long)]
     pub release: Option<String>,
     /// For which architecture.
     #[command(flatten)]
     pub arch: ArchArgument,
-    /// Where packages come from: a URL or a whole `deb ...` line; can be repeated [default: the setting `mirrors`]
+    /// Mirror of packages: a URL or a `deb ...` line; can be repeated [default: the setting `mirrors`]
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
-    /// The keyring that the mirror is checked against [default: the setting `keyring`]
+    /// Keyring to check the mirror against [default: the setting `keyring`]
     #[arg(long, value_name = "FILE")]
     pub keyring: Option<PathBuf>,
-    /// Get it again, also if this version is installed
+    /// Download it again if this version is installed
     #[arg(long)]
     pub replace: bool,
 }

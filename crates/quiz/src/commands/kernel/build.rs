@@ -31,78 +31,76 @@ pub struct Build {
     /// distribution's source package (linux-source-6.12)
     #[arg(value_name = "VERSION|PACKAGE")]
     pub source: Option<String>,
-    /// A git repository
+    /// Git repository to build from
     #[arg(long, value_name = "URL")]
     pub git: Option<String>,
-    /// What of the git repository: a branch, a tag or a commit
+    /// Branch, tag or commit of the git repository
     #[arg(long = "ref", value_name = "REF", requires = "git", default_value = "HEAD")]
     pub reference: String,
-    /// Your own source tree, which stays clean; built again in seconds after a change
+    /// Your own source tree: it stays clean, and building again after a change takes seconds
     #[arg(long, value_name = "DIR")]
     pub tree: Option<PathBuf>,
-    /// Bring every kernel that quiz has built up to date: those whose source, configuration or compiler has changed are built again,
-    /// as they were built before
+    /// Rebuild every kernel that quiz has built and whose source, configuration or compiler has changed
     #[arg(long)]
     pub all: bool,
-    /// Build it also if it was built from the same source, configuration and compiler before
+    /// Rebuild the kernel even if its inputs have not changed
     #[arg(long)]
     pub replace: bool,
     /// For which architecture.
     #[command(flatten)]
     pub arch: ArchArgument,
-    /// Build another kind of kernel beside the plain one: debug, kasan, lockdep or trace. It has that fragment, and its name follows the
-    /// version: `-k 6.12-kasan` takes it, `-k 6.12` never does
+    /// Variant: a kernel with this fragment, beside the plain one. `-k 6.12-kasan` selects it, `-k 6.12` never does
     #[arg(long, value_name = "NAME", value_parser = variants())]
     pub variant: Option<String>,
-    /// What the kernel is called [default: its version]
+    /// Name of the kernel [default: its version]
     #[arg(long)]
     pub name: Option<String>,
-    /// How many compilers run at once [default: the setting `kernel_build.jobs`, else one for each CPU]
+    /// Number of compilers to run at once [default: the setting `kernel_build.jobs`, else one for each CPU]
     #[arg(short, long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
-    /// A piece of configuration: debug, kasan, lockdep, trace, or a file; can be repeated
+    /// Fragment of configuration: debug, kasan, lockdep, trace, or a file; can be repeated
     #[arg(short, long, value_name = "NAME|FILE")]
     pub fragment: Vec<String>,
-    /// What profiles need of a kernel, beside those of the setting `profiles`
+    /// Profiles whose needs the kernel must meet, beside those of the setting `profiles`
     #[arg(short, long, value_name = "NAME,...", value_delimiter = ',')]
     pub profile: Vec<String>,
-    /// Build an option in; can be repeated, as the next three
+    /// Set an option to y; can be repeated, like the next three
     #[arg(short, long, value_name = "OPTION")]
     pub enable: Vec<String>,
-    /// Leave an option out
+    /// Set an option to n
     #[arg(short, long, value_name = "OPTION")]
     pub disable: Vec<String>,
-    /// Build an option as a module
+    /// Set an option to m
     #[arg(short, long, value_name = "OPTION")]
     pub module: Vec<String>,
-    /// Give an option a value
+    /// Set an option to a value
     #[arg(short, long, value_name = "OPTION=VALUE")]
     pub set: Vec<String>,
-    /// Stop if an option does not come out as asked
+    /// Fail if an option does not get the value that was asked for
     #[arg(long)]
     pub strict: bool,
     /// Build with Clang and LLVM's tools
     #[arg(long)]
     pub llvm: bool,
-    /// A command in front of every compiler call: ccache, nice
+    /// Command in front of every compiler call: ccache, nice
     #[arg(long, value_name = "COMMAND")]
     pub prefix: Option<String>,
-    /// Keep the source and the build directory (2 GB), so that building again takes seconds
+    /// Keep the source and the build directory (2 GB), so that a rebuild takes seconds
     #[arg(long)]
     pub keep: bool,
-    /// Where the source comes from, instead of kernel.org or the distribution's mirror
+    /// Mirror to download from, instead of kernel.org or the distribution's mirror
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
-    /// The keys that must have signed the source, instead of those of kernel.org or the distribution
+    /// Keyring to check the source against, instead of the keys of kernel.org or of the distribution
     #[arg(long, value_name = "FILE")]
     pub keyring: Option<PathBuf>,
-    /// The SHA-256 that the source's archive must have
+    /// Expected SHA-256 of the source archive
     #[arg(long, value_name = "SUM")]
     pub sha256: Option<String>,
-    /// Take an archive or a commit without a signature, as the server sends it
+    /// Accept an archive or a commit that has no signature
     #[arg(long, conflicts_with = "sha256")]
     pub unverified: bool,
-    /// The distribution release of a source package [default: the setting `release`]
+    /// Distribution release of a source package [default: the setting `release`]
     #[arg(short, long)]
     pub release: Option<String>,
 }
@@ -112,7 +110,6 @@ fn variants() -> Vec<&'static str> {
     config::optional().into_iter().map(|(name, _)| name).collect()
 }
 
-/// Builds it.
 pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     let settings = ctx.settings(Vec::new())?;
     let defaults = quiz_config::build_defaults(&settings);

@@ -10,12 +10,11 @@ use quiz_run::{Context, Fault};
 /// Which kernels.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Only this architecture
+    /// List this architecture only
     #[arg(short, long)]
     pub arch: Option<String>,
 }
 
-/// Prints them.
 pub fn run(args: &List, ctx: &Context) -> Result<(), Fault> {
     let only = args.arch.as_deref().map(|name| quiz_run::arch(Some(name))).transpose()?;
     let kernels = kernel::list(&ctx.cache()?, &ctx.report)?;

@@ -15,22 +15,21 @@ mod show;
 /// What to do with kernels.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Get a distribution's stock kernel
+    /// Download a stock kernel of a distribution
     Add(add::Add),
     /// Build a small, fast-booting kernel from source
     Build(Box<build::Build>),
     /// List the installed kernels
     #[command(visible_alias = "ls")]
     List(list::List),
-    /// Show all that is known about a kernel
+    /// Show details of a kernel
     Show(show::Show),
     /// Remove kernels
     Rm(rm::Rm),
-    /// Remove the kernels that a newer one of their series has replaced
+    /// Remove kernels that a newer one of the same series supersedes
     Prune(prune::Prune),
 }
 
-/// Does it.
 pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
     match verb {
         Verb::Add(args) => add::run(args, ctx),

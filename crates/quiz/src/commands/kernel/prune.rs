@@ -7,10 +7,9 @@ use serde::Serialize;
 use crate::output;
 use quiz_run::{Context, Fault};
 
-/// How.
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// Only say what would be removed
+    /// List what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }
@@ -23,7 +22,6 @@ struct Record {
     freed: u64,
 }
 
-/// Removes them.
 pub fn run(args: &Prune, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
     let record = if args.dry_run {

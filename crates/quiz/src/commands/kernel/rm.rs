@@ -9,12 +9,11 @@ use quiz_run::{Context, Fault};
 /// Which kernels.
 #[derive(Debug, Args)]
 pub struct Rm {
-    /// Their names, as `quiz kernel list` shows them
+    /// Names of kernels, as `quiz kernel list` shows them
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
 }
 
-/// Removes them.
 pub fn run(args: &Rm, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
     for name in &args.names {

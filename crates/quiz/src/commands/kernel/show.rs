@@ -13,7 +13,7 @@ use quiz_run::{Context, Fault};
 /// Which kernel.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// A name, a release, or the beginning of a version [default: the one that a run would take]
+    /// Kernel: a name, a release, or the beginning of a version [default: the kernel of a run without -k]
     pub kernel: Option<String>,
     /// For which architecture.
     #[command(flatten)]
@@ -30,7 +30,6 @@ struct Record<'a> {
     modules: Option<std::path::PathBuf>,
 }
 
-/// Prints it.
 pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
     let arch = args.arch.or_setting(&spec)?;

@@ -20,7 +20,6 @@ struct Row<'a> {
     problem: Option<String>,
 }
 
-/// Prints them.
 pub fn run(_args: &List, ctx: &Context) -> Result<(), Fault> {
     let rows: Vec<Row<'_>> = ctx
         .profiles()?

@@ -13,11 +13,10 @@ pub enum Verb {
     /// List the profiles
     #[command(visible_alias = "ls")]
     List(list::List),
-    /// Show all that is known about a profile, with the values that its options have here
+    /// Show details of a profile and the values of its options
     Show(show::Show),
 }
 
-/// Tells it.
 pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
     match verb {
         Verb::List(args) => list::run(&args, ctx),

@@ -14,11 +14,10 @@ use quiz_run::{Context, Fault};
 /// Which profile.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// Its name, as `quiz profile list` shows it
+    /// Name of the profile, as `quiz profile list` shows it
     pub name: String,
 }
 
-/// Prints it.
 pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.default_spec()?;
     let of_it: Vec<_> = spec.profile_options.into_iter().filter(|given| given.profile == args.name).collect();

@@ -14,15 +14,15 @@ use quiz_run::{Context, Fault};
 /// Which file system. It is as trustworthy as the archive; nothing of it is checked or run here.
 #[derive(Debug, Args)]
 pub struct Add {
-    /// What to call it: runs take it with --release NAME
+    /// Name of the root: runs select it with --release NAME
     pub name: String,
-    /// A tar archive of its top directory, plain or compressed by gzip, xz or zstd
+    /// Tar archive of its top directory, uncompressed or compressed with gzip, xz or zstd
     #[arg(value_name = "ARCHIVE")]
     pub archive: PathBuf,
     /// For which architecture.
     #[command(flatten)]
     pub arch: ArchArgument,
-    /// Take this one, where there is one of that name
+    /// Replace the root of that name
     #[arg(long)]
     pub replace: bool,
 }

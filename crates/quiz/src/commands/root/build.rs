@@ -17,33 +17,32 @@ use quiz_run::{chosen, needs, prepare};
 /// `mirrors` and `keyring` in config.toml or quiz.toml.
 #[derive(Debug, Args)]
 pub struct Build {
-    /// The distribution release: bookworm, trixie, ... [default: the setting `release`]
+    /// Distribution release: bookworm, trixie, ... [default: the setting `release`]
     #[arg(short, long)]
     pub release: Option<String>,
     /// For which architecture.
     #[command(flatten)]
     pub arch: ArchArgument,
-    /// A package besides those of the setting `packages`; can be repeated
+    /// Package to add to those of the setting `packages`; can be repeated
     #[arg(long, value_name = "NAME")]
     pub package: Vec<String>,
-    /// The packages that profiles need, beside those of the setting `profiles`
+    /// Profiles whose packages to add, beside those of the setting `profiles`
     #[arg(short, long, value_name = "NAME,...", value_delimiter = ',')]
     pub profile: Vec<String>,
-    /// Where packages come from: a URL or a whole `deb ...` line; can be repeated [default: the setting `mirrors`]
+    /// Mirror of packages: a URL or a `deb ...` line; can be repeated [default: the setting `mirrors`]
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
-    /// The keyring that the mirror is checked against [default: the setting `keyring`]
+    /// Keyring to check the mirror against [default: the setting `keyring`]
     #[arg(long, value_name = "FILE")]
     pub keyring: Option<PathBuf>,
-    /// What makes it: auto (mmdebstrap where it works, else a VM), mmdebstrap or vm [default: the setting `root_builder`]
+    /// Builder: auto (mmdebstrap where it works, else a VM), mmdebstrap or vm [default: the setting `root_builder`]
     #[arg(long, value_name = "auto|mmdebstrap|vm", value_parser = builder, hide_possible_values = true)]
     pub builder: Option<RootBuilder>,
-    /// Make it again, with the packages' newest versions
+    /// Rebuild the root with the newest versions of its packages
     #[arg(long)]
     pub replace: bool,
 }
 
-/// Makes it.
 pub fn run(args: Build, ctx: &Context) -> Result<(), Fault> {
     let mut spec = ctx.run_spec(&Default::default(), Vec::new())?;
     let arch = args.arch.or_setting(&spec)?;

@@ -11,7 +11,6 @@ use quiz_run::{Context, Fault};
 #[derive(Debug, Args)]
 pub struct List {}
 
-/// Prints them.
 pub fn run(_args: &List, ctx: &Context) -> Result<(), Fault> {
     let roots = root::list(&ctx.cache()?, &ctx.report)?;
     if ctx.json {

@@ -13,20 +13,19 @@ mod show;
 /// What to do with roots.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Make the root image of a distribution release
+    /// Build the root image of a distribution release
     Build(build::Build),
-    /// Make a root image of a file system of your own
+    /// Add your own root from an archive
     Add(add::Add),
     /// List the roots
     #[command(visible_alias = "ls")]
     List(list::List),
-    /// Show all that is known about a root
+    /// Show details of a root
     Show(show::Show),
     /// Remove roots
     Rm(rm::Rm),
 }
 
-/// Does it.
 pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
     match verb {
         Verb::Build(args) => build::run(args, ctx),

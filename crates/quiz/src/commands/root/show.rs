@@ -11,11 +11,10 @@ use quiz_run::{Context, Fault};
 /// Which root.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// Its name, as `quiz root list` shows it
+    /// Name of the root, as `quiz root list` shows it
     pub name: String,
 }
 
-/// Prints it.
 pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
     let roots = root::list(&ctx.cache()?, &ctx.report)?;
     let root = roots.iter().find(|root| root.name() == args.name).ok_or_else(|| no_such_root(&args.name))?;

@@ -28,7 +28,6 @@ struct Row {
     usable: bool,
 }
 
-/// Prints them.
 pub fn run(_args: &List, ctx: &Context) -> Result<(), Fault> {
     let shelf = template::shelf(&ctx.cache()?);
     let boot_id = quiz_host::tools::boot_id()?;

@@ -15,11 +15,10 @@ pub enum Verb {
     List(list::List),
     /// Remove templates
     Rm(rm::Rm),
-    /// Remove those that are old, too many, or of no use since the host's last boot
+    /// Remove templates that are old, too many, or unusable since the last boot of the host
     Prune,
 }
 
-/// Does it.
 pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
     match verb {
         Verb::List(args) => list::run(&args, ctx),

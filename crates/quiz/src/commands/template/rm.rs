@@ -9,15 +9,14 @@ use quiz_run::{standby, template};
 /// Which templates.
 #[derive(Debug, Args)]
 pub struct Rm {
-    /// Their names, as `quiz template list` shows them
+    /// Names of templates, as `quiz template list` shows them
     #[arg(required_unless_present = "all", value_name = "NAME")]
     pub names: Vec<String>,
-    /// All that are not in use
+    /// Remove all templates that are not in use
     #[arg(long, conflicts_with = "names")]
     pub all: bool,
 }
 
-/// Removes them.
 pub fn run(args: &Rm, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
     // Each that waits has one in use.

@@ -11,7 +11,7 @@ use quiz_run::{Context, Fault};
 /// and to run in the guest; of two contradicting arguments yours counts.
 #[derive(Debug, Args)]
 pub struct Configure {
-    /// For which kernel; stands before the arguments
+    /// Kernel to build for; stands before the arguments
     #[arg(short, long, value_name = "KERNEL")]
     pub kernel: Option<String>,
     /// Arguments of `configure`, such as --enable-debug [default: those of the last time]
@@ -23,7 +23,7 @@ pub struct Configure {
 pub fn run(args: Configure, outer: Which, ctx: &Context) -> Result<(), Fault> {
     // `configure` has no such option, but its words are not looked at.
     if let Some(word) = args.args.iter().find(|word| *word == "-k" || word.starts_with("--kernel")) {
-        return Err(Fault::new(format!("{word} must stand before the arguments of configure")));
+        return Err(Fault::new(format!("{word} must come before the arguments of configure")));
     }
     let target = Target::find(&outer.or_kernel(args.kernel), ctx)?;
     target.require_tools(ctx)?;

@@ -13,10 +13,10 @@ use super::{Target, Which};
 use crate::output;
 use quiz_run::{Context, Fault};
 
-/// For which kernel.
+/// Kernel to build for.
 #[derive(Debug, Args)]
 pub struct Install {
-    /// For which kernel
+    /// Kernel to build for
     #[arg(short, long, value_name = "KERNEL")]
     pub kernel: Option<String>,
     /// Answer as a profile's `setup` does, for the kernel entry of exactly that name
@@ -84,7 +84,7 @@ fn directives(name: &str, ctx: &Context) -> Result<(), Fault> {
     let suite = Some(&staged.suite).filter(|dir| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()));
     for tree in suite.into_iter().chain([&staged.tools, &staged.modules]) {
         let Some(tree) = tree.to_str() else {
-            return Err(Fault::new(format!("{} cannot be told to a run: it is not UTF-8", tree.display())));
+            return Err(Fault::new(format!("{} cannot be used in a run: it is not UTF-8", tree.display())));
         };
         text += &format!("quiz::layer={tree}\n");
     }

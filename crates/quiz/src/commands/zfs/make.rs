@@ -8,7 +8,7 @@ use quiz_run::{Context, Fault};
 /// What to make.
 #[derive(Debug, Args)]
 pub struct Make {
-    /// For which kernel; stands before the arguments
+    /// Kernel to build for; stands before the arguments
     #[arg(short, long, value_name = "KERNEL")]
     pub kernel: Option<String>,
     /// Arguments of `make`: targets, variables, options
@@ -16,7 +16,6 @@ pub struct Make {
     pub args: Vec<String>,
 }
 
-/// Makes it.
 pub fn run(args: Make, outer: Which, ctx: &Context) -> Result<(), Fault> {
     let target = Target::find(&outer.or_kernel(args.kernel), ctx)?;
     target.require_tools(ctx)?;

@@ -25,20 +25,20 @@ mod make;
 mod test;
 
 const AFTER_HELP: &str = "\
-Without a verb, everything is done that is missing: autogen, configure, make and
+Without a command, quiz runs what is missing of autogen, configure, make and
 install. Each kernel has a build directory of its own, .quiz/build/RELEASE/ in the
 checkout, which itself stays clean.
 
-`quiz -p zfs` runs what was compiled last for its kernel: by `quiz zfs make`, or by a
-plain make in a build directory or in the checkout. Nothing has to be installed for it.
+`quiz -p zfs` uses the newest build for its kernel: of `quiz zfs make`, or of make in a
+build directory or in the checkout. It need not be installed.
 
-The guest's own program `zfs` is run as `quiz -p zfs -- zfs list`.";
+To run the program `zfs` in the guest: `quiz -p zfs -- zfs list`.";
 
 /// Build the OpenZFS checkout that this directory is in
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Zfs {
-    /// For which kernel: a name, a release, or the beginning of a version (6.12)
+    /// Kernel to build for: a name, a release, or the beginning of a version (6.12)
     #[arg(short, long, value_name = "KERNEL")]
     pub kernel: Option<String>,
     /// For which architecture.
@@ -59,19 +59,18 @@ impl Zfs {
 /// What to do with it.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Configure it for a kernel
+    /// Configure OpenZFS for a kernel
     Configure(configure::Configure),
-    /// Compile it, configuring it first where that is missing
+    /// Compile OpenZFS, and configure it first if necessary
     Make(make::Make),
-    /// Bring the install tree up to date with what was compiled
+    /// Update the install tree from the build
     Install(install::Install),
-    /// Remove what was built and installed for a kernel
+    /// Remove the build and the install tree of a kernel
     Clean(clean::Clean),
     /// Run tests of the ZFS test suite in a VM
     Test(Box<test::Test>),
 }
 
-/// Does it.
 pub fn run(args: Zfs, ctx: &Context) -> Result<ExitCode, Fault> {
     let outer = Which { kernel: args.kernel, arch: args.arch.name };
     match args.verb {

@@ -49,22 +49,22 @@ unless settings or options say otherwise:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Test {
-    /// What to run: run files, tags, groups and tests
+    /// Run files, tags, groups and tests to run
     #[arg(value_name = "SELECTOR")]
     pub selectors: Vec<String>,
-    /// Run files to choose from, by name or path
+    /// Run files to select from, by name or path
     #[arg(short, long, value_name = "NAME,...", value_delimiter = ',')]
     pub run_files: Vec<String>,
-    /// Only groups that have one of these tags; or a fraction (1/3), as zfs-tests.sh splits the run files
+    /// Groups with one of these tags; or a fraction (1/3), as zfs-tests.sh splits the run files
     #[arg(short = 'T', long, value_name = "TAG,...", value_delimiter = ',')]
     pub tags: Vec<String>,
-    /// Run all of it so many times
+    /// Number of times to run the selection
     #[arg(short = 'I', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub iterations: u32,
-    /// Give each test N times the time that its run file gives it [default: 1 with KVM, 4 without]
+    /// Multiply the time limit of each test by N [default: 1 with KVM, 4 without]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub patience: Option<u32>,
-    /// Only list what is selected
+    /// List the selection, and run nothing
     #[arg(short, long)]
     pub list: bool,
     /// How to run the VM.
@@ -79,7 +79,6 @@ const RUN_FILE: &str = "selected.run";
 /// Without KVM the guest is so much slower than the machines for which the suite's limits were made.
 const PATIENCE: u32 = 4;
 
-/// Runs them.
 pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, Fault> {
     let checkout = super::checkout(ctx)?;
     let suite = Suite::open(&checkout.dir)?;
@@ -97,8 +96,11 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
     // Results must not be lost for want of what reads them.
     needs::require(&[Purpose::ZfsTest], ctx)?;
     let mut options = args.options;
-    options.kernel = options.kernel.or(outer.kernel.map(OsString::from));
-    options.arch = options.arch.or(outer.arch.map(OsString::from));
+    for (name, value) in [("kernel", outer.kernel), ("arch", outer.arch)] {
+        if let Some(key) = quiz_config::key(name) {
+            options.settings.set_if_missing(key, value);
+        }
+    }
     let mut spec = spec(&options, ctx)?;
     let dir = tempfile::Builder::new()
         .prefix("quiz-suite-")
