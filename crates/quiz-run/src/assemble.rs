@@ -1,6 +1,15 @@
 //! From a kernel, a root and the profiles to a VM and the agent's orders: everything that a run needs, made and owned. Not for finding the
 //! kernel and the root (`prepare`), nor for starting the VM (`attempt`).
 
+pub mod agents;
+pub(crate) mod disks;
+pub(crate) mod host;
+pub(crate) mod layers;
+pub(crate) mod machine;
+pub mod monitor;
+pub(crate) mod order;
+pub(crate) mod setup;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,16 +29,15 @@ use quiz_vm::{Accel, Disk, DiskFormat, VmSpec};
 use tempfile::TempDir;
 
 use crate::context::Context;
-use crate::disks::Disks;
 use crate::evidence::RunDir;
 use crate::fault::Fault;
 use crate::frontend::ProgramTerminal;
-use crate::machine::{self, KernelFacts};
-use crate::monitor::Monitor;
-use crate::order::{self, SharedDir};
-use crate::registry::{self, Running};
-use crate::setup::{self, Asked};
-use crate::{agents, host, layers};
+use crate::running::registry::{self, Running};
+use disks::Disks;
+use machine::KernelFacts;
+use monitor::Monitor;
+use order::SharedDir;
+use setup::Asked;
 
 /// A kernel and a root, in use until they are dropped.
 #[derive(Debug)]

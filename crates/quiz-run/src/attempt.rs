@@ -1,6 +1,9 @@
 //! A prepared run is carried out: the VM resumes from a snapshot where there is one, boots otherwise, and the run ends in a record. Not for what
 //! happens while the VM runs (`quiz_vm::supervise`).
 
+pub mod standby;
+pub mod template;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::net::UnixListener;
@@ -14,19 +17,19 @@ use quiz_vm::supervise::{Dump, Job, Notice, SnapshotSink};
 use quiz_vm::{Limits, Outcome, Run, Signals, Streams, Verdict, VmSpec, supervise};
 
 use crate::assemble::PreparedRun;
+use crate::assemble::disks::{ARTIFACTS, Moment};
 use crate::consent;
 use crate::context::Context;
-use crate::crash;
-use crate::disks::{ARTIFACTS, Moment};
 use crate::evidence::RunDir;
+use crate::evidence::history;
 use crate::fault::Fault;
 use crate::frontend::{Frontend, ProgramStreams};
-use crate::record::{Call, Record, Start as StartRecord};
-use crate::registry::{self, Registered};
-use crate::salvage::salvage;
-use crate::standby;
-use crate::template::{self, Plan, Snapshot, SnapshotWriter, StartPoint};
-use crate::{debugger, history};
+use crate::outcome::crash;
+use crate::outcome::debugger;
+use crate::outcome::record::{Call, Record, Start as StartRecord};
+use crate::outcome::salvage::salvage;
+use crate::running::registry::{self, Registered};
+use template::{Plan, Snapshot, SnapshotWriter, StartPoint};
 
 /// A bound where the user has set none: longer than any run, short enough for arithmetic.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

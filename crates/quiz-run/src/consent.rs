@@ -23,9 +23,9 @@ use sha2::Sha256;
 use walkdir::WalkDir;
 
 use crate::context::Context;
+use crate::evidence::history::quoted;
 use crate::fault::Fault;
-use crate::history::quoted;
-use crate::record::Call;
+use crate::outcome::record::Call;
 
 /// Something of a worktree that reaches the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! The directory of one run: made, locked while the run lasts, completed by `result.json`, pruned when old.
 
+pub mod history;
+
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

@@ -4,11 +4,12 @@ use quiz_config::{RunSpec, ShareSpec, WorktreeMode};
 
 use crate::assemble::PreparedRun;
 use crate::attempt::PlannedRun;
+use crate::attempt::standby;
 use crate::context::Context;
 use crate::evidence::{self, RunDir, RunsDir};
 use crate::fault::Fault;
+use crate::find::{chosen, prepare};
 use crate::frontend::ProgramTerminal;
-use crate::{chosen, prepare, standby};
 
 /// Makes everything that the run that `spec` asks for needs, and decides what it starts from.
 ///

@@ -18,10 +18,10 @@ use quiz_vm::template::{self, Manifest, PausedVm, Template};
 use quiz_vm::{Disk, DiskFormat, RamFile, VmSpec, qemu, sparse};
 
 use crate::assemble::PreparedRun;
+use crate::assemble::disks::Disks;
+use crate::assemble::order;
 use crate::context::Context;
-use crate::disks::Disks;
 use crate::fault::Fault;
-use crate::order;
 
 /// How many templates are kept, in all.
 const KEPT: usize = 16;

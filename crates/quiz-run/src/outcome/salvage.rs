@@ -8,7 +8,7 @@ use quiz_vm::supervise::Job;
 use quiz_vm::{Limits, Outcome, Run, Signals, Streams, Verdict, VmSpec, supervise};
 
 use crate::assemble::PreparedRun;
-use crate::disks::{ARTIFACTS, Moment};
+use crate::assemble::disks::{ARTIFACTS, Moment};
 
 /// The directory of the second guest's evidence, below the run's.
 const PLACE: &str = "salvage";

@@ -4,8 +4,8 @@ use quiz_arch::{Arch, Discovery, Machine, Transport};
 use quiz_kernel::Kernel;
 use quiz_vm::Accel;
 
+use crate::assemble::monitor::Monitor;
 use crate::fault::Fault;
-use crate::monitor::Monitor;
 
 /// The first release that can be told the TSC's rate (`tsc_early_khz=`, commit bd35c77e32e4 of Linux 5.6).
 const KNOWS_TSC_KHZ: (u32, u32) = (5, 6);

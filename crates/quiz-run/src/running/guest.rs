@@ -9,7 +9,7 @@ use quiz_vm::control::{Exec, Request};
 use quiz_vm::{Signals, Streams};
 
 use crate::fault::Fault;
-use crate::registry::Running;
+use crate::running::registry::Running;
 
 /// Connects to a VM, and waits until programs can be run in it.
 ///

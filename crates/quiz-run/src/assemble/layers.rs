@@ -11,8 +11,8 @@ use quiz_kernel::{Kernel, modules};
 use quiz_vm::proto;
 use quiz_vm::{Disk, DiskFormat};
 
+use crate::assemble::setup::Asked;
 use crate::fault::Fault;
-use crate::setup::Asked;
 
 /// Where the guest finds a profile's `init`.
 pub fn init_path(profile: &str) -> String {

@@ -7,9 +7,9 @@ use quiz_host::tools::boot_id;
 use quiz_vm::Accel;
 use quiz_vm::accel::{AccelError, Choice, Host, Wish};
 
+use crate::assemble::monitor;
 use crate::context::Context;
 use crate::fault::Fault;
-use crate::monitor;
 
 /// Opens what is known of this host.
 pub(crate) fn open(ctx: &Context) -> Result<Host, Fault> {

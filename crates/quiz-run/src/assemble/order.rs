@@ -9,12 +9,12 @@ use quiz_image::root::Root;
 use quiz_vm::Share;
 use quiz_vm::proto::{self, Init, Inits, Moment, Order, Personal, Program, System};
 
+use crate::assemble::disks::Disks;
+use crate::assemble::layers;
+use crate::assemble::setup::{self, Asked};
 use crate::context::Context;
-use crate::disks::Disks;
 use crate::fault::Fault;
 use crate::frontend::ProgramTerminal;
-use crate::layers;
-use crate::setup::{self, Asked};
 
 /// The serial number of the disk with the root.
 pub const ROOT: &str = "quiz-root";

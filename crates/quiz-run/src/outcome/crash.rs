@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::assemble::PreparedRun;
 use crate::context::Context;
-use crate::symbols;
+use crate::outcome::symbols;
 
 /// What the agent has told of tasks.
 const STACKS: &str = "stacks.txt";

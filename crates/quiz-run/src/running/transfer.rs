@@ -28,8 +28,8 @@ use walkdir::WalkDir;
 
 use crate::context::Context;
 use crate::fault::Fault;
-use crate::guest;
-use crate::registry::Running;
+use crate::running::guest;
+use crate::running::registry::Running;
 use crate::signals::ReceivedSignals;
 
 /// How much is moved at once, in bytes.

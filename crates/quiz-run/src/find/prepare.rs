@@ -12,12 +12,13 @@ use quiz_kernel::stock;
 use quiz_needs::Purpose;
 
 use crate::assemble::Base;
+use crate::assemble::agents;
 use crate::context::Context;
 use crate::fault::Fault;
-use crate::needs::require;
-use crate::packages::{Packages, say_trust, source, wanted_kernel};
-use crate::rootvm::RootVm;
-use crate::{agents, chosen};
+use crate::find::chosen;
+use crate::find::needs::require;
+use crate::find::packages::{Packages, say_trust, source, wanted_kernel};
+use crate::find::rootvm::RootVm;
 
 /// Finds the kernel and the root that `spec` and the profiles `chosen` ask for. What is missing is made, both at once if both are.
 ///
@@ -35,7 +36,7 @@ pub fn kernel_and_root(spec: &RunSpec, profiles: &[Chosen], ctx: &Context) -> Re
     let wanted_root = wanted_root(spec, profiles, arch);
     let root = root::find(&cache, &wanted_root)?;
     let mut purposes = Vec::new();
-    if spec.qemu.is_none() && crate::monitor::beside_path(arch).is_none() {
+    if spec.qemu.is_none() && crate::assemble::monitor::beside_path(arch).is_none() {
         purposes.push(Purpose::Run(arch));
     }
     if kernel.is_none() {

@@ -11,14 +11,15 @@ use quiz_kernel::kernel::{self, Kernel};
 use quiz_kernel::stock;
 use quiz_vm::{Streams, Verdict};
 
+use crate::assemble::order;
 use crate::assemble::{Base, PreparedRun};
 use crate::attempt::{Ended, PlannedRun};
 use crate::context::Context;
 use crate::evidence::{RunDir, RunsDir};
 use crate::fault::Fault;
+use crate::find::packages;
 use crate::frontend::{Frontend, ProgramStreams, ProgramTerminal};
 use crate::signals::ReceivedSignals;
-use crate::{order, packages};
 
 /// Enough for dpkg, whatever the packages: they are on a disk.
 const MEMORY_MIB: u32 = 1024;

@@ -17,8 +17,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::history::the_one;
 use crate::fault::Fault;
-use crate::history::the_one;
 
 /// A VM that runs or waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,12 +22,13 @@ use quiz_vm::standby::{self, Keeper, Standby};
 use quiz_vm::{Verdict, VmSpec};
 
 use crate::assemble::PreparedRun;
+use crate::attempt::template;
 use crate::context::Context;
 use crate::evidence::{self, RunDir, RunsDir};
 use crate::fault::Fault;
-use crate::record::{Call, Record};
-use crate::registry::{self, Running};
-use crate::{spawn, template};
+use crate::outcome::record::{Call, Record};
+use crate::running::registry::{self, Running};
+use crate::spawn;
 
 /// The cache's directory for them.
 const DIR: &str = "standby";

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::assemble::PreparedRun;
 use crate::context::Context;
-use crate::crash::OopsRecord;
+use crate::outcome::crash::OopsRecord;
 
 /// The number of the record's form.
 const SCHEMA: u32 = 1;
