@@ -1,4 +1,5 @@
-//! Builds the agent for this target, and embeds it with those for other architectures that `cargo xtask agents` has made.
+//! Builds the agent for this target, and embeds it with those for other architectures that `cargo
+//! xtask agents` has made.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Agents for guests of other architectures: where their compilers come from, and building them. quiz's build script embeds what is
-//! made here; `quiz-agent-build` is how.
+//! Agents for guests of other architectures: where their compilers come from, and building them.
+//! quiz's build script embeds what is made here; `quiz-agent-build` is how.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,12 +14,14 @@ use crate::report::{Failed, Lines};
 use crate::setup;
 use crate::sh::{check, target_dir, top};
 
-/// Debian's newest compiler for its stable releases, and its library's source. They run on every newer Debian, too.
+/// Debian's newest compiler for its stable releases, and its library's source. They run on every
+/// newer Debian, too.
 const RELEASE: &str = "bookworm";
 const COMPILER: &str = "rustc-web";
 const LIBRARY_SOURCE: &str = "rust-web-src";
 
-/// Makes the agents for `names`, `all` being every architecture, that are not there or were made from other sources.
+/// Makes the agents for `names`, `all` being every architecture, that are not there or were made
+/// from other sources.
 pub fn agents(names: &[String]) -> Result<(), String> {
     let host = quiz_arch::host();
     let all = names.iter().any(|name| name == "all");
@@ -72,7 +74,8 @@ fn build(arch: &'static Arch, crates: &Path, target_dir: &Path) -> Result<PathBu
     Ok(agent)
 }
 
-/// The compiler whose standard library for the target is there or can be had: cargo's own, else Debian's with the library's source.
+/// The compiler whose standard library for the target is there or can be had: cargo's own, else
+/// Debian's with the library's source.
 fn compiler(arch: &Arch) -> Result<Option<PathBuf>, String> {
     let has_library = || -> bool {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
@@ -104,7 +107,8 @@ fn compiler(arch: &Arch) -> Result<Option<PathBuf>, String> {
     Ok(Some(rustc))
 }
 
-/// Unpacks the compiler, the host's standard library and the library's source below `dir`; nothing is installed.
+/// Unpacks the compiler, the host's standard library and the library's source below `dir`; nothing
+/// is installed.
 fn fetch(apt: &Apt, dir: &Path) -> Result<serde_json::Value, String> {
     // The rest of what it depends on, such as a C library, is the host's.
     let ours = |name: &str| name.contains("rust") || name.starts_with("libllvm");

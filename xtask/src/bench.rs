@@ -1,4 +1,5 @@
-//! Benchmarks: everything that is compared is measured in one run, turn by turn, so that a noisy host is noisy for all.
+//! Benchmarks: everything that is compared is measured in one run, turn by turn, so that a noisy
+//! host is noisy for all.
 
 mod architectures;
 mod boots;
@@ -26,7 +27,8 @@ pub enum Bench {
         #[command(flatten)]
         peers: Peers,
     },
-    /// A start from a template against the bare restore of a VM, a cold start and virtme-ng, on the same kernel
+    /// A start from a template against the bare restore of a VM, a cold start and virtme-ng, on the
+    /// same kernel
     Warm {
         #[command(flatten)]
         common: Common,
@@ -36,7 +38,8 @@ pub enum Bench {
         #[arg(long)]
         zfs: Option<PathBuf>,
     },
-    /// Many clones of a 1 GiB guest with OpenZFS at once: their number in a second, and their memory
+    /// Many clones of a 1 GiB guest with OpenZFS at once: their number in a second, and their
+    /// memory
     Clones {
         #[command(flatten)]
         common: Common,
@@ -64,7 +67,8 @@ pub enum Bench {
     Boots(boots::Boots),
     /// How much memory quiz takes while a guest floods it
     Floods(floods::Floods),
-    /// From an edited file of OpenZFS to the printed `zpool status`, against installing, indexing, booting and loading
+    /// From an edited file of OpenZFS to the printed `zpool status`, against installing, indexing,
+    /// booting and loading
     Cycle {
         #[command(flatten)]
         common: Common,

@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every check, and which tests come before which. Not for running them (`runner`).
+//! `cargo xtask test`: every check, and which tests come before which. Not for running them
+//! (`runner`).
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -10,15 +11,17 @@ use crate::runner::{self, Job};
 use crate::sh::{cargo, check, target_dir};
 use crate::{agents, fresh, qemu, setup};
 
-/// The architectures that every change is tested on, and those that the longer tests are for. The host's needs no agent of its own.
+/// The architectures that every change is tested on, and those that the longer tests are for. The
+/// host's needs no agent of its own.
 const TESTED: &[&str] = &["s390x", "aarch64"];
 const TESTED_LONG: &[&str] = &["ppc64le", "riscv64", "armv7l"];
 
 /// Tests whose VMs are limited to their own processors: more at once only make each other slow.
 const AT_ONCE: usize = 2;
 
-/// Tests that make what others of a program need (a kernel, a build of OpenZFS) and how long that takes in an empty cache, in seconds.
-/// The others would only wait for them, each in a place where another test could run.
+/// Tests that make what others of a program need (a kernel, a build of OpenZFS) and how long that
+/// takes in an empty cache, in seconds. The others would only wait for them, each in a place where
+/// another test could run.
 const MAKERS: &[Maker] = &[
     Maker { program: "kernel", test: BUILDS_THE_KERNEL, seconds: 900.0 },
     Maker { program: "zfs", test: BUILDS_OPENZFS, seconds: 900.0 },
@@ -78,7 +81,8 @@ pub fn test(long: bool) -> Result<(), String> {
 /// QEMUs that the tests of machines run on, as Debian releases and the version that each has.
 const QEMUS: &[(&str, &str)] = &[("bookworm", "7.2"), (qemu::BACKPORTS, "10.0")];
 
-/// The directories of those QEMUs that are of another version than the one on `path`, joined as in `PATH`. They are only unpacked.
+/// The directories of those QEMUs that are of another version than the one on `path`, joined as in
+/// `PATH`. They are only unpacked.
 fn other_qemus(path: &OsStr) -> Result<OsString, String> {
     let program = Search::new(path).program(quiz_arch::host().qemu);
     let version = program.and_then(|program| Command::new(program).arg("--version").output().ok());
@@ -103,8 +107,8 @@ struct Program {
     dir: PathBuf,
 }
 
-/// Builds the test programs that cargo's `selection` means, and makes jobs of them: one for each test that runs VMs, one for all
-/// tests of any other program.
+/// Builds the test programs that cargo's `selection` means, and makes jobs of them: one for each
+/// test that runs VMs, one for all tests of any other program.
 fn jobs(selection: &[&str]) -> Result<Vec<Job>, String> {
     let mut jobs = Vec::new();
     for program in programs(selection)? {

@@ -1,7 +1,9 @@
-//! `cargo xtask fresh`: the README's quick start on a pristine Debian, which has nothing that somebody once installed by hand.
+//! `cargo xtask fresh`: the README's quick start on a pristine Debian, which has nothing that
+//! somebody once installed by hand.
 //!
-//! The pristine system is a directory made by mmdebstrap, entered with `chroot` in a mount namespace of its own, so that nothing stays
-//! mounted whatever happens. It shares the host's kernel, network and Rust toolchain; its home, cache and packages are its own.
+//! The pristine system is a directory made by mmdebstrap, entered with `chroot` in a mount
+//! namespace of its own, so that nothing stays mounted whatever happens. It shares the host's
+//! kernel, network and Rust toolchain; its home, cache and packages are its own.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -22,10 +24,12 @@ pub struct Fresh {
     /// The Debian release of the pristine system [default: the host's, else bookworm]
     #[arg(long)]
     release: Option<String>,
-    /// As an ordinary user with sudo and without subordinate ids: the first command, and the same for a guest of another architecture
+    /// As an ordinary user with sudo and without subordinate ids: the first command, and the same
+    /// for a guest of another architecture
     #[arg(long)]
     user: bool,
-    /// With the programs that are built already: set-up, doctor, a native and a foreign root, one VM. Takes minutes, not an hour
+    /// With the programs that are built already: set-up, doctor, a native and a foreign root, one
+    /// VM. Takes minutes, not an hour
     #[arg(long, conflicts_with = "user")]
     short: bool,
     /// With `--short`: this quiz [default: one that is built now]
@@ -156,7 +160,8 @@ fn minutes(seconds: f64) -> String {
     if whole < 60 { format!("{whole} s") } else { format!("{} min {} s", whole / 60, whole % 60) }
 }
 
-/// The commands of the README's first code block after the heading "Quick start", without their comments.
+/// The commands of the README's first code block after the heading "Quick start", without their
+/// comments.
 fn quick_start(readme: &str) -> Vec<String> {
     let section = readme.split_once("## Quick start").map_or("", |(_, rest)| rest);
     let block = section.split("```").nth(1).unwrap_or("");
@@ -252,10 +257,12 @@ impl System {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// `command` for the shell, in the system, with nothing of the host's environment but what its network needs.
+    /// `command` for the shell, in the system, with nothing of the host's environment but what its
+    /// network needs.
     fn chroot(&self, who: &str, dir: &str, command: &str) -> Command {
         let home = if who == "root" { "/root".to_owned() } else { format!("/home/{who}") };
-        // The system's directory becomes a mount point, which namespaces that are made inside of it need.
+        // The system's directory becomes a mount point, which namespaces that are made inside of it
+        // need.
         let script = "set -e; root=$0; who=$1; dir=$2; rust=$3; shift 4; mount --bind \"$root\" \"$root\"; \
                       mount --rbind /dev \"$root/dev\"; mount --rbind /sys \"$root/sys\"; mount -t proc proc \"$root/proc\"; \
                       mount -t tmpfs tmpfs \"$root/run\"; mount --bind -o ro \"$rust\" \"$root/usr/local/rust\"; \

@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: libFuzzer on what reads untrusted input in quiz. Not for the targets (`crates/quiz-fuzz`), and not for running their
-//! corpus, which the tests do.
+//! `cargo xtask fuzz`: libFuzzer on what reads untrusted input in quiz. Not for the targets
+//! (`crates/quiz-fuzz`), and not for running their corpus, which the tests do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

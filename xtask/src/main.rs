@@ -28,7 +28,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install the host programs that quiz and its tests need (with apt-get; elsewhere the command is printed)
+    /// Install the host programs that quiz and its tests need (with apt-get; elsewhere the command
+    /// is printed)
     Setup {
         /// What quiz's own tests and benchmarks need, too
         #[arg(long)]
@@ -44,13 +45,15 @@ enum Task {
         #[arg(allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Make the agents for guests of other architectures, with what their kernels and roots need; the next build of quiz has them
+    /// Make the agents for guests of other architectures, with what their kernels and roots need;
+    /// the next build of quiz has them
     Agents {
         /// Architectures, or all
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Unpack the QEMU of a Debian release beside the host's, and print the directory of its programs (for PATH or `quiz --qemu`)
+    /// Unpack the QEMU of a Debian release beside the host's, and print the directory of its
+    /// programs (for PATH or `quiz --qemu`)
     Qemu {
         /// bookworm, bookworm-backports, trixie, sid, or any other release of Debian
         #[arg(long, default_value = qemu::BACKPORTS)]
@@ -58,17 +61,20 @@ enum Task {
         /// Guest architectures [default: the host's]
         archs: Vec<String>,
     },
-    /// Set up and run every check: format, lints, unit tests, tests with real VMs, a kernel built from source
+    /// Set up and run every check: format, lints, unit tests, tests with real VMs, a kernel built
+    /// from source
     Test {
         /// And those that take too long for every change
         #[arg(long)]
         long: bool,
     },
-    /// Fuzz what reads untrusted input: frames, archives, records, settings, profiles, directives, the console
+    /// Fuzz what reads untrusted input: frames, archives, records, settings, profiles, directives,
+    /// the console
     Fuzz(fuzz::Fuzz),
     /// Run the README's quick start on a pristine Debian, and tell how long each command took
     Fresh(fresh::Fresh),
-    /// Build quiz with the agents for every architecture, and pack it: target/quiz-VERSION-ARCH.tar.xz
+    /// Build quiz with the agents for every architecture, and pack it:
+    /// target/quiz-VERSION-ARCH.tar.xz
     Release {
         /// An architecture to leave out, where its compiler cannot be had; can be repeated
         #[arg(long, value_name = "ARCH")]

@@ -1,5 +1,6 @@
-//! What apt would do to this host, found out by its own simulation, and doing it. Set-up only adds: it never removes or downgrades
-//! a package, and upgrades one only where a package that it adds depends on the newer version.
+//! What apt would do to this host, found out by its own simulation, and doing it. Set-up only adds:
+//! it never removes or downgrades a package, and upgrades one only where a package that it adds
+//! depends on the newer version.
 
 use std::process::{Command, Stdio};
 
@@ -7,7 +8,8 @@ use quiz_host::tools;
 
 use crate::sh::check;
 
-/// Options of every call that installs. The last keeps apt from upgrading all packages of one source together.
+/// Options of every call that installs. The last keeps apt from upgrading all packages of one
+/// source together.
 const INSTALL: &[&str] =
     &["install", "--no-install-recommends", "--no-remove", "-o", "APT::Get::Upgrade-By-Source-Package=false"];
 
@@ -29,7 +31,8 @@ impl Simulation {
 /// Packages sorted by whether apt can add them to what is installed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What to ask apt for: names, some with the release to take them from (`qemu-system-x86/bookworm-backports`).
+    /// What to ask apt for: names, some with the release to take them from
+    /// (`qemu-system-x86/bookworm-backports`).
     pub install: Vec<String>,
     /// Packages that cannot be added, each with the reason.
     pub refused: Vec<(String, String)>,
@@ -40,7 +43,8 @@ pub fn plan(packages: &[&str]) -> Result<Plan, String> {
     plan_with(packages, &releases()?, &mut simulate)
 }
 
-/// All together if that only adds, else one by one, each from another release that apt knows if the preferred one conflicts.
+/// All together if that only adds, else one by one, each from another release that apt knows if the
+/// preferred one conflicts.
 fn plan_with(
     packages: &[&str],
     releases: &[String],
@@ -156,7 +160,8 @@ fn releases() -> Result<Vec<String>, String> {
     Ok(read_releases(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Reads lines such as `release v=12,o=Debian Backports,a=stable-backports,n=bookworm-backports,l=…`.
+/// Reads lines such as `release v=12,o=Debian
+/// Backports,a=stable-backports,n=bookworm-backports,l=…`.
 fn read_releases(policy: &str) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for line in policy.lines().filter_map(|line| line.trim().strip_prefix("release ")) {

@@ -1,7 +1,8 @@
-//! QEMU of any Debian release, unpacked beside the host's: for tests and benchmarks on versions that the host does not have. Nothing is
-//! installed and no maintainer script runs.
+//! QEMU of any Debian release, unpacked beside the host's: for tests and benchmarks on versions
+//! that the host does not have. Nothing is installed and no maintainer script runs.
 //!
-//! A release newer than the host's has a newer C library, so each program is started by the dynamic loader of its own release.
+//! A release newer than the host's has a newer C library, so each program is started by the dynamic
+//! loader of its own release.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,8 @@ struct Manifest {
     built_at: jiff::Timestamp,
 }
 
-/// Unpacks the QEMU of Debian's `release` for guests of `archs` and prints the directory of its programs.
+/// Unpacks the QEMU of Debian's `release` for guests of `archs` and prints the directory of its
+/// programs.
 ///
 /// # Errors
 /// As [`unpacked`]; and an unknown architecture.
@@ -54,10 +56,11 @@ pub fn print(release: &str, archs: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// The directory with the QEMU programs of Debian's `release` for guests of `archs`, to be put on PATH or given as `--qemu DIR/PROGRAM`.
+/// The directory with the QEMU programs of Debian's `release` for guests of `archs`, to be put on
+/// PATH or given as `--qemu DIR/PROGRAM`.
 ///
-/// It is unpacked into quiz's cache unless it was within the last 30 days. Each program there replaces itself by the real one, so a
-/// process started from it *is* QEMU.
+/// It is unpacked into quiz's cache unless it was within the last 30 days. Each program there
+/// replaces itself by the real one, so a process started from it *is* QEMU.
 ///
 /// # Errors
 /// A release or a package that cannot be had; a program that does not start on this host.
@@ -93,8 +96,8 @@ fn kept(shelf: &Shelf, release: &str, archs: &[&Arch]) -> Option<PathBuf> {
     })
 }
 
-/// An apt for the release. A mirror that lags behind `sid` serves lists whose signature is good and whose time is over; a test can do with
-/// those.
+/// An apt for the release. A mirror that lags behind `sid` serves lists whose signature is good and
+/// whose time is over; a test can do with those.
 fn update(cache: &Cache, release: &str, arch: &str) -> Result<Apt, String> {
     match Apt::update(cache, &Source::debian(release), &[arch], &Lines) {
         Err(error) if error.to_string().contains("is expired") => {
@@ -107,7 +110,8 @@ fn update(cache: &Cache, release: &str, arch: &str) -> Result<Apt, String> {
     }
 }
 
-/// The packages with the programs for `archs`. Later releases have packages of their own for what `qemu-system-misc` once had.
+/// The packages with the programs for `archs`. Later releases have packages of their own for what
+/// `qemu-system-misc` once had.
 fn packages(apt: &Apt, archs: &[&Arch]) -> Result<Vec<String>, AptError> {
     let there = apt.names("^qemu-system-")?;
     let mut found: Vec<String> = Vec::new();
@@ -165,7 +169,8 @@ fn wrap(dir: &Path, program: &str, packages: &[Package]) -> Result<(), String> {
     }
     let libraries = format!("usr/lib/{}", quiz_arch::host().multiarch);
     let loader = loader(&dir.join(&libraries))?;
-    // The shell finds no path of its own in the way, and is gone before QEMU begins: who watches this process watches QEMU.
+    // The shell finds no path of its own in the way, and is gone before QEMU begins: who watches
+    // this process watches QEMU.
     let data: String = DATA.iter().map(|data| format!(" -L \"$top/{data}\"")).collect();
     let script = format!(
         "#!/bin/sh\n\

@@ -1,4 +1,5 @@
-//! What the libraries report to a task: progress as plain lines, and why an entry of the cache was not made.
+//! What the libraries report to a task: progress as plain lines, and why an entry of the cache was
+//! not made.
 
 use quiz_host::{Progress, Report, StoreError, Unit};
 

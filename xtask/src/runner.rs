@@ -1,5 +1,5 @@
-//! Runs jobs side by side, longest first: tests, and what tests need made before. A job that fails stops no other; at the end
-//! each that failed is listed with its log. Not for what the jobs are.
+//! Runs jobs side by side, longest first: tests, and what tests need made before. A job that fails
+//! stops no other; at the end each that failed is listed with its log. Not for what the jobs are.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -95,7 +95,8 @@ fn work(queue: &Mutex<Queue>, changed: &Condvar, logs: &Path, total: usize) {
         let unfinished =
             |name: &String| state.running.contains(name) || state.waiting.iter().any(|job| job.name == *name);
         let Some(next) = state.waiting.iter().position(|job| !job.after.iter().any(unfinished)) else {
-            // A job that waits for itself, or for one that waits for it, would be a mistake in the list of jobs.
+            // A job that waits for itself, or for one that waits for it, would be a mistake in the
+            // list of jobs.
             if state.waiting.is_empty() || state.running.is_empty() {
                 changed.notify_all();
                 return;
@@ -138,7 +139,8 @@ fn run_one(command: &mut Command, log: &Path) -> Result<(), String> {
     let (file, _) = fs::File::create(log).map_err(|e| e.to_string())?.into_parts();
     let errors = file.try_clone().map_err(|e| e.to_string())?;
     std::os::unix::process::CommandExt::process_group(command, 0);
-    // It is no part of the terminal's job any more, so an interrupt has to reach it through this process's end.
+    // It is no part of the terminal's job any more, so an interrupt has to reach it through this
+    // process's end.
     quiz_host::process::die_with_parent(command, Signal::TERM);
     let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
     let mut child = child.map_err(|e| format!("{}: {e}", command.get_program().display()))?;
@@ -176,7 +178,8 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus
     }
 }
 
-/// The passed and the failed tests of a test program's output: `test result: ok. 7 passed; 0 failed; …`.
+/// The passed and the failed tests of a test program's output: `test result: ok. 7 passed; 0
+/// failed; …`.
 fn counts(text: &str) -> Option<(u64, u64)> {
     let results = text.lines().filter_map(|line| line.trim().strip_prefix("test result: "));
     let number = |line: &str, what: &str| -> Option<u64> {

@@ -12,7 +12,8 @@ use crate::packages::{self, Plan, as_root};
 use crate::qemu;
 use crate::sh::check;
 
-/// The Debian release whose QEMU the tests use where none can be installed: the oldest that quiz works with.
+/// The Debian release whose QEMU the tests use where none can be installed: the oldest that quiz
+/// works with.
 const RELEASE: &str = "bookworm";
 
 /// What somebody who works with quiz does on the host, for guests of its own architecture.
@@ -48,7 +49,8 @@ pub fn setup() -> Result<(), String> {
     install(&everyday())
 }
 
-/// Installs what guests of the host's architecture and of `archs` need, and what the tests and benchmarks need if `tests`.
+/// Installs what guests of the host's architecture and of `archs` need, and what the tests and
+/// benchmarks need if `tests`.
 ///
 /// # Errors
 /// As [`setup`].
@@ -92,8 +94,9 @@ pub fn foreign(arch: &'static Arch) -> Result<(), String> {
     Ok(())
 }
 
-/// Installs what the tests need, with guests of `archs` too. Returns the `PATH` for the tests: where apt would have to remove a package
-/// to install a QEMU, the tests use one that is only unpacked.
+/// Installs what the tests need, with guests of `archs` too. Returns the `PATH` for the tests:
+/// where apt would have to remove a package to install a QEMU, the tests use one that is only
+/// unpacked.
 ///
 /// # Errors
 /// As [`setup`].
@@ -138,7 +141,8 @@ fn install(purposes: &[Purpose]) -> Result<(), String> {
 /// The oldest QEMU that quiz works with.
 const OLDEST_QEMU: (u32, u32) = (7, 2);
 
-/// Fails if the host's QEMU is too old to be used. The one that is there is taken otherwise, whichever it is.
+/// Fails if the host's QEMU is too old to be used. The one that is there is taken otherwise,
+/// whichever it is.
 fn usable_qemu(search: &Search) -> Result<(), String> {
     let Some(program) = search.program(quiz_arch::host().qemu) else { return Ok(()) };
     let output = Command::new(&program).arg("--version").output().map_err(|e| format!("{}: {e}", program.display()))?;
@@ -165,12 +169,14 @@ fn search() -> Search {
     Search::new(&std::env::var_os("PATH").unwrap_or_default())
 }
 
-/// The tools that are missing and that a package brings: a registration of an emulator is made afterwards, if it can be.
+/// The tools that are missing and that a package brings: a registration of an emulator is made
+/// afterwards, if it can be.
 fn missing(purposes: &[Purpose]) -> Vec<Tool> {
     let search = search();
     let present = |sign: Sign| match sign {
         Sign::Emulator(_) => {
-            // The registration stays where it is if the emulator goes, and is gone at the next boot.
+            // The registration stays where it is if the emulator goes, and is gone at the next
+            // boot.
             search.has(sign) || search.has(Sign::Program("update-binfmts"))
         }
         _ => search.has(sign),
@@ -206,7 +212,8 @@ fn plan(tools: &[Tool]) -> Result<Plan, String> {
     packages::plan(&names)
 }
 
-/// The error that some packages cannot be added to what is installed: which, why, and what the user can do. Nothing was installed.
+/// The error that some packages cannot be added to what is installed: which, why, and what the user
+/// can do. Nothing was installed.
 fn refusal(plan: &Plan) -> String {
     let names: Vec<&str> = plan.refused.iter().map(|(name, _)| name.as_str()).collect();
     let mut text = "set-up stops, because it never removes or downgrades a package:\n".to_owned();
@@ -224,8 +231,9 @@ fn refusal(plan: &Plan) -> String {
     text
 }
 
-/// Has the kernel start user-mode emulation for programs of `arch`, where that is installed and nobody has done it: mmdebstrap makes
-/// roots sooner than a VM does. Where it cannot be done, as in most containers, quiz makes them in a VM.
+/// Has the kernel start user-mode emulation for programs of `arch`, where that is installed and
+/// nobody has done it: mmdebstrap makes roots sooner than a VM does. Where it cannot be done, as in
+/// most containers, quiz makes them in a VM.
 fn register_emulator(arch: &Arch) {
     let registration = Path::new(tools::BINFMT_MISC).join(arch.user_mode);
     if registration.exists() || !search().has(Sign::Program("update-binfmts")) {

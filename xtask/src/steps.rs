@@ -16,7 +16,8 @@ fn named_arch(arguments: &[OsString]) -> Option<String> {
     })
 }
 
-/// Installs quiz and runs it; its exit code is ours. If guests of another architecture are asked for, sets up for those, too.
+/// Installs quiz and runs it; its exit code is ours. If guests of another architecture are asked
+/// for, sets up for those, too.
 pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
     let known = named_arch(arguments).filter(|name| quiz_arch::find(name).is_some());
     if let Some(arch) = known {

@@ -1,5 +1,5 @@
-//! The invariants of ARCHITECTURE.md that the compiler does not hold, as tests over the sources; and its picture of the crates. Not for style:
-//! that is rustfmt's and clippy's.
+//! The invariants of ARCHITECTURE.md that the compiler does not hold, as tests over the sources;
+//! and its picture of the crates. Not for style: that is rustfmt's and clippy's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -154,7 +154,8 @@ mod tests {
         }
     }
 
-    /// The modules that `code`, the module `here`, names by `crate::`, `super::` or as its own children.
+    /// The modules that `code`, the module `here`, names by `crate::`, `super::` or as its own
+    /// children.
     fn imports(code: &str, here: &str, known: &BTreeSet<String>) -> BTreeSet<String> {
         let mut paths = Vec::new();
         let mut rest = code.to_owned();
@@ -334,6 +335,33 @@ mod tests {
                 assert!(lines <= 660, "{} has {lines} lines: a file has one subject", file.display());
             }
         }
+    }
+
+    /// Prose wraps at 100 columns, so that diffs of it can be read.
+    #[test]
+    fn comments_wrap() {
+        for (_, src) in all_sources() {
+            for file in sources(&src) {
+                for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+                    let too_long = line.trim_start().starts_with("//") && line.chars().count() > 100;
+                    assert!(!too_long || line.contains("://"), "{}:{}: {line}", file.display(), number + 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_dependency_has_its_reason() {
+        let page = fs::read_to_string(top().join("docs/dependencies.md")).unwrap();
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+        let listed: BTreeSet<&str> = rows.filter(|name| !["crate", "---"].contains(name)).collect();
+        let packages = packages().unwrap();
+        let own: BTreeSet<String> = packages.iter().map(|package| text(&package["name"])).collect();
+        let dependencies = packages.iter().flat_map(|package| package["dependencies"].as_array().unwrap());
+        let mut needed: BTreeSet<String> = dependencies.map(|needed| text(&needed["name"])).collect();
+        needed.insert("libfuzzer-sys".to_owned());
+        let needed: BTreeSet<&str> = needed.difference(&own).map(String::as_str).collect();
+        assert_eq!(needed, listed);
     }
 
     #[test]

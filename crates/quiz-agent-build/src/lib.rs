@@ -1,9 +1,10 @@
-//! How the agent is built. Used by quiz's build script, for the host, and by `cargo xtask agents`, for other
-//! architectures. Not for where compilers come from: that is `cargo xtask`'s.
+//! How the agent is built. Used by quiz's build script, for the host, and by `cargo xtask agents`,
+//! for other architectures. Not for where compilers come from: that is `cargo xtask`'s.
 //!
-//! The agent is another program than quiz: static, small, for the guest. Cargo has no stable way to say that, so it is
-//! called with a target directory of its own. Agents for other architectures stay in `agents/` of the workspace's target directory, each
-//! with the [`fingerprint`] of what it was made from, and quiz's build script embeds those that are up to date.
+//! The agent is another program than quiz: static, small, for the guest. Cargo has no stable way to
+//! say that, so it is called with a target directory of its own. Agents for other architectures
+//! stay in `agents/` of the workspace's target directory, each with the [`fingerprint`] of what it
+//! was made from, and quiz's build script embeds those that are up to date.
 
 use std::ffi::OsString;
 use std::io;
@@ -29,7 +30,8 @@ pub struct Build<'a> {
     pub target: &'a str,
     /// The linker; None is Rust's own choice.
     pub linker: Option<String>,
-    /// Another compiler than cargo's own, which comes with the source of the standard library, and not with the library for the target.
+    /// Another compiler than cargo's own, which comes with the source of the standard library, and
+    /// not with the library for the target.
     pub compiler: Option<PathBuf>,
     /// Where cargo may keep what it makes.
     pub target_dir: &'a Path,
@@ -57,7 +59,8 @@ impl Build<'_> {
             cargo.env(format!("CARGO_TARGET_{name}_LINKER"), linker);
         }
         if let Some(rustc) = &self.compiler {
-            // A stable compiler builds its own standard library only when it is told that this is what it is for.
+            // A stable compiler builds its own standard library only when it is told that this is
+            // what it is for.
             cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
         }
         (cargo, self.target_dir.join(self.target).join("agent/quiz-agent"))
@@ -97,8 +100,8 @@ pub fn shelf(workspace_target_dir: &Path) -> PathBuf {
     workspace_target_dir.join("agents")
 }
 
-/// Puts the agent `built` for `arch` on the shelf. Others may do so at the same time: whoever finds one there finds a whole one, and the
-/// fingerprint that belongs to it.
+/// Puts the agent `built` for `arch` on the shelf. Others may do so at the same time: whoever finds
+/// one there finds a whole one, and the fingerprint that belongs to it.
 pub fn keep(shelf: &Path, arch: &str, built: &Path, fingerprint: &str) -> io::Result<()> {
     let dir = shelf.join(arch);
     fs::create_dir_all(&dir)?;

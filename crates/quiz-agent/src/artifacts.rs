@@ -10,7 +10,8 @@ use quiz_proto::{CHUNK, ProgramId, Stream, ToHost};
 use crate::link::Link;
 use crate::setup::OUT;
 
-/// Sends all artifacts, or nothing if there are none. Reports what cannot be read, because the run then failed.
+/// Sends all artifacts, or nothing if there are none. Reports what cannot be read, because the run
+/// then failed.
 pub fn send_all(link: &Link) {
     let writer = BufWriter::with_capacity(CHUNK, link.sender(ProgramId::MAIN, Stream::Artifacts));
     let sent = archive(link, writer);
@@ -71,12 +72,14 @@ fn archive(link: &Link, writer: impl Write) -> io::Result<()> {
     archive.into_inner()?.flush()
 }
 
-/// The file at `path`, if it is one: what cannot be opened is left out before anything of it is in the archive.
+/// The file at `path`, if it is one: what cannot be opened is left out before anything of it is in
+/// the archive.
 fn open(path: &Path, is_file: bool) -> io::Result<Option<File>> {
     is_file.then(|| fs::File::open(path).map(|file| file.into_parts().0)).transpose()
 }
 
-/// Adds a file, or a link where there is none. Gives the error of a file that could not be read to its end.
+/// Adds a file, or a link where there is none. Gives the error of a file that could not be read to
+/// its end.
 fn append(
     archive: &mut tar::Builder<impl Write>,
     path: &Path,
@@ -97,8 +100,8 @@ fn append(
     Ok(contents.error)
 }
 
-/// Just as many bytes as the archive has been told that there are, with zeros in the place of those that cannot be read: what follows in the
-/// archive would be lost otherwise.
+/// Just as many bytes as the archive has been told that there are, with zeros in the place of those
+/// that cannot be read: what follows in the archive would be lost otherwise.
 struct Contents {
     file: File,
     left: u64,

@@ -1,4 +1,5 @@
-//! From the kernel's hand-over to an open channel: the first mounts, the modules of the initramfs, the port.
+//! From the kernel's hand-over to an open channel: the first mounts, the modules of the initramfs,
+//! the port.
 //!
 //! Not for anything that depends on the run; that is `setup`.
 
@@ -41,9 +42,11 @@ fn load_modules() -> io::Result<()> {
     Ok(())
 }
 
-/// The words of the kernel command line that are for the module in the file `NN-name.ko`, without its name.
+/// The words of the kernel command line that are for the module in the file `NN-name.ko`, without
+/// its name.
 ///
-/// The kernel itself gives them only to what is built in; for modules that is the work of whoever loads them.
+/// The kernel itself gives them only to what is built in; for modules that is the work of whoever
+/// loads them.
 fn parameters(file: &str, command_line: &str) -> String {
     let stem = file.strip_suffix(".ko").unwrap_or(file);
     let name = stem.split_once('-').map_or(stem, |(_, name)| name).replace('-', "_");

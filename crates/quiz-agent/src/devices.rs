@@ -11,7 +11,8 @@ use quiz_proto::{Device, Link};
 /// How many partitions get a link: OpenZFS gives its disks a first and a ninth.
 const PARTITIONS: u32 = 9;
 
-/// Makes a link. Those of partitions lead nowhere until the partition is made, as with udev they would not be there.
+/// Makes a link. Those of partitions lead nowhere until the partition is made, as with udev they
+/// would not be there.
 pub fn link(link: &Link) -> io::Result<()> {
     let target = match &link.target {
         Device::Serial(serial) => crate::disks::disk(serial)?.to_string_lossy().into_owned(),
@@ -35,11 +36,13 @@ const EXTENDED: u32 = 259;
 /// How many of those are told to be ready.
 const AS_THEY_COME: u32 = 64;
 
-/// Says of the devices that links lead to, and of their partitions, what udev says when it is done with one. Programs that
-/// ask libudev, as those of OpenZFS do when they have partitioned a disk, otherwise wait for half a minute and give up.
+/// Says of the devices that links lead to, and of their partitions, what udev says when it is done
+/// with one. Programs that ask libudev, as those of OpenZFS do when they have partitioned a disk,
+/// otherwise wait for half a minute and give up.
 pub fn settle(links: &[Link]) -> io::Result<()> {
     const DATABASE: &str = "/run/udev/data";
-    // To be ready means to have a link, for those who ask an old libudev, and the link has to be there.
+    // To be ready means to have a link, for those who ask an old libudev, and the link has to be
+    // there.
     const READY: &str = "disk/quiz-ready";
     if links.is_empty() {
         return Ok(());
@@ -93,8 +96,8 @@ fn replace(target: &str, path: &str) -> io::Result<()> {
     }
 }
 
-/// The name of a partition: the kernel's is `vda1`, and `ram0p1` where the device's own ends in a digit; udev's below `/dev/disk`
-/// is `disk1-part1`.
+/// The name of a partition: the kernel's is `vda1`, and `ram0p1` where the device's own ends in a
+/// digit; udev's below `/dev/disk` is `disk1-part1`.
 fn partition(device: &str, n: u32) -> String {
     if device.starts_with("/dev/disk/") {
         return format!("{device}-part{n}");

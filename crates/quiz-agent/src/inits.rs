@@ -1,4 +1,5 @@
-//! The programs of profiles that complete the guest before the run's own program. Not for that program (see `program`).
+//! The programs of profiles that complete the guest before the run's own program. Not for that
+//! program (see `program`).
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -32,7 +33,8 @@ fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
         let said = if said.is_empty() { "it printed nothing".to_owned() } else { said };
         return Err(io::Error::other(format!("the profile {}'s init failed ({status}):\n{said}", init.name)));
     }
-    // To the console and not to the host, which would hear it only in the run that makes a template.
+    // To the console and not to the host, which would hear it only in the run that makes a
+    // template.
     for line in said.lines() {
         crate::log::mention(&format!("{}: {line}", init.name));
     }

@@ -1,5 +1,5 @@
-//! The kernel's log: the messages that the user wants to see at once, and all of a run for the host to judge. Not for the console, where
-//! all are in any case, some of them late.
+//! The kernel's log: the messages that the user wants to see at once, and all of a run for the host
+//! to judge. Not for the console, where all are in any case, some of them late.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,8 +12,8 @@ use quiz_proto::{CHUNK, ToHost};
 
 use crate::link::Link;
 
-/// How much of the log is sent at most, in bytes: more than any kernel's holds. One that never stops to talk is not to keep the run from its
-/// end.
+/// How much of the log is sent at most, in bytes: more than any kernel's holds. One that never
+/// stops to talk is not to keep the run from its end.
 const LOG: usize = 8 << 20;
 
 /// Forwards those of this level and worse from now on, on a thread of its own.
@@ -40,7 +40,8 @@ pub fn forward(link: Link, least: u8) {
     });
 }
 
-/// What tells whether anything was wrong with the kernel during a run, beside what it prints on its console.
+/// What tells whether anything was wrong with the kernel during a run, beside what it prints on its
+/// console.
 pub struct Watch {
     log: Option<File>,
     taint: Option<File>,
@@ -48,7 +49,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks from now on. A kernel without one of the two is judged by the other, and by its console.
+    /// Looks from now on. A kernel without one of the two is judged by the other, and by its
+    /// console.
     pub fn start() -> Watch {
         let mut log = fs_err::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok();
         if log.as_mut().is_some_and(|log| log.seek(SeekFrom::End(0)).is_err()) {
@@ -86,7 +88,8 @@ impl Watch {
                 Ok(n) => {
                     let record = String::from_utf8_lossy(&record[..n]);
                     let Some(text) = text(&record) else { continue };
-                    // The kernel writes what is not to be printed as a number, such as the end of a line.
+                    // The kernel writes what is not to be printed as a number, such as the end of a
+                    // line.
                     lines += &text.replace("\\x0a", "\n");
                     lines.push('\n');
                 }
@@ -116,7 +119,8 @@ fn text(record: &str) -> Option<&str> {
     record.split_once(';')?.1.split('\n').next()
 }
 
-/// Level, time and text of one record of `/dev/kmsg` (`Documentation/ABI/testing/dev-kmsg`), if it is the kernel's own.
+/// Level, time and text of one record of `/dev/kmsg` (`Documentation/ABI/testing/dev-kmsg`), if it
+/// is the kernel's own.
 fn parse(record: &str) -> Option<(u8, u64, &str)> {
     let (prefix, rest) = record.split_once(';')?;
     let mut fields = prefix.split(',');

@@ -1,4 +1,5 @@
-//! The channel to the host: frames out under a lock, frames in on one thread, and the credit of every stream.
+//! The channel to the host: frames out under a lock, frames in on one thread, and the credit of
+//! every stream.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,7 +20,8 @@ pub struct Link {
 }
 
 struct Shared {
-    /// Blocking writes only, one at a time: the virtio port loses wake-ups when it is polled while it is written.
+    /// Blocking writes only, one at a time: the virtio port loses wake-ups when it is polled while
+    /// it is written.
     port: Mutex<Port>,
     outgoing: Mutex<HashMap<(ProgramId, Stream), Arc<Window>>>,
 }
@@ -68,7 +70,8 @@ impl Link {
         send_on(&mut locked(&self.shared.port), message);
     }
 
-    /// Sends a message unless another thread is in the middle of one; for a thread that must not wait.
+    /// Sends a message unless another thread is in the middle of one; for a thread that must not
+    /// wait.
     pub fn send_if_free(&self, message: &ToHost) {
         if let Ok(mut port) = self.shared.port.try_lock() {
             send_on(&mut port, message);
@@ -87,7 +90,8 @@ impl Link {
         Sender { link: self.clone(), program, stream, window }
     }
 
-    /// The host has taken bytes of a stream, or (`None`) will take no more. It may not know yet that the stream has ended.
+    /// The host has taken bytes of a stream, or (`None`) will take no more. It may not know yet
+    /// that the stream has ended.
     pub fn credit(&self, program: ProgramId, stream: Stream, more: Option<u32>) {
         let window = locked(&self.shared.outgoing).get(&(program, stream)).cloned();
         if let Some(window) = window {
@@ -110,7 +114,8 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Waits until some bytes may be sent, and says how many (at most [`CHUNK`]); `None` when nobody reads them any more.
+    /// Waits until some bytes may be sent, and says how many (at most [`CHUNK`]); `None` when
+    /// nobody reads them any more.
     pub fn wait_for_credit(&self) -> Option<usize> {
         let mut credit = locked(&self.window.credit);
         loop {
@@ -170,8 +175,8 @@ fn send_on(port: &mut Port, message: &ToHost) {
     }
 }
 
-/// Writes to a port. The kernel copies what is written, and a guest that is short of memory, or is made to look so, has none for that at
-/// times: nothing is lost by trying again.
+/// Writes to a port. The kernel copies what is written, and a guest that is short of memory, or is
+/// made to look so, has none for that at times: nothing is lost by trying again.
 fn write_whole(mut port: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match port.write(bytes) {
@@ -191,7 +196,8 @@ impl Receiver {
     /// Waits for the next message and gives it to `take`.
     pub fn next<T>(&mut self, take: impl FnOnce(ToGuest) -> T) -> io::Result<T> {
         loop {
-            // Two steps, because the borrow checker cannot see that a returned message ends the loop.
+            // Two steps, because the borrow checker cannot see that a returned message ends the
+            // loop.
             if self.decoder.is_ready() {
                 let message = self.decoder.next::<ToGuest>().map_err(io::Error::other)?;
                 return Ok(take(message.expect("a whole frame is there")));

@@ -1,7 +1,8 @@
-//! The guest's first process: makes the guest ready, runs one program in it, reports, and leaves nothing to wait for.
+//! The guest's first process: makes the guest ready, runs one program in it, reports, and leaves
+//! nothing to wait for.
 //!
-//! It is static and runs from the initramfs as `/init`. Everything it does comes from the host's first message;
-//! it has no configuration, and nothing is decided here that the host could decide.
+//! It is static and runs from the initramfs as `/init`. Everything it does comes from the host's
+//! first message; it has no configuration, and nothing is decided here that the host could decide.
 
 mod artifacts;
 mod boot;
@@ -119,7 +120,8 @@ fn next(receiver: &mut Receiver) -> Result<First, String> {
         .map_err(|e| format!("the host's message could not be read: {e}"))?
 }
 
-/// A panic of the agent ends the guest's first process, which would look like a kernel panic of the user's making.
+/// A panic of the agent ends the guest's first process, which would look like a kernel panic of the
+/// user's making.
 fn report_panics_on(link: Link) {
     std::panic::set_hook(Box::new(move |info| {
         link.send_if_free(&ToHost::Broken(format!("the agent failed: {info}").into()));

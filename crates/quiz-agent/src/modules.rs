@@ -1,5 +1,5 @@
-//! Kernel modules that the run asks for, from files of the finished root. Not for those that the agent itself needs to get
-//! there (see `boot`).
+//! Kernel modules that the run asks for, from files of the finished root. Not for those that the
+//! agent itself needs to get there (see `boot`).
 
 use std::ffi::CString;
 use std::io;

@@ -46,7 +46,8 @@ pub fn mount(m: &Mount) -> io::Result<()> {
         .map_err(|e| io::Error::other(format!("mounting {} ({}) on {}: {e}", m.source, m.kind, m.target.display())))
 }
 
-/// Mounts what a guest can live without: a file system that is not in the kernel's list is no fault of the run.
+/// Mounts what a guest can live without: a file system that is not in the kernel's list is no fault
+/// of the run.
 pub fn mount_if_known(m: &Mount, known: &str) {
     if is_known(m.kind, known)
         && m.target.is_dir()
@@ -71,11 +72,11 @@ pub fn move_to(from: &str, to: &str) -> io::Result<()> {
     rustix::mount::mount_move(from, to).map_err(|e| io::Error::other(format!("moving {from} to {to}: {e}")))
 }
 
-/// Everything that outlives the VM is written back: shares that can be written (`shares`), and disks that are kept, by their serial numbers.
-/// Calls `failed` with what could not be.
+/// Everything that outlives the VM is written back: shares that can be written (`shares`), and
+/// disks that are kept, by their serial numbers. Calls `failed` with what could not be.
 ///
-/// What is thrown away with the VM is not worth the time, and may have been made to fail. A share that is still in use is left mounted: it is
-/// synced.
+/// What is thrown away with the VM is not worth the time, and may have been made to fail. A share
+/// that is still in use is left mounted: it is synced.
 pub fn write_back(shares: bool, disks: &[String], mut failed: impl FnMut(String)) {
     if !shares && disks.is_empty() {
         return;

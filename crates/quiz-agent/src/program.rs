@@ -1,4 +1,5 @@
-//! One program: started on pipes or a terminal, waited for. Not for what goes on between it and the host (see `programs`).
+//! One program: started on pipes or a terminal, waited for. Not for what goes on between it and the
+//! host (see `programs`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -31,8 +32,8 @@ pub fn nothing_like(program: &Program) -> Program {
     Program { argv: nothing().argv, shell_after: false, ..program.clone() }
 }
 
-/// Has a program run to its end that nobody feeds and nobody hears. What every program needs, from the loader to the shell, is in memory
-/// then. A root without them is fine, too.
+/// Has a program run to its end that nobody feeds and nobody hears. What every program needs, from
+/// the loader to the shell, is in memory then. A root without them is fine, too.
 pub fn rehearse(program: &Program) {
     let Ok(running) = Running::start(program) else { return };
     let Running { pid, input, outputs, terminal, slave } = running;
@@ -160,7 +161,8 @@ fn find(program: &Program) -> Option<PathBuf> {
     std::env::split_paths(&OsString::from_vec(path)).find_map(|dir| exists(dir.join(&name)))
 }
 
-/// Starts a shell for looking around afterwards, on the terminal of a program that has ended; its exit code is in `QUIZ_STATUS`.
+/// Starts a shell for looking around afterwards, on the terminal of a program that has ended; its
+/// exit code is in `QUIZ_STATUS`.
 pub fn shell_after(program: &Program, slave: &OwnedFd, status: Status) -> Option<i32> {
     let mut shell = command(program, [OsStr::new("/bin/sh")].into_iter());
     if Path::new("/bin/bash").exists() {
@@ -177,9 +179,11 @@ pub fn shell_after(program: &Program, slave: &OwnedFd, status: Status) -> Option
     i32::try_from(shell.spawn().ok()?.id()).ok()
 }
 
-/// Waits for the next process that ends, orphans among them: the first process inherits them. `None` when there is none.
+/// Waits for the next process that ends, orphans among them: the first process inherits them.
+/// `None` when there is none.
 ///
-/// It is taken under the guard that `hold` gives: whoever is starting a program holds it, and waits for that one alone if it cannot be executed.
+/// It is taken under the guard that `hold` gives: whoever is starting a program holds it, and waits
+/// for that one alone if it cannot be executed.
 pub fn wait_for_any<G>(hold: impl Fn() -> G) -> Option<(i32, Status)> {
     loop {
         // SAFETY: all zeroes is a siginfo; waitid and waitpid write to live variables.

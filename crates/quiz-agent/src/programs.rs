@@ -1,5 +1,5 @@
-//! The programs of the guest: the run's own and those beside it, fed, read, signalled, and waited for by the first process. Not for starting one
-//! (see `program`).
+//! The programs of the guest: the run's own and those beside it, fed, read, signalled, and waited
+//! for by the first process. Not for starting one (see `program`).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,11 +19,13 @@ use crate::{kmsg, stacks, terminal};
 /// How often the agent says that it is alive.
 const PULSE: Duration = Duration::from_secs(1);
 
-/// How long output may still trickle in after a program has ended; only what it left behind needs it.
+/// How long output may still trickle in after a program has ended; only what it left behind needs
+/// it.
 const DRAIN: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
-/// How long what a program left behind is listened to at most, without the time that the host takes; and how much is read of it, in bytes. The
-/// program's own last words are less than the largest pipe holds.
+/// How long what a program left behind is listened to at most, without the time that the host
+/// takes; and how much is read of it, in bytes. The program's own last words are less than the
+/// largest pipe holds.
 const TALK: (Duration, usize) = (Duration::from_secs(1), 1 << 20);
 
 /// All that run.
@@ -61,7 +63,8 @@ impl Entry {
             unsafe { libc::kill(-group, signal) };
         }
         if signal == libc::SIGHUP && self.group > 1 {
-            // Its terminal is gone for all, those that stand still too, and for the shell behind the foreground.
+            // Its terminal is gone for all, those that stand still too, and for the shell behind
+            // the foreground.
             for signal in [libc::SIGHUP, libc::SIGCONT] {
                 // SAFETY: as above.
                 unsafe { libc::kill(-self.group, signal) };
@@ -87,8 +90,8 @@ impl Outputs {
     }
 }
 
-/// Runs the order's program to its end and reports it; all its output is sent before that, and what `watch` has seen. A guest that is to be
-/// kept then waits for its end.
+/// Runs the order's program to its end and reports it; all its output is sent before that, and what
+/// `watch` has seen. A guest that is to be kept then waits for its end.
 pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver, mut watch: Option<&mut kmsg::Watch>) {
     let program = &order.program;
     let programs = listen(receiver, link);
@@ -121,7 +124,8 @@ pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver, mut wat
         programs.wait_for(shell);
     }
     if !order.keep {
-        // What the program left behind would hold its output open, and the VM is about to end anyway.
+        // What the program left behind would hold its output open, and the VM is about to end
+        // anyway.
         kill_all();
     }
     drop(slave);
@@ -247,7 +251,8 @@ impl Programs {
             match program::wait_for_any(|| locked(&self.table)) {
                 Some((ended, status)) if ended == pid => return status,
                 Some((ended, status)) => self.on_end(ended, status),
-                // The kernel no longer knows the program: whatever it did, it cannot be called a success.
+                // The kernel no longer knows the program: whatever it did, it cannot be called a
+                // success.
                 None => return Status::Signal(libc::SIGKILL as u8),
             }
         }
@@ -263,7 +268,8 @@ impl Programs {
         }
     }
 
-    /// Returns when the guest is no longer kept. Whatever is stuck in the kernel then does not hold that up.
+    /// Returns when the guest is no longer kept. Whatever is stuck in the kernel then does not hold
+    /// that up.
     fn wait_for_end(self: &Arc<Self>) {
         let ours = self.clone();
         thread::spawn(move || ours.reap());
@@ -303,7 +309,8 @@ fn feed_input(link: &Link, id: ProgramId, mut input: File, fed: &mpsc::Receiver<
     }
 }
 
-/// Carries one output stream to the host until it ends, nobody reads it, or the program is over and it is drained.
+/// Carries one output stream to the host until it ends, nobody reads it, or the program is over and
+/// it is drained.
 fn pump(sender: Sender, mut file: File, over: &OwnedFd) {
     let mut buffer = vec![0; CHUNK];
     let mut is_over = false;

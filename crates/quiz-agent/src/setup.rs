@@ -1,7 +1,7 @@
 //! The guest as the run wants it: root, file systems, identity, clock, randomness, shares, links.
 //!
-//! Two parts: [`prepare`] is what all runs on this guest have in common, [`personalize`] what is one run's own. Between them
-//! the VM may be saved, and resumed many times.
+//! Two parts: [`prepare`] is what all runs on this guest have in common, [`personalize`] what is
+//! one run's own. Between them the VM may be saved, and resumed many times.
 
 use std::ffi::OsStr;
 use std::io;
@@ -24,9 +24,11 @@ const NO_MACHINE: &str = "00000000000000000000000000000000";
 /// Where the program leaves what goes back to the host.
 pub const OUT: &str = "/quiz/out";
 
-/// Makes the guest what it is for every run on it. It may be saved after this and resumed many times.
+/// Makes the guest what it is for every run on it. It may be saved after this and resumed many
+/// times.
 ///
-/// An emulated CPU translates every piece of the kernel anew that it meets after that, so whatever can be done here is.
+/// An emulated CPU translates every piece of the kernel anew that it meets after that, so whatever
+/// can be done here is.
 pub fn prepare(moment: &Moment, system: &System) -> io::Result<Identity> {
     now(moment)?;
     switch_to_root(system)?;
@@ -55,7 +57,8 @@ pub fn personalize(personal: &Personal, identity: &Identity) -> io::Result<()> {
     inits::run_all(&personal.inits)
 }
 
-/// Makes a guest that was made ready for a run a prepared one again. A run's `init` cannot be undone: it must have had none.
+/// Makes a guest that was made ready for a run a prepared one again. A run's `init` cannot be
+/// undone: it must have had none.
 pub fn forget(personal: &Personal, identity: &Identity) -> io::Result<()> {
     for share in personal.shares.iter().rev() {
         let target = Path::new(OsStr::from_bytes(&share.path));
@@ -206,7 +209,8 @@ fn names(hostname: &str) -> io::Result<()> {
     )
 }
 
-/// The files that say which machine this is: no two runs are the same. They are open, so that a run only has to write to them.
+/// The files that say which machine this is: no two runs are the same. They are open, so that a run
+/// only has to write to them.
 pub struct Identity {
     machine_id: std::fs::File,
     host_id: std::fs::File,
@@ -231,8 +235,8 @@ impl Identity {
 
 /// `ip link set lo up`, without needing iproute2 in the root. A kernel without networking is fine.
 fn loopback_up() -> io::Result<()> {
-    // SAFETY: plain system calls on a descriptor that is closed again below; `request` outlives the ioctls, is
-    // zeroed (valid for the type), and its name is a terminated string within its array.
+    // SAFETY: plain system calls on a descriptor that is closed again below; `request` outlives the
+    // ioctls, is zeroed (valid for the type), and its name is a terminated string within its array.
     unsafe {
         let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
         if socket < 0 {
@@ -257,7 +261,8 @@ fn loopback_up() -> io::Result<()> {
 fn mount_share(share: &Share) -> io::Result<()> {
     let target = Path::new(OsStr::from_bytes(&share.path));
     let flags = if share.writable { MountFlags::empty() } else { MountFlags::RDONLY };
-    // Without a cache a file edited on the host is seen at once; `mmap` adds just what writable mappings need.
+    // Without a cache a file edited on the host is seen at once; `mmap` adds just what writable
+    // mappings need.
     let cache = if share.writable { "mmap" } else { "none" };
     mounts::mount(
         &Mount::new(&share.tag, target, "9p")

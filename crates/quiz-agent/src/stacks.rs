@@ -7,7 +7,8 @@ use quiz_proto::{CHUNK, ToHost};
 
 use crate::link::Link;
 
-/// The most text that is sent, in bytes: a guest with thousands of stuck tasks is not to delay the verdict.
+/// The most text that is sent, in bytes: a guest with thousands of stuck tasks is not to delay the
+/// verdict.
 const LIMIT: usize = 1024 * 1024;
 
 /// Sends the stacks, and lets the kernel print those of busy CPUs and blocked tasks on the console.

@@ -19,11 +19,13 @@ pub struct Arch {
     pub kernel_image: &'static str,
     /// Where the image is after the build, relative to the build directory.
     pub kernel_image_path: &'static str,
-    /// What quiz asks of the configuration of its kernels, beyond what it asks of all: a fragment of Kconfig.
+    /// What quiz asks of the configuration of its kernels, beyond what it asks of all: a fragment
+    /// of Kconfig.
     pub kernel_config: &'static str,
     /// Debian's multiarch tuple: the name of its directories of libraries.
     pub multiarch: &'static str,
-    /// The directories of libraries at the top of Debian's merged-/usr systems, `lib` apart, that are links into `/usr`.
+    /// The directories of libraries at the top of Debian's merged-/usr systems, `lib` apart, that
+    /// are links into `/usr`.
     pub lib_links: &'static [&'static str],
     /// Other architectures, by quiz's names, whose processors run its programs.
     pub native_on: &'static [&'static str],
@@ -35,7 +37,8 @@ pub struct Arch {
     pub cross_packages: Packages,
     /// What Rust calls it when the agent is built for it.
     pub rust: &'static str,
-    /// A file of the C library that the agent is linked with on other hosts, and Debian's package of it.
+    /// A file of the C library that the agent is linked with on other hosts, and Debian's package
+    /// of it.
     pub cross_libc: (&'static str, &'static str),
     /// binfmt_misc's name of the emulator for its programs.
     pub user_mode: &'static str,
@@ -51,19 +54,21 @@ pub struct Arch {
     pub console: &'static str,
     /// QEMU's device for that console, where it is not the machine's first serial port.
     pub console_device: Option<&'static str>,
-    /// A CPU that waits in a loop says so, and QEMU then has another one run. Where none does, several CPUs need several threads: in one,
-    /// each wait of one CPU for another lasts until QEMU's next turn, a tenth of a second.
+    /// A CPU that waits in a loop says so, and QEMU then has another one run. Where none does,
+    /// several CPUs need several threads: in one, each wait of one CPU for another lasts until
+    /// QEMU's next turn, a tenth of a second.
     pub yields: bool,
     /// It has a time-stamp counter whose rate the kernel can be told.
     pub tsc: bool,
-    /// Words for the kernel's command line that have it panic, and so tell where it is, when a non-maskable interrupt comes from outside.
+    /// Words for the kernel's command line that have it panic, and so tell where it is, when a
+    /// non-maskable interrupt comes from outside.
     pub nmi_words: &'static [&'static str],
     /// Whether KVM on a host of this same architecture can run it.
     pub kvm: bool,
 }
 
-/// The names of a package in Debian, Fedora, Arch, openSUSE and Alpine, in this order, and relatives of each. Several names are separated by
-/// blanks; where there is none it is empty.
+/// The names of a package in Debian, Fedora, Arch, openSUSE and Alpine, in this order, and
+/// relatives of each. Several names are separated by blanks; where there is none it is empty.
 pub type Packages = [&'static str; 5];
 
 /// Where Debian has an architecture.
@@ -73,7 +78,8 @@ pub enum Port {
     Released,
     /// In this release and those after it.
     Since(&'static str),
-    /// In the archive of unofficial ports only: built by volunteers, signed by keys of its own, and without any release but `sid`.
+    /// In the archive of unofficial ports only: built by volunteers, signed by keys of its own, and
+    /// without any release but `sid`.
     Unofficial,
 }
 
@@ -107,11 +113,13 @@ pub struct Machine {
     pub needs_tsc_khz: bool,
     /// How many virtio devices it has room for.
     pub slots: usize,
-    /// It has QEMU's firmware configuration device, and guests find it. Through it they say where a dump of their memory has what (`vmcoreinfo`).
+    /// It has QEMU's firmware configuration device, and guests find it. Through it they say where a
+    /// dump of their memory has what (`vmcoreinfo`).
     pub fw_cfg: bool,
 }
 
-/// How virtio devices are attached to a machine; decides QEMU's device names and the kernel's drivers.
+/// How virtio devices are attached to a machine; decides QEMU's device names and the kernel's
+/// drivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// `virtio-*-pci`

@@ -1,7 +1,8 @@
 //! The table of architectures: everything that quiz knows about one is a row here.
 //!
-//! Adding an architecture is adding a row to `rows.rs`, with its fragment of kernel configuration beside it. No other code asks *which* architecture it has in hand; it asks the row.
-//! Not for detection of what a host can do (that is measured, see `quiz-vm::accel`).
+//! Adding an architecture is adding a row to `rows.rs`, with its fragment of kernel configuration
+//! beside it. No other code asks *which* architecture it has in hand; it asks the row. Not for
+//! detection of what a host can do (that is measured, see `quiz-vm::accel`).
 
 mod arch;
 mod rows;

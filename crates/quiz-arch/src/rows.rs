@@ -24,10 +24,12 @@ const fn pci(name: &'static str) -> Machine {
 /// `virt` of the architectures that have it.
 const VIRT: Machine = Machine { fw_cfg: true, ..pci("virt") };
 
-/// With the newest interrupt controller that the host has, or QEMU emulates: the oldest serves eight CPUs, and not every host has it.
+/// With the newest interrupt controller that the host has, or QEMU emulates: the oldest serves
+/// eight CPUs, and not every host has it.
 const ARM_VIRT: Machine = Machine { options: &["gic-version=max"], ..VIRT };
 
-/// A microvm has no port that tells an NMI's reason, which a kernel then takes for an error of the bus.
+/// A microvm has no port that tells an NMI's reason, which a kernel then takes for an error of the
+/// bus.
 const X86_NMI: &[&str] = &["unknown_nmi_panic", "sysctl.kernel.panic_on_unrecovered_nmi=1"];
 
 const MICROVM: Machine = Machine {
@@ -43,14 +45,17 @@ const MICROVM: Machine = Machine {
     fw_cfg: true,
 };
 
-/// A real processor as a whole, and what a kernel gains by. Not QEMU's `max` less what is slow: what is left need not make sense, and it is
-/// another processor with each QEMU. So QEMU 10's `max` without ERMS kept FSRM, which implies it, and Linux 6.1 then never left its memmove().
+/// A real processor as a whole, and what a kernel gains by. Not QEMU's `max` less what is slow:
+/// what is left need not make sense, and it is another processor with each QEMU. So QEMU 10's `max`
+/// without ERMS kept FSRM, which implies it, and Linux 6.1 then never left its memmove().
 ///
-/// - Westmere is an x86-64-v2 with AES and CLMUL. It has no AVX, which is slower than SSE when emulated and which OpenZFS and RAID 6 would
-///   measure at each load; no ERMS and FSRM, since a string instruction is emulated step by step; no 5-level page tables; no PCID, which
-///   QEMU emulates by emptying its whole TLB; no XSAVE, so that a task's state is 512 bytes.
+/// - Westmere is an x86-64-v2 with AES and CLMUL. It has no AVX, which is slower than SSE when
+///   emulated and which OpenZFS and RAID 6 would measure at each load; no ERMS and FSRM, since a
+///   string instruction is emulated step by step; no 5-level page tables; no PCID, which QEMU
+///   emulates by emptying its whole TLB; no XSAVE, so that a task's state is 512 bytes.
 /// - `v1`, because later ones have IBRS, which QEMU does not emulate and warns of.
-/// - RDRAND, so that the kernel's random numbers are there at once. Not RDSEED, which QEMU 7.2 lacks.
+/// - RDRAND, so that the kernel's random numbers are there at once. Not RDSEED, which QEMU 7.2
+///   lacks.
 /// - SMEP and SMAP, because a kernel that wrongly uses a user's memory is to be caught.
 /// - FSGSBASE, because entering the kernel by an exception is cheaper with it.
 const X86_64_CPU: &str = "Westmere-v1,+rdrand,+smep,+smap,+fsgsbase";
@@ -77,12 +82,14 @@ static X86_64: Arch = Arch {
     qemu: "qemu-system-x86_64",
     qemu_packages: ["qemu-system-x86", "qemu-system-x86-core", "qemu-system-x86", "qemu-x86", "qemu-system-x86_64"],
     machines: &[
-        // Without ACPI tables to read it boots sooner, but the kernel must take its devices from the command line.
+        // Without ACPI tables to read it boots sooner, but the kernel must take its devices from
+        // the command line.
         Machine {
             discovery: Discovery::CommandLine,
             options: &["acpi=off", "isa-serial=on"],
             slots: 8,
-            // Linux's driver warns of missing ACPI even where it is told of the device (`fw_cfg_read_blob`).
+            // Linux's driver warns of missing ACPI even where it is told of the device
+            // (`fw_cfg_read_blob`).
             fw_cfg: false,
             ..MICROVM
         },
@@ -132,7 +139,8 @@ static AARCH64: Arch = Arch {
         "qemu-system-aarch64",
     ],
     machines: &[ARM_VIRT],
-    // Emulated, a newer one signs every return address, which takes four fifths of the time of a boot; done the cheap way, a third.
+    // Emulated, a newer one signs every return address, which takes four fifths of the time of a
+    // boot; done the cheap way, a third.
     cpu: "neoverse-n1",
     console: "ttyAMA0",
     console_device: None,

@@ -1,4 +1,5 @@
-//! What single settings can be: the types of their values that are more than text or a number. Not for reading them (`value`, `item`).
+//! What single settings can be: the types of their values that are more than text or a number. Not
+//! for reading them (`value`, `item`).
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,8 @@ pub enum DiskSpec {
     },
 }
 
-/// How the contents of a disk are in its file. The user says it, by the file's name or behind it: what is in the file is the guest's to write.
+/// How the contents of a disk are in its file. The user says it, by the file's name or behind it:
+/// what is in the file is the guest's to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageFormat {
     /// As they are.
@@ -161,7 +163,8 @@ impl Escape {
         let (ctrl, key) = text.split_at_checked(5)?;
         match key.as_bytes() {
             [key] if ctrl.eq_ignore_ascii_case("ctrl-") => match key.to_ascii_uppercase() {
-                // Not those that every shell needs: Ctrl-M is Enter, Ctrl-I the tabulator, Ctrl-[ begins each arrow key.
+                // Not those that every shell needs: Ctrl-M is Enter, Ctrl-I the tabulator, Ctrl-[
+                // begins each arrow key.
                 b'M' | b'I' | b'J' | b'[' => None,
                 key @ b'A'..=b'_' => Some(Escape(Some(key & 0x1f))),
                 _ => None,

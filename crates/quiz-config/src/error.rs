@@ -1,4 +1,5 @@
-//! What can be wrong with a configuration, with the place in the file where there is one. Not for printing it.
+//! What can be wrong with a configuration, with the place in the file where there is one. Not for
+//! printing it.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -63,8 +63,8 @@ impl<T: Item> Value for Vec<T> {
         read_all(text, T::VARIABLE, place)
     }
 
-    /// Adds to what was there. An empty text drops all of that instead: it is how one run does without what a file
-    /// asks for.
+    /// Adds to what was there. An empty text drops all of that instead: it is how one run does
+    /// without what a file asks for.
     fn from_option(before: Option<Self>, text: &OsStr, place: &Place) -> Result<Self, ValueError> {
         if text.is_empty() {
             return Ok(Vec::new());
@@ -132,7 +132,8 @@ impl Item for ProfileUse {
     }
 }
 
-/// A word for a program that takes options too, and so does not begin with a dash: a package, a mirror.
+/// A word for a program that takes options too, and so does not begin with a dash: a package, a
+/// mirror.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Word(pub String);
 
@@ -274,8 +275,8 @@ impl Item for DiskSpec {
     const WANTED: &'static str = "a list of disks";
     const VARIABLE: Separator = Separator::Comma;
 
-    /// A size, or a file, of which `:raw` or `:qcow2` may say what is in it. What begins with a digit and has no `/` is a size, so that a mistyped
-    /// size never becomes a file's name.
+    /// A size, or a file, of which `:raw` or `:qcow2` may say what is in it. What begins with a
+    /// digit and has no `/` is a size, so that a mistyped size never becomes a file's name.
     fn read(text: &OsStr, place: &Place) -> Result<Self, ValueError> {
         let bytes = text.as_bytes();
         if bytes.contains(&b'/') || !bytes.first().is_some_and(u8::is_ascii_digit) {

@@ -1,5 +1,6 @@
-//! Reads the layers of configuration, lowest first, into [`Settings`]: the defaults, files, variables, options. Not for
-//! finding the files, and not for what the values mean together (see `lower`).
+//! Reads the layers of configuration, lowest first, into [`Settings`]: the defaults, files,
+//! variables, options. Not for finding the files, and not for what the values mean together (see
+//! `lower`).
 
 use std::ffi::OsString;
 use std::ops::Range;
@@ -76,11 +77,13 @@ pub struct Loaded {
     pub settings: Settings,
     /// Options of profiles that files set, the strongest last.
     pub profile_options: Vec<Given>,
-    /// Variables that begin with `QUIZ_` and are no settings, with their values: options of profiles, or mistakes.
+    /// Variables that begin with `QUIZ_` and are no settings, with their values: options of
+    /// profiles, or mistakes.
     pub unknown_variables: Vec<(String, String)>,
 }
 
-/// The value that quiz's own defaults give to `key`, or what happens without one, for help; empty for an empty list.
+/// The value that quiz's own defaults give to `key`, or what happens without one, for help; empty
+/// for an empty list.
 pub fn default_text(key: &Key) -> String {
     let mut loaded = Loaded::default();
     let place = Place { dir: "/".into(), home: None };
@@ -98,7 +101,8 @@ pub fn default_text(key: &Key) -> String {
 /// Reads all layers.
 ///
 /// # Errors
-/// A file that cannot be read, and any value or key that is not right. All mistakes of one file are reported together.
+/// A file that cannot be read, and any value or key that is not right. All mistakes of one file are
+/// reported together.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded::default();
     let place = |dir: &Path| Place { dir: dir.to_owned(), home: sources.home.clone() };
@@ -144,7 +148,9 @@ fn read_variables(loaded: &mut Loaded, variables: &[(OsString, OsString)], place
     Ok(())
 }
 
-/// What to say about a variable that neither a setting nor a profile of `catalog` has. A warning and no error: the environment is shared with programs and versions of quiz that know other variables.
+/// What to say about a variable that neither a setting nor a profile of `catalog` has. A warning
+/// and no error: the environment is shared with programs and versions of quiz that know other
+/// variables.
 pub fn unknown_variable(name: &str, catalog: &Catalog) -> String {
     let usable = catalog.all().filter_map(|(_, profile)| profile.as_ref().ok());
     let options = usable.flat_map(|profile| profile.options.keys().map(|option| profile.variable(option)));

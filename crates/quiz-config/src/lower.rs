@@ -1,4 +1,5 @@
-//! Turns settled values and what was typed into one [`RunSpec`]: a pure function. Not for reading any of it.
+//! Turns settled values and what was typed into one [`RunSpec`]: a pure function. Not for reading
+//! any of it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -112,7 +113,8 @@ fn wrong<T>(slot: &Option<Sourced<T>>, problem: String) -> ConfigError {
 /// The run that `settings` and `invocation` ask for.
 ///
 /// # Errors
-/// Values that are each good and together, or for a VM, are not: too little memory, a machine of another architecture.
+/// Values that are each good and together, or for a VM, are not: too little memory, a machine of
+/// another architecture.
 pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, ConfigError> {
     let arch = value(&settings.arch).map_or_else(quiz_arch::host, |name| {
         quiz_arch::find(name.0).unwrap_or_else(|| unreachable!("`{}` was checked when it was read", name.0))
@@ -222,7 +224,8 @@ fn shares(asked: Vec<ShareSpec>) -> Vec<ShareSpec> {
     shares
 }
 
-/// Each variable once, with the value that was asked for last; a passed-on one only where the caller has it.
+/// Each variable once, with the value that was asked for last; a passed-on one only where the
+/// caller has it.
 fn environment(items: Vec<EnvItem>, caller: &[(OsString, OsString)]) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> = Vec::new();
     for item in items {

@@ -1,5 +1,5 @@
-//! Every key there is, with its type, and the values that the layers gave them. Not for how a layer is read (see
-//! `layer`), nor for what the values mean together (see `lower`).
+//! Every key there is, with its type, and the values that the layers gave them. Not for how a layer
+//! is read (see `layer`), nor for what the values mean together (see `lower`).
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -215,7 +215,8 @@ settings! {
     append: Vec<KernelWords> = "append", "[\"slub_debug=FZ\"]", unset "", hyphens("--append", "PARAMETERS");
     /// Whether an oops ends the run
     panic_on_oops: bool = "panic_on_oops", "true", unset "", None;
-    /// Whether a kernel warning or a report of a kernel checker (KASAN, lockdep, UBSAN, ...) fails the run
+    /// Whether a kernel warning or a report of a kernel checker (KASAN, lockdep, UBSAN, ...) fails
+    /// the run
     strict: bool = "strict", "true", unset "", None;
     /// Whether timers are finer than the kernel's tick, without KVM
     fine_timers: bool = "fine_timers", "true", unset "", None;

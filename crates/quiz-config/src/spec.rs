@@ -1,7 +1,8 @@
-//! `RunSpec`: everything that one run was asked to do, as plain data with every layer of configuration settled.
+//! `RunSpec`: everything that one run was asked to do, as plain data with every layer of
+//! configuration settled.
 //!
-//! Not for how it is done: which kernel a selector means, which accelerator works and what QEMU's command line looks
-//! like are found out later, from this.
+//! Not for how it is done: which kernel a selector means, which accelerator works and what QEMU's
+//! command line looks like are found out later, from this.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,10 +21,12 @@ pub struct RunSpec {
     pub command: Vec<OsString>,
     /// Give the user a shell in the VM after the program has ended, however it ended.
     pub shell_after: bool,
-    /// The directory that quiz was called in; the program's working directory where the guest can see it.
+    /// The directory that quiz was called in; the program's working directory where the guest can
+    /// see it.
     pub cwd: PathBuf,
 
-    /// Which installed kernel: its name, its `uname -r`, or the beginning of its version (`6.12`). None: the best one.
+    /// Which installed kernel: its name, its `uname -r`, or the beginning of its version (`6.12`).
+    /// None: the best one.
     pub kernel: Option<String>,
     /// The guest's architecture, by the name that `quiz_arch` uses.
     pub arch: String,
@@ -58,12 +61,14 @@ pub struct RunSpec {
     pub panic_on_oops: bool,
     /// A report of the guest's kernel about itself is a failure.
     pub strict: bool,
-    /// An emulated guest calibrates a timer that is finer than its tick, which costs each boot a quarter of a second.
+    /// An emulated guest calibrates a timer that is finer than its tick, which costs each boot a
+    /// quarter of a second.
     pub fine_timers: bool,
 
     /// Profiles, in the order in which they were named, each once; without those that they need.
     pub profiles: Vec<String>,
-    /// Options of profiles that some layer sets, the strongest last; also of profiles that this run does not include.
+    /// Options of profiles that some layer sets, the strongest last; also of profiles that this run
+    /// does not include.
     pub profile_options: Vec<Given>,
     /// The VM waits for gdb.
     pub gdb: bool,

@@ -1,5 +1,5 @@
-//! How one value is read, from TOML and from plain text, and shown again. Not for which keys there are (see
-//! `settings`), nor for the items of lists (see `item`).
+//! How one value is read, from TOML and from plain text, and shown again. Not for which keys there
+//! are (see `settings`), nor for the items of lists (see `item`).
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,16 @@ use crate::time::{Limit, TimeError};
 /// Where a value was written, as far as its meaning depends on that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// Relative paths begin here: the directory of the file, or the one that quiz was called in. Absolute.
+    /// Relative paths begin here: the directory of the file, or the one that quiz was called in.
+    /// Absolute.
     pub dir: PathBuf,
     /// What `~` is.
     pub home: Option<PathBuf>,
 }
 
 impl Place {
-    /// `path` as an absolute one: `~` is the home directory, and anything relative begins at the place.
+    /// `path` as an absolute one: `~` is the home directory, and anything relative begins at the
+    /// place.
     pub(crate) fn anchor(&self, path: &Path) -> Result<PathBuf, ValueError> {
         if path.as_os_str().is_empty() {
             return Err(ValueError::Empty);
@@ -35,8 +37,8 @@ impl Place {
     }
 }
 
-/// `path` without `.` components and final slashes. `..` stays: behind a symbolic link only the file system knows
-/// what it means.
+/// `path` without `.` components and final slashes. `..` stays: behind a symbolic link only the
+/// file system knows what it means.
 pub(crate) fn tidy(path: &Path) -> PathBuf {
     path.components().filter(|c| *c != std::path::Component::CurDir).collect()
 }
@@ -134,7 +136,8 @@ pub trait Value: Sized {
     /// Reads the text of a variable.
     fn from_text(text: &OsStr, place: &Place) -> Result<Self, ValueError>;
 
-    /// Reads what an option says, on top of what was there before. Lists grow by that; all else is replaced.
+    /// Reads what an option says, on top of what was there before. Lists grow by that; all else is
+    /// replaced.
     fn from_option(_before: Option<Self>, text: &OsStr, place: &Place) -> Result<Self, ValueError> {
         Self::from_text(text, place)
     }

@@ -52,13 +52,15 @@ pub struct Found {
     pub foreign: Option<ForeignMark>,
 }
 
-/// The nearest directory from `start` upwards that holds `quiz.toml`, `.quiz/` or `.git`, each as the caller's or root's own.
+/// The nearest directory from `start` upwards that holds `quiz.toml`, `.quiz/` or `.git`, each as
+/// the caller's or root's own.
 ///
-/// `.git` alone does not make the home directory a worktree: many people keep their dot files that way, and a run there
-/// would show all of the home directory to the guest. `/` is never one.
+/// `.git` alone does not make the home directory a worktree: many people keep their dot files that
+/// way, and a run there would show all of the home directory to the guest. `/` is never one.
 ///
-/// What belongs to somebody else is passed over: in a shared directory like `/tmp` anyone could leave it, and what is in it decides where
-/// quiz writes and which programs it runs. So are marks in a directory of somebody else's, who may at any time put others in their place.
+/// What belongs to somebody else is passed over: in a shared directory like `/tmp` anyone could
+/// leave it, and what is in it decides where quiz writes and which programs it runs. So are marks
+/// in a directory of somebody else's, who may at any time put others in their place.
 pub fn find(start: &Path, caller: &Caller) -> Found {
     let mut found = Found::default();
     for dir in start.ancestors().filter(|dir| dir.parent().is_some()) {
@@ -89,7 +91,8 @@ fn mark(dir: &Path, is_home: bool) -> Option<PathBuf> {
     }
 }
 
-/// Whose `dir` or `mark` is, if neither the caller's nor root's; of a link both it and what it leads to.
+/// Whose `dir` or `mark` is, if neither the caller's nor root's; of a link both it and what it
+/// leads to.
 fn foreign_owner(dir: &Path, mark: &Path, caller: &Caller) -> Option<u32> {
     let metas = [fs_err::metadata(dir), fs_err::symlink_metadata(mark), fs_err::metadata(mark)];
     let mut owners = metas.into_iter().flatten().map(|meta| meta.uid());

@@ -1,8 +1,9 @@
-//! Fetching single packages of a Debian-like release through the host's apt, with its signature checks, for any
-//! architecture, without privileges and without touching the host's own package state. Not for making a file system of packages (`root`).
+//! Fetching single packages of a Debian-like release through the host's apt, with its signature
+//! checks, for any architecture, without privileges and without touching the host's own package
+//! state. Not for making a file system of packages (`root`).
 //!
-//! apt gets a configuration, package lists and a (blank) dpkg status of its own; of the host's configuration only the proxy and
-//! connection settings are kept.
+//! apt gets a configuration, package lists and a (blank) dpkg status of its own; of the host's
+//! configuration only the proxy and connection settings are kept.
 
 use fs_err as fs;
 use quiz_arch::Arch;
@@ -62,10 +63,11 @@ pub enum AptError {
 pub struct Source {
     /// The suite: `bookworm`, `trixie`, `bookworm-backports`, `sid`, `noble`, ….
     pub release: String,
-    /// Mirrors: URLs, or whole `deb …` lines for what needs other suites or components. Empty means Debian's own.
+    /// Mirrors: URLs, or whole `deb …` lines for what needs other suites or components. Empty means
+    /// Debian's own.
     pub mirrors: Vec<String>,
-    /// The keys that may sign the release; None means those that the host has for the mirror's archive (`…/debian`, `…/ubuntu`), else
-    /// those that the host's apt trusts for everything.
+    /// The keys that may sign the release; None means those that the host has for the mirror's
+    /// archive (`…/debian`, `…/ubuntu`), else those that the host's apt trusts for everything.
     pub keyring: Option<PathBuf>,
 }
 
@@ -86,7 +88,8 @@ impl Source {
         line.split_whitespace().find(|w| w.contains(":/")).unwrap_or(line).to_owned()
     }
 
-    /// The lines of apt's `sources.list`; without `updates` only what the release was when it was made.
+    /// The lines of apt's `sources.list`; without `updates` only what the release was when it was
+    /// made.
     pub fn lines(&self, updates: bool) -> Result<Vec<String>, AptError> {
         let plain = |text: &str| !text.is_empty() && !text.contains(['\n', '\r']);
         let word = |text: &str| plain(text) && !text.contains([' ', '\t', '[', ']']);
@@ -130,8 +133,8 @@ impl Source {
         Ok(lines)
     }
 
-    /// Whether `error` is about the updates of the release alone, so that one can do without them: some mirrors have them only for some
-    /// architectures, or out of step with their index.
+    /// Whether `error` is about the updates of the release alone, so that one can do without them:
+    /// some mirrors have them only for some architectures, or out of step with their index.
     pub fn can_do_without_updates(&self, error: &CommandError) -> bool {
         let CommandError::Failed { lines, .. } = error else { return false };
         let errors: Vec<_> = lines.iter().filter(|l| l.starts_with("E: ") && l.contains(":/")).collect();
@@ -194,13 +197,15 @@ pub struct Package {
     pub version: String,
     /// Debian's name of its architecture, or `all`.
     pub arch: String,
-    /// The names of the packages that it depends on, the first of each alternative, without versions.
+    /// The names of the packages that it depends on, the first of each alternative, without
+    /// versions.
     pub depends: Vec<String>,
     /// Bytes of its file.
     pub size: u64,
 }
 
-/// A private apt for one release and architecture, ready to be asked. What it fetched is deleted when this value is dropped.
+/// A private apt for one release and architecture, ready to be asked. What it fetched is deleted
+/// when this value is dropped.
 #[derive(Debug)]
 pub struct Apt {
     dir: tempfile::TempDir,
@@ -210,14 +215,14 @@ pub struct Apt {
 }
 
 impl Apt {
-    /// Fetches and verifies the package lists of `source` for the Debian architectures `archs`; the first is the one that packages
-    /// are looked up for. Takes about a second with a near mirror.
+    /// Fetches and verifies the package lists of `source` for the Debian architectures `archs`; the
+    /// first is the one that packages are looked up for. Takes about a second with a near mirror.
     pub fn update(cache: &Cache, source: &Source, archs: &[&str], report: &dyn Report) -> Result<Apt, AptError> {
         Apt::prepare(cache, source, archs, preferred(source), report)
     }
 
-    /// The same for whole file systems, in which a package has the version that apt would choose on an installed system: of
-    /// backports only where the release itself has none.
+    /// The same for whole file systems, in which a package has the version that apt would choose on
+    /// an installed system: of backports only where the release itself has none.
     pub fn for_root(cache: &Cache, source: &Source, arch: &Arch, report: &dyn Report) -> Result<Apt, AptError> {
         Apt::prepare(cache, source, &[arch.debian], None, report)
     }
@@ -315,7 +320,8 @@ impl Apt {
         })
     }
 
-    /// `packages` and all that they lead to through names that `follow` takes. A name that no package has, but several provide, leads nowhere.
+    /// `packages` and all that they lead to through names that `follow` takes. A name that no
+    /// package has, but several provide, leads nowhere.
     pub fn with_dependencies(
         &self,
         packages: &[&str],
@@ -354,7 +360,8 @@ impl Apt {
         Ok(names)
     }
 
-    /// Downloads packages; apt checks each against the signed lists. The files, in the order asked for, live as long as `self`.
+    /// Downloads packages; apt checks each against the signed lists. The files, in the order asked
+    /// for, live as long as `self`.
     pub fn download(&self, packages: &[Package], report: &dyn Report) -> Result<Vec<PathBuf>, AptError> {
         let total = packages.iter().map(|p| p.size).sum();
         let first = packages.first().map_or("", |p| &p.name);
@@ -442,8 +449,9 @@ fn config(dir: &Path, preferred: Option<&str>, archs: &[&str]) -> String {
     )
 }
 
-/// What the host's apt configuration says about proxies, connections and the freshness of mirrors, as lines for another configuration. The rest of it (hooks,
-/// extra indexes) must not have a part in this.
+/// What the host's apt configuration says about proxies, connections and the freshness of mirrors,
+/// as lines for another configuration. The rest of it (hooks, extra indexes) must not have a part
+/// in this.
 pub fn host_connection_settings() -> String {
     let kept = [
         "Acquire::http::",

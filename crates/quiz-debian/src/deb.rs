@@ -23,8 +23,8 @@ pub enum DebError {
     },
 }
 
-/// Unpacks a `.deb`, each of its files to where `place` says (below `dir`), given the path in the package without a leading `./` and
-/// the target of a symbolic link.
+/// Unpacks a `.deb`, each of its files to where `place` says (below `dir`), given the path in the
+/// package without a leading `./` and the target of a symbolic link.
 pub fn unpack(
     deb: &Path,
     dir: &Path,

@@ -1,5 +1,6 @@
-//! Packages of Debian and its relatives: apt with its own state, so that the host's is never touched; unpacking; and sysroots for cross
-//! compilers. Not for what is made of the packages: kernels are `quiz-kernel`'s, roots are `quiz-image`'s.
+//! Packages of Debian and its relatives: apt with its own state, so that the host's is never
+//! touched; unpacking; and sysroots for cross compilers. Not for what is made of the packages:
+//! kernels are `quiz-kernel`'s, roots are `quiz-image`'s.
 
 pub mod apt;
 pub mod deb;

@@ -1,5 +1,6 @@
-//! Sysroots: headers and libraries of a distribution release for one architecture, which a cross compiler compiles and links with. Not
-//! for roots, which guests run on: nothing in a sysroot is configured or run.
+//! Sysroots: headers and libraries of a distribution release for one architecture, which a cross
+//! compiler compiles and links with. Not for roots, which guests run on: nothing in a sysroot is
+//! configured or run.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -57,7 +58,8 @@ pub fn shelf(cache: &Cache) -> Shelf {
     cache.shelf("sysroots")
 }
 
-/// The sysroot with `packages` and all that they depend on, from the cache if it was made before. Some ten seconds.
+/// The sysroot with `packages` and all that they depend on, from the cache if it was made before.
+/// Some ten seconds.
 pub fn make(
     cache: &Cache,
     source: &Source,

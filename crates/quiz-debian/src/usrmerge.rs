@@ -1,4 +1,5 @@
-//! The merged `/usr` of Debian's releases since 12: `/bin`, `/lib` and their like are links to their namesakes in `/usr`.
+//! The merged `/usr` of Debian's releases since 12: `/bin`, `/lib` and their like are links to
+//! their namesakes in `/usr`.
 
 use std::path::{Component, Path, PathBuf};
 

@@ -68,7 +68,8 @@ fn names(dir: &Path) -> Vec<String> {
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Whether a link at `link` to `target` leads to something beside or below it, where every name is a directory's.
+/// Whether a link at `link` to `target` leads to something beside or below it, where every name is
+/// a directory's.
 fn stays(link: &Path, target: &Path) -> bool {
     let mut depth = link.components().count() as i64 - 1;
     for part in target.components() {

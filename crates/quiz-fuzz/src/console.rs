@@ -10,7 +10,8 @@ use quiz_vm::visible::{visible, visible_console};
 /// More than a console keeps of anything: its reports, and the lines around them.
 const KEPT: usize = 600 << 10;
 
-/// The first byte says how many bytes come at a time; what follows a NUL is what the kernel has in its log.
+/// The first byte says how many bytes come at a time; what follows a NUL is what the kernel has in
+/// its log.
 pub fn run(input: &[u8]) {
     let [piece, rest @ ..] = input else { return };
     let piece = usize::from(*piece) * 16 + 1;

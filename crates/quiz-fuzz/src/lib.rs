@@ -1,7 +1,8 @@
-//! What reads untrusted input in quiz, as targets: functions that take any bytes and panic if a promise breaks.
+//! What reads untrusted input in quiz, as targets: functions that take any bytes and panic if a
+//! promise breaks.
 //!
-//! `cargo xtask fuzz` calls them from libFuzzer (`fuzz/`); the tests call them with every file of `fuzz/corpus`. Not for what a target
-//! calls: that is where it is used.
+//! `cargo xtask fuzz` calls them from libFuzzer (`fuzz/`); the tests call them with every file of
+//! `fuzz/corpus`. Not for what a target calls: that is where it is used.
 
 mod archive;
 mod console;

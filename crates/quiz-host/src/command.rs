@@ -1,5 +1,5 @@
-//! Running a program of the host to its end: its words go to a log file, its failure becomes an error that shows the
-//! lines that matter. Not for programs that are spoken to while they run.
+//! Running a program of the host to its end: its words go to a log file, its failure becomes an
+//! error that shows the lines that matter. Not for programs that are spoken to while they run.
 
 use fs_err as fs;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -75,8 +75,8 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs it with its standard output and error in the log. `watch` is called about ten times a second with the line that the
-    /// program said last.
+    /// Runs it with its standard output and error in the log. `watch` is called about ten times a
+    /// second with the line that the program said last.
     pub fn run(self, watch: impl FnMut(&str)) -> Result<(), CommandError> {
         self.wait(Stdio::null(), None, watch)
     }
@@ -86,8 +86,8 @@ impl Run<'_> {
         self.wait(input.into(), None, watch)
     }
 
-    /// Like [`Run::run`], for a program whose children would go on when it alone is told to stop: all of them end with this process,
-    /// whatever ended it. It has no terminal.
+    /// Like [`Run::run`], for a program whose children would go on when it alone is told to stop:
+    /// all of them end with this process, whatever ended it. It has no terminal.
     pub fn run_group(mut self, watch: impl FnMut(&str)) -> Result<(), CommandError> {
         let guard = Guard::over(&mut self.command).map_err(|e| self.io(e))?;
         self.wait(Stdio::null(), Some(guard), watch)
@@ -105,8 +105,8 @@ impl Run<'_> {
         }
     }
 
-    /// Runs it with its standard output read by `read`, the rest in the log. If both fail, the program's own error is told unless `read` stopped
-    /// early and the program was cut off by that.
+    /// Runs it with its standard output read by `read`, the rest in the log. If both fail, the
+    /// program's own error is told unless `read` stopped early and the program was cut off by that.
     pub fn stream<T, E: From<CommandError>>(
         mut self,
         read: impl FnOnce(&mut ChildStdout) -> Result<T, E>,
@@ -117,7 +117,8 @@ impl Run<'_> {
         };
         let result = read(&mut stdout);
         if result.is_ok() {
-            // Padding after the end of an archive; unread, it would be a broken pipe for the program.
+            // Padding after the end of an archive; unread, it would be a broken pipe for the
+            // program.
             io::copy(&mut stdout, &mut io::sink()).map_err(|e| self.io(e))?;
         }
         drop(stdout);
@@ -141,7 +142,8 @@ impl Run<'_> {
         let log = log.into_parts().0;
         let out = if stdout { Stdio::piped() } else { log.try_clone().map_err(|e| self.io(e))?.into() };
         self.command.stdin(input).stdout(out).stderr(log).env("LC_ALL", "C.UTF-8");
-        // If quiz is killed, its helpers end too. The kernel watches the thread that spawns, and that one waits right here.
+        // If quiz is killed, its helpers end too. The kernel watches the thread that spawns, and
+        // that one waits right here.
         crate::process::die_with_parent(&mut self.command, crate::process::Signal::TERM);
         match self.command.spawn() {
             Ok(child) => Ok((Running { child, guard }, from)),
@@ -157,7 +159,8 @@ impl Run<'_> {
         }
     }
 
-    /// What the system calls "not found" when a program is started may be something else that the program needs.
+    /// What the system calls "not found" when a program is started may be something else that the
+    /// program needs.
     fn not_found(&self) -> CommandError {
         let program = self.command.get_program();
         let dir = self.command.get_current_dir();
@@ -261,7 +264,8 @@ impl Drop for Running {
     }
 }
 
-/// Up to `count` of the last lines that pass `wanted`, in the log's order; only its last 64 KiB are looked at.
+/// Up to `count` of the last lines that pass `wanted`, in the log's order; only its last 64 KiB are
+/// looked at.
 fn last_lines(log: &Path, from: u64, count: usize, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = fs::File::open(log)?;

@@ -1,6 +1,6 @@
-//! The environment that every program of a build runs in: what it takes to run on this host, and nothing that changes what is made.
-//! Options of a compiler, of make, of `configure` come from quiz's own arguments, so that a build is the same from any shell. Not for
-//! programs of the guest.
+//! The environment that every program of a build runs in: what it takes to run on this host, and
+//! nothing that changes what is made. Options of a compiler, of make, of `configure` come from
+//! quiz's own arguments, so that a build is the same from any shell. Not for programs of the guest.
 
 use std::ffi::{OsStr, OsString};
 use std::process::Command;
@@ -28,7 +28,8 @@ const KEPT: &[&str] = &[
     "NO_PROXY",
 ];
 
-/// The beginnings of the names of variables that programs of a build get too: those of programs that keep or share the work of compilers.
+/// The beginnings of the names of variables that programs of a build get too: those of programs
+/// that keep or share the work of compilers.
 const KEPT_FAMILIES: &[&str] = &["CCACHE_", "SCCACHE_", "DISTCC_", "ICECC_"];
 
 /// Where programs are if the caller does not say it.

@@ -1,12 +1,13 @@
-//! What went wrong first in a failed build, out of its log: the compiler's, the linker's or any other tool's own words with file and
-//! line, and not the many that follow from them.
+//! What went wrong first in a failed build, out of its log: the compiler's, the linker's or any
+//! other tool's own words with file and line, and not the many that follow from them.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use fs_err as fs;
 
-/// The first error in the file `log` from the byte `from` on, as [`first_error`] finds it. Empty too if the file cannot be read.
+/// The first error in the file `log` from the byte `from` on, as [`first_error`] finds it. Empty
+/// too if the file cannot be read.
 pub fn in_log(log: &Path, from: u64) -> Vec<String> {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = fs::File::open(log)?;
@@ -18,12 +19,12 @@ pub fn in_log(log: &Path, from: u64) -> Vec<String> {
     first_error(&String::from_utf8_lossy(&read().unwrap_or_default()))
 }
 
-/// The lines that tell what went wrong first in a build that printed `said`, with those that lead to it and explain it. Empty if
-/// nothing in it looks like an error.
+/// The lines that tell what went wrong first in a build that printed `said`, with those that lead
+/// to it and explain it. Empty if nothing in it looks like an error.
 ///
-/// Tools whose words have a form of their own (compilers, linkers, modpost, objtool, autotools, interpreters) come first; then what a
-/// shell or a small tool said just before make gave up; then whatever was said before that; make's own words last, since they name
-/// the target alone.
+/// Tools whose words have a form of their own (compilers, linkers, modpost, objtool, autotools,
+/// interpreters) come first; then what a shell or a small tool said just before make gave up; then
+/// whatever was said before that; make's own words last, since they name the target alone.
 pub fn first_error(said: &str) -> Vec<String> {
     let plain: Vec<String> = said.split(['\n', '\r']).map(|line| without_colors(line).trim_end().to_owned()).collect();
     let lines: Vec<&str> = plain.iter().map(String::as_str).collect();
@@ -47,7 +48,8 @@ pub fn first_error(said: &str) -> Vec<String> {
     told.into_iter().map(str::to_owned).collect()
 }
 
-/// Like [`first_error`], of a build of many parts that goes on after errors: what went wrong with the part whose paths contain `part`.
+/// Like [`first_error`], of a build of many parts that goes on after errors: what went wrong with
+/// the part whose paths contain `part`.
 pub fn first_error_of(part: &str, said: &str) -> Vec<String> {
     let plain: Vec<String> = said.split(['\n', '\r']).map(|line| without_colors(line).trim_end().to_owned()).collect();
     let lines: Vec<&str> = plain.iter().map(String::as_str).collect();
@@ -121,7 +123,8 @@ fn is_consequence(line: &str) -> bool {
         || line.contains("warnings being treated as errors")
 }
 
-/// Compilers, assemblers, autotools, libtool, kconfig, and all who speak like them: `FILE:LINE: error: ...`, `TOOL: error: ...`.
+/// Compilers, assemblers, autotools, libtool, kconfig, and all who speak like them: `FILE:LINE:
+/// error: ...`, `TOOL: error: ...`.
 fn is_compiler(line: &str) -> bool {
     let marks = [
         ": error: ",
@@ -133,7 +136,8 @@ fn is_compiler(line: &str) -> bool {
         ":error: ",
     ];
     let by_mark = marks.iter().filter_map(|mark| line.find(mark)).min().is_some_and(|at| {
-        // A place or a tool is one word; `x.y:3.1-4` of bison, `Makefile.am:5`, `clang-16`. Before a sentence it is something else.
+        // A place or a tool is one word; `x.y:3.1-4` of bison, `Makefile.am:5`, `clang-16`. Before
+        // a sentence it is something else.
         !line[..at].contains(char::is_whitespace)
     });
     let by_start =
@@ -180,7 +184,8 @@ fn is_script(line: &str) -> bool {
     awk || perl || low.contains(": syntax error") && line.contains(':')
 }
 
-/// What a shell or a small tool says of a program or file that it cannot use. Often harmless: it counts only where make gave up next.
+/// What a shell or a small tool says of a program or file that it cannot use. Often harmless: it
+/// counts only where make gave up next.
 fn is_complaint(line: &str) -> bool {
     let ends = [
         ": not found",

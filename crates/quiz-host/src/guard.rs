@@ -1,11 +1,13 @@
-//! A process that ends a group of processes when this one is gone, whatever ended it. Not for starting the group (see `command`).
+//! A process that ends a group of processes when this one is gone, whatever ended it. Not for
+//! starting the group (see `command`).
 
 use std::io::{self, PipeWriter, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-/// What the guard is told first is the group. If its input ends without another line, whoever had to tell it is gone.
+/// What the guard is told first is the group. If its input ends without another line, whoever had
+/// to tell it is gone.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT TERM
 read -r group || exit 0
@@ -16,7 +18,8 @@ sleep 2
 kill -KILL "-$group"
 "#;
 
-/// A guard over the processes of one command. Dropped before [`Guard::dismiss`], it ends them: kindly, and after 2 s by force.
+/// A guard over the processes of one command. Dropped before [`Guard::dismiss`], it ends them:
+/// kindly, and after 2 s by force.
 pub(crate) struct Guard {
     process: Child,
     /// Its other end is the guard's input. None once the guard need not be told anything any more.
@@ -24,7 +27,8 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Makes `command` the leader of a process group (and session) of its own, and sets a guard over it. The command is otherwise as it was.
+    /// Makes `command` the leader of a process group (and session) of its own, and sets a guard
+    /// over it. The command is otherwise as it was.
     ///
     /// # Errors
     /// The guard cannot be started.
@@ -32,12 +36,14 @@ impl Guard {
         let (input, words) = io::pipe()?;
         let mut guard = Command::new("sh");
         guard.args(["-c", SCRIPT]).stdin(input).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
-        // What ends all of quiz's processes, typed at the terminal or sent by `timeout`, must not end the guard first.
+        // What ends all of quiz's processes, typed at the terminal or sent by `timeout`, must not
+        // end the guard first.
         guard.process_group(0);
         let process = guard.spawn()?;
         let told = words.as_raw_fd();
-        // SAFETY: between fork and exec only the async-signal-safe setsid, getpid and write are called, on a descriptor that is open
-        // in the child until exec closes it: `Guard` has it open here for as long as the command can be spawned.
+        // SAFETY: between fork and exec only the async-signal-safe setsid, getpid and write are
+        // called, on a descriptor that is open in the child until exec closes it: `Guard` has it
+        // open here for as long as the command can be spawned.
         unsafe {
             command.pre_exec(move || {
                 let group = rustix::process::setsid().map_err(io::Error::from)?.as_raw_nonzero().get();
@@ -65,7 +71,8 @@ impl Guard {
     }
 }
 
-/// A number and the end of the line, and how long that is. Memory must not be allocated between fork and exec.
+/// A number and the end of the line, and how long that is. Memory must not be allocated between
+/// fork and exec.
 fn line(mut number: i32) -> ([u8; 12], usize) {
     let mut backwards = [0; 11];
     let mut digits = 0;

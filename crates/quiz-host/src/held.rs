@@ -1,4 +1,5 @@
-//! Directories that stay open: files are created in the directory itself, even if another process moves it or replaces its path by a link.
+//! Directories that stay open: files are created in the directory itself, even if another process
+//! moves it or replaces its path by a link.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use rustix::fs::{Mode, OFlags};
 
-/// A directory, and the path by which it was found. Names of what is in it are single components, never paths.
+/// A directory, and the path by which it was found. Names of what is in it are single components,
+/// never paths.
 #[derive(Debug)]
 pub struct HeldDir {
     path: PathBuf,
@@ -59,8 +61,8 @@ impl HeldDir {
         self.below(name)
     }
 
-    /// Makes the file `name`, in the place of what is there, which is not written to. An empty file is all that others can find before it is
-    /// written.
+    /// Makes the file `name`, in the place of what is there, which is not written to. An empty file
+    /// is all that others can find before it is written.
     ///
     /// # Errors
     /// If a directory is in the way, or it cannot be made.
@@ -150,7 +152,8 @@ impl HeldDir {
         self.dir.remove_file(name).is_ok()
     }
 
-    /// Moves the directory `name` into `to`, where nothing of that name may be but an empty directory.
+    /// Moves the directory `name` into `to`, where nothing of that name may be but an empty
+    /// directory.
     ///
     /// # Errors
     /// If it cannot be moved.
@@ -207,7 +210,8 @@ impl AsFd for HeldDir {
     }
 }
 
-/// The path by which another process of the same user opens a file that this process has open, whatever has become of the file's own name.
+/// The path by which another process of the same user opens a file that this process has open,
+/// whatever has become of the file's own name.
 pub fn path_of(file: &File) -> PathBuf {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }

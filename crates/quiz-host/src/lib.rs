@@ -1,7 +1,9 @@
-//! The host that quiz runs on: the cache and its locks, child processes that do not outlive quiz, programs of the host and the packages
-//! that have them, directories held open. Knows nothing of kernels, images or VMs, so that the crates that do can share it.
+//! The host that quiz runs on: the cache and its locks, child processes that do not outlive quiz,
+//! programs of the host and the packages that have them, directories held open. Knows nothing of
+//! kernels, images or VMs, so that the crates that do can share it.
 //!
-//! Nothing here reads the environment, `$HOME` or a terminal: long work reports its progress through a [`Report`].
+//! Nothing here reads the environment, `$HOME` or a terminal: long work reports its progress
+//! through a [`Report`].
 
 pub mod command;
 pub mod digest;

@@ -1,5 +1,6 @@
-//! Locks between quiz processes (and threads), as `flock` on small files that say who holds them and why. Not for
-//! protecting memory, and not a registry: the kernel drops a lock with its holder, whatever ended it.
+//! Locks between quiz processes (and threads), as `flock` on small files that say who holds them
+//! and why. Not for protecting memory, and not a registry: the kernel drops a lock with its holder,
+//! whatever ended it.
 
 use crate::report::Report;
 use fs_err as fs;
@@ -9,8 +10,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// A file with a `flock` on it, which is given up when the value is dropped. Closing the file is not enough for that: a child that
-/// another thread has just forked has the file, too, until it executes its program.
+/// A file with a `flock` on it, which is given up when the value is dropped. Closing the file is
+/// not enough for that: a child that another thread has just forked has the file, too, until it
+/// executes its program.
 #[derive(Debug)]
 pub struct Locked(fs::File);
 
@@ -59,8 +61,8 @@ impl Lock {
         }
     }
 
-    /// Takes the lock. If somebody else has it, says so once through `report` and waits for as long as it takes.
-    /// The boolean tells whether there was a wait.
+    /// Takes the lock. If somebody else has it, says so once through `report` and waits for as long
+    /// as it takes. The boolean tells whether there was a wait.
     pub fn wait(path: &Path, what: &str, report: &dyn Report) -> io::Result<(Lock, bool)> {
         let file = open(path)?;
         match file.file().try_lock() {
@@ -100,8 +102,8 @@ fn named(path: &Path, e: io::Error) -> io::Error {
     io::Error::new(e.kind(), format!("failed to lock `{}`: {e}", path.display()))
 }
 
-/// Reads who holds the lock at `path`. The holder writes its name just after it gets the lock, so a text that is
-/// empty or names a dead process is given a moment to be replaced.
+/// Reads who holds the lock at `path`. The holder writes its name just after it gets the lock, so a
+/// text that is empty or names a dead process is given a moment to be replaced.
 pub fn holder(path: &Path) -> Option<Holder> {
     for _ in 0..20 {
         let mut text = String::new();
@@ -117,8 +119,8 @@ pub fn holder(path: &Path) -> Option<Holder> {
     None
 }
 
-/// The processes that hold a `flock` on the file at `path`, found in `/proc/locks`. Empty when that cannot be told (some file
-/// systems report other device numbers there).
+/// The processes that hold a `flock` on the file at `path`, found in `/proc/locks`. Empty when that
+/// cannot be told (some file systems report other device numbers there).
 pub fn flock_pids(path: &Path) -> Vec<u32> {
     let Ok(meta) = fs::metadata(path) else { return Vec::new() };
     let device = meta.dev();

@@ -1,4 +1,5 @@
-//! Processes: children that do not outlive the process that started them, and what a process has used. Not for what they do.
+//! Processes: children that do not outlive the process that started them, and what a process has
+//! used. Not for what they do.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,14 +11,16 @@ use fs_err as fs;
 
 pub use rustix::process::Signal;
 
-/// Has the child that `command` starts killed with `signal` as soon as the thread that starts it ends, whatever ends it; a process that is
-/// killed ends with all its threads. If the parent process has ended before the child's program starts, the program never starts.
+/// Has the child that `command` starts killed with `signal` as soon as the thread that starts it
+/// ends, whatever ends it; a process that is killed ends with all its threads. If the parent
+/// process has ended before the child's program starts, the program never starts.
 ///
-/// The kernel watches the thread that calls `spawn`, not the process: call it from a thread that lives as long as the child is wanted. Only the
-/// child itself is killed, not what it has started.
+/// The kernel watches the thread that calls `spawn`, not the process: call it from a thread that
+/// lives as long as the child is wanted. Only the child itself is killed, not what it has started.
 pub fn die_with_parent(command: &mut Command, signal: Signal) {
     let parent = rustix::process::getpid();
-    // SAFETY: prctl and getppid are async-signal-safe and touch no memory of the parent; so are both ways to return.
+    // SAFETY: prctl and getppid are async-signal-safe and touch no memory of the parent; so are
+    // both ways to return.
     unsafe {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(signal))?;
@@ -30,8 +33,8 @@ pub fn die_with_parent(command: &mut Command, signal: Signal) {
     }
 }
 
-/// The processor time that the process behind `pidfd` has used with all its threads, in steps of a hundredth of a second. None of one that is
-/// gone.
+/// The processor time that the process behind `pidfd` has used with all its threads, in steps of a
+/// hundredth of a second. None of one that is gone.
 pub fn processor_time(pidfd: BorrowedFd) -> Option<Duration> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
     let pid: u32 = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
@@ -39,7 +42,8 @@ pub fn processor_time(pidfd: BorrowedFd) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
 }
 
-/// User and system time in a `/proc/<pid>/stat`, whose second field may contain blanks and parentheses (proc(5)).
+/// User and system time in a `/proc/<pid>/stat`, whose second field may contain blanks and
+/// parentheses (proc(5)).
 fn used_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);

@@ -1,5 +1,5 @@
-//! How long work speaks: lines that the user should read, and progress. Not for rendering, which is the program's
-//! business.
+//! How long work speaks: lines that the user should read, and progress. Not for rendering, which is
+//! the program's business.
 
 /// Receives what long work has to say. Implementations may be called from several threads.
 pub trait Report: Sync {
@@ -11,8 +11,8 @@ pub trait Report: Sync {
         self.say(&format!("warning: {line}"));
     }
 
-    /// A piece of work begins: `what` in a few words ("downloading linux-6.12.30.tar.xz"), `total` if known, counted
-    /// in `unit`.
+    /// A piece of work begins: `what` in a few words ("downloading linux-6.12.30.tar.xz"), `total`
+    /// if known, counted in `unit`.
     fn start(&self, what: &str, total: Option<u64>, unit: Unit) -> Box<dyn Progress>;
 }
 

@@ -1,12 +1,14 @@
-//! The cache on disk: shelves of entries, each of which is whole or absent. Not for what is in an entry; that is for
-//! the module that makes it.
+//! The cache on disk: shelves of entries, each of which is whole or absent. Not for what is in an
+//! entry; that is for the module that makes it.
 //!
-//! A shelf is a directory. An entry `NAME` in it is a symbolic link to a directory below `.data/NAME/`; making the link is the
-//! one step by which an entry appears or is replaced. So a builder that dies leaves nothing visible, and whoever
-//! uses the old entry keeps it, under an unchanged path, while a new one takes the name.
+//! A shelf is a directory. An entry `NAME` in it is a symbolic link to a directory below
+//! `.data/NAME/`; making the link is the one step by which an entry appears or is replaced. So a
+//! builder that dies leaves nothing visible, and whoever uses the old entry keeps it, under an
+//! unchanged path, while a new one takes the name.
 //!
-//! Two kinds of locks: `.locks/NAME` is held by whoever builds or removes `NAME`; `.data/NAME/…/.in-use` is held, shared, by
-//! every [`Entry`]. A directory below `.data/` that no link points to is deleted by the next builder once neither lock is held.
+//! Two kinds of locks: `.locks/NAME` is held by whoever builds or removes `NAME`;
+//! `.data/NAME/…/.in-use` is held, shared, by every [`Entry`]. A directory below `.data/` that no
+//! link points to is deleted by the next builder once neither lock is held.
 
 use crate::lock::{self, Lock, Locked};
 use crate::report::Report;
@@ -68,7 +70,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// For use with `map_err`: an error of the file system while doing `doing` (to follow "cannot").
+    /// For use with `map_err`: an error of the file system while doing `doing` (to follow
+    /// "cannot").
     pub fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> StoreError {
         let doing = doing.into();
         move |cause| StoreError::Io { doing, cause }
@@ -95,7 +98,8 @@ fn users(pids: &[u32]) -> String {
     }
 }
 
-/// The whole cache: a directory with one sub-directory per shelf. Making this value touches nothing.
+/// The whole cache: a directory with one sub-directory per shelf. Making this value touches
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     dir: PathBuf,
@@ -122,8 +126,8 @@ impl Cache {
         Shelf { dir: self.dir.join(name), volatile: false }
     }
 
-    /// The same for entries that are of no use after the host's next boot, and say so themselves: they are not brought to the
-    /// disk, which takes longer than making them.
+    /// The same for entries that are of no use after the host's next boot, and say so themselves:
+    /// they are not brought to the disk, which takes longer than making them.
     pub fn volatile_shelf(&self, name: &'static str) -> Shelf {
         Shelf { volatile: true, ..self.shelf(name) }
     }
@@ -164,7 +168,8 @@ impl Shelf {
         Ok(names)
     }
 
-    /// The entry called `name`, in use (so that nobody removes it) until the returned value is dropped.
+    /// The entry called `name`, in use (so that nobody removes it) until the returned value is
+    /// dropped.
     pub fn open(&self, name: &str) -> Result<Option<Entry>, StoreError> {
         check(name)?;
         loop {
@@ -201,13 +206,14 @@ impl Shelf {
         }
     }
 
-    /// Makes the entry `name` unless it exists (or in any case, if `replace`). For names that say all that an entry is made from; otherwise
-    /// there is [`Shelf::build_unless`].
+    /// Makes the entry `name` unless it exists (or in any case, if `replace`). For names that say
+    /// all that an entry is made from; otherwise there is [`Shelf::build_unless`].
     ///
-    /// `make` fills the directory that it is given and returns the manifest, which is kept as `manifest.json`. It runs under
-    /// the exclusive lock of `name`; if another quiz holds that, `report` is told so and this one waits, and then
-    /// takes what the other has made. When `make` fails, what it wrote is deleted and an entry that was there
-    /// before stays. The directory keeps its path for as long as the entry is in use, but the cache as a whole may be moved
+    /// `make` fills the directory that it is given and returns the manifest, which is kept as
+    /// `manifest.json`. It runs under the exclusive lock of `name`; if another quiz holds that,
+    /// `report` is told so and this one waits, and then takes what the other has made. When `make`
+    /// fails, what it wrote is deleted and an entry that was there before stays. The directory
+    /// keeps its path for as long as the entry is in use, but the cache as a whole may be moved
     /// later, so no absolute path should be written into it.
     ///
     /// `what` follows "waiting for quiz (pid N), which is …": "building kernel 6.12.30".
@@ -222,8 +228,9 @@ impl Shelf {
         self.build_unless(name, what, &|_| !replace, report, make)
     }
 
-    /// Makes the entry `name` as [`Shelf::build`] does, unless there is one that `fits`. It is asked once before the lock of `name` is taken and
-    /// once after, so that what another process has made meanwhile is seen, and nothing is made twice.
+    /// Makes the entry `name` as [`Shelf::build`] does, unless there is one that `fits`. It is
+    /// asked once before the lock of `name` is taken and once after, so that what another process
+    /// has made meanwhile is seen, and nothing is made twice.
     ///
     /// # Errors
     /// If the file system fails, or `make` does.
@@ -244,14 +251,16 @@ impl Shelf {
         }
     }
 
-    /// Tells an entry `name` that is made from now on from the one that there is now. For [`Shelf::build_unless`], where a new one is wanted:
-    /// what another process makes while this one waits is new enough.
+    /// Tells an entry `name` that is made from now on from the one that there is now. For
+    /// [`Shelf::build_unless`], where a new one is wanted: what another process makes while this
+    /// one waits is new enough.
     pub fn newer(&self, name: &str) -> impl Fn(&Entry) -> bool + use<> {
         let old = self.target(name);
         move |entry| old.as_deref() != Some(entry.dir())
     }
 
-    /// What [`Shelf::build`] does up to the making, for those who make the entry on the way of something else.
+    /// What [`Shelf::build`] does up to the making, for those who make the entry on the way of
+    /// something else.
     pub fn begin(&self, name: &str, what: &str, replace: bool, report: &dyn Report) -> Result<Begun, StoreError> {
         self.begin_unless(name, what, &|_| !replace, report)
     }
@@ -316,7 +325,8 @@ impl Shelf {
         Ok(Entry { name: name.to_owned(), link: self.dir.join(name), dir, _in_use: Locked::new(in_use) })
     }
 
-    /// Deletes the entry `name`. Waits for no one: an entry that is in use or being built is an error.
+    /// Deletes the entry `name`. Waits for no one: an entry that is in use or being built is an
+    /// error.
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
         check(name)?;
         let path = self.dir.join(name);
@@ -341,7 +351,8 @@ impl Shelf {
         Err(StoreError::InUse { path, pids: lock::flock_pids(&dir.join(IN_USE)) })
     }
 
-    /// Deletes all but the `kept` entries that were used last ([`Entry::touch`]); those in use stay too.
+    /// Deletes all but the `kept` entries that were used last ([`Entry::touch`]); those in use stay
+    /// too.
     pub fn keep_newest(&self, kept: usize) -> Result<(), StoreError> {
         let names = self.names()?;
         if names.len() <= kept {
@@ -364,8 +375,8 @@ impl Shelf {
         Ok(())
     }
 
-    /// Holds the right to build or remove `name`, waiting for another holder and saying so. For work on a shelf that is
-    /// not the building of one entry; [`Shelf::build`] does this by itself.
+    /// Holds the right to build or remove `name`, waiting for another holder and saying so. For
+    /// work on a shelf that is not the building of one entry; [`Shelf::build`] does this by itself.
     pub fn lock(&self, name: &str, what: &str, report: &dyn Report) -> Result<Lock, StoreError> {
         check(name)?;
         let (lock, _waited) = Lock::wait(&self.lock_path(name), what, report)
@@ -383,8 +394,9 @@ impl Shelf {
         target.starts_with(DATA).then(|| self.dir.join(target))
     }
 
-    /// Deletes what dead builders and replaced entries have left. `mine` is the name whose lock the caller holds. What cannot
-    /// be deleted now is left for the next time, so nothing here is an error.
+    /// Deletes what dead builders and replaced entries have left. `mine` is the name whose lock the
+    /// caller holds. What cannot be deleted now is left for the next time, so nothing here is an
+    /// error.
     fn sweep(&self, mine: Option<&str>) {
         let Ok(names) = fs::read_dir(self.dir.join(DATA)) else { return };
         for named in names.flatten() {
@@ -535,21 +547,23 @@ impl Entry {
         &self.name
     }
 
-    /// Its directory. The path stays valid while this value lives, also when another process replaces the entry.
+    /// Its directory. The path stays valid while this value lives, also when another process
+    /// replaces the entry.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Notes that it was used now, for [`Shelf::keep_newest`].
     pub fn touch(&self) {
-        // Whoever may read a cache but not write it must not fail here: the entry only seems older than it is.
+        // Whoever may read a cache but not write it must not fail here: the entry only seems older
+        // than it is.
         if let Ok(dir) = fs::File::open(&self.dir) {
             dir.file().set_modified(SystemTime::now()).ok();
         }
     }
 
-    /// Where the entry of this name is found, whichever it is at the time: for those who want a path that stays the same
-    /// when the entry is replaced.
+    /// Where the entry of this name is found, whichever it is at the time: for those who want a
+    /// path that stays the same when the entry is replaced.
     pub fn link(&self) -> &Path {
         &self.link
     }

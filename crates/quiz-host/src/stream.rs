@@ -1,12 +1,13 @@
-//! The user's standard streams. Other programs may share them and have made them non-blocking (Node.js and ssh do); they are nobody's
-//! to change, so whoever reads or writes them waits.
+//! The user's standard streams. Other programs may share them and have made them non-blocking
+//! (Node.js and ssh do); they are nobody's to change, so whoever reads or writes them waits.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// A stream that waits where a non-blocking descriptor has no data or no room, as a blocking one does.
+/// A stream that waits where a non-blocking descriptor has no data or no room, as a blocking one
+/// does.
 #[derive(Debug)]
 pub struct Patient<S>(pub S);
 

@@ -1,5 +1,5 @@
-//! Programs, headers and files of the host: whether each is there, and which package of a distribution has it. Not for running programs
-//! (`command`), nor for what needs which of them.
+//! Programs, headers and files of the host: whether each is there, and which package of a
+//! distribution has it. Not for running programs (`command`), nor for what needs which of them.
 
 pub mod table;
 
@@ -34,7 +34,8 @@ pub enum Sign {
     File(&'static str),
     /// A module that `python3` can import.
     PythonModule(&'static str),
-    /// A registration with binfmt_misc, by its name: the kernel starts an emulator for programs of another architecture.
+    /// A registration with binfmt_misc, by its name: the kernel starts an emulator for programs of
+    /// another architecture.
     Emulator(&'static str),
 }
 
@@ -64,7 +65,8 @@ impl Tool {
     }
 }
 
-/// The directory in which the kernel lists the emulators that it starts for programs of other architectures.
+/// The directory in which the kernel lists the emulators that it starts for programs of other
+/// architectures.
 pub const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
 
 /// Which boot of this host it is: what was not brought to the disk is of use in the same one only.
@@ -72,7 +74,8 @@ pub fn boot_id() -> std::io::Result<String> {
     Ok(fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Which of `tools` are missing, each once. `present` reports whether one is there; [`Search::has`] is the usual one.
+/// Which of `tools` are missing, each once. `present` reports whether one is there; [`Search::has`]
+/// is the usual one.
 pub fn missing(tools: impl IntoIterator<Item = Tool>, present: impl Fn(Sign) -> bool) -> Vec<Tool> {
     let mut all = Vec::new();
     for tool in tools {
@@ -91,8 +94,8 @@ pub struct Search {
 }
 
 impl Search {
-    /// `path` is a value of `$PATH`; the system's `sbin` directories, where `depmod` and `mke2fs` may be, are always
-    /// searched too.
+    /// `path` is a value of `$PATH`; the system's `sbin` directories, where `depmod` and `mke2fs`
+    /// may be, are always searched too.
     pub fn new(path: &OsStr) -> Search {
         let mut programs: Vec<PathBuf> = std::env::split_paths(path).collect();
         programs.extend(SBIN.iter().map(PathBuf::from));
@@ -128,7 +131,8 @@ impl Search {
 
 const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// A program to start that may be in an `sbin` directory, which ordinary users do not have on their path. Falls back on the plain name.
+/// A program to start that may be in an `sbin` directory, which ordinary users do not have on their
+/// path. Falls back on the plain name.
 pub fn in_sbin(name: &str) -> PathBuf {
     SBIN.iter().map(|dir| Path::new(dir).join(name)).find(|p| is_executable(p)).unwrap_or_else(|| name.into())
 }
@@ -172,7 +176,8 @@ impl Distribution {
     }
 }
 
-/// One command that installs `tools` on the distribution, or a sentence where we do not know its package names.
+/// One command that installs `tools` on the distribution, or a sentence where we do not know its
+/// package names.
 pub fn install_hint(distribution: &Distribution, tools: &[Tool]) -> String {
     let Some(family) = distribution.family else {
         let names: Vec<_> = tools.iter().map(|t| t.name()).collect();
@@ -205,7 +210,8 @@ pub fn install_hint(distribution: &Distribution, tools: &[Tool]) -> String {
     parts.join("; ")
 }
 
-/// For an error about a program that is not there: the packages that have it, ready to follow the sentence.
+/// For an error about a program that is not there: the packages that have it, ready to follow the
+/// sentence.
 pub(crate) fn advice(program: &str) -> String {
     // Several programs come in the package of one that the table has.
     let listed = match program {
@@ -250,7 +256,8 @@ mod tests {
     /// Programs that every distribution's smallest system has.
     const ALWAYS: &[&str] = &["sh", "true", "cat", "id", "sleep", "touch"];
 
-    /// A program that quiz, its tests or its benchmarks start by name and that the table lacks is missing on the next fresh machine.
+    /// A program that quiz, its tests or its benchmarks start by name and that the table lacks is
+    /// missing on the next fresh machine.
     #[test]
     fn every_program_that_is_started_by_name_is_in_the_table() {
         let top = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
@@ -261,7 +268,8 @@ mod tests {
                 for start in ["Command::new(\"", "in_sbin(\""] {
                     for rest in text.split(start).skip(1) {
                         let name = rest.split('"').next().unwrap();
-                        // Paths are the guest's, and these two are not to be found; set-up itself takes what it finds.
+                        // Paths are the guest's, and these two are not to be found; set-up itself
+                        // takes what it finds.
                         let exempt =
                             name.contains('/') || name.contains("no-such") || ["rustup", "sudo"].contains(&name);
                         if !exempt && !ALWAYS.contains(&name) && advice(name).is_empty() {

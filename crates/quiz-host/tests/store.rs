@@ -50,7 +50,8 @@ fn directories(shelf: &Shelf, name: &str) -> usize {
     fs::read_dir(shelf.dir().join(".data").join(name)).map_or(0, Iterator::count)
 }
 
-/// Starts this same test in another process, where `QUIZ_TEST_ROLE` makes it play `role` in `dir`, and waits for its first line.
+/// Starts this same test in another process, where `QUIZ_TEST_ROLE` makes it play `role` in `dir`,
+/// and waits for its first line.
 fn other(test: &str, role: &str, dir: &Path) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])

@@ -52,7 +52,8 @@ impl Blank {
 
 /// The empty ext4 file system of this size, from the cache if it was made before.
 ///
-/// It has no journal: what is synced is in its place at once, so that a reader needs no recovery, and mounting costs less.
+/// It has no journal: what is synced is in its place at once, so that a reader needs no recovery,
+/// and mounting costs less.
 pub fn ext4(cache: &Cache, bytes: u64, report: &dyn Report) -> Result<Blank, BlankError> {
     let name = format!("ext4-{}m", bytes >> 20);
     let entry = cache.shelf("blank").build(&name, "making an empty file system", false, report, |dir| {

@@ -1,5 +1,5 @@
-//! The initramfs that starts a guest: the agent and just the modules that it needs to reach its root. Not for what happens
-//! in the guest.
+//! The initramfs that starts a guest: the agent and just the modules that it needs to reach its
+//! root. Not for what happens in the guest.
 
 use cpio::newc;
 use fs_err as fs;
@@ -56,11 +56,12 @@ pub fn shelf(cache: &Cache) -> Shelf {
     cache.shelf("initramfs")
 }
 
-/// The initramfs for `kernel` with `agent` as its first process and `modules` (with all that they need, less what is built in), from the cache
-/// if it was made before.
+/// The initramfs for `kernel` with `agent` as its first process and `modules` (with all that they
+/// need, less what is built in), from the cache if it was made before.
 ///
-/// In it: `/init` (the agent), empty `/dev`, `/proc`, `/sys`, `/run`, `/root`, the device `/dev/console`, and the modules, decompressed, as `/modules/NN-name.ko`, with
-/// their file names in load order, one per line, in `/modules/order`.
+/// In it: `/init` (the agent), empty `/dev`, `/proc`, `/sys`, `/run`, `/root`, the device
+/// `/dev/console`, and the modules, decompressed, as `/modules/NN-name.ko`, with their file names
+/// in load order, one per line, in `/modules/order`.
 pub fn make(
     cache: &Cache,
     kernel: &Kernel,
@@ -131,11 +132,13 @@ fn write(path: &Path, agent: &[u8], modules: &[PathBuf]) -> io::Result<Vec<Strin
     Ok(names)
 }
 
-/// The next size that leaves all but four bytes of the guest's last page free; the kernel takes the zeros for what they are.
+/// The next size that leaves all but four bytes of the guest's last page free; the kernel takes the
+/// zeros for what they are.
 ///
-/// QEMU puts the initramfs as high in the memory as a start at a page allows. A microvm's firmware puts the ACPI tables at the top of that
-/// memory, some 1.5 KiB, unless they are so few that they fit below 1 MiB; and then the initramfs over them, if it reaches so far. Guests of
-/// QEMU 10 lose their devices by that.
+/// QEMU puts the initramfs as high in the memory as a start at a page allows. A microvm's firmware
+/// puts the ACPI tables at the top of that memory, some 1.5 KiB, unless they are so few that they
+/// fit below 1 MiB; and then the initramfs over them, if it reaches so far. Guests of QEMU 10 lose
+/// their devices by that.
 fn padded(bytes: u64) -> u64 {
     const PAGE: u64 = 4096;
     const LAST: u64 = 4;

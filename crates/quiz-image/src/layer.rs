@@ -1,7 +1,8 @@
-//! Layers: images of host directories that a run lays over its root, read-only. Not for the root itself.
+//! Layers: images of host directories that a run lays over its root, read-only. Not for the root
+//! itself.
 //!
-//! A layer is known by a key that its maker derives from what is in it: [`fingerprint`] for directories that change, or
-//! something shorter for those that do not.
+//! A layer is known by a key that its maker derives from what is in it: [`fingerprint`] for
+//! directories that change, or something shorter for those that do not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter};
@@ -73,14 +74,14 @@ struct Manifest {
     quiz_version: String,
 }
 
-/// The shelf of layers. They are made between an edit and its run, where waiting for the disk would be most of the time; so each is
-/// of use only in the boot of the host that has seen it written.
+/// The shelf of layers. They are made between an edit and its run, where waiting for the disk would
+/// be most of the time; so each is of use only in the boot of the host that has seen it written.
 pub fn shelf(cache: &Cache) -> Shelf {
     cache.volatile_shelf("layers")
 }
 
-/// A key that differs whenever something below `sources` has changed: names, modes, sizes, inodes and their times.
-/// The contents are not read.
+/// A key that differs whenever something below `sources` has changed: names, modes, sizes, inodes
+/// and their times. The contents are not read.
 pub fn fingerprint(sources: &[Source]) -> Result<String, LayerError> {
     let mut sum = Sha256::new();
     for (guest, found) in collect(sources)? {
@@ -103,7 +104,8 @@ pub fn fingerprint(sources: &[Source]) -> Result<String, LayerError> {
     Ok(quiz_host::digest::hex(&sum.finalize()))
 }
 
-/// The layer of `sources`, which are known by `key`; from the cache if it was made before. `label` begins its name, `about` is for people.
+/// The layer of `sources`, which are known by `key`; from the cache if it was made before. `label`
+/// begins its name, `about` is for people.
 pub fn make(
     cache: &Cache,
     label: &str,
@@ -144,8 +146,8 @@ pub fn make(
             }
         })?;
         let bytes = fs::metadata(&image)?.len();
-        // A guest learns a disk's size when it boots. What changes a little mostly keeps it so, and a saved guest can be given the new
-        // image.
+        // A guest learns a disk's size when it boots. What changes a little mostly keeps it so, and
+        // a saved guest can be given the new image.
         fs::OpenOptions::new().write(true).open(&image)?.set_len(bytes.max(SMALLEST).next_power_of_two())?;
         progress.done();
         Ok::<_, LayerError>(Manifest {
@@ -173,7 +175,8 @@ struct Found {
     meta: std::fs::Metadata,
 }
 
-/// Everything below `sources` by its path in the guest, without the leading slash; of two at one place the later.
+/// Everything below `sources` by its path in the guest, without the leading slash; of two at one
+/// place the later.
 fn collect(sources: &[Source]) -> Result<BTreeMap<PathBuf, Found>, LayerError> {
     let mut all = BTreeMap::new();
     for source in sources {

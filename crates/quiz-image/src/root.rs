@@ -1,8 +1,8 @@
-//! Root images: one read-only file system per distribution release, architecture and set of packages. Not for what a
-//! run puts on top of it.
+//! Root images: one read-only file system per distribution release, architecture and set of
+//! packages. Not for what a run puts on top of it.
 //!
-//! The image is squashfs; docs/decisions/0001-root-image-format.md says why. `mmdebstrap` and `inside` make it; which of them does is
-//! decided in `way`.
+//! The image is squashfs; docs/decisions/0001-root-image-format.md says why. `mmdebstrap` and
+//! `inside` make it; which of them does is decided in `way`.
 
 use crate::squashfs::{self, FORMAT};
 use fs_err as fs;
@@ -30,7 +30,8 @@ pub fn shelf(cache: &Cache) -> Shelf {
     cache.shelf("roots")
 }
 
-/// All roots, sorted by name. One whose manifest this quiz cannot read is left out and told to `report`.
+/// All roots, sorted by name. One whose manifest this quiz cannot read is left out and told to
+/// `report`.
 pub fn list(cache: &Cache, report: &dyn Report) -> Result<Vec<Root>, RootError> {
     let shelf = shelf(cache);
     let mut roots = Vec::new();
@@ -44,7 +45,8 @@ pub fn list(cache: &Cache, report: &dyn Report) -> Result<Vec<Root>, RootError> 
     Ok(roots)
 }
 
-/// The root that is `wanted`, if it was made; else the smallest one that has all that is wanted and more.
+/// The root that is `wanted`, if it was made; else the smallest one that has all that is wanted and
+/// more.
 pub fn find(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
     let shelf = shelf(cache);
     // One that an older quiz has made may lack what every root has by now.
@@ -56,7 +58,8 @@ pub fn find(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
     }
     let mut holding: Option<Root> = None;
     for name in shelf.names()? {
-        // One that cannot be read, or is from another version of quiz, does not serve; whoever lists them will say so.
+        // One that cannot be read, or is from another version of quiz, does not serve; whoever
+        // lists them will say so.
         let Ok(Some(root)) = shelf.open(&name).and_then(|entry| entry.map(Root::from_entry).transpose()) else {
             continue;
         };
@@ -68,7 +71,8 @@ pub fn find(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
     Ok(holding)
 }
 
-/// The root of that very name, if an older quiz has made it and it lacks only what every root has by now: of use where a new one cannot be made.
+/// The root of that very name, if an older quiz has made it and it lacks only what every root has
+/// by now: of use where a new one cannot be made.
 pub fn outdated(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
     let root = shelf(cache).open(&wanted.name())?.map(Root::from_entry).transpose()?;
     Ok(root.filter(|root| root.manifest.is_outdated_for(wanted)))
@@ -89,7 +93,8 @@ pub struct Builders<'a> {
     pub vm: &'a dyn Vm,
 }
 
-/// Makes the root that is `wanted`, or takes it from the cache unless `replace`. Takes twenty seconds to a few minutes.
+/// Makes the root that is `wanted`, or takes it from the cache unless `replace`. Takes twenty
+/// seconds to a few minutes.
 pub fn build(
     cache: &Cache,
     wanted: &Wanted,
@@ -182,8 +187,9 @@ fn make(
     inside::make(cache, wanted, dir, tar, log, builders.vm, report)
 }
 
-/// Makes a root of the user's own `archive`: a tar archive of a whole file system, plain or compressed by gzip, xz or zstd. Runs take it
-/// where `name` is the release and `arch` the architecture that they want.
+/// Makes a root of the user's own `archive`: a tar archive of a whole file system, plain or
+/// compressed by gzip, xz or zstd. Runs take it where `name` is the release and `arch` the
+/// architecture that they want.
 pub fn add(
     cache: &Cache,
     name: &str,

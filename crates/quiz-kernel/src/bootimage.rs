@@ -1,5 +1,5 @@
-//! Taking the kernel proper out of the self-extracting images that distributions ship, and recognising one that starts
-//! through PVH. Not for symbols or debug information.
+//! Taking the kernel proper out of the self-extracting images that distributions ship, and
+//! recognising one that starts through PVH. Not for symbols or debug information.
 
 use object::elf::{FileHeader32, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -11,8 +11,9 @@ const LIMIT: u64 = 1 << 30;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: the 32-bit address where a PVH boot enters the kernel.
 const XEN_ELFNOTE_PHYS32_ENTRY: object::elf::NoteType = object::elf::NoteType(18);
 
-/// The kernel inside `image`, decompressed: the ELF file in an x86 bzImage, or the plain image in an EFI zboot image (arm64, riscv).
-/// None if `image` is neither, or compressed in a way that we do not know.
+/// The kernel inside `image`, decompressed: the ELF file in an x86 bzImage, or the plain image in
+/// an EFI zboot image (arm64, riscv). None if `image` is neither, or compressed in a way that we do
+/// not know.
 pub fn inner(image: &[u8]) -> Option<Vec<u8>> {
     bzimage_payload(image).or_else(|| zboot_payload(image)).and_then(decompress)
 }

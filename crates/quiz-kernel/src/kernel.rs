@@ -1,4 +1,5 @@
-//! Installed kernels: what is known about one, and finding the one that is meant. Not for making them (`debian`, `build`).
+//! Installed kernels: what is known about one, and finding the one that is meant. Not for making
+//! them (`debian`, `build`).
 
 use crate::trusted::Trusted;
 pub use crate::version::{NotAVersion, Version};
@@ -13,8 +14,9 @@ use std::path::{Path, PathBuf};
 
 /// What is known about an installed kernel. Paths are relative to the entry.
 ///
-/// Every entry has `config`; most have `lib/modules/<release>` (with `modules.dep`) and `kbuild`, the tree that out-of-tree
-/// modules are built against with `make -C`; those that quiz built have `System.map`.
+/// Every entry has `config`; most have `lib/modules/<release>` (with `modules.dep`) and `kbuild`,
+/// the tree that out-of-tree modules are built against with `make -C`; those that quiz built have
+/// `System.map`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelManifest {
     /// The entry's name, unique among all kernels.
@@ -40,7 +42,8 @@ pub struct KernelManifest {
     /// Built with Clang and LLVM's tools.
     #[serde(default)]
     pub llvm: bool,
-    /// What kind of kernel it is, where it is not a plain one: `kasan`. Such a kernel is taken only when that is asked for.
+    /// What kind of kernel it is, where it is not a plain one: `kasan`. Such a kernel is taken only
+    /// when that is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// When the entry was made.
@@ -199,8 +202,8 @@ impl Kernel {
         self.manifest.vmlinux_file.as_ref().map(|f| self.dir().join(f))
     }
 
-    /// The value of a configuration option (named with or without `CONFIG_`): `y`, `m`, a number, or a string with its
-    /// quotes. None if it is not set.
+    /// The value of a configuration option (named with or without `CONFIG_`): `y`, `m`, a number,
+    /// or a string with its quotes. None if it is not set.
     pub fn option(&self, option: &str) -> Result<Option<String>, KernelError> {
         let text = fs::read_to_string(self.config())
             .map_err(|cause| KernelError::Config { kernel: self.name().to_owned(), cause })?;
@@ -211,7 +214,8 @@ impl Kernel {
         }))
     }
 
-    /// Whether an option is built in (`=y`). A configuration that cannot be read has nothing built in.
+    /// Whether an option is built in (`=y`). A configuration that cannot be read has nothing built
+    /// in.
     pub fn has_builtin(&self, option: &str) -> bool {
         self.option(option).is_ok_and(|value| value.as_deref() == Some("y"))
     }
@@ -228,8 +232,8 @@ pub fn shelf(cache: &Cache) -> Shelf {
     cache.shelf("kernels")
 }
 
-/// All installed kernels, the newest version first, of every architecture. An entry whose manifest this quiz cannot read is left
-/// out and told to `report`.
+/// All installed kernels, the newest version first, of every architecture. An entry whose manifest
+/// this quiz cannot read is left out and told to `report`.
 pub fn list(cache: &Cache, report: &dyn Report) -> Result<Vec<Kernel>, KernelError> {
     let shelf = shelf(cache);
     let mut kernels = Vec::new();
@@ -258,11 +262,12 @@ pub fn find(
 
 /// Chooses among `kernels` of the architecture `arch`.
 ///
-/// A selector is, in this order, an entry's exact name, an exact release (`uname -r`), or a version or its start:
-/// `6.12` means the best 6.12.x and never a release candidate. Without one it is the newest stable kernel that quiz built, else the
-/// newest stable one of a distribution. Kernels from a user's own tree are chosen by exact name or release only, and variants by
-/// these or by a version and the variant's name: `6.12-kasan`.
-/// Of equal versions a built one goes before a distribution's, and GCC's before Clang's.
+/// A selector is, in this order, an entry's exact name, an exact release (`uname -r`), or a version
+/// or its start: `6.12` means the best 6.12.x and never a release candidate. Without one it is the
+/// newest stable kernel that quiz built, else the newest stable one of a distribution. Kernels from
+/// a user's own tree are chosen by exact name or release only, and variants by these or by a
+/// version and the variant's name: `6.12-kasan`. Of equal versions a built one goes before a
+/// distribution's, and GCC's before Clang's.
 pub fn select<'a>(
     kernels: impl IntoIterator<Item = &'a KernelManifest>,
     arch: &str,
@@ -301,9 +306,10 @@ pub fn remove(cache: &Cache, name: &str) -> Result<(), KernelError> {
     Ok(shelf(cache).remove(name)?)
 }
 
-/// Which kernels an update has made superfluous: per architecture, series (`6.12`), kind (built, Clang-built, a variant, or a
-/// distribution's, with its flavour), all but the newest. Release candidates go when their release or a later candidate is there;
-/// of linux-next the newest day stays. Kernels from a user's own tree stay.
+/// Which kernels an update has made superfluous: per architecture, series (`6.12`), kind (built,
+/// Clang-built, a variant, or a distribution's, with its flavour), all but the newest. Release
+/// candidates go when their release or a later candidate is there; of linux-next the newest day
+/// stays. Kernels from a user's own tree stay.
 pub fn superseded(kernels: &[KernelManifest]) -> Vec<&KernelManifest> {
     let group = |k: &KernelManifest| {
         let flavour = match &k.origin {
@@ -326,7 +332,8 @@ pub fn superseded(kernels: &[KernelManifest]) -> Vec<&KernelManifest> {
         .collect()
 }
 
-/// Removes the superseded kernels that nobody uses, and returns the names of those removed and the errors for those that stay.
+/// Removes the superseded kernels that nobody uses, and returns the names of those removed and the
+/// errors for those that stay.
 pub fn prune(cache: &Cache, report: &dyn Report) -> Result<(Vec<String>, Vec<StoreError>), KernelError> {
     // Only the manifests: an open kernel would count as in use.
     let manifests: Vec<_> = list(cache, report)?.into_iter().map(|k| k.manifest).collect();

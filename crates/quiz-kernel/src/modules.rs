@@ -1,5 +1,5 @@
-//! Kernel modules on disk: their index (`modules.dep`), which files a module needs, and their contents. Not for loading
-//! them, which is the agent's work.
+//! Kernel modules on disk: their index (`modules.dep`), which files a module needs, and their
+//! contents. Not for loading them, which is the agent's work.
 
 use crate::kernel::Kernel;
 use fs_err as fs;
@@ -62,15 +62,17 @@ pub fn index(base: &Path, release: &str, doing: &str, log: &Path) -> Result<(), 
     }
 }
 
-/// The files of the modules called `names` and of all that they depend on, in the order in which they have to be loaded. `-` and `_`
-/// are the same in names. What is built into the kernel is left out; soft dependencies are taken where they exist.
+/// The files of the modules called `names` and of all that they depend on, in the order in which
+/// they have to be loaded. `-` and `_` are the same in names. What is built into the kernel is left
+/// out; soft dependencies are taken where they exist.
 pub fn files(kernel: &Kernel, names: &[&str]) -> Result<Vec<PathBuf>, ModuleError> {
     let name = kernel.name();
     let io = |cause| ModuleError::Io { kernel: name.to_owned(), cause };
     let Some(dir) = kernel.modules_dir() else {
         return match names.is_empty() {
             true => Ok(Vec::new()),
-            // A kernel without any module may still have them all built in, which only its build could tell.
+            // A kernel without any module may still have them all built in, which only its build
+            // could tell.
             false => Err(ModuleError::Missing {
                 kernel: name.to_owned(),
                 names: names.iter().map(|&n| n.to_owned()).collect(),
@@ -134,7 +136,8 @@ impl<'a> Index<'a> {
             }
         }
         let mut aliases: HashMap<String, Vec<&str>> = HashMap::new();
-        // `alias fs-ext4 ext4`; patterns with wildcards are for devices and cannot be asked for by name.
+        // `alias fs-ext4 ext4`; patterns with wildcards are for devices and cannot be asked for by
+        // name.
         for words in alias.lines().map(|l| l.split_whitespace().collect::<Vec<_>>()) {
             if let ["alias", from, to] = words[..]
                 && !from.contains(['*', '?', '['])
@@ -166,7 +169,8 @@ impl Order<'_, '_> {
             if self.index.builtin.contains(&key) {
                 return true;
             }
-            // Soft dependencies and file systems are often named by an alias ("crypto-crc32c"), which always leads to modules.
+            // Soft dependencies and file systems are often named by an alias ("crypto-crc32c"),
+            // which always leads to modules.
             let targets = self.index.aliases.get(&key);
             let mut any = false;
             for target in targets.into_iter().flatten().filter(|t| self.index.modules.contains_key(&fold(t))) {

@@ -1,4 +1,5 @@
-//! Stock kernels of Debian-like distributions, from their packages into the cache. Not for building kernels (`build`).
+//! Stock kernels of Debian-like distributions, from their packages into the cache. Not for building
+//! kernels (`build`).
 
 use crate::kernel::{self, Boot, Kernel, KernelManifest, Origin, Version};
 use crate::{bootimage, modules};
@@ -49,8 +50,8 @@ pub struct Wanted {
     pub source: Source,
     /// The architecture.
     pub arch: &'static Arch,
-    /// A package (`linux-image-cloud-amd64`, `linux-image-6.1.0-49-amd64`) or what follows `linux-image-` in its name; None is the
-    /// architecture's usual kernel.
+    /// A package (`linux-image-cloud-amd64`, `linux-image-6.1.0-49-amd64`) or what follows
+    /// `linux-image-` in its name; None is the architecture's usual kernel.
     pub package: Option<String>,
 }
 
@@ -64,14 +65,16 @@ impl Wanted {
     }
 }
 
-/// Adds a stock kernel with its modules and headers; about ten seconds. If it is there already in the version that the release has now,
-/// it is returned as it is, unless `replace`; also one that another process adds while this one waits for it.
+/// Adds a stock kernel with its modules and headers; about ten seconds. If it is there already in
+/// the version that the release has now, it is returned as it is, unless `replace`; also one that
+/// another process adds while this one waits for it.
 pub fn add_kernel(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report) -> Result<Kernel, DebianError> {
     let shelf = kernel::shelf(cache);
     let image = wanted.image_package();
     let what = format!("adding the kernel {image} of {}", wanted.source.release);
     let asked = jiff::Timestamp::now();
-    // What the kernel will be called is known only after a look at the release, so this lock is for the question.
+    // What the kernel will be called is known only after a look at the release, so this lock is for
+    // the question.
     let question = format!("{}-{image}-{}", wanted.source.release, wanted.arch.debian);
     let _lock = shelf.lock(&question, &what, report)?;
     if let Some(made) = made_since(cache, wanted, asked, report)? {
@@ -179,8 +182,8 @@ fn release_of(package: &str) -> Option<&str> {
     numbers.contains('.').then_some(rest)
 }
 
-/// `first` and what it depends on, as far as the names start with one of `prefixes`. The tools that a build runs (`linux-kbuild-…`)
-/// are taken for the architecture `host`.
+/// `first` and what it depends on, as far as the names start with one of `prefixes`. The tools that
+/// a build runs (`linux-kbuild-…`) are taken for the architecture `host`.
 fn closure(apt: &Apt, first: Package, prefixes: &[&str], host: Option<&str>) -> Result<Vec<Package>, AptError> {
     let mut all = vec![first];
     let mut next = 0;
@@ -232,7 +235,8 @@ fn unpack_image(
     if !dir.join("lib/modules").join(release).is_dir() {
         return Err(strange(format!("it has no modules for {release}")));
     }
-    // Debian ships a few words instead, the real file being in a huge package with debug information.
+    // Debian ships a few words instead, the real file being in a huge package with debug
+    // information.
     let map = dir.join("System.map");
     if fs::metadata(&map).is_ok_and(|m| m.len() < 4096) {
         fs::remove_file(&map).map_err(doing())?;
@@ -324,8 +328,8 @@ fn image_path(path: &Path, release: &str) -> Option<PathBuf> {
     }
 }
 
-/// Makes `kbuild` of the header packages: one tree, as if the kernel had been built inside its source, without any absolute path, so that it
-/// works wherever the cache is.
+/// Makes `kbuild` of the header packages: one tree, as if the kernel had been built inside its
+/// source, without any absolute path, so that it works wherever the cache is.
 fn unpack_headers(dir: &Path, debs: &[PathBuf], arch: &'static Arch, apt: &Apt) -> Result<(), DebianError> {
     if debs.is_empty() {
         return Ok(());
@@ -349,7 +353,8 @@ fn source_arch(arch: &'static Arch) -> &'static str {
     arch.kernel_image_path.strip_prefix("arch/").and_then(|p| p.split('/').next()).unwrap_or(arch.kernel_arch)
 }
 
-/// Where a file of a header package goes in the entry, if anywhere. `link` is its target if it is a symbolic link.
+/// Where a file of a header package goes in the entry, if anywhere. `link` is its target if it is a
+/// symbolic link.
 fn header_path(path: &Path, link: Option<&Path>, srcarch: &str) -> Option<PathBuf> {
     let path = path.strip_prefix("usr").unwrap_or(path);
     let rest = path.strip_prefix("src").or_else(|_| path.strip_prefix("lib")).ok()?;
@@ -393,8 +398,8 @@ fn leads_out(path: &Path, target: &Path) -> bool {
     })
 }
 
-/// Debian's make variables name the exact compiler that built the kernel, which another host may not have, and leave the cross
-/// compiler to the packaging.
+/// Debian's make variables name the exact compiler that built the kernel, which another host may
+/// not have, and leave the cross compiler to the packaging.
 fn adapt_variables(text: &str, cross: Option<&str>) -> String {
     let mut out = String::new();
     if let Some(cross) = cross {

@@ -1,13 +1,13 @@
-//! Versions of the upstream kernel: reading, writing, ordering and matching them. Not for package versions or for what
-//! `uname -r` prints, which may say anything.
+//! Versions of the upstream kernel: reading, writing, ordering and matching them. Not for package
+//! versions or for what `uname -r` prints, which may say anything.
 
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-/// A version of the upstream kernel, such as `6.12.30`, `6.19.0-rc3` or `next-20261120`. `6.12` is read as `6.12.0`, which is
-/// what that source calls itself.
+/// A version of the upstream kernel, such as `6.12.30`, `6.19.0-rc3` or `next-20261120`. `6.12` is
+/// read as `6.12.0`, which is what that source calls itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Version {
@@ -45,7 +45,8 @@ impl Version {
         }
     }
 
-    /// The name that kernel.org gives to the source: `6.12` for 6.12.0, `6.12.30`, `6.19-rc3`, `next-20261120`.
+    /// The name that kernel.org gives to the source: `6.12` for 6.12.0, `6.12.30`, `6.19-rc3`,
+    /// `next-20261120`.
     pub fn source_name(&self) -> String {
         match *self {
             Version::Release { major, minor, patch: 0, rc: None } => format!("{major}.{minor}"),
@@ -54,8 +55,8 @@ impl Version {
         }
     }
 
-    /// The version at the start of what `uname -r` prints or of a Debian version: `6.1.137` of `6.1.137-1~bpo11+1`, `6.19.0-rc3` of
-    /// `6.19.0-rc3-00012-gdeadbeef` or of `6.19~rc3-1~exp1`.
+    /// The version at the start of what `uname -r` prints or of a Debian version: `6.1.137` of
+    /// `6.1.137-1~bpo11+1`, `6.19.0-rc3` of `6.19.0-rc3-00012-gdeadbeef` or of `6.19~rc3-1~exp1`.
     pub fn leading(text: &str) -> Option<Version> {
         if let Some(rest) = text.find("next-").map(|at| &text[at..])
             && let Some(day) = rest.get(..13)
@@ -72,8 +73,9 @@ impl Version {
         text[..end].trim_end_matches('.').parse().ok()
     }
 
-    /// Whether a user who asks for `wanted` means this version: `6.12` (or `6`) is any stable `6.12.x`, `6.12.30` and `6.19-rc3` only
-    /// themselves. A release candidate is never meant by accident.
+    /// Whether a user who asks for `wanted` means this version: `6.12` (or `6`) is any stable
+    /// `6.12.x`, `6.12.30` and `6.19-rc3` only themselves. A release candidate is never meant by
+    /// accident.
     pub fn matches(&self, wanted: &str) -> bool {
         let parts: Option<Vec<u32>> = wanted.split('.').map(|p| p.parse().ok()).collect();
         match (self, parts.as_deref()) {

@@ -1,5 +1,6 @@
-//! What has to be installed on the host for each thing that quiz does: for `quiz doctor`, for the errors of commands, and for the set-up of
-//! `xtask`. Not for whether it is installed, nor for its packages: that is [`quiz_host::tools`].
+//! What has to be installed on the host for each thing that quiz does: for `quiz doctor`, for the
+//! errors of commands, and for the set-up of `xtask`. Not for whether it is installed, nor for its
+//! packages: that is [`quiz_host::tools`].
 
 use quiz_arch::Arch;
 use quiz_host::tools::table::*;
@@ -54,7 +55,8 @@ pub fn tools(purpose: Purpose, host: &Arch) -> Vec<Tool> {
     match purpose {
         Purpose::Run(arch) => vec![qemu(arch), MKE2FS, SQFSTAR],
         Purpose::KernelAdd => all(&[&DEBIAN, &[DEPMOD]]),
-        // The kernel's build has programs for the host, too: with a cross compiler, the host's is needed as well.
+        // The kernel's build has programs for the host, too: with a cross compiler, the host's is
+        // needed as well.
         Purpose::KernelBuild(arch) if arch.name == host.name => all(&[&C, &KERNEL, &[LINUX_HEADERS]]),
         Purpose::KernelBuild(arch) => all(&[&C, &KERNEL, &[LINUX_HEADERS, cross_gcc(arch)]]),
         Purpose::KernelGit => vec![GIT],

@@ -1,11 +1,14 @@
-//! What a message of the kernel's is the first line of: an oops, a report of something wrong, or word of a task or processor that does not
-//! get on. Not for finding the message in a line (`line`).
+//! What a message of the kernel's is the first line of: an oops, a report of something wrong, or
+//! word of a task or processor that does not get on. Not for finding the message in a line
+//! (`line`).
 //!
-//! A message counts as soon as it begins as the kernel's reports do, whatever follows. Ordinary messages of kernels and programs that begin
-//! with the same words are told apart by what the kernel's always have: a place in the code, a number of an oops, the words of a checker.
+//! A message counts as soon as it begins as the kernel's reports do, whatever follows. Ordinary
+//! messages of kernels and programs that begin with the same words are told apart by what the
+//! kernel's always have: a place in the code, a number of an oops, the words of a checker.
 
-/// What begins the report of a kernel in trouble. The words are those of `Documentation/admin-guide/bug-hunting.rst`, of the `pr_*` calls in
-/// `kernel/panic.c`, `lib/bug.c` and the architectures' fault handlers, and of OpenZFS's `spl_panic` and `vcmn_err`.
+/// What begins the report of a kernel in trouble. The words are those of
+/// `Documentation/admin-guide/bug-hunting.rst`, of the `pr_*` calls in `kernel/panic.c`,
+/// `lib/bug.c` and the architectures' fault handlers, and of OpenZFS's `spl_panic` and `vcmn_err`.
 const TROUBLE: &[&str] = &[
     "BUG: ",
     "Internal error: ",
@@ -37,9 +40,10 @@ const TROUBLE: &[&str] = &[
 /// What a panicking kernel prints whatever the cause.
 pub const PANIC: &str = "Kernel panic - not syncing";
 
-/// What begins the report of a checker that was built into the kernel: the kernel goes on, and something is wrong with it. The words are
-/// those of `lib/ubsan.c`, `kernel/locking/lockdep.c`, `lib/refcount.c`, `lib/list_debug.c`, `mm/usercopy.c`, `mm/slab.c` and
-/// `kernel/sched/idle.c`; those that begin with `BUG` are known by that.
+/// What begins the report of a checker that was built into the kernel: the kernel goes on, and
+/// something is wrong with it. The words are those of `lib/ubsan.c`, `kernel/locking/lockdep.c`,
+/// `lib/refcount.c`, `lib/list_debug.c`, `mm/usercopy.c`, `mm/slab.c` and `kernel/sched/idle.c`;
+/// those that begin with `BUG` are known by that.
 const REPORTS: &[&str] = &[
     "[ BUG: ",
     "UBSAN",
@@ -57,7 +61,8 @@ const REPORTS: &[&str] = &[
 /// The line in front of what a `WARN()` or `BUG()` says, whatever that is.
 pub const CUT: &str = "------------[ cut here ]------------";
 
-/// What is in the first line of lockdep's reports, which all begin with `WARNING: `, and of those of the stack unwinder.
+/// What is in the first line of lockdep's reports, which all begin with `WARNING: `, and of those
+/// of the stack unwinder.
 const WARNINGS: &[&str] = &[
     "locking dependency",
     "recursive locking",
@@ -104,8 +109,9 @@ pub fn is_report(text: &str) -> bool {
         || text.strip_prefix("WARNING: ").is_some_and(is_warning)
 }
 
-/// Whether a message says that a task or a processor does not get on. The words are those of `kernel/watchdog.c`, `kernel/hung_task.c`,
-/// `kernel/rcu/tree_stall.h`, `kernel/smp.c` and `arch/powerpc/kernel/watchdog.c`.
+/// Whether a message says that a task or a processor does not get on. The words are those of
+/// `kernel/watchdog.c`, `kernel/hung_task.c`, `kernel/rcu/tree_stall.h`, `kernel/smp.c` and
+/// `arch/powerpc/kernel/watchdog.c`.
 pub fn is_stall(text: &str) -> bool {
     let starts = |words: &[&str]| words.iter().any(|words| text.starts_with(words));
     (starts(&["watchdog: ", "NMI watchdog: "])
@@ -116,7 +122,8 @@ pub fn is_stall(text: &str) -> bool {
         || starts(&["smp: csd: Detected non-responsive"])
 }
 
-/// Whether a kernel that says this is about to die of it, and everything that it says then is about that.
+/// Whether a kernel that says this is about to die of it, and everything that it says then is about
+/// that.
 pub fn is_fatal(text: &str) -> bool {
     // OpenZFS only has the task stand still that found something wrong.
     let of_openzfs = is_assertion(text) || text.starts_with("PANIC at ");
@@ -128,7 +135,8 @@ pub fn is_any(text: &str) -> bool {
     is_trouble(text) || is_report(text) || is_stall(text)
 }
 
-/// Of `WARN()`, which names the place in the code, and of lockdep; others warn of their users' matters in the same word.
+/// Of `WARN()`, which names the place in the code, and of lockdep; others warn of their users'
+/// matters in the same word.
 fn is_warning(text: &str) -> bool {
     let of_processor = text.strip_prefix("CPU: ").is_some_and(|rest| {
         rest.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(" PID: ") && !rest.starts_with(' ')
@@ -139,7 +147,8 @@ fn is_warning(text: &str) -> bool {
         || WARNINGS.iter().any(|words| text.contains(words))
 }
 
-/// The first line of an oops: by its name, or by its number (`[#1]`), in front of which is the error code.
+/// The first line of an oops: by its name, or by its number (`[#1]`), in front of which is the
+/// error code.
 fn is_oops(text: &str) -> bool {
     let named =
         text.strip_prefix("Oops").is_some_and(|rest| [":", "[", " [", " -"].iter().any(|c| rest.starts_with(c)));

@@ -1,6 +1,8 @@
-//! Looks frames up in the debug information (DWARF) of a kernel or a module. Not for finding the file.
+//! Looks frames up in the debug information (DWARF) of a kernel or a module. Not for finding the
+//! file.
 //!
-//! Frames are what a guest has said, and a module may lie where a guest can write: sums wrap, and nothing is taken for granted.
+//! Frames are what a guest has said, and a module may lie where a guest can write: sums wrap, and
+//! nothing is taken for granted.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -50,7 +52,8 @@ pub struct Found {
     pub landmark: Option<String>,
 }
 
-/// Opens a file, and nothing else that may be called like one: what a guest can write to may hold a FIFO, for whose other end one waits.
+/// Opens a file, and nothing else that may be called like one: what a guest can write to may hold a
+/// FIFO, for whose other end one waits.
 pub(crate) fn open(path: &Path) -> std::io::Result<std::fs::File> {
     use fs_err::os::unix::fs::OpenOptionsExt;
     let file = fs_err::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
@@ -67,13 +70,15 @@ pub fn is_in(path: &Path) -> bool {
     File::parse(&cache).is_ok_and(|file| file.section_by_name(".debug_info").is_some())
 }
 
-/// No kernel is larger, in bytes. A file that somebody has made may be, and take no space on the disk.
+/// No kernel is larger, in bytes. A file that somebody has made may be, and take no space on the
+/// disk.
 const LARGEST: u64 = 4 << 30;
 
-/// Looks `frames` up in the file at `path`; `landmark` is a function whose source file is wanted, too.
+/// Looks `frames` up in the file at `path`; `landmark` is a function whose source file is wanted,
+/// too.
 ///
-/// A frame is taken for what it says only if the function is as large as it says: debug information of another build would name
-/// wrong lines.
+/// A frame is taken for what it says only if the function is as large as it says: debug information
+/// of another build would name wrong lines.
 ///
 /// # Errors
 /// If the file is of no use at all.
@@ -133,7 +138,8 @@ fn places_at(context: &Context<EndianSlice<'_, RunTimeEndian>>, address: u64) ->
     found
 }
 
-/// Where each section lies: of a finished kernel where it says, of a module's at an address that no other has.
+/// Where each section lies: of a finished kernel where it says, of a module's at an address that no
+/// other has.
 fn bases(file: &File<'_>) -> HashMap<SectionIndex, u64> {
     if file.kind() != ObjectKind::Relocatable {
         return HashMap::new();
@@ -149,7 +155,8 @@ fn bases(file: &File<'_>) -> HashMap<SectionIndex, u64> {
     bases
 }
 
-/// The contents of a section of debug information, which in a module still has places for addresses.
+/// The contents of a section of debug information, which in a module still has places for
+/// addresses.
 fn section<'a>(file: &File<'a>, name: &str, bases: &HashMap<SectionIndex, u64>) -> object::Result<Cow<'a, [u8]>> {
     let Some(section) = file.section_by_name(name) else { return Ok(Cow::Borrowed(&[])) };
     let mut data = section.uncompressed_data()?;
@@ -190,7 +197,8 @@ fn number(bytes: &[u8], little: bool) -> u64 {
 struct Function {
     address: u64,
     size: u64,
-    /// To the next symbol of its section, which is what the kernel takes for its size; none for the last one.
+    /// To the next symbol of its section, which is what the kernel takes for its size; none for the
+    /// last one.
     distance: Option<u64>,
 }
 

@@ -1,5 +1,5 @@
-//! Finds the files with the debug information of a kernel and of modules, and looks frames up in all of them. Not for what is in one
-//! file (`debug`).
+//! Finds the files with the debug information of a kernel and of modules, and looks frames up in
+//! all of them. Not for what is in one file (`debug`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
@@ -22,9 +22,11 @@ pub struct Origins {
     pub release: String,
     /// Where modules are, the kernel's own and the user's; searched with all that is below them.
     pub modules: Vec<PathBuf>,
-    /// What is left out at the beginning of source files' paths, beside the kernel's own source tree.
+    /// What is left out at the beginning of source files' paths, beside the kernel's own source
+    /// tree.
     pub roots: Vec<PathBuf>,
-    /// What gives a kernel debug information, for a user whose kernel has none; to follow "no debug information of the kernel: ".
+    /// What gives a kernel debug information, for a user whose kernel has none; to follow "no debug
+    /// information of the kernel: ".
     pub remedy: String,
 }
 
@@ -120,7 +122,8 @@ impl Symbols {
     }
 }
 
-/// The newest file of each module for the guest's kernel that has debug information, by the module's name.
+/// The newest file of each module for the guest's kernel that has debug information, by the
+/// module's name.
 pub fn all_modules(origins: &Origins) -> Vec<(String, PathBuf)> {
     let mut newest: BTreeMap<String, (SystemTime, PathBuf)> = BTreeMap::new();
     for_each_module(origins, |name, time, path| {
@@ -134,12 +137,14 @@ pub fn all_modules(origins: &Origins) -> Vec<(String, PathBuf)> {
     newest.into_iter().map(|(name, (_, path))| (name, path)).collect()
 }
 
-/// What tells frames apart; the address to return to and that of an instruction are different places.
+/// What tells frames apart; the address to return to and that of an instruction are different
+/// places.
 fn key(frame: &Frame) -> String {
     format!("{}{}", frame.text(), if frame.exact { "!" } else { "" })
 }
 
-/// The files of these modules that are for the guest's kernel, those of each module the newest first.
+/// The files of these modules that are for the guest's kernel, those of each module the newest
+/// first.
 fn module_files<'a>(names: &[&'a str], origins: &Origins) -> HashMap<&'a str, Vec<PathBuf>> {
     let mut found: HashMap<&str, Vec<(SystemTime, PathBuf)>> = HashMap::new();
     if names.is_empty() {

@@ -1,10 +1,11 @@
-//! A kernel's last words: the message in a line of the console (`line`), which messages begin a report (`classify`), what a report says
-//! (`report`), where each frame lies in the source (`debug`), which files know that (`find`), and how it is shown (`render`). Not for reading the
+//! A kernel's last words: the message in a line of the console (`line`), which messages begin a
+//! report (`classify`), what a report says (`report`), where each frame lies in the source
+//! (`debug`), which files know that (`find`), and how it is shown (`render`). Not for reading the
 //! console: the supervisor does that.
 //!
 //! ```text
-//! text ─ report::frames ─► Frame (function, offset, size, module) ─ find, debug ─► Place (function, file, line; inlined ones first)
-//!      └ report::Report ─► headline, culprit, call trace, taint, command
+//! text ─ report::frame ─► Frame ─ find, debug ─► Place (innermost inlined function first)
+//!      └ report::Report ─► headline, culprit, call trace, taint, task
 //! ```
 
 pub mod classify;

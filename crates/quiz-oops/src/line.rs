@@ -1,4 +1,5 @@
-//! One line of the kernel's log: what the kernel puts in front of its message, and the message. Not for what the message says.
+//! One line of the kernel's log: what the kernel puts in front of its message, and the message. Not
+//! for what the message says.
 
 /// A line of the console, as far as it is the kernel's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,11 +10,13 @@ pub struct Line<'a> {
     pub stamped: bool,
 }
 
-/// The message in a line of the kernel's log, without the log level (`<4>`), the time stamp (`[    1.234567]`) and the caller
-/// (`[  T123]`, `[    C0]`) that the kernel may have printed in front of it. Each is taken away once, and only in that order: text in
-/// brackets that follows is part of the message.
+/// The message in a line of the kernel's log, without the log level (`<4>`), the time stamp (`[
+/// 1.234567]`) and the caller (`[  T123]`, `[    C0]`) that the kernel may have printed in front of
+/// it. Each is taken away once, and only in that order: text in brackets that follows is part of
+/// the message.
 ///
-/// A program may have written to the console without ending its line (`login: `): the message then begins after the last time stamp.
+/// A program may have written to the console without ending its line (`login: `): the message then
+/// begins after the last time stamp.
 pub fn read(line: &str) -> Line<'_> {
     let text = without_level(line);
     let Line { message, stamped } = without_stamp(text);
@@ -46,7 +49,8 @@ fn without_stamp(text: &str) -> Line<'_> {
     match rest.strip_prefix(' ') {
         Some(message) => Line { message, stamped: timed.is_some() },
         None if rest.is_empty() => Line { message: rest, stamped: timed.is_some() },
-        // The kernel leaves a blank after what it puts in front: these brackets are the message's own.
+        // The kernel leaves a blank after what it puts in front: these brackets are the message's
+        // own.
         None => plain,
     }
 }
@@ -60,7 +64,8 @@ fn without_level(text: &str) -> &str {
     }
 }
 
-/// What follows the first brackets of `text`, if it begins with brackets and `is_it` holds for what is in them.
+/// What follows the first brackets of `text`, if it begins with brackets and `is_it` holds for what
+/// is in them.
 fn bracketed(text: &str, is_it: fn(&str) -> bool) -> Option<&str> {
     let (inside, rest) = text.trim_start().strip_prefix('[')?.split_once(']')?;
     // The kernel pads on the left.

@@ -14,7 +14,8 @@ pub struct Place {
 /// Where a frame is, the innermost inlined function first.
 pub type Places = Vec<Place>;
 
-/// Of a frame's places the one that tells most: outside of headers, whose functions are everybody's.
+/// Of a frame's places the one that tells most: outside of headers, whose functions are
+/// everybody's.
 pub fn telling(places: &[Place]) -> Option<&Place> {
     places.iter().find(|place| !place.file.ends_with(".h")).or(places.first())
 }

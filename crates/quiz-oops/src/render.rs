@@ -1,4 +1,5 @@
-//! Tells people where a kernel got into trouble: its own text with the source's lines in between, and in short. Not for reading it (`report`).
+//! Tells people where a kernel got into trouble: its own text with the source's lines in between,
+//! and in short. Not for reading it (`report`).
 
 use std::fmt::Write;
 
@@ -14,7 +15,8 @@ const FRAMES: usize = 16;
 /// How much is added to a text, in bytes.
 const ADDED: usize = 8 << 20;
 
-/// The kernel's text, each frame followed by its places in the source, as long as that does not become too much.
+/// The kernel's text, each frame followed by its places in the source, as long as that does not
+/// become too much.
 pub fn annotated(text: &str, symbols: &Symbols) -> String {
     let mut out = String::new();
     for line in text.lines() {

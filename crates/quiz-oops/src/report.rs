@@ -1,5 +1,6 @@
-//! Reads what a kernel says when it is in trouble: frames of stacks in the forms of all architectures, and of a report its headline, the
-//! frame to blame, the call trace, taint and command. Not for where a frame lies in the source (`debug`).
+//! Reads what a kernel says when it is in trouble: frames of stacks in the forms of all
+//! architectures, and of a report its headline, the frame to blame, the call trace, taint and
+//! command. Not for where a frame lies in the source (`debug`).
 
 use std::collections::HashSet;
 
@@ -31,7 +32,8 @@ impl Frame {
     }
 }
 
-/// What marks the address of an instruction: `RIP: 0010:f`, `pc : f`, `PC is at f`, `epc : f`, `NIP [c…] f`, `Krnl PSW : … (f)`, and `WARNING: … at a.c:1 f`.
+/// What marks the address of an instruction: `RIP: 0010:f`, `pc : f`, `PC is at f`, `epc : f`, `NIP
+/// [c…] f`, `Krnl PSW : … (f)`, and `WARNING: … at a.c:1 f`.
 const EXACT: &[&str] =
     &["RIP: ", "EIP: ", "pc : ", "PC is at ", "epc : ", "epc   : ", "NIP [", "Krnl PSW : ", "WARNING: "];
 /// What marks registers with addresses to return to, which the call trace has again.
@@ -53,8 +55,8 @@ const END: &[&str] = &[
     "sysrq: ",
 ];
 
-/// Functions of the kernel's that report trouble, wait for a lock, or do for everybody what was asked of them: the one to blame is who called them.
-/// A `*` stands for any end.
+/// Functions of the kernel's that report trouble, wait for a lock, or do for everybody what was
+/// asked of them: the one to blame is who called them. A `*` stands for any end.
 const MACHINERY: &[&str] = &[
     "dump_stack*",
     "__dump_stack",
@@ -174,7 +176,8 @@ const MACHINERY: &[&str] = &[
     "kernel_stack_overflow",
 ];
 
-/// What looks like machinery by its name, and does what it is there for: `echo c > /proc/sysrq-trigger` crashes here.
+/// What looks like machinery by its name, and does what it is there for: `echo c >
+/// /proc/sysrq-trigger` crashes here.
 const DELIBERATE: &[&str] = &["sysrq_handle_crash"];
 
 /// The same in modules: OpenZFS reports what it finds wrong itself.
@@ -221,8 +224,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reads the report in `text` whose first message is `headline`, with or without indentation. If `text` has no such message, the report
-    /// has nothing but its headline: what `text` says of something else is not read.
+    /// Reads the report in `text` whose first message is `headline`, with or without indentation.
+    /// If `text` has no such message, the report has nothing but its headline: what `text` says of
+    /// something else is not read.
     pub fn read(text: &str, headline: &str) -> Report {
         let lines: Vec<&str> = text.lines().map(message).collect();
         let headline = headline.trim_start();
@@ -275,8 +279,8 @@ impl Report {
         report
     }
 
-    /// The stack of a processor in `text` that was busy in the kernel when it was asked, if there is one; of several the first that does not
-    /// wait for another.
+    /// The stack of a processor in `text` that was busy in the kernel when it was asked, if there
+    /// is one; of several the first that does not wait for another.
     pub fn of_busy_processor(text: &str) -> Option<Report> {
         let lines: Vec<&str> = text.lines().map(message).collect();
         let starts = |line: &&&str| PROCESSOR.iter().any(|start| line.starts_with(start));
@@ -334,7 +338,8 @@ fn hex(text: &str) -> Option<(u64, &str)> {
     Some((u64::from_str_radix(&text[..end], 16).ok()?, &text[end..]))
 }
 
-/// The name of the task in `CPU: 0 PID: 7 Comm: sh Not tainted …`, or in `INFO: task sh:7 blocked …`.
+/// The name of the task in `CPU: 0 PID: 7 Comm: sh Not tainted …`, or in `INFO: task sh:7 blocked
+/// …`.
 fn task(line: &str) -> Option<String> {
     if let Some((_, rest)) = line.split_once(" Comm: ") {
         let end = rest.find(" Not tainted").or_else(|| rest.find(" Tainted: ")).unwrap_or(rest.len());

@@ -44,8 +44,8 @@ impl core::error::Error for TooLong {}
 /// Appends `message` to `out` as one frame.
 ///
 /// # Errors
-/// If the message is larger than [`MAX_MESSAGE`]; `out` is as it was then. The sender splits streams into [`crate::CHUNK`]s, and bounds
-/// the rest.
+/// If the message is larger than [`MAX_MESSAGE`]; `out` is as it was then. The sender splits
+/// streams into [`crate::CHUNK`]s, and bounds the rest.
 pub fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), TooLong> {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
@@ -100,7 +100,8 @@ impl Decoder {
         if rest.is_empty() { Ok(Some(message)) } else { Err(FrameError::Trailing(rest.len())) }
     }
 
-    /// Whether [`Decoder::next`] has something to return: a whole frame, or the error of a length that is refused.
+    /// Whether [`Decoder::next`] has something to return: a whole frame, or the error of a length
+    /// that is refused.
     pub fn is_ready(&self) -> bool {
         let pending = &self.buffer[self.start..];
         pending.first_chunk::<4>().is_some_and(|prefix| {

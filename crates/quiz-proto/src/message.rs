@@ -6,10 +6,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// A random number that ties a record to one run: a guest restored from a saved state cannot know it in advance.
+/// A random number that ties a record to one run: a guest restored from a saved state cannot know
+/// it in advance.
 pub type Nonce = [u8; 16];
 
-/// Which program of the guest: the run's own, or one that was started beside it. The host counts them.
+/// Which program of the guest: the run's own, or one that was started beside it. The host counts
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProgramId(pub u32);
 
@@ -58,7 +60,8 @@ pub struct Link {
     pub path: String,
     /// What it leads to.
     pub target: Device,
-    /// Make links to the device's partitions too, whether or not they are there yet: `quizb0p1` beside `quizb0`.
+    /// Make links to the device's partitions too, whether or not they are there yet: `quizb0p1`
+    /// beside `quizb0`.
     pub partitions: bool,
 }
 
@@ -96,9 +99,11 @@ pub struct System {
     pub root_serial: String,
     /// File system types to try for the root image, in order.
     pub root_types: Vec<String>,
-    /// Serial numbers of the disks with what lies over the root, the uppermost first; of the same types.
+    /// Serial numbers of the disks with what lies over the root, the uppermost first; of the same
+    /// types.
     pub layers: Vec<String>,
-    /// Serial number of the disk for `/quiz/out`, an ext4 file system; without one it is on the guest's memory.
+    /// Serial number of the disk for `/quiz/out`, an ext4 file system; without one it is on the
+    /// guest's memory.
     pub out_serial: Option<String>,
     /// Host name.
     pub hostname: String,
@@ -119,7 +124,8 @@ pub struct Personal {
     pub machine_id: String,
     /// Host directories, those that hold others first.
     pub shares: Vec<Share>,
-    /// Serial numbers of disks that may hold something else than they did when the guest last looked.
+    /// Serial numbers of disks that may hold something else than they did when the guest last
+    /// looked.
     pub changed: Vec<String>,
     /// Programs to run when all else is done.
     pub inits: Inits,
@@ -156,7 +162,8 @@ pub struct Program {
     pub cwd: Vec<Vec<u8>>,
     /// Run it on a terminal of this size.
     pub terminal: Option<WinSize>,
-    /// On a terminal: standard error is separate all the same, because it is redirected on the host.
+    /// On a terminal: standard error is separate all the same, because it is redirected on the
+    /// host.
     pub separate_stderr: bool,
     /// Start a shell on the terminal after the program; the program's status stays the run's.
     pub shell_after: bool,
@@ -169,11 +176,13 @@ pub struct Order {
     pub personal: Personal,
     /// The program.
     pub program: Program,
-    /// The least severe kernel messages that are forwarded while the program runs: a syslog level, 0 (emergency) to 7 (debug).
+    /// The least severe kernel messages that are forwarded while the program runs: a syslog level,
+    /// 0 (emergency) to 7 (debug).
     pub messages: Option<u8>,
     /// The guest stays when the program has ended, until [`ToGuest::End`].
     pub keep: bool,
-    /// The run must be free of reports of the kernel's: [`ToHost::Log`] and [`ToHost::Tainted`] are wanted.
+    /// The run must be free of reports of the kernel's: [`ToHost::Log`] and [`ToHost::Tainted`] are
+    /// wanted.
     pub strict: bool,
 }
 
@@ -187,8 +196,8 @@ pub enum ToGuest<'a> {
         /// What to prepare.
         system: Box<System>,
     },
-    /// Do in the prepared guest all that a run does, and undo it: an emulated CPU has everything translated then. [`ToHost::Ready`]
-    /// follows once more.
+    /// Do in the prepared guest all that a run does, and undo it: an emulated CPU has everything
+    /// translated then. [`ToHost::Ready`] follows once more.
     Rehearse {
         /// The run; in its program's place one runs that does nothing.
         order: Box<Order>,
@@ -230,7 +239,8 @@ pub enum ToGuest<'a> {
     Signal(ProgramId, i32),
     /// Say where every process of the guest stands: [`ToHost::Stacks`].
     Stacks,
-    /// The program's time is over or the user has interrupted: kill it, do not wait for artifacts to be complete.
+    /// The program's time is over or the user has interrupted: kill it, do not wait for artifacts
+    /// to be complete.
     Kill,
 }
 
@@ -297,16 +307,19 @@ pub enum ToHost<'a> {
     },
     /// The guest could not be prepared; the program was not started.
     Failed(#[serde(borrow)] Cow<'a, str>),
-    /// Everything is sent and written back, or what is not is told as [`ToHost::Spoilt`]: the VM can be ended.
+    /// Everything is sent and written back, or what is not is told as [`ToHost::Spoilt`]: the VM
+    /// can be ended.
     Down {
         /// The run's.
         nonce: Nonce,
     },
     /// The agent itself has failed, and does nothing any more.
     Broken(#[serde(borrow)] Cow<'a, str>),
-    /// Something of the run is lost in the guest: what could not be read for the host, or not be written back.
+    /// Something of the run is lost in the guest: what could not be read for the host, or not be
+    /// written back.
     Spoilt(#[serde(borrow)] Cow<'a, str>),
-    /// What the kernel has logged since the run began, at its end: messages, each a line. Some may not have come to the console.
+    /// What the kernel has logged since the run began, at its end: messages, each a line. Some may
+    /// not have come to the console.
     Log(#[serde(borrow)] Cow<'a, str>),
     /// Bits of the kernel's taint (`/proc/sys/kernel/tainted`) that were set while the program ran.
     Tainted(u64),

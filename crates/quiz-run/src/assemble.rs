@@ -1,5 +1,6 @@
-//! From a kernel, a root and the profiles to a VM and the agent's orders: everything that a run needs, made and owned. Not for finding the
-//! kernel and the root (`prepare`), nor for starting the VM (`attempt`).
+//! From a kernel, a root and the profiles to a VM and the agent's orders: everything that a run
+//! needs, made and owned. Not for finding the kernel and the root (`prepare`), nor for starting the
+//! VM (`attempt`).
 
 pub mod agents;
 pub(crate) mod disks;
@@ -84,7 +85,8 @@ pub struct PreparedRun {
 }
 
 impl PreparedRun {
-    /// Makes everything that the run needs beside its kernel and root. `dir` is the run's directory.
+    /// Makes everything that the run needs beside its kernel and root. `dir` is the run's
+    /// directory.
     pub fn assemble(
         spec: &RunSpec,
         chosen: Vec<Chosen>,
@@ -163,7 +165,8 @@ impl PreparedRun {
         })
     }
 
-    /// What others may know of the run while it goes on. `runs` is the directory of all runs of its worktree.
+    /// What others may know of the run while it goes on. `runs` is the directory of all runs of its
+    /// worktree.
     pub fn entry(&self, runs: PathBuf, started_at: SystemTime) -> Running {
         let (spec, dir) = (&self.spec, &self.dir);
         Running {

@@ -1,5 +1,6 @@
-//! A prepared run is carried out: the VM resumes from a snapshot where there is one, boots otherwise, and the run ends in a record. Not for what
-//! happens while the VM runs (`quiz_vm::supervise`).
+//! A prepared run is carried out: the VM resumes from a snapshot where there is one, boots
+//! otherwise, and the run ends in a record. Not for what happens while the VM runs
+//! (`quiz_vm::supervise`).
 
 pub mod standby;
 pub mod template;
@@ -76,7 +77,8 @@ enum Next {
 }
 
 impl PlannedRun {
-    /// Decides what `run` starts from, and registers it. Without `resumes` it boots, and no snapshot is taken of it.
+    /// Decides what `run` starts from, and registers it. Without `resumes` it boots, and no
+    /// snapshot is taken of it.
     pub fn new(run: PreparedRun, resumes: bool, ctx: &Context) -> Result<PlannedRun, Fault> {
         run.dir.write_command_line(&run.vm)?;
         let plan = if resumes { template::plan(&run, ctx) } else { Plan { start: StartPoint::Boot, writer: None } };
@@ -95,7 +97,8 @@ impl PlannedRun {
         }
         let start = match plan.start {
             StartPoint::Ready(snapshot) => {
-                // A standby VM has no disks but its own, and a template knows disks by their sizes only.
+                // A standby VM has no disks but its own, and a template knows disks by their sizes
+                // only.
                 let wanted = run.spec.standby && run.disks.kept.is_empty();
                 match wanted.then(|| standby::take(&run.cache, &standby::name(&snapshot.name, &run.vm))).flatten() {
                     Some(vm) => Start::Standby(vm, snapshot),
@@ -111,7 +114,8 @@ impl PlannedRun {
         Ok(PlannedRun { run, start, writer: plan.writer, started_at, before, registered, control })
     }
 
-    /// Runs the program in the VM. An attempt that did not get as far as the program is followed by another one.
+    /// Runs the program in the VM. An attempt that did not get as far as the program is followed by
+    /// another one.
     pub fn attempt(self, mut frontend: Frontend<'_>, ctx: &Context) -> Result<Attempted, Fault> {
         let PlannedRun { run, mut start, mut writer, started_at, before, registered, control } = self;
         let mut crashed: Option<String> = None;
@@ -268,8 +272,9 @@ impl Attempted {
         &self.outcome.verdict
     }
 
-    /// Completes the evidence: artifacts of a guest that died, lines of source, the record. `call` is how quiz was called, and `doing` what the
-    /// guest was doing where that is more than the run's program.
+    /// Completes the evidence: artifacts of a guest that died, lines of source, the record. `call`
+    /// is how quiz was called, and `doing` what the guest was doing where that is more than the
+    /// run's program.
     pub fn finish(self, call: Option<Call>, doing: Option<String>, signals: &mut dyn Signals, ctx: &Context) -> Ended {
         let Attempted { run, started, writer, started_at, before, mut outcome, crashed, _registered } = self;
         crashed.iter().for_each(|crashed| ctx.report.say(crashed));
@@ -285,7 +290,8 @@ impl Attempted {
             Started::Boot => StartRecord { from: "boot", template: made },
         };
         let crash = crash::read(&mut outcome, &run, doing, signals, ctx);
-        // From here on nothing waits for anything but the user's own streams, and every signal ends that.
+        // From here on nothing waits for anything but the user's own streams, and every signal ends
+        // that.
         let call_seal = call.as_ref().and_then(|call| consent::seal(call, ctx));
         let mut record = Record::new(&run, start, started_at, &outcome);
         (record.call, record.call_seal) = (call, call_seal);

@@ -1,8 +1,10 @@
-//! The user's consent to what a worktree's own files do on the host. Settings that only concern the guest need none.
+//! The user's consent to what a worktree's own files do on the host. Settings that only concern the
+//! guest need none.
 //!
-//! A worktree may have been cloned a minute ago. Its settings can name programs that quiz runs, its profiles can contain some, and it can
-//! contain records of runs. `quiz allow` shows what reaches the host and stores a digest of it in the user's state directory. A changed digest
-//! needs consent again.
+//! A worktree may have been cloned a minute ago. Its settings can name programs that quiz runs, its
+//! profiles can contain some, and it can contain records of runs. `quiz allow` shows what reaches
+//! the host and stores a digest of it in the user's state directory. A changed digest needs consent
+//! again.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -64,10 +66,12 @@ impl Sum {
     }
 }
 
-/// The settings of the worktree's file that reach the host: key, value and place of each, in the order of the keys.
+/// The settings of the worktree's file that reach the host: key, value and place of each, in the
+/// order of the keys.
 ///
-/// A kernel, memory, processors, limits of time and the like are the guest's own affair. Programs, words for QEMU, sources of packages and of
-/// kernels, directories and disks outside of the worktree and those that the guest may write to, and the caller's variables are not.
+/// A kernel, memory, processors, limits of time and the like are the guest's own affair. Programs,
+/// words for QEMU, sources of packages and of kernels, directories and disks outside of the
+/// worktree and those that the guest may write to, and the caller's variables are not.
 fn reaching(settings: &Settings, of_profiles: &[Given], worktree: &Path) -> Vec<(String, String, String)> {
     let outside = |path: &Path| !fs::canonicalize(path).is_ok_and(|path| path.starts_with(worktree));
     // What the guest writes to a disk there would be git's or quiz's settings.
@@ -182,7 +186,8 @@ pub fn call_item(id: &str, call: &Call) -> Item {
     Item { name: format!("{RUN}{id}"), lines, digest: digest::of_bytes(text.as_bytes()) }
 }
 
-/// Refuses settings of the worktree's that reach the host and are in effect, unless they were allowed.
+/// Refuses settings of the worktree's that reach the host and are in effect, unless they were
+/// allowed.
 pub fn require_settings(settings: &Settings, of_profiles: &[Given], ctx: &Context) -> Result<(), Fault> {
     let Some(worktree) = &ctx.worktree else { return Ok(()) };
     let Some(file) = &worktree.settings else { return Ok(()) };
@@ -222,7 +227,8 @@ pub fn require(item: &Item, ctx: &Context) -> Result<(), Fault> {
         .hint(format!("if you trust it, `{command}` allows it as it is now")))
 }
 
-/// Notes that the user allows `items` of the worktree, in addition to what was allowed, or instead of it.
+/// Notes that the user allows `items` of the worktree, in addition to what was allowed, or instead
+/// of it.
 pub fn allow(items: &[Item], instead: bool, ctx: &Context) -> Result<(), Fault> {
     let Some(file) = file(ctx)? else { return Err(no_worktree()) };
     let mut allowed = read(ctx);
@@ -257,7 +263,8 @@ fn no_worktree() -> Fault {
     Fault::new("this is no worktree: there is nothing to allow")
 }
 
-/// What is kept for the worktree: below the user's own directory, where nothing of the worktree's is.
+/// What is kept for the worktree: below the user's own directory, where nothing of the worktree's
+/// is.
 fn file(ctx: &Context) -> Result<Option<PathBuf>, Fault> {
     let Some(worktree) = &ctx.worktree else { return Ok(None) };
     let name = &digest::of_bytes(worktree.dir.as_os_str().as_bytes())[..20];

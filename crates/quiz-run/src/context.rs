@@ -1,5 +1,6 @@
-//! What every command and every run needs to know of its caller: the cache, the worktree, the directory and the environment, and where progress
-//! is reported. Not for what was asked for (that is a `RunSpec`).
+//! What every command and every run needs to know of its caller: the cache, the worktree, the
+//! directory and the environment, and where progress is reported. Not for what was asked for (that
+//! is a `RunSpec`).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +19,8 @@ use crate::profiles::Profiles;
 
 /// What every command and every run needs to know of its caller.
 pub struct Context {
-    /// The directory that quiz was called in, or was told to do as if; absolute, without symbolic links.
+    /// The directory that quiz was called in, or was told to do as if; absolute, without symbolic
+    /// links.
     pub cwd: PathBuf,
     /// The worktree that this directory is in.
     pub worktree: Option<Worktree>,
@@ -62,7 +64,8 @@ impl Context {
         let paths = Paths::new(&variables, &cwd);
         let caller = Caller {
             uid: rustix::process::geteuid().as_raw(),
-            // The current directory has no symbolic links in it, so that HOME must not have any either.
+            // The current directory has no symbolic links in it, so that HOME must not have any
+            // either.
             home: paths.home.as_ref().map(|home| fs_err::canonicalize(home).unwrap_or_else(|_| home.clone())),
         };
         let worktree::Found { worktree, foreign } = worktree::find(&cwd, &caller);
@@ -83,8 +86,8 @@ impl Context {
         Ok(Cache::at(self.paths.cache()?))
     }
 
-    /// Where the evidence of runs is usually kept: below the worktree, or for runs outside of any, below the user's state
-    /// directory. It need not exist yet.
+    /// Where the evidence of runs is usually kept: below the worktree, or for runs outside of any,
+    /// below the user's state directory. It need not exist yet.
     pub fn runs_dir(&self) -> Result<RunsDir, PathsError> {
         match &self.worktree {
             Some(worktree) => Ok(RunsDir::of_worktree(&worktree.dir)),
@@ -92,7 +95,8 @@ impl Context {
         }
     }
 
-    /// Where it is kept instead of guests that may write to the worktree: below the user's state directory. None outside of a worktree.
+    /// Where it is kept instead of guests that may write to the worktree: below the user's state
+    /// directory. None outside of a worktree.
     pub fn runs_dir_apart(&self) -> Result<Option<RunsDir>, PathsError> {
         let Some(worktree) = &self.worktree else { return Ok(None) };
         let path = worktree.dir.as_os_str().as_bytes();

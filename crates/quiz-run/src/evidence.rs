@@ -1,4 +1,5 @@
-//! The directory of one run: made, locked while the run lasts, completed by `result.json`, pruned when old.
+//! The directory of one run: made, locked while the run lasts, completed by `result.json`, pruned
+//! when old.
 
 pub mod history;
 
@@ -20,8 +21,9 @@ const COMMAND: &str = "command";
 /// The run's record.
 const RECORD: &str = "result.json";
 
-/// Where runs have their directories: below a directory that is the user's choice, by names that are quiz's. The former may be found through
-/// links, the latter never: what is there may have come with somebody else's files.
+/// Where runs have their directories: below a directory that is the user's choice, by names that
+/// are quiz's. The former may be found through links, the latter never: what is there may have come
+/// with somebody else's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunsDir {
     base: PathBuf,
@@ -146,7 +148,8 @@ impl Drop for RunDir {
     }
 }
 
-/// The time (UTC, which never goes back for a winter) to the millisecond and a few random digits: sorts by age.
+/// The time (UTC, which never goes back for a winter) to the millisecond and a few random digits:
+/// sorts by age.
 fn new_id() -> String {
     let mut random = [0; 2];
     // Without randomness the loop around us finds the next free name by the clock.
@@ -193,8 +196,9 @@ pub fn quoted(word: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Removes old runs from `runs`: more than `keep_runs`, or older than `keep_days`. Runs under way are left alone, and so is whatever quiz has
-/// not made: a directory without a run's name or without a run in it, and all that links lead to. Whatever cannot be removed is tried again next
+/// Removes old runs from `runs`: more than `keep_runs`, or older than `keep_days`. Runs under way
+/// are left alone, and so is whatever quiz has not made: a directory without a run's name or
+/// without a run in it, and all that links lead to. Whatever cannot be removed is tried again next
 /// time.
 pub fn prune(runs: &RunsDir, keep_runs: Option<u32>, keep_days: Option<u32>) {
     let now = SystemTime::now();
@@ -217,15 +221,16 @@ pub fn runs_in(runs: &RunsDir) -> Vec<PathBuf> {
     runs.dirs().unwrap_or_default().into_iter().map(|name| runs.path().join(name)).collect()
 }
 
-/// Removes those directories with a run's name for which `is_run` and `is_old` hold; the latter is told how many are newer, and when it was
-/// made.
+/// Removes those directories with a run's name for which `is_run` and `is_old` hold; the latter is
+/// told how many are newer, and when it was made.
 fn sweep(runs: &RunsDir, is_run: impl Fn(&HeldDir) -> bool, is_old: impl Fn(usize, SystemTime) -> bool) {
     // Where there is none, or one that is not quiz's, there is nothing to remove.
     let Ok(runs) = runs.open(false) else { return };
     let names = runs.dirs().unwrap_or_default();
     let mut dated: Vec<(SystemTime, String)> =
         names.into_iter().filter_map(|name| Some((made_at(&name)?, name))).collect();
-    // One that was made in the future was made before somebody has set the clock back: all that were made since are newer.
+    // One that was made in the future was made before somebody has set the clock back: all that
+    // were made since are newer.
     let now = SystemTime::now();
     dated.sort_by(|a, b| ((b.0 <= now), b).cmp(&((a.0 <= now), a)));
     for (age, (at, name)) in dated.iter().enumerate() {

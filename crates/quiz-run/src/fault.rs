@@ -1,5 +1,5 @@
-//! How quiz fails: one type for everything that ends a command, with exit code 125. Not for verdicts about guests, which are results and no
-//! faults, nor for how it is shown.
+//! How quiz fails: one type for everything that ends a command, with exit code 125. Not for
+//! verdicts about guests, which are results and no faults, nor for how it is shown.
 
 use std::error::Error;
 
@@ -56,7 +56,8 @@ impl Fault {
         }
     }
 
-    /// The signal that has ended the work, if that is what has happened. The process is to end of the same one.
+    /// The signal that has ended the work, if that is what has happened. The process is to end of
+    /// the same one.
     pub fn interrupted_by(&self) -> Option<i32> {
         match self.what {
             What::Interrupted(_, signal) => Some(signal),

@@ -1,10 +1,12 @@
-//! One run, from its `RunSpec` to its record: finds or makes what it needs, starts or resumes the VM, supervises it, and keeps the evidence.
-//! Beside it, what is seen of runs from outside: those that are under way, those that have ended, standby VMs.
+//! One run, from its `RunSpec` to its record: finds or makes what it needs, starts or resumes the
+//! VM, supervises it, and keeps the evidence. Beside it, what is seen of runs from outside: those
+//! that are under way, those that have ended, standby VMs.
 //!
-//! The folders are the stages: `find` ─► `assemble` ─► `attempt` ─► `outcome`; `evidence` is the run directory, `running` the VMs that run.
+//! The folders are the stages: `find` ─► `assemble` ─► `attempt` ─► `outcome`; `evidence` is the
+//! run directory, `running` the VMs that run.
 //!
-//! Not for the command line, nor for what is shown: the caller gives a [`Frontend`] and a [`Context`]. Nothing here reads the environment or
-//! writes to a standard stream.
+//! Not for the command line, nor for what is shown: the caller gives a [`Frontend`] and a
+//! [`Context`]. Nothing here reads the environment or writes to a standard stream.
 
 mod arch;
 mod assemble;

@@ -1,4 +1,5 @@
-//! Where the user's files are: the only place that reads `HOME`, `XDG_*` and `QUIZ_CACHE`. Not for what is in them.
+//! Where the user's files are: the only place that reads `HOME`, `XDG_*` and `QUIZ_CACHE`. Not for
+//! what is in them.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -29,8 +30,8 @@ pub struct Paths {
 impl Paths {
     /// Reads `variables`; a relative `QUIZ_CACHE` begins at `cwd`.
     ///
-    /// As the XDG rules have it, a variable that is empty or (except `QUIZ_CACHE`, which is ours) relative counts as
-    /// not set.
+    /// As the XDG rules have it, a variable that is empty or (except `QUIZ_CACHE`, which is ours)
+    /// relative counts as not set.
     pub fn new(variables: &[(OsString, OsString)], cwd: &Path) -> Paths {
         let variable = |name: &str| {
             let found = variables.iter().find(|(n, _)| n == name).map(|(_, value)| PathBuf::from(value));

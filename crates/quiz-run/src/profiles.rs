@@ -1,4 +1,5 @@
-//! The profiles that there are: quiz's own, the user's, the worktree's. Not for those of one run (`chosen`).
+//! The profiles that there are: quiz's own, the user's, the worktree's. Not for those of one run
+//! (`chosen`).
 
 use std::io::Write;
 use std::path::Path;
@@ -12,7 +13,8 @@ use quiz_host::{Cache, Entry, Report, StoreError, digest};
 
 use crate::paths::Paths;
 
-/// quiz's own. A program that the host runs has to be a file somewhere, so they are written to the cache.
+/// quiz's own. A program that the host runs has to be a file somewhere, so they are written to the
+/// cache.
 static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/profiles");
 
 /// Some versions of quiz may be in use at once.

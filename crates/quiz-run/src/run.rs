@@ -1,4 +1,5 @@
-//! The whole way of a run: what it asks for is found or made, assembled, and planned. Not for the single steps.
+//! The whole way of a run: what it asks for is found or made, assembled, and planned. Not for the
+//! single steps.
 
 use quiz_config::{RunSpec, ShareSpec, WorktreeMode};
 

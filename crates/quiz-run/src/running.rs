@@ -1,4 +1,5 @@
-//! VMs that run, as seen from outside: finding them, running programs in them, and copying files. Not for starting them.
+//! VMs that run, as seen from outside: finding them, running programs in them, and copying files.
+//! Not for starting them.
 
 pub mod guest;
 pub mod registry;

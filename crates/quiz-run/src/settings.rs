@@ -1,4 +1,5 @@
-//! The settings of a call, from all their layers, and the run that they ask for. Not for what single settings mean (`quiz_config`).
+//! The settings of a call, from all their layers, and the run that they ask for. Not for what
+//! single settings mean (`quiz_config`).
 
 use std::ffi::OsString;
 
@@ -46,7 +47,8 @@ impl Context {
         Ok(self.settings_and_options(options)?.0)
     }
 
-    /// The settings, and the options of profiles that files and variables set. What of the worktree reaches the host must have been allowed.
+    /// The settings, and the options of profiles that files and variables set. What of the worktree
+    /// reaches the host must have been allowed.
     pub fn settings_and_options(&self, options: Vec<TypedOption>) -> Result<(Settings, Vec<Given>), Fault> {
         let (settings, profile_options) = self.settings_to_show(options)?;
         consent::require_settings(&settings, &profile_options, self)?;
@@ -58,7 +60,8 @@ impl Context {
         let Loaded { settings, mut profile_options, unknown_variables } = quiz_config::load(&self.sources(options))?;
         if !unknown_variables.is_empty() {
             let place = Place { dir: self.cwd.clone(), home: self.paths.home.clone() };
-            // A cache that cannot be written is the fault of those who need it; here it only costs the meaning of a variable.
+            // A cache that cannot be written is the fault of those who need it; here it only costs
+            // the meaning of a variable.
             let none = Catalog::default();
             let catalog = self.profiles().map_or(&none, |profiles| &profiles.catalog);
             let (given, unknown) = catalog.variables(unknown_variables, &place);

@@ -1,4 +1,5 @@
-//! The signals that this process receives: those that would end it, and what a terminal sends. Not for what they do to a run.
+//! The signals that this process receives: those that would end it, and what a terminal sends. Not
+//! for what they do to a run.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,11 +18,12 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::fault::Fault;
 
-/// How many listen for the signals that end quiz. While nobody does, they do what they do in any program.
+/// How many listen for the signals that end quiz. While nobody does, they do what they do in any
+/// program.
 static LISTENERS: AtomicUsize = AtomicUsize::new(0);
 
-/// The signals that end a program unless it catches them, but for those of faults. Whatever sends one, the terminal is to be restored, and the
-/// run to have its record.
+/// The signals that end a program unless it catches them, but for those of faults. Whatever sends
+/// one, the terminal is to be restored, and the run to have its record.
 fn ending() -> impl Iterator<Item = i32> {
     let named = [
         SIGINT,
@@ -72,11 +74,13 @@ impl ReceivedSignals {
     }
 }
 
-/// A signal that has once been caught is caught for good: this has it end quiz all the same while nobody listens.
+/// A signal that has once been caught is caught for good: this has it end quiz all the same while
+/// nobody listens.
 fn end_where_nobody_listens(signal: i32) -> io::Result<()> {
     let end = move || {
         if LISTENERS.load(Ordering::SeqCst) == 0 {
-            // SAFETY: both are async-signal-safe; the signal is delivered again when its handler has returned.
+            // SAFETY: both are async-signal-safe; the signal is delivered again when its handler
+            // has returned.
             unsafe {
                 libc::signal(signal, libc::SIG_DFL);
                 libc::raise(signal);
@@ -120,7 +124,8 @@ mod tests {
 
     const CHILD: &str = "QUIZ_TEST_SIGNALS";
 
-    /// A signal is received, or ends the process as it ends any program, at whatever moment it comes.
+    /// A signal is received, or ends the process as it ends any program, at whatever moment it
+    /// comes.
     #[test]
     fn no_signal_is_lost_while_quiz_begins_to_listen() {
         if std::env::var_os(CHILD).is_some() {

@@ -4,7 +4,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
-/// Starts `command` in a session of its own, so that a signal to this process's terminal or process group does not reach it.
+/// Starts `command` in a session of its own, so that a signal to this process's terminal or process
+/// group does not reach it.
 ///
 /// # Errors
 /// If the host refuses another process.

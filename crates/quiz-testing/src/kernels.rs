@@ -7,11 +7,13 @@ use crate::{Ran, Sandbox};
 /// Debian's source package, since Debian's mirror is what tests need anyway.
 const PACKAGE: &str = "linux-source-6.12";
 const SUITE: &str = "bookworm";
-/// Whether the guest's kernel has what dumps of its memory need, the last thing that an older quiz did not give it.
+/// Whether the guest's kernel has what dumps of its memory need, the last thing that an older quiz
+/// did not give it.
 const IS_RECENT: &str = "zcat /proc/config.gz | grep -q ^CONFIG_FW_CFG_SYSFS=y || exit 3";
 
-/// A kernel that quiz has built, with what `profiles` need: built now if there is none, or if the one that there is was built
-/// before quiz gave kernels all of that. Its name, since a stock kernel of the same version may be newer.
+/// A kernel that quiz has built, with what `profiles` need: built now if there is none, or if the
+/// one that there is was built before quiz gave kernels all of that. Its name, since a stock kernel
+/// of the same version may be newer.
 ///
 /// # Panics
 /// If it cannot be built.

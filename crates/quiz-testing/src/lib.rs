@@ -1,4 +1,5 @@
-//! A sealed place to run quiz in from tests: a worktree and a home of its own, the cache shared, nothing else inherited.
+//! A sealed place to run quiz in from tests: a worktree and a home of its own, the cache shared,
+//! nothing else inherited.
 
 pub mod kernels;
 pub mod openzfs;

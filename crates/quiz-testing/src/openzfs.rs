@@ -1,5 +1,6 @@
-//! Checkouts of OpenZFS for tests and benchmarks: the releases that Debian has, unpacked once into the user's cache. What is
-//! built in them stays there. Not for building them, which is quiz's own work.
+//! Checkouts of OpenZFS for tests and benchmarks: the releases that Debian has, unpacked once into
+//! the user's cache. What is built in them stays there. Not for building them, which is quiz's own
+//! work.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,8 +54,8 @@ pub fn checkout(release: Release) -> Result<PathBuf, String> {
     checkouts.into_iter().find(|dir| dir.join("META").is_file()).ok_or(format!("no checkout in {}", place.display()))
 }
 
-/// Debian's archive of the upstream release, through apt, which checks its signature; with lists of its own, so that the host's
-/// apt stays as it is.
+/// Debian's archive of the upstream release, through apt, which checks its signature; with lists of
+/// its own, so that the host's apt stays as it is.
 fn fetch(suite: &str, dir: &Path) -> Result<(), String> {
     let sources = "Types: deb-src\nURIs: http://deb.debian.org/debian\nSuites: SUITE\nComponents: main contrib\n\
                    Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n";

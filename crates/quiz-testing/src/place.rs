@@ -1,4 +1,5 @@
-//! Where the tests of templates run: a worktree, and a cache of which all but the templates is the user's.
+//! Where the tests of templates run: a worktree, and a cache of which all but the templates is the
+//! user's.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,8 @@ use serde_json::Value;
 
 use crate::{Ran, Sandbox, cache};
 
-/// A sandbox whose templates are its own: a cache beside the worktree, of which all but the templates is the user's.
+/// A sandbox whose templates are its own: a cache beside the worktree, of which all but the
+/// templates is the user's.
 pub struct Place {
     /// The worktree and the home.
     pub sandbox: Sandbox,

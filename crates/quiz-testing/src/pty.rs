@@ -59,7 +59,8 @@ impl Pty {
         self.on_it(command)
     }
 
-    /// Starts a program whose streams are the terminal, in a session that has no controlling terminal.
+    /// Starts a program whose streams are the terminal, in a session that has no controlling
+    /// terminal.
     ///
     /// # Panics
     /// If it cannot be started.

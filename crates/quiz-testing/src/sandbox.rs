@@ -80,8 +80,9 @@ impl Sandbox {
         dir
     }
 
-    /// Quiz, to be called with `args` in the worktree, with an environment of just what it needs. Kernels and roots come from
-    /// the user's cache, so that they are made once and not for every test.
+    /// Quiz, to be called with `args` in the worktree, with an environment of just what it needs.
+    /// Kernels and roots come from the user's cache, so that they are made once and not for every
+    /// test.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         self.command_in(&self.worktree(), args)
     }

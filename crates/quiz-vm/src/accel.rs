@@ -1,7 +1,8 @@
 //! Which accelerator this host can really use, found out by trying, and how fast its TSC runs.
 //!
-//! `/dev/kvm` that opens is no proof: on nested and paravirtual hosts it can create VMs and vCPUs and still not run a kernel.
-//! So KVM is tried with the very kernel that is to run, once for each QEMU program and boot of the host, and the answer is remembered.
+//! `/dev/kvm` that opens is no proof: on nested and paravirtual hosts it can create VMs and vCPUs
+//! and still not run a kernel. So KVM is tried with the very kernel that is to run, once for each
+//! QEMU program and boot of the host, and the answer is remembered.
 
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +20,8 @@ use crate::probe::{Identity, ProbeError, Qemu};
 use crate::qmp::{self, Said};
 use crate::spec::{Accel, VmSpec};
 
-/// How long a kernel may take to start the agent under a KVM that works. It takes well under a second.
+/// How long a kernel may take to start the agent under a KVM that works. It takes well under a
+/// second.
 const TRIAL: Duration = Duration::from_secs(10);
 
 /// What the user asked for.
@@ -128,9 +130,11 @@ impl Host {
         self.facts.tsc_khz
     }
 
-    /// What the QEMU at `program` has for guests of `arch`. It is asked once, until its file is another one.
+    /// What the QEMU at `program` has for guests of `arch`. It is asked once, until its file is
+    /// another one.
     ///
-    /// One that does not answer is taken to have everything, and asked again next time; the error says why it did not.
+    /// One that does not answer is taken to have everything, and asked again next time; the error
+    /// says why it did not.
     pub fn qemu(&mut self, program: &Path, arch: &Arch) -> (Qemu, Option<ProbeError>) {
         let identity = match Identity::of(program) {
             Ok(identity) => identity,
@@ -159,7 +163,8 @@ impl Host {
         self.facts.qemus.iter().find(|known| known.identity.path() == program)
     }
 
-    /// What is known without trying of a guest of `arch` in the QEMU at `program`; `None` when KVM has to be tried.
+    /// What is known without trying of a guest of `arch` in the QEMU at `program`; `None` when KVM
+    /// has to be tried.
     ///
     /// # Errors
     /// If what was asked for cannot be.
@@ -221,7 +226,8 @@ impl Host {
         })
     }
 
-    /// Tries KVM with `vm`'s kernel and initramfs, and remembers the answer. Files of the trial are made in `dir`.
+    /// Tries KVM with `vm`'s kernel and initramfs, and remembers the answer. Files of the trial are
+    /// made in `dir`.
     pub fn try_kvm(&mut self, vm: &VmSpec, dir: &Path) -> Choice {
         let trial = VmSpec {
             accel: Accel::Kvm,
@@ -430,7 +436,8 @@ mod tests {
     #[test]
     fn a_device_that_may_not_be_opened_is_told_once_with_its_group() {
         if rustix::process::geteuid().is_root() {
-            // The superuser may open all. `crates/quiz/tests/machines.rs` does this as another user.
+            // The superuser may open all. `crates/quiz/tests/machines.rs` does this as another
+            // user.
             return;
         }
         let dir = tempfile::tempdir().unwrap();

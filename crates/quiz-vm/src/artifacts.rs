@@ -1,4 +1,5 @@
-//! The archive that the guest sends at its end, unpacked into the run's `artifacts/` while it comes. Not for the unpacking itself (`unpack`).
+//! The archive that the guest sends at its end, unpacked into the run's `artifacts/` while it
+//! comes. Not for the unpacking itself (`unpack`).
 
 use std::io::{self, Read};
 use std::thread::{self, JoinHandle};
@@ -19,7 +20,8 @@ pub struct Unpacking {
 }
 
 impl Unpacking {
-    /// Unpacks into `artifacts/` in `dir`, which is made when something comes. `taken` hears how many bytes are done with.
+    /// Unpacks into `artifacts/` in `dir`, which is made when something comes. `taken` hears how
+    /// many bytes are done with.
     ///
     /// # Errors
     /// If the host has no thread for it.

@@ -1,5 +1,5 @@
-//! The side of those who come to a VM that runs: their streams and signals, tied to a program in it. Not for the supervisor's side (see
-//! `supervise::clients`).
+//! The side of those who come to a VM that runs: their streams and signals, tied to a program in
+//! it. Not for the supervisor's side (see `supervise::clients`).
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -57,7 +57,8 @@ pub enum ClientError {
     Io(#[from] io::Error),
 }
 
-/// Waits until the supervisor has said its first word, which it does when the run's program runs; whether that has a terminal.
+/// Waits until the supervisor has said its first word, which it does when the run's program runs;
+/// whether that has a terminal.
 pub fn greet(socket: &UnixStream) -> Result<bool, ClientError> {
     let mut decoder = Decoder::default();
     loop {
@@ -84,7 +85,8 @@ pub struct Ends<'a> {
     pub signals: &'a mut dyn Signals,
     /// The key that, three times within a second, leaves the program's terminal.
     pub escape: Option<u8>,
-    /// Hears that what is typed goes to the program from now on, if that is to be told (to whom has not been greeted).
+    /// Hears that what is typed goes to the program from now on, if that is to be told (to whom has
+    /// not been greeted).
     pub begin: &'a mut dyn FnMut(),
     /// Says what to do about a signal that ends programs.
     pub heed: &'a mut dyn FnMut(i32) -> Heed,

@@ -18,7 +18,8 @@ const TAIL: usize = 1024 * 1024;
 const LINE: usize = 4096;
 /// How much of an oops is kept, in bytes.
 const OOPS: usize = 256 * 1024;
-/// How much is kept of what the kernel says from a mere report or stall on, so that there is room for an oops that follows, in bytes.
+/// How much is kept of what the kernel says from a mere report or stall on, so that there is room
+/// for an oops that follows, in bytes.
 const REPORT: usize = 64 * 1024;
 /// How many last lines are kept for a message.
 const LAST_LINES: usize = 12;
@@ -72,7 +73,8 @@ impl Strict {
 }
 
 impl Console {
-    /// A console that is kept in the file `path`, behind what `before` holds: the console of the VM that this one goes on from.
+    /// A console that is kept in the file `path`, behind what `before` holds: the console of the VM
+    /// that this one goes on from.
     pub fn create(mut log: File, before: Option<&Path>) -> io::Result<Console> {
         let before = before.map_or_else(|| Ok(Vec::new()), fs::read)?;
         log.write_all(&before)?;
@@ -119,7 +121,8 @@ impl Console {
                 b'\r' => {}
                 _ => {
                     if self.line.len() == 2 * LINE {
-                        // What a program has written without an end; a message of the kernel's may follow.
+                        // What a program has written without an end; a message of the kernel's may
+                        // follow.
                         self.line.splice(..LINE, "…".bytes());
                     }
                     self.line.push(*byte);
@@ -133,7 +136,8 @@ impl Console {
         let line = String::from_utf8_lossy(&self.line).into_owned();
         self.line.clear();
         let text = self.judge(&line);
-        // It says so at the end of its account, too; and without time stamps it may stand behind what a program has written.
+        // It says so at the end of its account, too; and without time stamps it may stand behind
+        // what a program has written.
         self.panicked |= text.contains(classify::PANIC);
         let (trouble, report, stall) =
             (classify::is_trouble(text), classify::is_report(text), classify::is_stall(text));
@@ -169,7 +173,8 @@ impl Console {
         text
     }
 
-    /// Takes what the kernel has in its log, of which some may never have come to the console: messages, each a line.
+    /// Takes what the kernel has in its log, of which some may never have come to the console:
+    /// messages, each a line.
     pub fn log(&mut self, messages: &str) {
         for text in messages.lines() {
             self.logged.look_at(text.trim_start());
@@ -205,7 +210,8 @@ impl Console {
         self.report.as_deref()
     }
 
-    /// The first message that a run must not have had that is to be free of them, on the console or in the kernel's log.
+    /// The first message that a run must not have had that is to be free of them, on the console or
+    /// in the kernel's log.
     pub fn strict(&self) -> Option<&str> {
         self.strict.first().or(self.logged.first())
     }
@@ -225,7 +231,8 @@ impl Console {
         self.trouble().or(self.report()).or(self.stall()).or(self.strict())
     }
 
-    /// What the kernel said of where processors and tasks stand, because it was asked; empty if it was not.
+    /// What the kernel said of where processors and tasks stand, because it was asked; empty if it
+    /// was not.
     pub fn asked(&self) -> &str {
         &self.asked
     }

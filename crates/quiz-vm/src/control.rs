@@ -1,4 +1,5 @@
-//! What is said between a VM's supervisor and those who come to it from outside, through a socket of its own. Frames as on the channel to the agent.
+//! What is said between a VM's supervisor and those who come to it from outside, through a socket
+//! of its own. Frames as on the channel to the agent.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -57,7 +58,8 @@ pub enum Answer<'a> {
     },
 }
 
-/// A socket's path may have 107 bytes, which a directory alone can exceed: it is reached through an open directory.
+/// A socket's path may have 107 bytes, which a directory alone can exceed: it is reached through an
+/// open directory.
 fn through<T>(dir: &Path, name: &str, how: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let dir = OwnedFd::from(fs_err::File::open(dir)?.into_parts().0);
     how(Path::new(&format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())))

@@ -1,10 +1,12 @@
 //! Mends what QEMU's `dump-guest-memory` writes, so that debuggers take it.
 //!
-//! An ELF file has a segment for each stretch of mapped memory, but QEMU says that a stretch ends in the file where its own block of RAM does (such as at
-//! the firmware below 1 MiB), although the next block follows it: all but the first part of the kernel's linear mapping would read as zero.
+//! An ELF file has a segment for each stretch of mapped memory, but QEMU says that a stretch ends
+//! in the file where its own block of RAM does (such as at the firmware below 1 MiB), although the
+//! next block follows it: all but the first part of the kernel's linear mapping would read as zero.
 //!
-//! A compressed dump (the format of `diskdump` and `makedumpfile`, here in its flattened form) should say in its header what `uname` prints in the
-//! guest. QEMU says the machine alone, and libkdumpfile then believes none of it and knows no architecture.
+//! A compressed dump (the format of `diskdump` and `makedumpfile`, here in its flattened form)
+//! should say in its header what `uname` prints in the guest. QEMU says the machine alone, and
+//! libkdumpfile then believes none of it and knows no architecture.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -18,7 +20,8 @@ use crate::spec::DumpFormat;
 
 /// The most segments that are looked at.
 const SEGMENTS: u64 = 1 << 20;
-/// Where a flattened dump has its first piece: behind a header of its own, and the piece's place and length (`makedumpfile`, IMPLEMENTATION).
+/// Where a flattened dump has its first piece: behind a header of its own, and the piece's place
+/// and length (`makedumpfile`, IMPLEMENTATION).
 const FIRST_PIECE: usize = 4096 + 16;
 /// What the header of a compressed dump begins with.
 const SIGNATURE: &[u8] = b"KDUMP   ";
@@ -35,7 +38,8 @@ pub fn mend(dump: &mut File, format: DumpFormat) -> io::Result<()> {
     }
 }
 
-/// Completes the header of a compressed dump from what the kernel says of itself (`vmcoreinfo`). Without that there is nothing to complete it from.
+/// Completes the header of a compressed dump from what the kernel says of itself (`vmcoreinfo`).
+/// Without that there is nothing to complete it from.
 fn mend_header(dump: &mut File) -> io::Result<()> {
     let mut start = Vec::new();
     dump.seek(SeekFrom::Start(0))?;
@@ -108,7 +112,8 @@ fn mended(
     let loads = || segments.iter().enumerate().filter(|(_, segment)| segment.p_type(endian) == PT_LOAD);
     // How far a byte of physical memory is behind its place in the file.
     let shift = |segment: &ProgramHeader64<Endianness>| segment.p_offset(endian).wrapping_sub(segment.p_paddr(endian));
-    // Where memory is in the file, in the order of the memory. The guest's page tables can make a million of them.
+    // Where memory is in the file, in the order of the memory. The guest's page tables can make a
+    // million of them.
     let mut known: Vec<(u64, u64)> = loads()
         .filter(|(_, segment)| segment.p_filesz(endian) > 0)
         .map(|(_, segment)| (segment.p_paddr(endian), shift(segment)))

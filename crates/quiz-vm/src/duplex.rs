@@ -1,5 +1,6 @@
-//! The user's ends of a program's streams: input is read and output written by threads, within the credit of each direction. The supervisor has
-//! one for the run's program, and each client one for its own. Not for where the other ends are.
+//! The user's ends of a program's streams: input is read and output written by threads, within the
+//! credit of each direction. The supervisor has one for the run's program, and each client one for
+//! its own. Not for where the other ends are.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +12,8 @@ use quiz_proto::{Stream, WINDOW};
 use crate::feed::Feed;
 use crate::pump::{self, Allowance, Event, Mailbox};
 
-/// Credit is returned to the guest in pieces of this size, in bytes: each costs the guest an interrupt.
+/// Credit is returned to the guest in pieces of this size, in bytes: each costs the guest an
+/// interrupt.
 const CREDIT: u32 = WINDOW / 4;
 
 /// What has happened to the streams.
@@ -25,7 +27,8 @@ pub enum Change {
     InputFailed(io::Error),
     /// So many bytes of artifacts were written.
     Unpacked(u32),
-    /// Nobody reads an output stream any more. The error is the host's, unless it is just a closed pipe.
+    /// Nobody reads an output stream any more. The error is the host's, unless it is just a closed
+    /// pipe.
     OutputClosed(Stream, Option<io::Error>),
 }
 

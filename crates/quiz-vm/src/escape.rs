@@ -1,4 +1,5 @@
-//! The way out of a terminal whose guest no longer listens: a key (Ctrl-], as in systemd-nspawn) three times within a second.
+//! The way out of a terminal whose guest no longer listens: a key (Ctrl-], as in systemd-nspawn)
+//! three times within a second.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Bytes from the supervisor to a thread that does something slow with them. What waits is bounded by the credit of who sends them, and costs its
-//! length, in however small pieces it came.
+//! Bytes from the supervisor to a thread that does something slow with them. What waits is bounded
+//! by the credit of who sends them, and costs its length, in however small pieces it came.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 

@@ -78,7 +78,8 @@ pub struct Mute {
     pub used: Duration,
 }
 
-/// The verdict. The strictest evidence counts: success is what remains when nothing speaks against it.
+/// The verdict. The strictest evidence counts: success is what remains when nothing speaks against
+/// it.
 pub fn judge(seen: &Observations) -> Verdict {
     if let Some(why) = why_not_resumed(seen) {
         return Verdict::fault(format!("the saved VM could not be resumed: {why}"));
@@ -154,8 +155,8 @@ fn of_machine(seen: &Observations) -> Verdict {
         Some(signal) => format!("QEMU was killed by signal {signal}: {last}"),
         None => format!("QEMU failed ({}): {last}", seen.ended),
     };
-    // While the program runs, the guest can make QEMU fail; when it is down, what fails is QEMU's own end. Only a process of the host can send
-    // QEMU these signals.
+    // While the program runs, the guest can make QEMU fail; when it is down, what fails is QEMU's
+    // own end. Only a process of the host can send QEMU these signals.
     let from_outside = [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
     let by_guest = seen.started && !seen.down && !by_signal.is_some_and(|signal| from_outside.contains(&signal));
     if by_guest { Verdict::Lost { message } } else { Verdict::fault(message) }
@@ -174,7 +175,8 @@ pub fn crashed_at_boot(seen: &Observations) -> bool {
     !seen.started && seen.decided.is_none() && by_own && matches!(judge(seen), Verdict::Fault { .. })
 }
 
-/// What a kernel has reported: on the console or in its log (`report`), or by the taint that was set since the program began.
+/// What a kernel has reported: on the console or in its log (`report`), or by the taint that was
+/// set since the program began.
 pub fn reported(report: Option<&str>, taint: u64) -> Option<String> {
     let tainted = || {
         let bad = taint::of_trouble(taint);
@@ -304,7 +306,8 @@ mod tests {
 
     type Evidence = (&'static str, fn(&mut Observations), &'static str);
 
-    /// Each piece of evidence against a success, the strictest first, and the verdict that it makes of one.
+    /// Each piece of evidence against a success, the strictest first, and the verdict that it makes
+    /// of one.
     const EVIDENCE: &[Evidence] = &[
         ("not resumed", |seen| seen.not_resumed = true, "fault"),
         ("quiz failed", |seen| seen.failed = Some("f".into()), "fault"),
@@ -333,7 +336,8 @@ mod tests {
         }
     }
 
-    /// A row for each pair of evidence: never a success, and the verdict of the stricter one, or of what both together say.
+    /// A row for each pair of evidence: never a success, and the verdict of the stricter one, or of
+    /// what both together say.
     #[test]
     fn of_two_pieces_of_evidence_the_stricter_counts() {
         let together: &[(&str, &str, &str)] = &[
@@ -356,7 +360,8 @@ mod tests {
         }
     }
 
-    /// What a guest prints on its console, which any of its programs can write to, spoils no success and makes none.
+    /// What a guest prints on its console, which any of its programs can write to, spoils no
+    /// success and makes none.
     #[test]
     fn the_console_alone_does_not_overrule_the_agent() {
         let printed = Observations { panicked: true, trouble: Some("BUG: x".into()), ..success() };

@@ -1,8 +1,9 @@
 //! Starts, supervises and judges one virtual machine.
 //!
-//! [`VmSpec`] is plain data; [`qemu::argv`] turns it into QEMU's command line and nothing else; [`supervise::supervise`]
-//! owns the process, the channel to the agent, the console and the clock until there is a [`Verdict`].
-//! Not for finding kernels and roots (that is `quiz-image`), nor for options and terminals (that is `quiz`).
+//! [`VmSpec`] is plain data; [`qemu::argv`] turns it into QEMU's command line and nothing else;
+//! [`supervise::supervise`] owns the process, the channel to the agent, the console and the clock
+//! until there is a [`Verdict`]. Not for finding kernels and roots (that is `quiz-image`), nor for
+//! options and terminals (that is `quiz`).
 
 pub mod accel;
 pub mod artifacts;

@@ -126,8 +126,8 @@ impl Monitor {
         self.pidfd.as_fd()
     }
 
-    /// Sends a QMP command. QEMU reads them faster than we have any to send, so a full socket means that it is stuck, which
-    /// the deadlines of the caller deal with.
+    /// Sends a QMP command. QEMU reads them faster than we have any to send, so a full socket means
+    /// that it is stuck, which the deadlines of the caller deal with.
     pub fn say(&mut self, command: impl Into<Command>) {
         rustix::net::send(&self.qmp, &command.into().line(), rustix::net::SendFlags::NOSIGNAL).ok();
     }
@@ -147,7 +147,8 @@ impl Monitor {
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = match &mut self.process {
-                // An error means that somebody else has reaped it, which cannot happen to our own child.
+                // An error means that somebody else has reaped it, which cannot happen to our own
+                // child.
                 Process::Child(child) => child.try_wait().unwrap_or_else(|_| Some(ExitStatus::from_raw(libc::SIGKILL))),
                 Process::Kept(keeper) => is_over(&self.pidfd).then(|| told_by(keeper)),
             };

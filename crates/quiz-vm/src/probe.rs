@@ -1,7 +1,9 @@
-//! What a QEMU program has: its version, machines and device types, asked over QMP. Not for running VMs.
+//! What a QEMU program has: its version, machines and device types, asked over QMP. Not for running
+//! VMs.
 //!
-//! A program is asked once, and its answer kept for as long as the file is the same. It is asked about each type by name: to list all, QEMU
-//! would load every module of its installation, and abort where one is of another build.
+//! A program is asked once, and its answer kept for as long as the file is the same. It is asked
+//! about each type by name: to list all, QEMU would load every module of its installation, and
+//! abort where one is of another build.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -147,7 +149,8 @@ impl Qemu {
     }
 }
 
-/// The types that quiz may use for guests of `arch`, and options of the command line, with their dash.
+/// The types that quiz may use for guests of `arch`, and options of the command line, with their
+/// dash.
 fn types_for(arch: &Arch) -> BTreeSet<String> {
     let devices = arch.machines.iter().flat_map(|machine| qemu::DEVICES.map(|name| qemu::on_bus(machine, name)));
     let others = ["virtserialport", qemu::VMCOREINFO, qemu::MEMORY_FILE, qemu::SANDBOX, "kvm-accel", "tcg-accel"];
@@ -168,7 +171,8 @@ fn converse(program: &Path, questions: &str) -> Result<String, ProbeError> {
     let mut child = command.spawn().map_err(io)?;
     let mut stdin = child.stdin.take().expect("it was asked for");
     let mut stdout = child.stdout.take().expect("it was asked for");
-    // A few KB fit into a pipe, whether or not anybody reads them; who has closed it is found out below.
+    // A few KB fit into a pipe, whether or not anybody reads them; who has closed it is found out
+    // below.
     stdin.write_all(questions.as_bytes()).ok();
     let until = Instant::now() + LIMIT;
     let mut text = Vec::new();

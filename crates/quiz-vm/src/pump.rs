@@ -1,7 +1,7 @@
 //! Threads between the run and the user's descriptors.
 //!
-//! The user's descriptors are shared with other programs, so they are never made non-blocking, nor blocking. A thread that waits for one
-//! holds up nobody else, and credit bounds what waits for it.
+//! The user's descriptors are shared with other programs, so they are never made non-blocking, nor
+//! blocking. A thread that waits for one holds up nobody else, and credit bounds what waits for it.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};

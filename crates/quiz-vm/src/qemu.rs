@@ -1,7 +1,7 @@
 //! From [`VmSpec`] to QEMU's command line: a pure function, held by snapshot tests.
 //!
-//! Only options that QEMU 7.2, 10.0 and 11.1 have in common are used. Whatever QEMU talks to us on is a descriptor that it
-//! inherits, so no socket is left on disk and no path can be too long.
+//! Only options that QEMU 7.2, 10.0 and 11.1 have in common are used. Whatever QEMU talks to us on
+//! is a descriptor that it inherits, so no socket is left on disk and no path can be too long.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -20,12 +20,14 @@ pub const AGENT_FD: i32 = 5;
 /// The descriptor of the state that QEMU goes on from.
 pub const STATE_FD: i32 = 6;
 
-/// The first QEMU whose vCPUs may each have a thread under TCG: it locks a page of code before it translates it (commit cb62bd15e14e of QEMU).
-/// One before it can keep a translation of code that another vCPU has just changed: a kernel that patches itself then meets its own breakpoints
-/// and oopses, in about one boot of a few hundred.
+/// The first QEMU whose vCPUs may each have a thread under TCG: it locks a page of code before it
+/// translates it (commit cb62bd15e14e of QEMU). One before it can keep a translation of code that
+/// another vCPU has just changed: a kernel that patches itself then meets its own breakpoints and
+/// oopses, in about one boot of a few hundred.
 const SEVERAL_THREADS: (u32, u32) = (8, 1);
 
-/// The first QEMU that saves to a file and resumes from one by itself. Those from 11 on no longer take a file for a stream.
+/// The first QEMU that saves to a file and resumes from one by itself. Those from 11 on no longer
+/// take a file for a stream.
 const KNOWS_FILES: (u32, u32) = (8, 2);
 
 /// Whether the VM's QEMU is known to be of this version or newer.
@@ -181,7 +183,8 @@ fn device(vm: &VmSpec, name: &str) -> String {
 
 /// The virtio devices that a VM may have.
 pub const DEVICES: [&str; 4] = ["virtio-serial", "virtio-blk", "virtio-9p", "virtio-net"];
-/// The option that has a QEMU forbid itself system calls: it starts no program and changes no user, whatever a guest makes of it.
+/// The option that has a QEMU forbid itself system calls: it starts no program and changes no user,
+/// whatever a guest makes of it.
 pub const SANDBOX: &str = "-sandbox";
 /// The device through which a guest reports where a dump of its memory has what.
 pub const VMCOREINFO: &str = "vmcoreinfo";
@@ -219,13 +222,15 @@ pub fn command_line(vm: &VmSpec) -> String {
     }
     words.extend(vm.arch.nmi_words.iter().map(|word| word.to_string()));
     if vm.accel == Accel::Tcg {
-        // QEMU translates code by the address at which it is seen (before 8.0, and by the page since). With every process at addresses of
-        // its own, the loader and the C library are translated again for each, which is most of what a short program takes.
+        // QEMU translates code by the address at which it is seen (before 8.0, and by the page
+        // since). With every process at addresses of its own, the loader and the C library are
+        // translated again for each, which is most of what a short program takes.
         words.push("norandmaps".to_owned());
     }
     if let (Accel::Tcg, true, Some(khz)) = (vm.accel, vm.arch.tsc, vm.tsc_khz) {
-        // The emulated TSC is the host's. A guest that measures it may hang, and one with several CPUs does not trust it and
-        // falls back to counting timer interrupts, of which a busy host loses many.
+        // The emulated TSC is the host's. A guest that measures it may hang, and one with several
+        // CPUs does not trust it and falls back to counting timer interrupts, of which a busy host
+        // loses many.
         words.push(format!("tsc_early_khz={khz}"));
         words.push("tsc=reliable".to_owned());
         if let Some(hz) = vm.hz.filter(|hz| *hz > 0) {
@@ -234,12 +239,14 @@ pub fn command_line(vm: &VmSpec) -> String {
         }
         // QEMU's interrupt controller is wired as it says.
         words.push("no_timer_check".to_owned());
-        // A machine without the PC's old devices, which is what its ACPI tables say of it, has no other timer.
+        // A machine without the PC's old devices, which is what its ACPI tables say of it, has no
+        // other timer.
         let has_pit = vm.machine.discovery != Discovery::Acpi;
         if has_pit && !vm.fine_timers {
             // Its calibration against the PIT takes 200 ms, and fails on a busy host.
             words.push("nolapic_timer".to_owned());
-            // Without that timer both fail in any case, some time into the run, and say so as warnings.
+            // Without that timer both fail in any case, some time into the run, and say so as
+            // warnings.
             words.push("highres=off".to_owned());
             words.push("nohz=off".to_owned());
         }

@@ -12,7 +12,8 @@ const LINE_LIMIT: usize = 64 * 1024;
 /// What QEMU calls the file that a VM is saved to.
 const STATE: &str = "state";
 
-/// A command's name. It is also the `id` of each command, which QEMU returns with its answer: that is how an answer finds its question.
+/// A command's name. It is also the `id` of each command, which QEMU returns with its answer: that
+/// is how an answer finds its question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
@@ -60,7 +61,8 @@ pub enum Said {
         /// It is open now.
         open: bool,
     },
-    /// The guest's kernel told its machine that it panicked, as on s390x and POWER. The machine stops, and then ends.
+    /// The guest's kernel told its machine that it panicked, as on s390x and POWER. The machine
+    /// stops, and then ends.
     Panicked,
     /// The virtual machine stopped executing, other than by its end.
     Stopped,
@@ -142,7 +144,8 @@ impl Command {
             DumpFormat::Kdump => arguments["format"] = "kdump-zlib".into(),
             DumpFormat::Elf => {}
         }
-        // As the guest's page tables have it, so that what reads ELF files finds what the kernel has mapped.
+        // As the guest's page tables have it, so that what reads ELF files finds what the kernel
+        // has mapped.
         arguments["paging"] = (format == DumpFormat::Elf).into();
         Command::with(Verb::DumpGuestMemory, arguments)
     }

@@ -41,7 +41,8 @@ pub struct VmSpec {
     pub tsc_khz: Option<u64>,
     /// The kernel's timer interrupts per second (`CONFIG_HZ`), if known.
     pub hz: Option<u32>,
-    /// Under [`Accel::Tcg`]: let the guest calibrate its local APIC timer, for timers finer than its tick.
+    /// Under [`Accel::Tcg`]: let the guest calibrate its local APIC timer, for timers finer than
+    /// its tick.
     pub fine_timers: bool,
     /// The version of QEMU, major and minor; none where it is not known.
     pub version: Option<(u32, u32)>,
@@ -79,12 +80,14 @@ pub struct VmSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RamFile {
     pub path: PathBuf,
-    /// What the guest writes goes to the file; otherwise the guest has copies of its own of what it changes.
+    /// What the guest writes goes to the file; otherwise the guest has copies of its own of what it
+    /// changes.
     pub shared: bool,
 }
 
 impl VmSpec {
-    /// How many virtio devices `disks` disks, `shares` shares and perhaps a network make, with the one for the agent.
+    /// How many virtio devices `disks` disks, `shares` shares and perhaps a network make, with the
+    /// one for the agent.
     pub fn devices(disks: usize, shares: usize, net: bool) -> usize {
         1 + disks + shares + usize::from(net)
     }
@@ -105,7 +108,8 @@ pub struct Disk {
     pub sector: Option<u32>,
 }
 
-/// The format of a disk image, as QEMU calls it. Never guessed by QEMU: a guest could make a raw disk look like another.
+/// The format of a disk image, as QEMU calls it. Never guessed by QEMU: a guest could make a raw
+/// disk look like another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskFormat {
     /// The bytes themselves.

@@ -1,6 +1,8 @@
-//! Keeps a guest that may write to the host's directories from making set-uid files and devices there. Not for what it may write otherwise.
+//! Keeps a guest that may write to the host's directories from making set-uid files and devices
+//! there. Not for what it may write otherwise.
 //!
-//! QEMU does in a share what the guest asks, as the user that it runs as. The kernel refuses it those calls, whatever the guest is.
+//! QEMU does in a share what the guest asks, as the user that it runs as. The kernel refuses it
+//! those calls, whatever the guest is.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -10,7 +12,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// Where a system call has a mode, by the number of its argument, and where its flags, without which there is none.
+/// Where a system call has a mode, by the number of its argument, and where its flags, without
+/// which there is none.
 const MODES: &[(i64, u8, Option<u8>)] = &[
     (libc::SYS_fchmod, 1, None),
     (libc::SYS_fchmodat, 2, None),
@@ -29,7 +32,8 @@ const MODES: &[(i64, u8, Option<u8>)] = &[
 /// The same number everywhere, and newer than the C library's table.
 const FCHMODAT2: i64 = 452;
 
-/// Has what `command` starts refused (EPERM) to give a file a set-uid or set-gid bit, or to make a device.
+/// Has what `command` starts refused (EPERM) to give a file a set-uid or set-gid bit, or to make a
+/// device.
 ///
 /// # Errors
 /// If there is no filter for this host's architecture.

@@ -1,7 +1,8 @@
 //! VMs that wait for a run: restored, rehearsed, and standing still.
 //!
-//! A keeper (a process of its own) [`wait`]s with one; whoever [`take`]s it gets QEMU's sockets and disks, and is its supervisor. The keeper
-//! stays QEMU's parent: it tells how QEMU ended, and ends it when the taker is gone. So no VM outlives either. Not for which VM fits which run, nor for
+//! A keeper (a process of its own) [`wait`]s with one; whoever [`take`]s it gets QEMU's sockets and
+//! disks, and is its supervisor. The keeper stays QEMU's parent: it tells how QEMU ended, and ends
+//! it when the taker is gone. So no VM outlives either. Not for which VM fits which run, nor for
 //! where sockets are.
 
 use std::fs::File;
@@ -82,8 +83,10 @@ pub struct Standby {
 }
 
 impl Keeper<'_> {
-    /// Restores the VM and rehearses; has `listen` make the socket when it is ready; then waits until somebody takes the VM or it has waited long enough.
-    /// `taken` is called when somebody has. Returns when QEMU has ended; whoever wanted the keeper to go waits until what is returned is dropped.
+    /// Restores the VM and rehearses; has `listen` make the socket when it is ready; then waits
+    /// until somebody takes the VM or it has waited long enough. `taken` is called when somebody
+    /// has. Returns when QEMU has ended; whoever wanted the keeper to go waits until what is
+    /// returned is dropped.
     ///
     /// The calling thread must live as long as the VM.
     pub fn keep(

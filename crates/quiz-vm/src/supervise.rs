@@ -1,8 +1,10 @@
-//! One VM from its start to its verdict: a single thread, a single loop, every deadline in one place.
+//! One VM from its start to its verdict: a single thread, a single loop, every deadline in one
+//! place.
 //!
-//! The thread that calls [`supervise`] owns QEMU. It waits for whatever comes first (QEMU's end, QMP, the console, the
-//! agent, a signal, the user's descriptors, a deadline), lets the matching `on_…` method change the state, and goes on until
-//! QEMU has ended and the output is written. Then [`Supervisor::judge`] looks at what was seen, strictest first.
+//! The thread that calls [`supervise`] owns QEMU. It waits for whatever comes first (QEMU's end,
+//! QMP, the console, the agent, a signal, the user's descriptors, a deadline), lets the matching
+//! `on_…` method change the state, and goes on until QEMU has ended and the output is written. Then
+//! [`Supervisor::judge`] looks at what was seen, strictest first.
 
 mod agent;
 mod clients;
@@ -42,15 +44,17 @@ use phase::Phase;
 
 /// How long QEMU may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(5);
-/// So long a guest that gets on is never quiet: its agent says every second that it is alive. One of whose processors another spins may hear
-/// and answer all the same, while its clock stands still.
+/// So long a guest that gets on is never quiet: its agent says every second that it is alive. One
+/// of whose processors another spins may hear and answer all the same, while its clock stands
+/// still.
 const QUIET: Duration = Duration::from_secs(3);
 /// How long a guest may take to end after its kernel has said that it panicked.
 const PANIC: Duration = Duration::from_secs(5);
 /// How long its agent may take, however little of the host's processors the VM gets.
 const STACKS_AT_MOST: Duration = Duration::from_secs(10);
-/// How long a guest that was up may take to answer a non-maskable interrupt: its kernel collects the stacks of all processors and waits a
-/// second for them to stop before it prints a word, and a busy host makes that longer.
+/// How long a guest that was up may take to answer a non-maskable interrupt: its kernel collects
+/// the stacks of all processors and waits a second for them to stop before it prints a word, and a
+/// busy host makes that longer.
 const NMI: Duration = Duration::from_secs(8);
 /// How long a guest may take that boots, which seldom has an answer.
 const NMI_IN_BOOT: Duration = Duration::from_millis(700);
@@ -66,13 +70,15 @@ const KILLED: Duration = Duration::from_secs(1);
 const SAMPLE: Duration = Duration::from_millis(100);
 /// How often the supervisor looks at the clock at least.
 const LOOK: Duration = Duration::from_secs(1);
-/// How much later than it wanted the supervisor may come to that on a busy host. More means that it could not run, and so that nothing was heard.
+/// How much later than it wanted the supervisor may come to that on a busy host. More means that it
+/// could not run, and so that nothing was heard.
 const LATE: Duration = Duration::from_secs(1);
 /// How many notes of a guest are kept.
 const NOTES: usize = 30;
 /// How much a guest may tell of where everything stands, in bytes.
 const STACKS_BYTES: usize = 4 << 20;
-/// How much may wait for the guest to take it, in bytes: input and programs of many clients at once.
+/// How much may wait for the guest to take it, in bytes: input and programs of many clients at
+/// once.
 const UNTAKEN: usize = 32 << 20;
 /// How much of what QEMU prints is read for the verdict, in bytes.
 const LOG: u64 = 1 << 20;
@@ -449,8 +455,9 @@ impl<'a> Supervisor<'a> {
 
     // ---- Time.
 
-    /// Notices that quiz could not run, as when it was stopped or frozen, perhaps with its VM: that is not the guest's time. `wait` is how long
-    /// it wanted to wait. While a host sleeps its clock stands still.
+    /// Notices that quiz could not run, as when it was stopped or frozen, perhaps with its VM: that
+    /// is not the guest's time. `wait` is how long it wanted to wait. While a host sleeps its clock
+    /// stands still.
     fn look_at_the_clock(&mut self, wait: Option<Duration>) {
         let now = Instant::now();
         let took = now - std::mem::replace(&mut self.looked, now);

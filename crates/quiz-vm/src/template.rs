@@ -1,9 +1,11 @@
 //! Templates: VMs that were saved, to start others from instead of booting.
 //!
-//! A bare template was saved when its agent was up; a prepared one when the guest was what all runs of a kind have in common. [`Template::save`]
-//! keeps the memory and the disks of a paused VM, whose supervisor has had QEMU write the devices' state. [`Template::clone_of`]
-//! turns the description of a VM into one that goes on from there, with memory of its own over the template's. Not for which
-//! template a run may use, nor for where templates are kept: whoever makes one gives it a directory and a key.
+//! A bare template was saved when its agent was up; a prepared one when the guest was what all runs
+//! of a kind have in common. [`Template::save`] keeps the memory and the disks of a paused VM,
+//! whose supervisor has had QEMU write the devices' state. [`Template::clone_of`] turns the
+//! description of a VM into one that goes on from there, with memory of its own over the
+//! template's. Not for which template a run may use, nor for where templates are kept: whoever
+//! makes one gives it a directory and a key.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -55,7 +57,8 @@ pub enum TemplateError {
 /// What is known about a template: enough to see that it is whole and still good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The host's boot in which it was made: another one may have another CPU, and did not see it written to the disk.
+    /// The host's boot in which it was made: another one may have another CPU, and did not see it
+    /// written to the disk.
     pub boot_id: String,
     /// SHA-256 of the devices' state.
     pub state_sha256: String,
@@ -157,8 +160,8 @@ impl Template {
         Ok(Template { dir: dir.to_owned() })
     }
 
-    /// The same VM as `vm`, going on from here. Its devices must be those that the template was made with; what is behind them is
-    /// the clone's own.
+    /// The same VM as `vm`, going on from here. Its devices must be those that the template was
+    /// made with; what is behind them is the clone's own.
     pub fn clone_of(&self, vm: &VmSpec) -> VmSpec {
         VmSpec {
             ram: Some(RamFile { path: self.dir.join(RAM), shared: false }),
@@ -167,7 +170,8 @@ impl Template {
         }
     }
 
-    /// The same VM as `vm`, going on from here on memory that is a copy in the empty file `ram`, which QEMU shares. It can be saved again.
+    /// The same VM as `vm`, going on from here on memory that is a copy in the empty file `ram`,
+    /// which QEMU shares. It can be saved again.
     pub fn resume_on(&self, vm: &VmSpec, ram: &File) -> io::Result<VmSpec> {
         sparse::copy(fs::File::open(self.dir.join(RAM))?.file(), ram)?;
         Ok(VmSpec { incoming: Some(self.dir.join(STATE)), ..vm.clone() })

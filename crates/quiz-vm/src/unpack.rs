@@ -1,8 +1,10 @@
 //! Unpacks an archive that comes out of a guest into one directory, and nowhere else.
 //!
-//! Whoever wrote the archive may be broken or hostile. Everything is made through the directory's handle, step by step, and never through a
-//! link, so that no name and no link leaves it, whatever else happens in it meanwhile. What is not a plain file, a directory or a link
-//! that stays inside is refused by name, and the rest goes on. What an entry is called and how long it is are bounded before they are kept.
+//! Whoever wrote the archive may be broken or hostile. Everything is made through the directory's
+//! handle, step by step, and never through a link, so that no name and no link leaves it, whatever
+//! else happens in it meanwhile. What is not a plain file, a directory or a link that stays inside
+//! is refused by name, and the rest goes on. What an entry is called and how long it is are bounded
+//! before they are kept.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -39,9 +41,11 @@ impl Bounds {
 pub struct Rules<'a> {
     /// How much.
     pub bounds: Bounds,
-    /// Only what is called so, and what is in directories that are; everything if there are no names.
+    /// Only what is called so, and what is in directories that are; everything if there are no
+    /// names.
     pub only: Option<&'a BTreeSet<OsString>>,
-    /// Modes (as far as the umask lets them) and times are those of the archive. If not, files are the user's to read and write, and of now.
+    /// Modes (as far as the umask lets them) and times are those of the archive. If not, files are
+    /// the user's to read and write, and of now.
     pub faithful: bool,
 }
 
@@ -194,7 +198,8 @@ struct Unpacker<'a> {
     top: &'a Dir,
     rules: &'a Rules<'a>,
     done: &'a mut Unpacked,
-    /// The directories that the last entry lies in, the outermost first, with the modes and times that they get when they are left.
+    /// The directories that the last entry lies in, the outermost first, with the modes and times
+    /// that they get when they are left.
     open: Vec<(PathBuf, u32, SystemTime)>,
 }
 
@@ -264,7 +269,8 @@ impl Unpacker<'_> {
         }
     }
 
-    /// The name without `.`. Absolute names, those with `..`, and those that were not asked for are refused.
+    /// The name without `.`. Absolute names, those with `..`, and those that were not asked for are
+    /// refused.
     fn allowed(&self, name: &Path) -> Result<PathBuf, Problem> {
         let mut clean = PathBuf::new();
         for component in name.components() {
@@ -283,7 +289,8 @@ impl Unpacker<'_> {
         }
     }
 
-    /// The directory that `name` is to be in, and its last component. Directories that the archive has not named are made.
+    /// The directory that `name` is to be in, and its last component. Directories that the archive
+    /// has not named are made.
     fn parent(&self, name: &Path) -> Result<(OwnedFd, OsString), Problem> {
         let last = name.file_name().unwrap_or_default().to_owned();
         let parent = name.parent().unwrap_or(Path::new(""));
@@ -307,7 +314,8 @@ impl Unpacker<'_> {
         Ok((open_below(self.top, name.parent().unwrap_or(Path::new("")))?, last))
     }
 
-    /// Gives those open directories that `name` is not in their modes and times: nothing more comes into them.
+    /// Gives those open directories that `name` is not in their modes and times: nothing more comes
+    /// into them.
     fn finish_dirs_outside(&mut self, name: Option<&Path>) {
         while let Some((dir, mode, time)) =
             self.open.pop_if(|(dir, ..)| name.is_none_or(|name| !name.starts_with(&*dir) || name == dir))
@@ -331,7 +339,8 @@ impl Unpacker<'_> {
     }
 }
 
-/// Sets what a directory has when all that is in it is there: no more than the umask has left it when it was made.
+/// Sets what a directory has when all that is in it is there: no more than the umask has left it
+/// when it was made.
 fn finish_dir(top: &Dir, dir: &Path, mode: u32, time: SystemTime) -> io::Result<()> {
     let file = std::fs::File::from(open_below(top, dir)?);
     let given = file.metadata()?.permissions().mode();
@@ -362,8 +371,8 @@ fn open_below(top: &Dir, path: &Path) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Whether a link at `path` to `target` stays below the directory, however many links its steps lead through: it goes up first, from where it
-/// really is, and only down from there.
+/// Whether a link at `path` to `target` stays below the directory, however many links its steps
+/// lead through: it goes up first, from where it really is, and only down from there.
 fn stays_inside(path: &Path, target: &Path) -> bool {
     let depth = path.components().count().saturating_sub(1);
     let mut up = 0;

@@ -148,15 +148,18 @@ pub struct Outcome {
     pub console_tail: String,
     /// What the kernel said from the first sign of trouble, report of a checker or stall on.
     pub oops: String,
-    /// The line of it that tells most, without its time stamp: of trouble, else a report, else a stall.
+    /// The line of it that tells most, without its time stamp: of trouble, else a report, else a
+    /// stall.
     pub headline: Option<String>,
     /// What the kernel said of where processors and tasks stand, when time was over.
     pub asked: String,
     /// The guest's memory is in `vmcore`.
     pub dumped: bool,
-    /// Why a saved VM did not come to life; nothing has happened then, and the run can be tried another way.
+    /// Why a saved VM did not come to life; nothing has happened then, and the run can be tried
+    /// another way.
     pub not_resumed: Option<String>,
-    /// QEMU itself has crashed before the program started; nothing has happened then, and the run can be tried again.
+    /// QEMU itself has crashed before the program started; nothing has happened then, and the run
+    /// can be tried again.
     pub crashed_at_boot: bool,
 }
 

@@ -1,6 +1,7 @@
 //! Text from a guest as it may be shown: on a terminal, control characters do things.
 
-/// `text` with its control characters, and those that change the direction of writing, in words. What is harmless stays as it is.
+/// `text` with its control characters, and those that change the direction of writing, in words.
+/// What is harmless stays as it is.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

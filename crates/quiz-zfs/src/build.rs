@@ -1,4 +1,5 @@
-//! Building a checkout for a kernel: shadow, autogen, configure, make. Not for installing what comes out.
+//! Building a checkout for a kernel: shadow, autogen, configure, make. Not for installing what
+//! comes out.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
@@ -70,14 +71,15 @@ pub struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Brings the shadow up to date and configures it, after autogen where needed. Without `args` with those of the last time.
+    /// Brings the shadow up to date and configures it, after autogen where needed. Without `args`
+    /// with those of the last time.
     pub fn configure(&self, args: Option<Vec<String>>) -> Result<(), BuildError> {
         let (_lock, record) = self.begin(args.as_deref())?;
         self.do_configure(record, args)
     }
 
-    /// Brings the shadow up to date, configures it if that is missing or the kernel was built again since, and runs make with the
-    /// additional words `args`.
+    /// Brings the shadow up to date, configures it if that is missing or the kernel was built again
+    /// since, and runs make with the additional words `args`.
     pub fn make(&self, args: &[String]) -> Result<(), BuildError> {
         let (_lock, record) = self.begin(None)?;
         let why = self.why_configure(&record);
@@ -196,7 +198,8 @@ impl Builder<'_> {
         answers.keep(&dir)?;
         before.keep_times(&dir)?;
         if is_other_kernel {
-            // The new kernel's headers may be older than the objects, which make alone would then keep.
+            // The new kernel's headers may be older than the objects, which make alone would then
+            // keep.
             forget_objects(&dir.join("module"))?;
         }
         record.identity = Some(self.kernel.identity());
@@ -204,7 +207,8 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Whether `configure` is missing, or was made by autogen from something older. What is in the checkout itself is left to make's rules.
+    /// Whether `configure` is missing, or was made by autogen from something older. What is in the
+    /// checkout itself is left to make's rules.
     fn needs_autogen(&self, dir: &Path) -> Result<bool, BuildError> {
         let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
         let Some(made) = modified(&dir.join("configure")) else {
@@ -322,8 +326,8 @@ impl Configured {
         Ok(Configured { status: read("config.status")?, header: read(HEADER)?, modified })
     }
 
-    /// Where nothing is different now, gives the header its old time, so that make does not compile everything again. OpenZFS's `configure`
-    /// writes it anew each time.
+    /// Where nothing is different now, gives the header its old time, so that make does not compile
+    /// everything again. OpenZFS's `configure` writes it anew each time.
     fn keep_times(&self, dir: &Path) -> io::Result<()> {
         let now = Configured::read(dir)?;
         if let Some(modified) = self.modified

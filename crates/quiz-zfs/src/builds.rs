@@ -101,7 +101,8 @@ fn consider(path: &Path, of_modules: bool, newest: &mut SystemTime) -> io::Resul
     let is_product = if of_modules {
         path.extension().is_some_and(|e| e == "ko")
     } else {
-        // `make install` links libraries again under names that end in T, which is no newer than what they are linked of.
+        // `make install` links libraries again under names that end in T, which is no newer than
+        // what they are linked of.
         path.parent().is_some_and(|dir| dir.ends_with(".libs")) && !path.as_os_str().as_encoded_bytes().ends_with(b"T")
     };
     if is_product
@@ -125,7 +126,8 @@ pub fn all(checkout: &Checkout) -> io::Result<Vec<Build>> {
     Ok(builds)
 }
 
-/// The build that is for `kernel`, by what it prints with `uname -r`; of two, the one where something was compiled last.
+/// The build that is for `kernel`, by what it prints with `uname -r`; of two, the one where
+/// something was compiled last.
 ///
 /// # Errors
 /// There is none. Another build is never taken instead.

@@ -1,4 +1,5 @@
-//! An OpenZFS checkout: where it is, which kernels it can be built for, and where quiz keeps what belongs to it. Not for building it.
+//! An OpenZFS checkout: where it is, which kernels it can be built for, and where quiz keeps what
+//! belongs to it. Not for building it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -95,7 +96,8 @@ impl Checkout {
         Ok(Checkout { dir: dir.to_owned(), meta })
     }
 
-    /// The nearest checkout from `start` upwards, for one that neither git nor quiz has marked as a worktree yet.
+    /// The nearest checkout from `start` upwards, for one that neither git nor quiz has marked as a
+    /// worktree yet.
     pub fn find(start: &Path) -> Option<Checkout> {
         start.ancestors().find_map(|dir| Checkout::open(dir).ok())
     }
@@ -122,7 +124,8 @@ impl Checkout {
         Ok(dir)
     }
 
-    /// Makes sure that this checkout can be built for `kernel` with the arguments `args` of `configure`.
+    /// Makes sure that this checkout can be built for `kernel` with the arguments `args` of
+    /// `configure`.
     ///
     /// # Errors
     /// It cannot; nothing has been touched.

@@ -1,10 +1,13 @@
-//! The arguments that OpenZFS's `configure` gets, and what it found out about a kernel, kept for the next time. Not for running it.
+//! The arguments that OpenZFS's `configure` gets, and what it found out about a kernel, kept for
+//! the next time. Not for running it.
 //!
-//! Half of the time `configure` takes goes into compiling a few hundred little modules that tell what a kernel is like. OpenZFS from 2.2
-//! on keeps the answers in variables of autoconf's cache. quiz takes those, and no others, from `config.log`, and gives them to the next
-//! `configure` as a site file, if all that they depend on is the same: the kernel as it was built, the compiler, the tests themselves and
-//! the arguments. A cache file of autoconf's own would also be used when make runs `configure` again because a test was edited; and answers about
-//! the host's libraries would outlive their installation.
+//! Half of the time `configure` takes goes into compiling a few hundred little modules that tell
+//! what a kernel is like. OpenZFS from 2.2 on keeps the answers in variables of autoconf's cache.
+//! quiz takes those, and no others, from `config.log`, and gives them to the next `configure` as a
+//! site file, if all that they depend on is the same: the kernel as it was built, the compiler, the
+//! tests themselves and the arguments. A cache file of autoconf's own would also be used when make
+//! runs `configure` again because a test was edited; and answers about the host's libraries would
+//! outlive their installation.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +21,8 @@ use sha2::{Digest, Sha256};
 use crate::cross::Cross;
 use crate::record;
 
-/// The arguments of `configure` in front of the user's own, which therefore win. `knows` tells which options this checkout's `configure` has.
+/// The arguments of `configure` in front of the user's own, which therefore win. `knows` tells
+/// which options this checkout's `configure` has.
 pub(crate) fn defaults(kernel: &Kernel, kbuild: &Path, knows: &dyn Fn(&str) -> bool) -> Vec<String> {
     let mut args = vec![
         format!("--with-linux={}", kbuild.display()),
@@ -48,7 +52,8 @@ pub(crate) fn defaults(kernel: &Kernel, kbuild: &Path, knows: &dyn Fn(&str) -> b
     args
 }
 
-/// The arguments for another architecture than the host's. Compilers of one's own win, being behind these; they need `--sysroot` then.
+/// The arguments for another architecture than the host's. Compilers of one's own win, being behind
+/// these; they need `--sysroot` then.
 pub(crate) fn for_another(cross: &Cross<'_>, llvm: bool) -> Vec<String> {
     let Cross { arch, sysroot } = cross;
     let sysroot = sysroot.display();
@@ -94,7 +99,8 @@ const SITES: &str = "for site in \"$prefix/share/config.site\" \"$prefix/etc/con
 const KEPT: usize = 60;
 
 impl Answers {
-    /// Where the answers are kept, below `store`, that hold for this kernel, this compiler, these tests and these arguments.
+    /// Where the answers are kept, below `store`, that hold for this kernel, this compiler, these
+    /// tests and these arguments.
     pub fn new(
         store: &Path,
         kernel: &Kernel,
@@ -120,7 +126,8 @@ impl Answers {
         Ok(Answers { store: store.join(name) })
     }
 
-    /// Puts them where `configure` in `shadow` finds them as a site file. Returns its name, relative to there, if there are any.
+    /// Puts them where `configure` in `shadow` finds them as a site file. Returns its name,
+    /// relative to there, if there are any.
     pub fn give(&self, shadow: &Path) -> io::Result<Option<String>> {
         let name = format!("{}/config.site", record::DIR);
         match fs::read(&self.store) {

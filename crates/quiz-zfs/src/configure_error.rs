@@ -1,5 +1,5 @@
-//! Why `configure` gave up: its own sentence, and what a compiler said before it in a file that the sentence does not name. Not for
-//! running it.
+//! Why `configure` gave up: its own sentence, and what a compiler said before it in a file that the
+//! sentence does not name. Not for running it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use fs_err as fs;
 use quiz_host::first_error::{first_error, first_error_of};
 
-/// The lines that tell why `configure` gave up, which ran in `dir` from `began` on and printed `said`. Empty if it did not say that it gave up.
+/// The lines that tell why `configure` gave up, which ran in `dir` from `began` on and printed
+/// `said`. Empty if it did not say that it gave up.
 pub(crate) fn explain(dir: &Path, said: &str, began: SystemTime) -> Vec<String> {
     let mut lines = sentence(said);
     if lines.is_empty() {
@@ -29,8 +30,8 @@ fn sentence(said: &str) -> Vec<String> {
     lines[at..].iter().filter(|line| !line.trim().is_empty()).take(8).map(|line| (*line).to_owned()).collect()
 }
 
-/// What the compiler said of the little module that decides whether `configure` gives up with this sentence. kbuild compiles them, below
-/// `build`, and what it prints goes to files there.
+/// What the compiler said of the little module that decides whether `configure` gives up with this
+/// sentence. kbuild compiles them, below `build`, and what it prints goes to files there.
 fn of_kernel_test(dir: &Path, sentence: &[String], began: SystemTime) -> Option<(PathBuf, Vec<String>)> {
     let script = fs::read(dir.join("configure")).ok()?;
     let test = test_before(&String::from_utf8_lossy(&script), sentence)?;

@@ -1,5 +1,5 @@
-//! What quiz needs to know of the ELF files that a build makes: what a module says about itself, what a library is called and where it is
-//! looked for. Not for debug information.
+//! What quiz needs to know of the ELF files that a build makes: what a module says about itself,
+//! what a library is called and where it is looked for. Not for debug information.
 
 use std::fs::File;
 use std::io;
@@ -135,7 +135,8 @@ fn linkage_of<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> Option<Linkage
     Some(linkage)
 }
 
-/// Takes away the paths where a program looks for its libraries. Libraries in the usual places are found without.
+/// Takes away the paths where a program looks for its libraries. Libraries in the usual places are
+/// found without.
 pub(crate) fn remove_paths(data: &mut [u8]) -> bool {
     let Ok(kind) = FileKind::parse(&*data) else { return false };
     let found = match kind {

@@ -1,4 +1,5 @@
-//! Recognising a file that has not changed by what `stat` says about it, without reading it. Not for contents.
+//! Recognising a file that has not changed by what `stat` says about it, without reading it. Not
+//! for contents.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -7,8 +8,8 @@ use std::path::Path;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-/// What changes whenever a file is written to or replaced. The change time cannot be set back, so that a restored modification time does
-/// not hide a change.
+/// What changes whenever a file is written to or replaced. The change time cannot be set back, so
+/// that a restored modification time does not hide a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, i64, i64, u64)", into = "(u64, i64, i64, u64)")]
 pub(crate) struct Fingerprint {

@@ -1,7 +1,9 @@
-//! The trees that guests see, on disk: each is made whole under a new name and never written to again. Not for what is in them.
+//! The trees that guests see, on disk: each is made whole under a new name and never written to
+//! again. Not for what is in them.
 //!
-//! `<install>/KIND` is a link to `trees/KIND-N/tree`, made by one rename. Whoever was given a tree to make an image of it keeps that tree, whatever
-//! is compiled meanwhile. Unchanged files of a new tree are hard links to the old one's.
+//! `<install>/KIND` is a link to `trees/KIND-N/tree`, made by one rename. Whoever was given a tree
+//! to make an image of it keeps that tree, whatever is compiled meanwhile. Unchanged files of a new
+//! tree are hard links to the old one's.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -76,8 +78,9 @@ impl Generations {
         mark.into_parts().0.set_modified(SystemTime::now())
     }
 
-    /// Removes old generations of `kind` that nobody uses, and what an interrupted quiz has left. That changes the times of files that the
-    /// current one shares with them, so it has its place behind a publication.
+    /// Removes old generations of `kind` that nobody uses, and what an interrupted quiz has left.
+    /// That changes the times of files that the current one shares with them, so it has its place
+    /// behind a publication.
     pub fn sweep(&self, kind: &str) -> io::Result<()> {
         let trees = self.dir.join(TREES);
         for entry in fs::read_dir(&trees)? {

@@ -1,8 +1,9 @@
-//! The index that modprobe reads (`modules.dep` and its companions), for a kernel's own modules and those of OpenZFS together. Not for the
-//! modules themselves.
+//! The index that modprobe reads (`modules.dep` and its companions), for a kernel's own modules and
+//! those of OpenZFS together. Not for the modules themselves.
 //!
-//! depmod reads every module of the kernel, which takes seconds for a distribution's; and most edits of a module's source change nothing that is
-//! in the index. So it runs only when what the index is made of has changed.
+//! depmod reads every module of the kernel, which takes seconds for a distribution's; and most
+//! edits of a module's source change nothing that is in the index. So it runs only when what the
+//! index is made of has changed.
 
 use std::io;
 use std::path::Path;
@@ -30,8 +31,9 @@ pub(crate) fn key(kernel: &Kernel, modules: &[(String, ModuleInfo)]) -> String {
     sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes the index into `dir`, which is the guest's `/lib/modules/<release>` with OpenZFS's modules in `extra/`. `scratch` is an empty directory
-/// on the same file system that the caller removes.
+/// Writes the index into `dir`, which is the guest's `/lib/modules/<release>` with OpenZFS's
+/// modules in `extra/`. `scratch` is an empty directory on the same file system that the caller
+/// removes.
 pub(crate) fn write(kernel: &Kernel, dir: &Path, scratch: &Path, log: &Path) -> Result<(), CommandError> {
     let doing = "index OpenZFS's modules";
     let io = |cause| CommandError::Io { doing: doing.to_owned(), program: "depmod".to_owned(), cause };

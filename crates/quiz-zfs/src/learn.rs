@@ -1,5 +1,6 @@
-//! What a build installs, and which product each installed file is made of; learned from one `make install` into a temporary directory. Not
-//! for keeping the install tree up to date, which needs no `make install` any more.
+//! What a build installs, and which product each installed file is made of; learned from one `make
+//! install` into a temporary directory. Not for keeping the install tree up to date, which needs no
+//! `make install` any more.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -112,8 +113,8 @@ pub enum LearnError {
 }
 
 impl Manifest {
-    /// Whether this is still what the build installs. Refreshes the fingerprints of files that were written anew with the same contents;
-    /// the boolean beside tells whether there were any.
+    /// Whether this is still what the build installs. Refreshes the fingerprints of files that were
+    /// written anew with the same contents; the boolean beside tells whether there were any.
     pub fn check(&mut self) -> io::Result<(bool, bool)> {
         let mut refreshed = false;
         for watched in &mut self.watched {
@@ -140,8 +141,8 @@ fn sum(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Learns what `build` installs. `scratch` is an empty directory that the caller removes; `kept` one where files are kept that are made by the
-/// installation itself.
+/// Learns what `build` installs. `scratch` is an empty directory that the caller removes; `kept`
+/// one where files are kept that are made by the installation itself.
 pub(crate) fn learn(
     build: &Path,
     scratch: &Path,
@@ -215,7 +216,8 @@ fn watch(files: &[PathBuf]) -> io::Result<Vec<Watched>> {
     files.iter().map(one).collect()
 }
 
-/// Where an installed file goes in the guest, whose `/bin`, `/sbin` and `/lib` are links into `/usr`. None for what a VM has no use for.
+/// Where an installed file goes in the guest, whose `/bin`, `/sbin` and `/lib` are links into
+/// `/usr`. None for what a VM has no use for.
 fn place(path: &Path) -> Option<PathBuf> {
     let first = path.components().next()?;
     let merged = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"].iter().any(|name| first.as_os_str() == *name);
@@ -297,7 +299,8 @@ impl Learned<'_> {
         Ok(())
     }
 
-    /// Keeps a file that the installation itself made. What has its name in the build, perhaps with `.in`, may be what it is made of.
+    /// Keeps a file that the installation itself made. What has its name in the build, perhaps with
+    /// `.in`, may be what it is made of.
     fn keep(&mut self, path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
         let name: String = Sha256::digest(bytes).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let file = self.kept.join(name);
@@ -311,7 +314,8 @@ impl Learned<'_> {
         Ok(file)
     }
 
-    /// The guest's dynamic linker looks for libraries in `/usr/lib` only; those of another prefix get a link there.
+    /// The guest's dynamic linker looks for libraries in `/usr/lib` only; those of another prefix
+    /// get a link there.
     fn link_libraries(&mut self) -> io::Result<()> {
         let mut links = Vec::new();
         for (path, what) in &self.tools {
@@ -355,7 +359,8 @@ impl<'a> Products<'a> {
         for entry in WalkDir::new(build).sort_by_file_name().into_iter().filter_entry(inner) {
             let entry = entry.map_err(io::Error::from)?;
             let path = entry.path();
-            // `make install` itself links libraries again, to `.libs/NAMET`, which is never made again by make alone.
+            // `make install` itself links libraries again, to `.libs/NAMET`, which is never made
+            // again by make alone.
             let is_relinked = path.parent().is_some_and(|dir| dir.ends_with(".libs"))
                 && (entry.file_name().as_encoded_bytes().ends_with(b"T")
                     || path.extension().is_some_and(|e| e == "lai"));

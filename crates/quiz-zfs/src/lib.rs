@@ -1,8 +1,8 @@
-//! Builds an OpenZFS checkout for quiz's kernels, each in a directory of its own, and keeps an install tree of what was
-//! compiled last for each kernel.
+//! Builds an OpenZFS checkout for quiz's kernels, each in a directory of its own, and keeps an
+//! install tree of what was compiled last for each kernel.
 //!
 //! ```text
-//! checkout ─ sources, shadow ─► .quiz/build/<release>/          autogen, configure and make run here
+//! checkout ─ sources, shadow ─► .quiz/build/<release>/  autogen, configure and make run here
 //!    │                              │
 //!    └─ a build of the user's own ──┤ builds: which one is for this kernel
 //!                                   ▼
@@ -10,8 +10,8 @@
 //!                 stage ─► .quiz/install/<release>/{modules,tools}: what changed, stripped
 //! ```
 //!
-//! Not for running VMs, and not for talking to the user: long work speaks through a [`quiz_host::Report`], and nothing here reads the
-//! environment, `$HOME` or a terminal.
+//! Not for running VMs, and not for talking to the user: long work speaks through a
+//! [`quiz_host::Report`], and nothing here reads the environment, `$HOME` or a terminal.
 //!
 //! The text of an error is the whole story, its cause included.
 

@@ -1,4 +1,5 @@
-//! How the staged modules are loaded: in which order, and with which parameters. Not for loading them, which is the guest's agent's work.
+//! How the staged modules are loaded: in which order, and with which parameters. Not for loading
+//! them, which is the guest's agent's work.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,7 +39,8 @@ pub enum LoadError {
 pub struct Loading {
     /// Modules of the kernel itself, by name, which come first with what they need.
     pub kernel: Vec<String>,
-    /// The files' names of OpenZFS's modules in the order in which they are loaded, with the parameters (`NAME=VALUE`) of each.
+    /// The files' names of OpenZFS's modules in the order in which they are loaded, with the
+    /// parameters (`NAME=VALUE`) of each.
     pub modules: Vec<(String, Vec<String>)>,
 }
 

@@ -40,7 +40,8 @@ impl Meta {
         })
     }
 
-    /// Whether `kernel` is supported. The maximum is a series, as for OpenZFS's own `configure`: 6.12.30 is not newer than 6.12.
+    /// Whether `kernel` is supported. The maximum is a series, as for OpenZFS's own `configure`:
+    /// 6.12.30 is not newer than 6.12.
     pub fn supports(&self, kernel: Version) -> Support {
         // A candidate is compiled like its release.
         let number = |version: Version| match version {

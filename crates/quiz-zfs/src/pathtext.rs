@@ -1,4 +1,5 @@
-//! Paths in JSON, byte for byte: as a string where they are text, as a list of bytes where not. Not for showing them.
+//! Paths in JSON, byte for byte: as a string where they are text, as a list of bytes where not. Not
+//! for showing them.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

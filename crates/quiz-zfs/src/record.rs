@@ -1,4 +1,5 @@
-//! What is written down about a build directory of quiz's own, beside its logs. Not for what is installed of it.
+//! What is written down about a build directory of quiz's own, beside its logs. Not for what is
+//! installed of it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Reads the record of the build directory `build`; one that is missing or makes no sense is empty.
+    /// Reads the record of the build directory `build`; one that is missing or makes no sense is
+    /// empty.
     pub fn read(build: &Path) -> io::Result<Record> {
         match fs::read(path(build)) {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),

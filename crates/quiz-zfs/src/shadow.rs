@@ -1,10 +1,13 @@
-//! A build directory that looks like the checkout: real directories, and in them a link to each source file, so that an ordinary build
-//! in the tree leaves the checkout clean. Not for building in it.
+//! A build directory that looks like the checkout: real directories, and in them a link to each
+//! source file, so that an ordinary build in the tree leaves the checkout clean. Not for building
+//! in it.
 //!
-//! Kbuild and `configure` of OpenZFS build where the sources are, and kbuild from 6.10 on has no rules for anything else. Links have the
-//! times of what they lead to, so that make sees an edited source at once, and nothing else as newer than it is.
+//! Kbuild and `configure` of OpenZFS build where the sources are, and kbuild from 6.10 on has no
+//! rules for anything else. Links have the times of what they lead to, so that make sees an edited
+//! source at once, and nothing else as newer than it is.
 //!
-//! Files that autotools regenerate (`configure`, `Makefile.in` of automake, …) are copies, because some of these tools write through a link.
+//! Files that autotools regenerate (`configure`, `Makefile.in` of automake, …) are copies, because
+//! some of these tools write through a link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -31,11 +34,13 @@ pub(crate) struct Synced {
 enum Entry {
     /// A link to it.
     Link,
-    /// A file in its place, made when the source was like this: a copy, or what the build has put there.
+    /// A file in its place, made when the source was like this: a copy, or what the build has put
+    /// there.
     File(Fingerprint),
 }
 
-/// Makes `shadow` look like the source files `sources` of `checkout`. What the build has made in it stays. `record` is a file that keeps what was done.
+/// Makes `shadow` look like the source files `sources` of `checkout`. What the build has made in it
+/// stays. `record` is a file that keeps what was done.
 pub(crate) fn sync(checkout: &Path, sources: &BTreeSet<PathBuf>, shadow: &Path, record: &Path) -> io::Result<Synced> {
     let before = read_record(record)?;
     let mut after = BTreeMap::new();
@@ -99,7 +104,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Puts the source there unless it, or what the build made in its place, is there already. Says whether it had to.
+    /// Puts the source there unless it, or what the build made in its place, is there already. Says
+    /// whether it had to.
     fn sync(&self, before: Option<Entry>) -> io::Result<(Entry, bool)> {
         let meta = match fs::symlink_metadata(self.target) {
             Ok(meta) => Some(meta),
@@ -182,7 +188,8 @@ fn make_dir(shadow: &Path, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a source that is gone. What the build has put in the place of a link is the build's and stays.
+/// Removes a source that is gone. What the build has put in the place of a link is the build's and
+/// stays.
 fn remove(target: &Path, entry: Entry) -> io::Result<bool> {
     match fs::symlink_metadata(target) {
         Ok(meta) if meta.is_symlink() || (meta.is_file() && matches!(entry, Entry::File(_))) => {
@@ -195,7 +202,8 @@ fn remove(target: &Path, entry: Entry) -> io::Result<bool> {
     }
 }
 
-/// Reads a record: `l`, or `f` with a fingerprint, then a path, each ended by a null byte. One that cannot be understood counts as none.
+/// Reads a record: `l`, or `f` with a fingerprint, then a path, each ended by a null byte. One that
+/// cannot be understood counts as none.
 fn read_record(path: &Path) -> io::Result<BTreeMap<PathBuf, Entry>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,

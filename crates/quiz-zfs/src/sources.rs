@@ -12,10 +12,11 @@ use fs_err as fs;
 use quiz_host::Report;
 use walkdir::WalkDir;
 
-/// The source files of the checkout `dir`, as paths relative to it, sorted. Links are named as they are.
+/// The source files of the checkout `dir`, as paths relative to it, sorted. Links are named as they
+/// are.
 ///
-/// In a git checkout they are what git tracks and what is new and not ignored; elsewhere all files. What an earlier build in the
-/// checkout itself has made is not among them.
+/// In a git checkout they are what git tracks and what is new and not ignored; elsewhere all files.
+/// What an earlier build in the checkout itself has made is not among them.
 pub(crate) fn list(dir: &Path, report: &dyn Report) -> io::Result<BTreeSet<PathBuf>> {
     if dir.join(".git").exists() {
         match of_git(dir) {
@@ -91,7 +92,8 @@ fn walk(dir: &Path, from: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(files)
 }
 
-/// What a build in the checkout has made, told by its name and, where it was configured there, by what it is made from.
+/// What a build in the checkout has made, told by its name and, where it was configured there, by
+/// what it is made from.
 struct Products<'a> {
     dir: &'a Path,
     configured: bool,
@@ -157,8 +159,8 @@ impl Products<'_> {
         self.configured && (self.is_substituted(path) || self.is_gathered(path) || is_linked(&self.dir.join(path)))
     }
 
-    /// Programs are made at the top of what is below `cmd/`; `build/` is where `configure` tries kernels, and `tests/zfs-tests/bin/` holds what tests
-    /// may call.
+    /// Programs are made at the top of what is below `cmd/`; `build/` is where `configure` tries
+    /// kernels, and `tests/zfs-tests/bin/` holds what tests may call.
     fn is_gathered(&self, path: &Path) -> bool {
         if path.starts_with("build") || path.starts_with("tests/zfs-tests/bin") {
             return true;

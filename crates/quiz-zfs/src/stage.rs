@@ -1,7 +1,9 @@
-//! Brings the install tree of a kernel up to date with what was compiled last for it. Not for compiling.
+//! Brings the install tree of a kernel up to date with what was compiled last for it. Not for
+//! compiling.
 //!
-//! What is installed, and of which product each file is made, is learned once (see `learn`). After that, the products' sizes, times and inode numbers
-//! tell what has changed, and only that is copied and stripped.
+//! What is installed, and of which product each file is made, is learned once (see `learn`). After
+//! that, the products' sizes, times and inode numbers tell what has changed, and only that is
+//! copied and stripped.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -57,11 +59,13 @@ pub enum StageError {
 pub struct Staged {
     /// The build that it was made of.
     pub build: PathBuf,
-    /// A tree with `lib/modules/<release>`: the modules, and the index of theirs and the kernel's. It never changes; a later one has another path.
+    /// A tree with `lib/modules/<release>`: the modules, and the index of theirs and the kernel's.
+    /// It never changes; a later one has another path.
     pub modules: PathBuf,
     /// A tree with tools and libraries, of the same kind.
     pub tools: PathBuf,
-    /// A tree with the test suite and other scripts (`share/zfs`), of the same kind. It is most of the bytes, and changes least.
+    /// A tree with the test suite and other scripts (`share/zfs`), of the same kind. It is most of
+    /// the bytes, and changes least.
     pub suite: PathBuf,
     /// The files of modules, in no order.
     pub files: Vec<PathBuf>,
@@ -92,9 +96,11 @@ const STAMP: &str = "stamp.json";
 /// The number changes with the rules of `learn`: what was learned by other rules is learned anew.
 const MANIFEST: &str = "manifest-2.json";
 
-/// Brings the install tree for `kernel` up to date with the build that is for it: of quiz's own and one in the checkout, the one compiled last.
+/// Brings the install tree for `kernel` up to date with the build that is for it: of quiz's own and
+/// one in the checkout, the one compiled last.
 ///
-/// Two quiz at once do no harm: one waits. One that is killed leaves the tree as it was. `environment` is what `make install` gets.
+/// Two quiz at once do no harm: one waits. One that is killed leaves the tree as it was.
+/// `environment` is what `make install` gets.
 pub fn stage(
     checkout: &Checkout,
     kernel: &Kernel,
@@ -109,7 +115,8 @@ pub fn stage(
     let mut stage = Stage { kernel, dir: &dir, generations: &generations, environment, report };
     let (mut manifest, mut id) = stage.manifest(&build, false)?;
     let (tools, suite) = match stage.files(&manifest, &id) {
-        // A test may have been deleted without a word to the makefiles; then it is no longer installed.
+        // A test may have been deleted without a word to the makefiles; then it is no longer
+        // installed.
         Err(StageError::Product { path, .. }) if !path.exists() => {
             (manifest, id) = stage.manifest(&build, true)?;
             stage.files(&manifest, &id)
@@ -162,7 +169,8 @@ impl Stage<'_> {
         self.dir.join(format!("{name}.log"))
     }
 
-    /// What `build` installs, and a name for its list of tools. Learned anew if it must be, or `anew`.
+    /// What `build` installs, and a name for its list of tools. Learned anew if it must be, or
+    /// `anew`.
     fn manifest(&mut self, build: &Build, anew: bool) -> Result<(Manifest, String), StageError> {
         let path = self.dir.join(MANIFEST);
         let known: Option<(String, Manifest)> =
@@ -366,7 +374,8 @@ impl Stage<'_> {
     }
 }
 
-/// Whether a file, by its path in the guest, is part of the test suite or one of the scripts beside it.
+/// Whether a file, by its path in the guest, is part of the test suite or one of the scripts beside
+/// it.
 fn is_of_suite(path: &Path) -> bool {
     path.components().zip(path.components().skip(1)).any(|(a, b)| a.as_os_str() == "share" && b.as_os_str() == "zfs")
 }
@@ -407,7 +416,8 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// Puts it at `place`, without debug information, and returns what it was like. One that is written to meanwhile is taken again.
+    /// Puts it at `place`, without debug information, and returns what it was like. One that is
+    /// written to meanwhile is taken again.
     fn put(&self, place: &Path, mode: u32) -> Result<Fingerprint, StageError> {
         let mut last = None;
         for _ in 0..5 {
@@ -449,7 +459,8 @@ impl Product<'_> {
     }
 }
 
-/// Does `work` with each of `items` in as many threads as there are processors, or as can be had; the results are in order.
+/// Does `work` with each of `items` in as many threads as there are processors, or as can be had;
+/// the results are in order.
 fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, StageError> + Sync,

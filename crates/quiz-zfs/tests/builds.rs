@@ -140,7 +140,8 @@ fn only_what_was_compiled_again_is_brought_up_to_date() {
     assert_eq!((second.modules_changed, second.tools_changed), (0, 0));
     assert_eq!((&second.modules, &second.tools), (&first.modules, &first.tools));
 
-    // A library that is linked again, and is what it was. Nothing that an image may be made of is touched.
+    // A library that is linked again, and is what it was. Nothing that an image may be made of is
+    // touched.
     place.write("lib/libzfs.c", "int zfs_answer(void) { return 42; }\n");
     place.make(&kernel);
     let library = second.tools.join("usr/lib/libzfs.so.1.0.0");

@@ -1,7 +1,7 @@
 //! quiz's own words during and after a run, on stderr, few and useful.
 //!
-//! They are written by a thread of their own from a bounded queue: a kernel that floods its log, or a stderr that nobody
-//! reads, must not keep the supervisor from its clock.
+//! They are written by a thread of their own from a bounded queue: a kernel that floods its log, or
+//! a stderr that nobody reads, must not keep the supervisor from its clock.
 
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
@@ -120,7 +120,8 @@ impl Announcer {
         }
     }
 
-    /// Waits until everything is written. What a kernel printed when it died is left to [`verdict`], which shows it for such a `verdict`.
+    /// Waits until everything is written. What a kernel printed when it died is left to
+    /// [`verdict`], which shows it for such a `verdict`.
     pub fn finish(mut self, verdict: &Verdict) {
         if !matches!(verdict, Verdict::Panic { .. } | Verdict::Timeout { .. }) {
             self.release();
@@ -140,7 +141,8 @@ impl Announcer {
 /// Syslog's levels, from 0.
 const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
 
-/// A kernel message as it is shown: with its time in seconds and its level, dimmed where there are colours.
+/// A kernel message as it is shown: with its time in seconds and its level, dimmed where there are
+/// colours.
 fn kernel_line(level: u8, micros: u64, text: &str, coloured: bool) -> String {
     let level = LEVELS.get(usize::from(level)).unwrap_or(&"?");
     let line = format!("kernel: [{:5}.{:06}] {level}: {}", micros / 1_000_000, micros % 1_000_000, visible(text));
@@ -152,7 +154,8 @@ fn say(line: &str) {
     Patient(std::io::stderr()).write_all(format!("quiz: {}\n", visible_lines(line)).as_bytes()).ok();
 }
 
-/// Tells how the run ended, when it is not the program's own doing; `crash` is what happened to the guest's kernel.
+/// Tells how the run ended, when it is not the program's own doing; `crash` is what happened to the
+/// guest's kernel.
 pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosity: Verbosity) {
     let dir = record.dir.display();
     for refused in &outcome.artifacts.refused {
@@ -201,7 +204,8 @@ pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosit
     }
 }
 
-/// Whether an exit code is one that quiz has for verdicts of its own: a program that has it too is to be told from them.
+/// Whether an exit code is one that quiz has for verdicts of its own: a program that has it too is
+/// to be told from them.
 fn is_quizs(code: u8) -> bool {
     let signals = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
     (121..=127).contains(&code) || signals.iter().any(|signal| i32::from(code) == 128 + signal)

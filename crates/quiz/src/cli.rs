@@ -1,5 +1,5 @@
-//! What was typed: recorded, and nothing else. Not for what it means (see `commands` and `quiz_config::lower`), so that
-//! parsing never reads a file.
+//! What was typed: recorded, and nothing else. Not for what it means (see `commands` and
+//! `quiz_config::lower`), so that parsing never reads a file.
 
 use std::ffi::OsString;
 
@@ -124,7 +124,8 @@ pub struct Run {
 #[derive(Debug, Args)]
 #[command(override_usage = "quiz watch [OPTIONS] [--] PROGRAM [ARGUMENTS]...")]
 pub struct Watch {
-    /// Shell command to run first, on the host; if it fails, the program is not run [default: the setting `watch_build`]
+    /// Shell command to run first, on the host; if it fails, the program is not run [default: the
+    /// setting `watch_build`]
     #[arg(long, value_name = "COMMAND")]
     pub build: Option<String>,
     /// Options of the run.

@@ -90,7 +90,8 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
         return Ok(ExitCode::SUCCESS);
     }
     let mut options = options.clone();
-    // A build is for a kernel and its architecture too, and `quiz -k 6.1 zfs` beside `quiz -k 6.1 -p zfs` can mean nothing else.
+    // A build is for a kernel and its architecture too, and `quiz -k 6.1 zfs` beside `quiz -k 6.1
+    // -p zfs` can mean nothing else.
     if let Verb::Zfs(args) = &mut verb {
         args.kernel = args.kernel.take().or_else(|| options.settings.take("kernel"));
         args.arch.name = args.arch.name.take().or_else(|| options.settings.take("arch"));

@@ -9,7 +9,8 @@ use quiz_host::stream::Patient;
 use quiz_run::{FAULT, Fault};
 use quiz_vm::visible::visible_lines;
 
-/// Shows `fault`. Its exit code follows; work that a signal has ended ends this process by the same signal.
+/// Shows `fault`. Its exit code follows; work that a signal has ended ends this process by the same
+/// signal.
 pub fn report(fault: &Fault) -> ExitCode {
     if let Some(signal) = fault.interrupted_by() {
         // What was begun is gone by now.

@@ -1,5 +1,6 @@
-//! A run whose VM stays when its program has ended: a keeper, in a process of its own, has the VM; the quiz that was called shows the program, and
-//! goes when that has ended. Not for those who come later (see `commands::exec`).
+//! A run whose VM stays when its program has ended: a keeper, in a process of its own, has the VM;
+//! the quiz that was called shows the program, and goes when that has ended. Not for those who come
+//! later (see `commands::exec`).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -48,7 +49,8 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
             streams.input = Some(fs_err::File::open("/dev/null")?.into_parts().0.into());
         }
         let escape = spec.escape.0.filter(|_| terminal.program().size.is_some());
-        // Until the program runs, keys that end programs are for the keeper, which may have much to prepare.
+        // Until the program runs, keys that end programs are for the keeper, which may have much to
+        // prepare.
         let mut raw = Ok(None);
         let ends =
             Ends { streams, signals: &mut signals, escape, begin: &mut || raw = terminal.raw(), heed: &mut heed };
@@ -92,7 +94,8 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
     }
 }
 
-/// Waits for the keeper, which still has the evidence to complete; it gets the signals that this process gets.
+/// Waits for the keeper, which still has the evidence to complete; it gets the signals that this
+/// process gets.
 fn wait(
     keeper: &mut Child,
     signals: &mut UserSignals,
@@ -157,7 +160,8 @@ impl Words {
     }
 }
 
-/// Is the keeper: runs what `spec` asks for, whose program another quiz shows on a terminal that it `describes`, and stays.
+/// Is the keeper: runs what `spec` asks for, whose program another quiz shows on a terminal that it
+/// `describes`, and stays.
 pub fn hold(spec: &RunSpec, call: Option<Call>, describes: &str, ctx: &Context) -> Result<Record, Fault> {
     let terminal = Terminal::of_another(describes)
         .ok_or_else(|| Fault::new(format!("--hold-run: `{describes}` describes no terminal")))?;

@@ -1,5 +1,5 @@
-//! The command line of quiz, which runs a program in a fresh tiny VM: a library, so that more than its program can call it. Not a place for
-//! anything but the ways in.
+//! The command line of quiz, which runs a program in a fresh tiny VM: a library, so that more than
+//! its program can call it. Not a place for anything but the ways in.
 
 mod announce;
 mod cli;
@@ -22,8 +22,8 @@ use quiz_run::{Call, history, symbols};
 
 /// Does what the words of this process say.
 pub fn main() -> ExitCode {
-    // With a handler, SIGXFSZ (`ulimit -f`) becomes the error EFBIG instead of the end of quiz. Programs
-    // that quiz starts inherit an ignored signal, but not a handler.
+    // With a handler, SIGXFSZ (`ulimit -f`) becomes the error EFBIG instead of the end of quiz.
+    // Programs that quiz starts inherit an ignored signal, but not a handler.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default()).ok();
     if std::env::args_os().nth(1).is_some_and(|first| first == symbols::OPTION) {
         let answered = symbols::answer(std::io::stdin().lock(), std::io::stdout().lock());

@@ -1,4 +1,5 @@
-//! The options that every command has, and those of a run. Not for the commands' own (`commands`), nor for what options mean (`quiz_config`).
+//! The options that every command has, and those of a run. Not for the commands' own (`commands`),
+//! nor for what options mean (`quiz_config`).
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,7 +21,8 @@ pub struct Global {
     /// Print errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Print one JSON record; that of a run to WHERE, a file or a descriptor (fd:N) [default WHERE: standard output]
+    /// Print one JSON record; that of a run to WHERE, a file or a descriptor (fd:N) [default WHERE:
+    /// standard output]
     #[arg(long, global = true, value_name = "WHERE", num_args = 0..=1, require_equals = true)]
     pub json: Option<Option<OsString>>,
     /// Run as if quiz was started in this directory
@@ -90,10 +92,12 @@ pub struct RunOptions {
     /// Boot the VM, even if there is a template to resume from
     #[arg(long)]
     pub cold: bool,
-    /// Fail the run on a kernel warning or a report of a kernel checker (KASAN, lockdep, UBSAN, ...)
+    /// Fail the run on a kernel warning or a report of a kernel checker (KASAN, lockdep, UBSAN,
+    /// ...)
     #[arg(long)]
     pub strict: bool,
-    /// Keep the VM after the program, for `quiz exec`, until `quiz kill` or for TIME [default TIME: the setting `keep_time`]
+    /// Keep the VM after the program, for `quiz exec`, until `quiz kill` or for TIME [default TIME:
+    /// the setting `keep_time`]
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true)]
     pub keep: Option<Option<OsString>>,
     /// Be the keeper of a VM whose program another quiz shows, at the other end of standard input
@@ -157,7 +161,8 @@ impl RunOptions {
     }
 }
 
-/// The options of a run that are settings: one for each key of the table of settings that has an option.
+/// The options of a run that are settings: one for each key of the table of settings that has an
+/// option.
 #[derive(Debug, Clone, Default)]
 pub struct SettingOptions(Vec<TypedOption>);
 

@@ -1,4 +1,5 @@
-//! What verbs print on stdout: tables, text and JSON. Not for progress and errors, which go to stderr.
+//! What verbs print on stdout: tables, text and JSON. Not for progress and errors, which go to
+//! stderr.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -52,7 +53,8 @@ impl Records {
         }
     }
 
-    /// Writes a record as a line of its own; `behind`: on standard output something is in front of it whose line has not ended.
+    /// Writes a record as a line of its own; `behind`: on standard output something is in front of
+    /// it whose line has not ended.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -67,7 +69,8 @@ impl Records {
     }
 }
 
-/// A descriptor that quiz was started with. Its own are all closed in programs that it starts, by which they are known.
+/// A descriptor that quiz was started with. Its own are all closed in programs that it starts, by
+/// which they are known.
 fn inherited(number: i32) -> io::Result<File> {
     let none = || io::Error::other(format!("quiz was started without a descriptor {number} that can be written"));
     if (0..=2).contains(&number) && crate::standard::is_closed(number) {

@@ -1,5 +1,5 @@
-//! The reference of the command line and the man pages, made from the definitions of the options. A test compares them with those in `docs`;
-//! `cargo xtask reference` writes them.
+//! The reference of the command line and the man pages, made from the definitions of the options. A
+//! test compares them with those in `docs`; `cargo xtask reference` writes them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

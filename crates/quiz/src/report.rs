@@ -1,4 +1,5 @@
-//! Shows what long work says: bars on a terminal, plain lines elsewhere, all on stderr. Not for errors (see `errors`).
+//! Shows what long work says: bars on a terminal, plain lines elsewhere, all on stderr. Not for
+//! errors (see `errors`).
 
 use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};

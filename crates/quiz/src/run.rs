@@ -1,5 +1,5 @@
-//! A run in the user's foreground, or for another part of this program: its streams, its signals and what is shown of it. Not for the run itself
-//! (`quiz_run`).
+//! A run in the user's foreground, or for another part of this program: its streams, its signals
+//! and what is shown of it. Not for the run itself (`quiz_run`).
 
 use std::io::Write;
 
@@ -65,7 +65,8 @@ pub fn show(ended: &Ended, verbosity: Verbosity) {
     announce::verdict(&ended.outcome, ended.crash.as_deref(), &ended.record, verbosity);
 }
 
-/// What watches a program in the user's place: it gets the output, and the program gets neither input nor a terminal.
+/// What watches a program in the user's place: it gets the output, and the program gets neither
+/// input nor a terminal.
 pub struct Watch<'a> {
     /// The program's standard output.
     pub output: Box<dyn Write + Send>,

@@ -1,5 +1,5 @@
-//! The standard streams as quiz was started with them: which were closed, and whether the last line that went out has ended. Not for reading
-//! and writing them (`quiz_host::stream`).
+//! The standard streams as quiz was started with them: which were closed, and whether the last line
+//! that went out has ended. Not for reading and writing them (`quiz_host::stream`).
 
 use std::ffi::c_int;
 use std::io::{self, Write};
@@ -16,15 +16,16 @@ pub const ERRORS: c_int = 2;
 /// A bit for each that was closed.
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
-/// Rust opens /dev/null in the place of standard streams that are closed, before `main`. What is written there would be lost without a word,
-/// so they are looked at before that.
+/// Rust opens /dev/null in the place of standard streams that are closed, before `main`. What is
+/// written there would be lost without a word, so they are looked at before that.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static LOOK: extern "C" fn() = look;
 
 extern "C" fn look() {
     for stream in [INPUT, OUTPUT, ERRORS] {
-        // SAFETY: fcntl with F_GETFD has no memory effects, and needs nothing that is not there before `main`.
+        // SAFETY: fcntl with F_GETFD has no memory effects, and needs nothing that is not there
+        // before `main`.
         if unsafe { libc::fcntl(stream, libc::F_GETFD) } < 0 {
             CLOSED.fetch_or(1 << stream, Ordering::Relaxed);
         }

@@ -1,4 +1,5 @@
-//! The user's terminal, if there is one: its size, its raw mode, and its restoration on every way out; and the signals.
+//! The user's terminal, if there is one: its size, its raw mode, and its restoration on every way
+//! out; and the signals.
 
 use std::io::{IsTerminal, Stdin, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -78,7 +79,8 @@ impl Terminal {
         self.program.size.is_some() && !self.program.separate_stderr
     }
 
-    /// Standard input for the program. A job in the background has none: reading the terminal would stop it.
+    /// Standard input for the program. A job in the background has none: reading the terminal would
+    /// stop it.
     pub fn input(&self) -> Option<OwnedFd> {
         // Without standard input there is nothing to read.
         if !self.readable || standard::is_closed(standard::INPUT) {
@@ -87,7 +89,8 @@ impl Terminal {
         std::io::stdin().as_fd().try_clone_to_owned().ok()
     }
 
-    /// This process's own streams, for a program; `line` hears whether its output has ended its last line.
+    /// This process's own streams, for a program; `line` hears whether its output has ended its
+    /// last line.
     pub fn streams(&self, line: &Line) -> Result<Streams, Fault> {
         // Where both go to one place, what is written last on either counts.
         let shared = is_one_file(&std::io::stdout(), &std::io::stderr());
@@ -141,7 +144,8 @@ impl Terminal {
     }
 }
 
-/// Restores the terminal when quiz itself commits a fault, or somebody sends it the signal of one, and lets the signal take its course.
+/// Restores the terminal when quiz itself commits a fault, or somebody sends it the signal of one,
+/// and lets the signal take its course.
 fn restore_at_faults() {
     extern "C" fn restore(signal: i32) {
         if let Some(found) = FOUND.get() {
@@ -154,7 +158,8 @@ fn restore_at_faults() {
         }
     }
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE] {
-        // SAFETY: all zeroes is a sigaction; the handler calls only what may be called in one, on the stack that Rust has made for them.
+        // SAFETY: all zeroes is a sigaction; the handler calls only what may be called in one, on
+        // the stack that Rust has made for them.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = restore as extern "C" fn(i32) as usize;
@@ -178,7 +183,8 @@ fn make_raw(stdin: &Stdin, found: &Termios) -> rustix::io::Result<()> {
     termios::tcsetattr(stdin, OptionalActions::Drain, &raw)
 }
 
-/// What writes to a standard stream, on a descriptor of its own, for a thread that closes it when it is done.
+/// What writes to a standard stream, on a descriptor of its own, for a thread that closes it when
+/// it is done.
 fn writer(number: i32, stream: &impl AsFd, line: &Line) -> Result<Box<dyn Write + Send>, Fault> {
     if standard::is_closed(number) {
         return Ok(Box::new(Closed));
@@ -207,7 +213,8 @@ impl Drop for Raw {
     }
 }
 
-/// The signals that this process receives; a terminal is made raw again when quiz continues after a stop.
+/// The signals that this process receives; a terminal is made raw again when quiz continues after a
+/// stop.
 pub struct UserSignals {
     received: ReceivedSignals,
     terminal: bool,

@@ -1,10 +1,11 @@
-//! Guests of other architectures than the host's: the ways in which runs end, from boots and from templates. Those that every change is
-//! tested on; `long.rs` has the others, and OpenZFS.
+//! Guests of other architectures than the host's: the ways in which runs end, from boots and from
+//! templates. Those that every change is tested on; `long.rs` has the others, and OpenZFS.
 
 use quiz_testing::{Ran, Sandbox, kernels};
 use serde_json::Value;
 
-/// What is different between architectures and can be seen by a program: its name, its byte order, and that numbers arrive right.
+/// What is different between architectures and can be seen by a program: its name, its byte order,
+/// and that numbers arrive right.
 const LOOK: &str = "import os, sys; print(os.uname().machine, sys.byteorder, 2**40 + 1)";
 
 fn sandbox(arch: &str) -> Sandbox {
@@ -85,7 +86,8 @@ fn an_architecture_that_there_is_none_of_is_refused_with_those_that_there_are() 
     assert!(ran.stderr.contains("vax") && ran.stderr.contains("s390x"), "{}", ran.stderr);
 }
 
-/// The archive of ports is never trusted for want of its keys, and what it is worth is said before it is used.
+/// The archive of ports is never trusted for want of its keys, and what it is worth is said before
+/// it is used.
 #[test]
 fn unofficial_ports_are_told_and_checked() {
     let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));

@@ -1,5 +1,5 @@
-//! Kernels that die or hang of modules made for it: the verdict, and the line of source in the evidence. The modules are built as users
-//! build theirs, and loaded from the worktree.
+//! Kernels that die or hang of modules made for it: the verdict, and the line of source in the
+//! evidence. The modules are built as users build theirs, and loaded from the worktree.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -35,7 +35,8 @@ fn compile(sandbox: &Sandbox, kernel: &str, source: &str) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
-/// A sandbox with the module `bad.ko` for `kernel`, made of `body`, and the number of the line to blame.
+/// A sandbox with the module `bad.ko` for `kernel`, made of `body`, and the number of the line to
+/// blame.
 fn sandbox_with(body: &str, kernel: fn(&Sandbox) -> &'static str) -> (Sandbox, &'static str, usize) {
     let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
     let kernel = kernel(&sandbox);

@@ -1,4 +1,5 @@
-//! Kernels for real: a stock one, and one built from source. The first time takes minutes; then they are in the user's cache.
+//! Kernels for real: a stock one, and one built from source. The first time takes minutes; then
+//! they are in the user's cache.
 
 use quiz_testing::{Sandbox, kernels};
 
@@ -21,7 +22,8 @@ fn a_kernel_from_debians_source_is_built_once_and_boots() {
     assert!(again.stderr.contains("is there already, built from the same source"), "{}", again.stderr);
 }
 
-/// Answers the targets that quiz asks for, without PVH and modules, so that there is nothing to link and no depmod.
+/// Answers the targets that quiz asks for, without PVH and modules, so that there is nothing to
+/// link and no depmod.
 const MAKEFILE: &str = r#"VERSION = 6
 PATCHLEVEL = 12
 SUBLEVEL = 0

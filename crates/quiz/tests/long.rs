@@ -1,7 +1,9 @@
-//! What takes too long for every change: run by `cargo xtask test --long`, some ten minutes the first time. OpenZFS with defects
-//! made on purpose, in a copy of the checkout, and the test suite that must find them; 25 tests of five groups that must
-//! pass; a use after free on a kernel with KASAN; a thousand runs from a template, and two hundred that are killed; a gigabyte into a
-//! VM and back; pools that go between guests of both byte orders; guests of the architectures that no change is tested on.
+//! What takes too long for every change: run by `cargo xtask test --long`, some ten minutes the
+//! first time. OpenZFS with defects made on purpose, in a copy of the checkout, and the test suite
+//! that must find them; 25 tests of five groups that must pass; a use after free on a kernel with
+//! KASAN; a thousand runs from a template, and two hundred that are killed; a gigabyte into a VM
+//! and back; pools that go between guests of both byte orders; guests of the architectures that no
+//! change is tested on.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,7 +18,8 @@ use quiz_testing::{Ran, Sandbox, descendants, is_alive, kernels};
 const SOURCE: &str = "module/zfs/zio.c";
 const COMPARISON: &str = "if (ZIO_CHECKSUM_EQUAL(bp->blk_cksum, bp_orig->blk_cksum)) {";
 
-/// A copy of the checkout's sources, built for `kernel`; kept from one time to the next, so that only the defect is compiled.
+/// A copy of the checkout's sources, built for `kernel`; kept from one time to the next, so that
+/// only the defect is compiled.
 fn copy(sandbox: &Sandbox, checkout: &Path, kernel: &str) -> PathBuf {
     let copy = quiz_testing::cache().join("checkouts/zfs-with-defects");
     if !copy.join("META").exists() {
@@ -42,7 +45,8 @@ fn lines<'a>(out: &'a str, result: &str) -> Vec<&'a str> {
     out.lines().filter(|line| line.split_whitespace().next() == Some(result)).collect()
 }
 
-/// What a guest is asked, in its own byte order, of the pool that another has made: the contents, and a scrub that finds nothing.
+/// What a guest is asked, in its own byte order, of the pool that another has made: the contents,
+/// and a scrub that finds nothing.
 const READ: &str = "zpool import -d /dev tank && cd /tank && cksum seq random | diff - sums && cd / && \
                     zpool scrub -w tank && zpool status tank && zpool export tank";
 const WRITE: &str = "zpool create -O checksum=sha256 -O compression=on tank $(readlink -f /dev/disk/by-id/virtio-disk1) && cd /tank && \

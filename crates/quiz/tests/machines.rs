@@ -1,6 +1,8 @@
-//! What depends on the machine, on each QEMU: booting, templates, standby VMs, panics, time limits, dumps and shares.
+//! What depends on the machine, on each QEMU: booting, templates, standby VMs, panics, time limits,
+//! dumps and shares.
 //!
-//! The host's QEMU is always run. `QUIZ_TEST_QEMUS` names directories with others, separated by colons; `cargo xtask qemu` makes such.
+//! The host's QEMU is always run. `QUIZ_TEST_QEMUS` names directories with others, separated by
+//! colons; `cargo xtask qemu` makes such.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -274,7 +276,8 @@ fn quiz_does_without_what_a_qemu_lacks_where_it_can() {
     assert!(!command.contains("-device vmcoreinfo"), "{command}");
 }
 
-/// Calls quiz where /dev/kvm is a file of the group `daemon` that it may not open. Needs root, or a user namespace.
+/// Calls quiz where /dev/kvm is a file of the group `daemon` that it may not open. Needs root, or a
+/// user namespace.
 fn without_kvm(place: &Place, arguments: &[&str]) -> Ran {
     let kvm = place.sandbox.beside("kvm");
     fs::write(&kvm, "").unwrap();

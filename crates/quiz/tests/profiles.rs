@@ -1,7 +1,8 @@
 //! Profiles in real VMs: quiz's own, and those that users make.
 //!
-//! These tests need QEMU and the network for a first kernel and for roots with the profiles' packages (`cargo xtask setup`
-//! installs what is missing). They fail, and are not skipped, where something is not there.
+//! These tests need QEMU and the network for a first kernel and for roots with the profiles'
+//! packages (`cargo xtask setup` installs what is missing). They fail, and are not skipped, where
+//! something is not there.
 
 mod profiles {
     mod arrays;
@@ -21,7 +22,8 @@ fn sandbox() -> Sandbox {
     sandbox
 }
 
-/// Runs a script of the guest's shell with profiles, on the kernel that quiz has built, and a limit that nothing here comes near.
+/// Runs a script of the guest's shell with profiles, on the kernel that quiz has built, and a limit
+/// that nothing here comes near.
 fn run(sandbox: &Sandbox, profiles: &str, script: &str) -> Ran {
     run_on(sandbox, kernels::name(sandbox), profiles, script)
 }

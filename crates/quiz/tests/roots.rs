@@ -1,4 +1,5 @@
-//! Roots that are made in a VM, with a cache of their own. Of the host's own architecture only; another one is untried.
+//! Roots that are made in a VM, with a cache of their own. Of the host's own architecture only;
+//! another one is untried.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -42,7 +43,8 @@ fn walkdir(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Starts making a root and sends `signal` to quiz as soon as packages are installed in the VM. How it ended, and the VM's process.
+/// Starts making a root and sends `signal` to quiz as soon as packages are installed in the VM. How
+/// it ended, and the VM's process.
 fn interrupted(place: &Place, signal: libc::c_int) -> (std::process::ExitStatus, Vec<u32>) {
     let log = place.cache.join("logs/root-bookworm-x86_64.log");
     // Of the one before.

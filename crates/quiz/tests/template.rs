@@ -1,4 +1,5 @@
-//! Runs that start from saved VMs: what they share, what they do not, and what happens when a template is not what it was.
+//! Runs that start from saved VMs: what they share, what they do not, and what happens when a
+//! template is not what it was.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -31,7 +32,8 @@ fn runs_start_from_one_template_and_are_different_machines() {
         assert_eq!(lines[5], text);
         (lines[..4].to_vec(), place.template_of_last_run().expect("it started from a template"))
     };
-    // Makes the template, so that what follows is quick, and says what time it is in a guest that was saved some time ago.
+    // Makes the template, so that what follows is quick, and says what time it is in a guest that
+    // was saved some time ago.
     run("made");
     let (one, template) = run("first");
     let (two, same) = run("edited");
@@ -261,7 +263,8 @@ fn a_disk_that_is_full_while_a_vm_is_saved_costs_no_run() {
     let quiz =
         place.command(&["-v", "-m", "256M", "--accel", "tcg", "--qemu", qemu.to_str().unwrap(), "echo", "alive"]);
     let small = "mount -t tmpfs -o size=600M none \"$1\" && shift && exec \"$@\"";
-    // A file system of its own needs a mount namespace; those who are not root get that with a user namespace.
+    // A file system of its own needs a mount namespace; those who are not root get that with a user
+    // namespace.
     let namespace = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
     let mut command = std::process::Command::new("unshare");
     command.args([namespace, "sh", "-c", small, "sh"]).arg(&templates).arg(quiz.get_program()).args(quiz.get_args());

@@ -1,7 +1,7 @@
 //! quiz with real VMs: what users are promised, tried from outside.
 //!
-//! These tests need QEMU and the network for a first kernel and root (`cargo xtask setup` installs what is missing). They
-//! fail, and are not skipped, where something is not there.
+//! These tests need QEMU and the network for a first kernel and root (`cargo xtask setup` installs
+//! what is missing). They fail, and are not skipped, where something is not there.
 
 mod vm {
     mod artifacts;

@@ -1,4 +1,5 @@
-//! OpenZFS for real: Debian's releases, built by quiz in the user's cache the first time (minutes), and then run.
+//! OpenZFS for real: Debian's releases, built by quiz in the user's cache the first time (minutes),
+//! and then run.
 
 use std::path::PathBuf;
 
@@ -60,8 +61,8 @@ fn a_kernel_without_a_build_is_refused_with_the_ways_out() {
 
 #[test]
 fn a_fault_shows_in_the_pool_and_goes_away() {
-    // What the faulty disk missed is mended first, by resilvering or the first scrub, and counts as errors of its own;
-    // the second scrub finds nothing unless the disk fails still.
+    // What the faulty disk missed is mended first, by resilvering or the first scrub, and counts as
+    // errors of its own; the second scrub finds nothing unless the disk fails still.
     let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_quiz"));
     let kernel = kernels::built(&sandbox, "memdev,error");
     let checkout = built(&sandbox, Release::BookwormBackports, kernel);

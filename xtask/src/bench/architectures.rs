@@ -22,7 +22,8 @@ const LOOK: &str = "echo $(uname -m) $(printf '\\001\\000' | od -An -d)";
 /// The end of the answer of one that is big-endian, and of one that is not.
 const ORDERS: &[(&str, &str)] = &[(" 256", ", big-endian"), (" 1", ", little-endian")];
 
-/// Runs guests of `archs` (all that there are, if none are named), `rounds` times cold and from a template, and writes the table.
+/// Runs guests of `archs` (all that there are, if none are named), `rounds` times cold and from a
+/// template, and writes the table.
 ///
 /// What cannot be run has a row that says why.
 pub fn run(rounds: usize, archs: &[String], profiles: &[String]) -> Result<(), String> {

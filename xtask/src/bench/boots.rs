@@ -1,4 +1,5 @@
-//! How often which kernel boots on which QEMU and machine, as the table in `docs/machines.md`. Not for how long anything takes.
+//! How often which kernel boots on which QEMU and machine, as the table in `docs/machines.md`. Not
+//! for how long anything takes.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -31,10 +32,12 @@ pub struct Boots {
     /// How often each is booted
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// A kernel (as for `quiz -k`); can be repeated [default: all installed ones of this architecture]
+    /// A kernel (as for `quiz -k`); can be repeated [default: all installed ones of this
+    /// architecture]
     #[arg(long, short)]
     kernel: Vec<String>,
-    /// A Debian release whose QEMU is unpacked, or `host`; can be repeated [default: host, bookworm-backports]
+    /// A Debian release whose QEMU is unpacked, or `host`; can be repeated [default: host,
+    /// bookworm-backports]
     #[arg(long)]
     qemu: Vec<String>,
     /// A machine; can be repeated [default: microvm, q35]
@@ -78,7 +81,8 @@ struct Qemu {
     version: String,
 }
 
-/// Boots each case so many times and writes the table after each. Rows that are not measured this time are kept.
+/// Boots each case so many times and writes the table after each. Rows that are not measured this
+/// time are kept.
 ///
 /// # Errors
 /// A quiz or QEMU that cannot be had; a page without the table's marks.

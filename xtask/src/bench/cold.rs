@@ -24,7 +24,8 @@ pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool) -> Result<(), St
         }
         command
     };
-    // The first run prepares whatever is missing; its record says what the others are to be measured against.
+    // The first run prepares whatever is missing; its record says what the others are to be
+    // measured against.
     let first = quiz().args(["--json", "true"]).output().map_err(|e| e.to_string())?;
     let record: Value = serde_json::from_slice(&first.stdout)
         .map_err(|e| format!("quiz gave no record ({e}): {}", String::from_utf8_lossy(&first.stderr)))?;
@@ -32,7 +33,8 @@ pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool) -> Result<(), St
     let command_line = fs_err::read_to_string(PathBuf::from(text("dir")).join("command")).map_err(|e| e.to_string())?;
     let words = words(&command_line)?;
     println!("kernel {}, {} by {}, {} rounds", text("kernel"), text("machine"), text("accelerator"), rounds);
-    // Without the rate of the TSC a boot may hang; the rest of what quiz tells a guest makes it faster.
+    // Without the rate of the TSC a boot may hang; the rest of what quiz tells a guest makes it
+    // faster.
     let floor = Floor::new(dir.path(), &words, &["tsc_early_khz="])?;
     let told = ["tsc_early_khz=", "tsc=", "lpj=", "no_timer_check", "nolapic_timer"];
     let told_floor = Floor::new(dir.path(), &words, &told)?;

@@ -1,5 +1,5 @@
-//! From an edited file of OpenZFS to the printed `zpool status`: what quiz adds to `make`, against the way of scripts that
-//! install, index, boot and load.
+//! From an edited file of OpenZFS to the printed `zpool status`: what quiz adds to `make`, against
+//! the way of scripts that install, index, boot and load.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -107,8 +107,9 @@ fn online(output: &std::process::Output) -> bool {
     output.status.success() && String::from_utf8_lossy(&output.stdout).contains("state: ONLINE")
 }
 
-/// How it is done without staging: everything is installed, indexed, and loaded as it was built, from a share. The boot is
-/// quiz's own, on a machine with PCI, and then waits for udev as the scripts' does.
+/// How it is done without staging: everything is installed, indexed, and loaded as it was built,
+/// from a share. The boot is quiz's own, on a machine with PCI, and then waits for udev as the
+/// scripts' does.
 struct Scripts {
     dir: tempfile::TempDir,
     release: String,

@@ -35,7 +35,8 @@ struct Flood {
     read: bool,
 }
 
-/// Takes the port out of the agent, which root may, and sends one frame again and again: the bytes, a byte to repeat, how often that, how often all.
+/// Takes the port out of the agent, which root may, and sends one frame again and again: the bytes,
+/// a byte to repeat, how often that, how often all.
 const PORT: &str = r#"
 #include <dirent.h>
 #include <stdio.h>
@@ -111,7 +112,8 @@ const FLOODS: &[Flood] = &[
         read: true,
     },
     Flood { name: "names of artifacts", program: &["python3", "-c", NAMES], read: true },
-    // Kind, program, stream and length of `Data`, and so on, as `quiz-proto` writes them: a length of 32000 is 80 fa 01, of 4000 a0 1f.
+    // Kind, program, stream and length of `Data`, and so on, as `quiz-proto` writes them: a length
+    // of 32000 is 80 fa 01, of 4000 a0 1f.
     Flood {
         name: "output beyond the window",
         program: &["./port", "05000180fa01", "x", "32000", "20000"],

@@ -1,11 +1,13 @@
-//! The least that a cold start can cost: the same QEMU, machine and kernel, with a first process that ends the VM at once.
+//! The least that a cold start can cost: the same QEMU, machine and kernel, with a first process
+//! that ends the VM at once.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::sh::check;
 
-/// Resets the machine, which QEMU's `-no-reboot` turns into its end: `reboot(LINUX_REBOOT_MAGIC1, MAGIC2, CMD_RESTART, 0)`.
+/// Resets the machine, which QEMU's `-no-reboot` turns into its end: `reboot(LINUX_REBOOT_MAGIC1,
+/// MAGIC2, CMD_RESTART, 0)`.
 const INIT: &str = r"
 .globl _start
 _start:
@@ -24,8 +26,9 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Makes the first process and its initramfs in `dir`, and takes machine, kernel and memory from quiz's own command line;
-    /// of its kernel command line only the words in `told`, or those that they begin.
+    /// Makes the first process and its initramfs in `dir`, and takes machine, kernel and memory
+    /// from quiz's own command line; of its kernel command line only the words in `told`, or those
+    /// that they begin.
     pub fn new(dir: &Path, quiz: &[String], told: &[&str]) -> Result<Floor, String> {
         let initrd = initramfs(dir, "floor", INIT)?;
         let of = |option: &str| -> Result<String, String> {

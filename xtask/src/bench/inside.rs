@@ -1,4 +1,5 @@
-//! Into a VM that runs: another program, a large file in and out, and what a share costs work that touches many files.
+//! Into a VM that runs: another program, a large file in and out, and what a share costs work that
+//! touches many files.
 
 use std::io::Write;
 use std::path::Path;

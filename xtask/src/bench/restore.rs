@@ -1,4 +1,5 @@
-//! The least that starting from a saved VM can cost: QEMU, the state, and one byte from a guest that does nothing else.
+//! The least that starting from a saved VM can cost: QEMU, the state, and one byte from a guest
+//! that does nothing else.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -55,7 +56,8 @@ impl Drop for Running {
 }
 
 impl Restore {
-    /// Boots and saves the VM whose command line (a program and its arguments) is `quiz`, with a first process of its own.
+    /// Boots and saves the VM whose command line (a program and its arguments) is `quiz`, with a
+    /// first process of its own.
     pub fn new(dir: &Path, quiz: &[String]) -> Result<Restore, String> {
         let of = |option: &str| -> Result<String, String> {
             let at = quiz.iter().position(|word| word == option).ok_or(format!("quiz gave QEMU no {option}"))?;

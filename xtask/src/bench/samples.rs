@@ -14,7 +14,8 @@ impl Samples {
         Samples { name, times: Vec::new() }
     }
 
-    /// Runs the command once and keeps its time; a failure ends the benchmark, since it would measure something else.
+    /// Runs the command once and keeps its time; a failure ends the benchmark, since it would
+    /// measure something else.
     pub fn time(&mut self, command: &mut Command) -> Result<Duration, String> {
         self.time_if(command, |output| output.status.success())
     }

@@ -25,8 +25,9 @@ impl Vng {
 
     /// One start, with its own defaults but for the accelerator that this host has.
     ///
-    /// A kernel without ACPI cannot be powered off, so the program ends its VM by a reset. That spares virtme-ng its way
-    /// down, and makes its exit code 255 whatever happened; [`Vng::prove`] shows once that the program runs.
+    /// A kernel without ACPI cannot be powered off, so the program ends its VM by a reset. That
+    /// spares virtme-ng its way down, and makes its exit code 255 whatever happened; [`Vng::prove`]
+    /// shows once that the program runs.
     pub fn command(&self, emulated: bool) -> Command {
         let mut command = Command::new(&self.program);
         // It calls its own parts by name.

@@ -1,4 +1,5 @@
-//! `quiz true` from a template against the bare restore, a cold start and virtme-ng; and the same with OpenZFS and a pool.
+//! `quiz true` from a template against the bare restore, a cold start and virtme-ng; and the same
+//! with OpenZFS and a pool.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,7 +27,8 @@ pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool, zfs: Option<&Pat
         }
         command
     };
-    // The first run makes the template; the record of the second says what the others are to be measured against.
+    // The first run makes the template; the record of the second says what the others are to be
+    // measured against.
     let record = |dir: &Path, arguments: &[&str]| -> Result<Value, String> {
         let arguments = [&["--json"], arguments].concat();
         quiz(dir, &arguments).output().map_err(|e| e.to_string())?;

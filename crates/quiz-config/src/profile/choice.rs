@@ -1,4 +1,5 @@
-//! Which profiles a run includes, in which order, with which values: a pure function of the catalog and of what was asked.
+//! Which profiles a run includes, in which order, with which values: a pure function of the catalog
+//! and of what was asked.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,8 +41,8 @@ pub struct Chosen {
 }
 
 impl Catalog {
-    /// Reads every profile below `places`: directories that hold one directory for each profile, and need not exist. The later
-    /// replaces what the earlier has by the same name.
+    /// Reads every profile below `places`: directories that hold one directory for each profile,
+    /// and need not exist. The later replaces what the earlier has by the same name.
     pub fn read(places: &[(Source, PathBuf)]) -> Catalog {
         let mut profiles = BTreeMap::new();
         for (source, place) in places {
@@ -95,8 +96,9 @@ impl Catalog {
         (given, rest)
     }
 
-    /// The profiles of a run that `asked` for these, with what they need, each after those that come before it and otherwise in the order of
-    /// `asked`. `given` is in the order of the layers, the strongest last.
+    /// The profiles of a run that `asked` for these, with what they need, each after those that
+    /// come before it and otherwise in the order of `asked`. `given` is in the order of the layers,
+    /// the strongest last.
     pub fn choose(&self, asked: &[String], given: &[Given]) -> Result<Vec<Chosen>, ProfileError> {
         for one in given {
             let profile = self.get(&one.profile, &one.origin)?;

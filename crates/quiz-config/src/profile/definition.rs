@@ -1,5 +1,5 @@
-//! What one profile says about itself: `profile.toml`, and the files beside it. Not for choosing among profiles (see
-//! `choice`), nor for running their programs.
+//! What one profile says about itself: `profile.toml`, and the files beside it. Not for choosing
+//! among profiles (see `choice`), nor for running their programs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,8 @@ pub enum ProfileError {
     Unknown {
         /// What was asked for.
         name: String,
-        /// The profile that needs it or the place that sets an option of it; empty where the user named it as a profile.
+        /// The profile that needs it or the place that sets an option of it; empty where the user
+        /// named it as a profile.
         asked_by: String,
         /// What may have been meant.
         nearest: Option<String>,
@@ -91,7 +92,8 @@ pub struct Profile {
     pub kernel_needs: Vec<KernelOption>,
     /// Kernel options that it makes use of where they are.
     pub kernel_uses: Vec<KernelOption>,
-    /// Its `init` depends on nothing of the run (shares, kept disks, the machine's identity), and so may be part of a saved VM.
+    /// Its `init` depends on nothing of the run (shares, kept disks, the machine's identity), and
+    /// so may be part of a saved VM.
     pub early: bool,
     /// What can be set, in the order of the names.
     pub options: BTreeMap<String, OptionSpec>,
@@ -228,7 +230,8 @@ struct WrittenKernel {
 pub struct KernelOption {
     /// Its name, with `CONFIG_`.
     pub name: String,
-    /// `m` is content with built in; without a value either does, and it is built in where quiz builds the kernel.
+    /// `m` is content with built in; without a value either does, and it is built in where quiz
+    /// builds the kernel.
     pub value: Option<String>,
 }
 

@@ -1,4 +1,5 @@
-//! What a profile's `setup` answers with: lines of the form `quiz::KEY=VALUE`. Not for carrying them out.
+//! What a profile's `setup` answers with: lines of the form `quiz::KEY=VALUE`. Not for carrying
+//! them out.
 
 use std::path::PathBuf;
 

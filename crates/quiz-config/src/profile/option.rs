@@ -1,4 +1,5 @@
-//! The options of profiles: their types, and values as the profiles' programs get them. Not for which profile has which.
+//! The options of profiles: their types, and values as the profiles' programs get them. Not for
+//! which profile has which.
 
 use std::path::{Component, Path};
 
@@ -133,8 +134,8 @@ impl OptionSpec {
         }
     }
 
-    /// `written` as the profile's programs get it: sizes in bytes, truth values as true or false, lists with one item on
-    /// each line. None if it is not of this type.
+    /// `written` as the profile's programs get it: sizes in bytes, truth values as true or false,
+    /// lists with one item on each line. None if it is not of this type.
     pub fn value(&self, written: &Written, place: &Place) -> Option<String> {
         let text = match (self.kind, written) {
             (Kind::List, Written::Many(items)) => {

@@ -1,4 +1,5 @@
-//! Which packages make up a file system, and the order in which they are installed, as apt plans it. Not for installing them.
+//! Which packages make up a file system, and the order in which they are installed, as apt plans
+//! it. Not for installing them.
 
 use super::{Apt, AptError, bytes_in};
 use fs_err as fs;
@@ -29,9 +30,11 @@ struct Plan {
 }
 
 impl Apt {
-    /// Downloads the essential packages of the suite `base` and what they depend on. The files live as long as `self`.
+    /// Downloads the essential packages of the suite `base` and what they depend on. The files live
+    /// as long as `self`.
     ///
-    /// `merged` asks for the package that declares the merged `/usr`, so that none is chosen that would do the merging.
+    /// `merged` asks for the package that declares the merged `/usr`, so that none is chosen that
+    /// would do the merging.
     pub fn fetch_essential(&self, base: &str, merged: bool, report: &dyn Report) -> Result<Vec<PathBuf>, AptError> {
         let suite = format!("?or(?archive(^{base}$),?codename(^{base}$))");
         let essential = format!("?narrow({suite},?architecture({}),?essential)", self.arch);
@@ -45,8 +48,8 @@ impl Apt {
         Ok(self.show(USR_IS_MERGED)?.is_some())
     }
 
-    /// Downloads `packages` and what they depend on beyond what is installed by `status`, the text of dpkg's status file, and plans
-    /// their installation.
+    /// Downloads `packages` and what they depend on beyond what is installed by `status`, the text
+    /// of dpkg's status file, and plans their installation.
     pub fn fetch_beyond(
         &self,
         status: &str,
@@ -74,7 +77,8 @@ impl Apt {
         let file = |(name, version, arch): &(String, String, String)| {
             format!("{name}_{}_{arch}.deb", version.replace(':', "%3a"))
         };
-        // What a mirror has on this host apt takes where it is, and copies when it is told to download it.
+        // What a mirror has on this host apt takes where it is, and copies when it is told to
+        // download it.
         let local: Vec<_> = plan.packages.iter().filter(|package| !archives.join(file(package)).exists()).collect();
         if !local.is_empty() {
             let exact: Vec<String> = local.iter().map(|(name, version, _)| format!("{name}={version}")).collect();
@@ -108,7 +112,8 @@ impl Apt {
 }
 
 impl Plan {
-    /// Reads what apt would do: `Inst NAME (VERSION … [ARCH])` and `Conf NAME (…)`, neighbours of one kind made one step.
+    /// Reads what apt would do: `Inst NAME (VERSION … [ARCH])` and `Conf NAME (…)`, neighbours of
+    /// one kind made one step.
     fn read(text: &str) -> Plan {
         let mut plan = Plan::default();
         for line in text.lines() {

@@ -1,4 +1,5 @@
-//! The table of host tools: what shows that each is installed, and which packages have it. Not for what needs which of them.
+//! The table of host tools: what shows that each is installed, and which packages have it. Not for
+//! what needs which of them.
 
 use quiz_arch::{Arch, Packages};
 
@@ -123,7 +124,8 @@ tools! {
     /// Enters namespaces.
     UNSHARE = program("unshare", "makes namespaces", same("util-linux"));
 
-    /// The C library's headers. A compiler alone compiles nothing: distributions only recommend these with it.
+    /// The C library's headers. A compiler alone compiles nothing: distributions only recommend
+    /// these with it.
     LIBC_HEADERS = header("stdio.h", ["libc6-dev", "glibc-devel", "glibc", "glibc-devel", "musl-dev"]);
     /// The kernel's headers for programs.
     LINUX_HEADERS = header("linux/types.h", ["linux-libc-dev", "kernel-headers", "linux-api-headers", "linux-glibc-devel", "linux-headers"]);

@@ -1,8 +1,9 @@
-//! Roots whose packages are configured inside a VM of their architecture, where the user is root whoever they are on the host. Not for
-//! how a VM is run: that is for who implements [`Vm`].
+//! Roots whose packages are configured inside a VM of their architecture, where the user is root
+//! whoever they are on the host. Not for how a VM is run: that is for who implements [`Vm`].
 //!
-//! apt fetches and verifies the packages on the host. The VM runs on an image of the essential ones and installs all of them into a file
-//! system on its disk (`configure.sh`), which comes back as a tar archive. docs/decisions/0012-roots-made-in-a-vm.md says why it is done so.
+//! apt fetches and verifies the packages on the host. The VM runs on an image of the essential ones
+//! and installs all of them into a file system on its disk (`configure.sh`), which comes back as a
+//! tar archive. docs/decisions/0012-roots-made-in-a-vm.md says why it is done so.
 
 use super::model::{IMAGE, LEFT_OUT, PACKAGES, Root, RootError, RootManifest, SETUP, Wanted, installed};
 use super::package::Package;
@@ -24,15 +25,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const CONFIGURE: &str = include_str!("configure.sh");
-/// The size of the disk that a root is made on, in bytes. It is sparse: only what is written costs anything.
+/// The size of the disk that a root is made on, in bytes. It is sparse: only what is written costs
+/// anything.
 const DISK_BYTES: u64 = 16 << 30;
 /// Needed before anything is configured, and not essential.
 const MOUNT: &str = "mount";
 
 /// Runs programs in VMs of one architecture.
 pub trait Vm {
-    /// Boots a VM, runs the program of `task` in it as root, and returns when the VM has gone down cleanly after the program has exited
-    /// with 0.
+    /// Boots a VM, runs the program of `task` in it as root, and returns when the VM has gone down
+    /// cleanly after the program has exited with 0.
     fn run(&self, task: Task<'_>) -> Result<(), VmError>;
 }
 
@@ -63,7 +65,8 @@ pub enum VmError {
     Interrupted(i32),
 }
 
-/// Makes the archive `tar` of the files of the root that is `wanted`; `dir` is for whatever is needed meanwhile.
+/// Makes the archive `tar` of the files of the root that is `wanted`; `dir` is for whatever is
+/// needed meanwhile.
 pub(super) fn make(
     cache: &Cache,
     wanted: &Wanted,
@@ -203,7 +206,8 @@ impl Set {
         self.steps.iter().map(line).collect()
     }
 
-    /// The packages that nobody asked for, as apt notes them, so that it can remove them when nothing depends on them any more.
+    /// The packages that nobody asked for, as apt notes them, so that it can remove them when
+    /// nothing depends on them any more.
     fn chosen_by_apt(&self, wanted: &Wanted) -> String {
         let asked = |name: &str| {
             let extra = wanted.packages.iter().filter_map(|package| package.split(':').next());

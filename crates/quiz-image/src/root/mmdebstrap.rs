@@ -1,4 +1,5 @@
-//! Roots by mmdebstrap: quick, and in need of privileges (or subordinate ids) and of a host that runs the guest's programs.
+//! Roots by mmdebstrap: quick, and in need of privileges (or subordinate ids) and of a host that
+//! runs the guest's programs.
 
 use super::model::{LEFT_OUT, PACKAGES, RootError, SETUP, Wanted};
 use crate::squashfs::NEWEST_TIME;

@@ -1,4 +1,5 @@
-//! What a root is: what is asked of one, the entry in the cache, and why there may be none. Not for making it.
+//! What a root is: what is asked of one, the entry in the cache, and why there may be none. Not for
+//! making it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -15,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::blank::BlankError;
 
-/// What every root has beside the distribution's essential packages: what a shell session, a small script of a test and the agent's helpers
-/// need.
+/// What every root has beside the distribution's essential packages: what a shell session, a small
+/// script of a test and the agent's helpers need.
 pub const PACKAGES: &[&str] = &["mount", "kmod", "procps", "iproute2", "less", "udev", "python3-minimal"];
 pub const IMAGE: &str = "root.squashfs";
 /// Files that no run needs, or that are large and only describe devices which no VM has.
@@ -88,7 +89,8 @@ pub enum RootError {
         /// The signal's number.
         signal: i32,
     },
-    /// The host cannot run programs of the architecture, which packages do while they are installed.
+    /// The host cannot run programs of the architecture, which packages do while they are
+    /// installed.
     #[error(
         "cannot make a root for {arch} on this host, which does not run programs of that architecture: install user-mode emulation \
          (Debian and Ubuntu: apt-get install qemu-user-static binfmt-support; others: a QEMU user package with binfmt_misc)\n{cause}"
@@ -123,7 +125,8 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// The name of the entry: `bookworm-x86_64`, with a short sum at its end if more than the release and architecture were chosen.
+    /// The name of the entry: `bookworm-x86_64`, with a short sum at its end if more than the
+    /// release and architecture were chosen.
     pub fn name(&self) -> String {
         let plain = format!("{}-{}", self.source.release, self.arch.name);
         let packages = self.extra_packages();
@@ -182,7 +185,8 @@ pub struct RootManifest {
 }
 
 impl RootManifest {
-    /// Whether it is of the wanted release, architecture and origin, and has every package. One of the user's own has what it has.
+    /// Whether it is of the wanted release, architecture and origin, and has every package. One of
+    /// the user's own has what it has.
     pub fn serves(&self, wanted: &Wanted) -> bool {
         if self.own {
             return self.release == wanted.source.release && self.arch == wanted.arch.name;

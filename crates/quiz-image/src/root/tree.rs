@@ -1,5 +1,6 @@
-//! The image that a VM runs on while it makes a root: the essential packages' files, and the packages themselves. A tar archive is made of the
-//! packages' own archives, so that owners and modes are right without any privilege. Not for what happens in the VM.
+//! The image that a VM runs on while it makes a root: the essential packages' files, and the
+//! packages themselves. A tar archive is made of the packages' own archives, so that owners and
+//! modes are right without any privilege. Not for what happens in the VM.
 
 use super::package::Package;
 use crate::squashfs::NEWEST_TIME;
@@ -15,7 +16,8 @@ pub(super) struct Tree<'a> {
     pub unpacked: Vec<&'a Package>,
     /// All packages; their files are in `quiz/debs`.
     pub packages: Vec<&'a Package>,
-    /// The directories of the top that are links into `/usr`; empty for a release that knows nothing of that.
+    /// The directories of the top that are links into `/usr`; empty for a release that knows
+    /// nothing of that.
     pub links: &'a [&'a str],
     /// The beginnings of paths, absolute, that are left out of what is unpacked.
     pub left_out: Vec<String>,
@@ -108,7 +110,8 @@ impl Tree<'_> {
     }
 }
 
-/// A path of an archive without what stands before its first name; None for the top itself and for what leads out of it.
+/// A path of an archive without what stands before its first name; None for the top itself and for
+/// what leads out of it.
 fn inner(path: &Path) -> Option<PathBuf> {
     let mut out = PathBuf::new();
     for part in path.components() {

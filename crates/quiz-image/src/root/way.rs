@@ -1,5 +1,6 @@
-//! How a root can be made on this host: by mmdebstrap, which needs privileges and a host that runs the guest's programs, or
-//! inside a VM, which needs neither. The decision is pure; [`Facts`] are gathered in one place.
+//! How a root can be made on this host: by mmdebstrap, which needs privileges and a host that runs
+//! the guest's programs, or inside a VM, which needs neither. The decision is pure; [`Facts`] are
+//! gathered in one place.
 
 use fs_err as fs;
 use quiz_arch::Arch;
@@ -146,7 +147,8 @@ fn grants_ids(text: &str, uid: &str, name: &str) -> bool {
     })
 }
 
-/// The kernel is asked by trying, but for AppArmor, which lets a namespace be made and then takes its root's privileges.
+/// The kernel is asked by trying, but for AppArmor, which lets a namespace be made and then takes
+/// its root's privileges.
 fn may_make_namespaces() -> bool {
     let restricted = fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
     let restricted = restricted.is_ok_and(|value| value.trim() == "1");

@@ -1,4 +1,5 @@
-//! Unpacking source archives, whole or not at all. Not for deciding whether an archive may be trusted; that comes before.
+//! Unpacking source archives, whole or not at all. Not for deciding whether an archive may be
+//! trusted; that comes before.
 
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -61,8 +62,9 @@ pub(crate) fn decompressed<'a>(compressed: impl Read + 'a) -> io::Result<Box<dyn
     })
 }
 
-/// Unpacks the tar stream `tar`, which has one directory at its top, so that this becomes `to`. A directory that is there already is
-/// replaced, and only when the new one is complete. `what` is the archive's name, for messages.
+/// Unpacks the tar stream `tar`, which has one directory at its top, so that this becomes `to`. A
+/// directory that is there already is replaced, and only when the new one is complete. `what` is
+/// the archive's name, for messages.
 pub(crate) fn unpack(tar: impl Read, to: &Path, what: &str) -> Result<(), ArchiveError> {
     let failed = |cause| ArchiveError::Io { what: what.to_owned(), cause };
     let wrong = |why: &str| ArchiveError::Content { what: what.to_owned(), why: why.to_owned() };

@@ -1,9 +1,11 @@
-//! The configuration of a kernel that quiz builds: quiz's own fragments on top of `allnoconfig`, then what the user asks for, then a
-//! comparison of what was asked with what came out. Not for the text of fragments (`fragment`).
+//! The configuration of a kernel that quiz builds: quiz's own fragments on top of `allnoconfig`,
+//! then what the user asks for, then a comparison of what was asked with what came out. Not for the
+//! text of fragments (`fragment`).
 //!
-//! Two steps on purpose. quiz's fragments are given to `allnoconfig`, so that whatever they do not name is off, in every
-//! version. What the user adds goes through `olddefconfig`, so that what it makes visible gets its author's defaults: `-e KASAN` does not
-//! take a study of KASAN's sub-options.
+//! Two steps on purpose. quiz's fragments are given to `allnoconfig`, so that whatever they do not
+//! name is off, in every version. What the user adds goes through `olddefconfig`, so that what it
+//! makes visible gets its author's defaults: `-e KASAN` does not take a study of KASAN's
+//! sub-options.
 
 use std::io;
 use std::path::Path;
@@ -142,7 +144,8 @@ pub(crate) fn user(fragments: &[Fragment], edits: &[Edit]) -> Result<Asked, Frag
     Ok(user)
 }
 
-/// A finished configuration, and what the user should read about options that came out otherwise than asked.
+/// A finished configuration, and what the user should read about options that came out otherwise
+/// than asked.
 #[derive(Debug)]
 pub(crate) struct Configured {
     pub outcome: Outcome,
@@ -158,11 +161,13 @@ pub(crate) struct Wishes<'a> {
     pub edits: &'a [Edit],
     /// Something that is not as asked is an error.
     pub strict: bool,
-    /// What follows the version in `uname -r`, unless the user says otherwise. None leaves it to the tree.
+    /// What follows the version in `uname -r`, unless the user says otherwise. None leaves it to
+    /// the tree.
     pub localversion: Option<&'a str>,
 }
 
-/// Configures the kernel in `make`'s build directory, and tells `report` by name what is not as asked.
+/// Configures the kernel in `make`'s build directory, and tells `report` by name what is not as
+/// asked.
 pub(crate) fn configure(
     make: &Make<'_>,
     tree: &Tree,
@@ -227,7 +232,8 @@ fn compare(
     if strict && !theirs.is_empty() {
         return Err(ConfigError::Lost { lines: theirs });
     }
-    // Vendors' trees have options of other versions than their number says; what a source does not have, it cannot miss.
+    // Vendors' trees have options of other versions than their number says; what a source does not
+    // have, it cannot miss.
     let mut lines: Vec<String> =
         ours.iter().filter(|l| kconfig.knows(&l.key)).map(|l| line(l, &kconfig, before)).collect();
     lines.extend(theirs);
@@ -245,8 +251,8 @@ fn compare(
     Ok(lines)
 }
 
-/// What a build directory's configuration was made from. Where that has not changed, an edit of the source is compiled some
-/// seconds sooner.
+/// What a build directory's configuration was made from. Where that has not changed, an edit of the
+/// source is compiled some seconds sooner.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stamp {
     /// Of everything that goes in.
@@ -354,7 +360,8 @@ mod tests {
         }
     }
 
-    /// A source whose configuration tool knows EXT4_FS, which needs BLOCK, and drops everything that is not in a list.
+    /// A source whose configuration tool knows EXT4_FS, which needs BLOCK, and drops everything
+    /// that is not in a list.
     fn source(dir: &Path) -> Tree {
         let makefile = "VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\n\
             KEEP = grep -vE 'EXT2|BAD' | { if grep -q '^CONFIG_BLOCK=y' $(1); then cat; else grep -v EXT4_FS; fi; }\n\
@@ -407,7 +414,8 @@ mod tests {
 
     #[test]
     fn what_came_out_otherwise_is_told_once_and_by_name() {
-        // The fake tool drops an option of quiz's own; that is quiz's fault and said even if nothing was asked for.
+        // The fake tool drops an option of quiz's own; that is quiz's fault and said even if
+        // nothing was asked for.
         let (outcome, said) = configured(&[], false);
         assert_eq!(outcome.unwrap().value("LOCALVERSION").to_string(), "\"-quiz\"");
         assert_eq!(said.len(), 1, "{said:?}");

@@ -1,5 +1,6 @@
-//! Downloading one file over HTTP: resumed where it broke off, and not given out before its sum is known to be right. Not for
-//! packages (`apt`) nor for repositories (`git`), which verify by themselves.
+//! Downloading one file over HTTP: resumed where it broke off, and not given out before its sum is
+//! known to be right. Not for packages (`apt`) nor for repositories (`git`), which verify by
+//! themselves.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -75,7 +76,8 @@ impl Default for Fetch {
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(30)))
             .timeout_recv_response(Some(Duration::from_secs(60)))
-            // Of one request, which the next one continues: so a connection that has gone silent does not hang quiz.
+            // Of one request, which the next one continues: so a connection that has gone silent
+            // does not hang quiz.
             .timeout_recv_body(Some(Duration::from_secs(300)))
             .user_agent(concat!("quiz/", env!("CARGO_PKG_VERSION")))
             .build();
@@ -113,10 +115,12 @@ impl Fetch {
         Err(FetchError::Broken { url: url.to_owned(), cause: last })
     }
 
-    /// Downloads `url` to the file `to` and returns its SHA-256. With `wanted`, a file of another sum is deleted and refused, and one that is
-    /// there already with the right sum is taken as it is; without, a file that is there is fetched anew.
+    /// Downloads `url` to the file `to` and returns its SHA-256. With `wanted`, a file of another
+    /// sum is deleted and refused, and one that is there already with the right sum is taken as it
+    /// is; without, a file that is there is fetched anew.
     ///
-    /// While it arrives it is `to` with `.part` appended; that stays when the connection breaks, and is continued the next time.
+    /// While it arrives it is `to` with `.part` appended; that stays when the connection breaks,
+    /// and is continued the next time.
     pub fn file(&self, url: &str, to: &Path, wanted: Option<&str>, report: &dyn Report) -> Result<String, FetchError> {
         let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if let Some(wanted) = wanted
@@ -131,7 +135,8 @@ impl Fetch {
             fs::create_dir_all(dir)?;
         }
         let part = PathBuf::from(format!("{}.part", to.display()));
-        // Without a sum to hold it against, a half of some earlier file must not become part of this one.
+        // Without a sum to hold it against, a half of some earlier file must not become part of
+        // this one.
         if wanted.is_none() && part.exists() {
             fs::remove_file(&part)?;
         }
@@ -159,7 +164,8 @@ impl Fetch {
         Ok(got)
     }
 
-    /// Fills `part` up to its end, with as many requests as it takes. Tells whether something of an earlier call was continued.
+    /// Fills `part` up to its end, with as many requests as it takes. Tells whether something of an
+    /// earlier call was continued.
     fn fill(&self, url: &str, part: &Path, progress: &dyn Progress) -> Result<bool, FetchError> {
         let resumed = fs::metadata(part).is_ok_and(|m| m.len() > 0);
         let mut last = String::new();
@@ -221,8 +227,8 @@ impl Fetch {
     }
 }
 
-/// Copies to the end or a little past the limit. The outer error is of the file, the inner one of the connection; what arrived
-/// before it is in the file.
+/// Copies to the end or a little past the limit. The outer error is of the file, the inner one of
+/// the connection; what arrived before it is in the file.
 fn copy(
     from: &mut dyn Read,
     to: &mut fs::File,
@@ -253,7 +259,8 @@ pub(crate) mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::sync::{Arc, Mutex};
 
-    /// A server on the loopback interface that knows some files, answers ranges, and can be told to break off.
+    /// A server on the loopback interface that knows some files, answers ranges, and can be told to
+    /// break off.
     pub(crate) struct Server {
         pub url: String,
         state: Arc<Mutex<State>>,

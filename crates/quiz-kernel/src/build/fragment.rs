@@ -1,5 +1,6 @@
-//! Kernel configuration as text: reading fragments, laying edits over them, and telling what an outcome lacks of what was asked. Not
-//! for what options mean (`kconfig`) nor for running the kernel's own tools on them (`config`).
+//! Kernel configuration as text: reading fragments, laying edits over them, and telling what an
+//! outcome lacks of what was asked. Not for what options mean (`kconfig`) nor for running the
+//! kernel's own tools on them (`config`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -181,7 +182,8 @@ fn unset(line: &str) -> Option<&str> {
     key.starts_with("CONFIG_").then_some(key)
 }
 
-/// What is asked of a configuration: for each option the last value that was asked for, and by whom.
+/// What is asked of a configuration: for each option the last value that was asked for, and by
+/// whom.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Asked {
     settings: BTreeMap<String, (Value, String)>,
@@ -239,8 +241,8 @@ impl Asked {
         kept.map(|line| format!("{line}\n")).collect::<String>() + &self.text()
     }
 
-    /// What `outcome` lacks of what was asked, by name. An option that was asked for as a module and came out built in (because
-    /// something else needs it so) is there, and does not count.
+    /// What `outcome` lacks of what was asked, by name. An option that was asked for as a module
+    /// and came out built in (because something else needs it so) is there, and does not count.
     pub fn lost(&self, outcome: &Outcome) -> Vec<Lost> {
         self.settings
             .iter()

@@ -1,5 +1,6 @@
-//! Kernel sources from a git repository: just the one commit that is wanted, in a bare repository of quiz's own, and a checkout in
-//! which only what changed is touched. Not for the user's own tree, whose git state is nobody's business here.
+//! Kernel sources from a git repository: just the one commit that is wanted, in a bare repository
+//! of quiz's own, and a checkout in which only what changed is touched. Not for the user's own
+//! tree, whose git state is nobody's business here.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -80,7 +81,8 @@ pub(crate) struct Repository {
 impl Repository {
     /// The repository that mirrors what quiz has asked of `url`.
     pub fn of(cache: &Cache, url: &str, log: &Path) -> Result<Repository, GitError> {
-        // A leading dash would be an option to git, and `ext::` and the like would be commands to run.
+        // A leading dash would be an option to git, and `ext::` and the like would be commands to
+        // run.
         if url.is_empty() || url.starts_with('-') || url.contains("::") || url.chars().any(char::is_control) {
             return Err(GitError::Url(url.to_owned()));
         }
@@ -103,8 +105,8 @@ impl Repository {
         Ok(Run { command, doing, log: &self.log }.run(watch)?)
     }
 
-    /// Fetches `reference` (a branch, a tag, or a whole commit id, if the server lets one ask for that) without history, and returns
-    /// the id of its commit and why it is the right one.
+    /// Fetches `reference` (a branch, a tag, or a whole commit id, if the server lets one ask for
+    /// that) without history, and returns the id of its commit and why it is the right one.
     pub fn fetch(
         &self,
         cache: &Cache,
@@ -188,7 +190,8 @@ impl Repository {
         self.url.starts_with("file://") || (!self.url.contains("://") && Path::new(&self.url).is_dir())
     }
 
-    /// Removes lock files that a killed git has left in `dir`, which nobody else uses now: quiz holds its own lock on it.
+    /// Removes lock files that a killed git has left in `dir`, which nobody else uses now: quiz
+    /// holds its own lock on it.
     fn break_locks(&self, dir: &Path) {
         for item in fs::read_dir(dir).into_iter().flatten().flatten() {
             if item.file_name().to_string_lossy().ends_with(".lock") {
@@ -212,7 +215,8 @@ impl Repository {
         })
     }
 
-    /// Makes `to` the tree of `commit`. Files that are right already are not touched, so that make does not build them again.
+    /// Makes `to` the tree of `commit`. Files that are right already are not touched, so that make
+    /// does not build them again.
     pub fn checkout(&self, commit: &str, to: &Path, report: &dyn Report) -> Result<(), GitError> {
         let doing = format!("check out {commit}");
         fs::create_dir_all(to).map_err(StoreError::io(&doing))?;

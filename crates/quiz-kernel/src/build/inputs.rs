@@ -1,5 +1,6 @@
-//! The inputs of a kernel build, in one fingerprint: two builds with the same one make the same kernel, so the second is not needed. Not
-//! for the user's own tree, whose state has no name: make alone knows what has changed in it.
+//! The inputs of a kernel build, in one fingerprint: two builds with the same one make the same
+//! kernel, so the second is not needed. Not for the user's own tree, whose state has no name: make
+//! alone knows what has changed in it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,7 +21,8 @@ use quiz_host::store::Cache;
 /// To be raised when quiz calls make in another way, or puts other files into an entry.
 const FORMAT: u32 = 1;
 
-/// What the toolchain of a request reports about itself; None if it cannot be run, which the build itself will report.
+/// What the toolchain of a request reports about itself; None if it cannot be run, which the build
+/// itself will report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Toolchain(String);
 
@@ -37,7 +39,8 @@ impl Toolchain {
     }
 }
 
-/// The fingerprint of a build of `origin` as `request` asks for it. None for a source that has no name for its present state.
+/// The fingerprint of a build of `origin` as `request` asks for it. None for a source that has no
+/// name for its present state.
 ///
 /// # Errors
 /// If a fragment or an edit makes no sense.
@@ -67,8 +70,8 @@ pub(crate) fn fingerprint(
     Ok(Some(digest::of_bytes(text.as_bytes())))
 }
 
-/// The origin that `request` has without asking anybody: of a release that was built before and whose archive was as well verified as it is to be
-/// now, and of a commit that is named by its id.
+/// The origin that `request` has without asking anybody: of a release that was built before and
+/// whose archive was as well verified as it is to be now, and of a commit that is named by its id.
 pub(crate) fn known_origin(request: &BuildRequest, built: &[(Kernel, Record)]) -> Option<Origin> {
     match &request.source {
         Source::Release { version: Version::Next(_) } => None,
@@ -107,7 +110,8 @@ pub(crate) fn built(cache: &Cache, report: &dyn Report) -> Result<Vec<(Kernel, R
     Ok(kernels.filter_map(|kernel| Record::read(kernel.dir()).map(|record| (kernel, record))).collect())
 }
 
-/// The kernel among `built` with the fingerprint `wanted`, if it is not in one of the directories `old`.
+/// The kernel among `built` with the fingerprint `wanted`, if it is not in one of the directories
+/// `old`.
 pub(crate) fn find(built: Vec<(Kernel, Record)>, wanted: &str, old: &[PathBuf]) -> Option<(Kernel, Record)> {
     let is_new = |kernel: &Kernel| !old.iter().any(|dir| dir == kernel.dir());
     built.into_iter().find(|(kernel, record)| record.inputs.as_deref() == Some(wanted) && is_new(kernel))

@@ -1,5 +1,5 @@
-//! Turning a finished build into a kernel's entry: image, vmlinux, System.map, configuration, modules and kbuild tree. Not for
-//! building, and not for the entry's place in the cache.
+//! Turning a finished build into a kernel's entry: image, vmlinux, System.map, configuration,
+//! modules and kbuild tree. Not for building, and not for the entry's place in the cache.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -158,7 +158,8 @@ fn install_modules(dir: &Path, make: &Make<'_>, release: &str, outcome: &Outcome
     fs_err::os::unix::fs::symlink("../../../kbuild", modules.join("build"))?;
     modules::index(dir, release, doing, make.log)?;
     if debug {
-        // Debug information stays on the host; the guest would load it into memory with each module.
+        // Debug information stays on the host; the guest would load it into memory with each
+        // module.
         install(&dir.join("debug"), &[])?;
     }
     Ok(())

@@ -1,6 +1,7 @@
-//! The tree that out-of-tree modules are built against: headers, the configuration, the finished scripts and objtool, laid out like a kernel
-//! source that was built in place, so that `make -C kbuild M=…` works with neither source nor build directory at hand, and from any
-//! place. Not for the modules of the kernel itself.
+//! The tree that out-of-tree modules are built against: headers, the configuration, the finished
+//! scripts and objtool, laid out like a kernel source that was built in place, so that `make -C
+//! kbuild M=…` works with neither source nor build directory at hand, and from any place. Not for
+//! the modules of the kernel itself.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use walkdir::{DirEntry, WalkDir};
 
-/// Files of the source's architecture that its Makefile uses for modules in some versions, below `arch/<srcarch>/`.
+/// Files of the source's architecture that its Makefile uses for modules in some versions, below
+/// `arch/<srcarch>/`.
 const ARCH_FILES: &[&str] = &["Kbuild.platforms", "Platform", "Kbuild", "kernel/macros.s", "kernel/module.lds"];
 /// The same in the build directory.
 const ARCH_BUILT: &[&str] =
@@ -25,8 +27,8 @@ const BUILT: &[&str] = &[
     "tools/bpf/resolve_btfids/resolve_btfids",
 ];
 
-/// Makes the tree in `to`, which must not exist. `source` is the kernel's source, `build` its finished build directory, `srcarch` the
-/// architecture's name below `arch/`.
+/// Makes the tree in `to`, which must not exist. `source` is the kernel's source, `build` its
+/// finished build directory, `srcarch` the architecture's name below `arch/`.
 pub(crate) fn make(source: &Path, build: &Path, srcarch: &str, to: &Path) -> io::Result<()> {
     let arch = Path::new("arch").join(srcarch);
     for file in ["Makefile", "Kbuild"] {
@@ -41,7 +43,8 @@ pub(crate) fn make(source: &Path, build: &Path, srcarch: &str, to: &Path) -> io:
     for file in ARCH_FILES {
         copy_if_there(source, &arch.join(file), to)?;
     }
-    // Machines of some architectures have headers of their own (arch/mips/include/asm/mach-…, arch/arm/mach-…/include).
+    // Machines of some architectures have headers of their own (arch/mips/include/asm/mach-…,
+    // arch/arm/mach-…/include).
     for dir in directories(&source.join(&arch), "include")? {
         copy_tree(source, &dir, to, &|_| true)?;
     }
@@ -72,7 +75,8 @@ pub(crate) fn make(source: &Path, build: &Path, srcarch: &str, to: &Path) -> io:
     Ok(())
 }
 
-/// The directories called `name` below `dir`, relative to its grandparent; not those inside one another.
+/// The directories called `name` below `dir`, relative to its grandparent; not those inside one
+/// another.
 fn directories(dir: &Path, name: &str) -> io::Result<Vec<PathBuf>> {
     let base = dir.parent().and_then(Path::parent).unwrap_or(dir);
     let mut found = Vec::new();
@@ -110,7 +114,8 @@ fn copy_if_there(from: &Path, path: &Path, to: &Path) -> io::Result<()> {
     copy(from, path, to)
 }
 
-/// Copies one file with its mode and time: an unchanged header must not make modules build again when the kernel is.
+/// Copies one file with its mode and time: an unchanged header must not make modules build again
+/// when the kernel is.
 fn copy(from: &Path, path: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (from.join(path), to.join(path));
     let meta = fs::symlink_metadata(&from)?;

@@ -1,5 +1,6 @@
-//! What a kernel source says about its options, as far as it takes to tell a user why one did not come out as asked. Not a
-//! full reading of the Kconfig language: the kernel's own tools decide; this only explains afterwards.
+//! What a kernel source says about its options, as far as it takes to tell a user why one did not
+//! come out as asked. Not a full reading of the Kconfig language: the kernel's own tools decide;
+//! this only explains afterwards.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -29,8 +30,8 @@ pub struct Kconfig {
 }
 
 impl Kconfig {
-    /// Reads all Kconfig files of a source tree, of the architectures only `srcarch`. What cannot be read is skipped: a poorer
-    /// explanation is better than none.
+    /// Reads all Kconfig files of a source tree, of the architectures only `srcarch`. What cannot
+    /// be read is skipped: a poorer explanation is better than none.
     pub fn scan(source: &Path, srcarch: &str) -> Kconfig {
         let mut kconfig = Kconfig::default();
         for path in files(source, srcarch) {
@@ -204,7 +205,8 @@ fn comment_free(expression: &str) -> &str {
     expression.split('#').next().unwrap_or(expression).trim()
 }
 
-/// Splits at an operator that is not within parentheses, and takes off parentheses that enclose a part.
+/// Splits at an operator that is not within parentheses, and takes off parentheses that enclose a
+/// part.
 fn split<'a>(expression: &'a str, operator: &str) -> Vec<&'a str> {
     let (mut parts, mut depth, mut start) = (Vec::new(), 0usize, 0);
     for (at, c) in expression.char_indices() {
@@ -222,7 +224,8 @@ fn split<'a>(expression: &'a str, operator: &str) -> Vec<&'a str> {
     parts
 }
 
-/// Whether a condition holds; None where that cannot be told from the outcome (calls of the preprocessor).
+/// Whether a condition holds; None where that cannot be told from the outcome (calls of the
+/// preprocessor).
 fn holds(expression: &str, outcome: &Outcome) -> Option<bool> {
     let expression = expression.trim();
     let alternatives = split(expression, "||");
@@ -251,7 +254,8 @@ fn holds(expression: &str, outcome: &Outcome) -> Option<bool> {
     }
     for (operator, equal) in [("!=", false), ("=", true)] {
         if let Some((left, right)) = expression.split_once(operator) {
-            // Versions of compilers are compared with < and >; those are the preprocessor's business.
+            // Versions of compilers are compared with < and >; those are the preprocessor's
+            // business.
             if expression.contains(['<', '>']) {
                 return None;
             }

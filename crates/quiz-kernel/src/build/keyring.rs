@@ -1,4 +1,5 @@
-//! The keys that may sign the source of a kernel: those that quiz ships, or the user's. Not for checking signatures (`verify`).
+//! The keys that may sign the source of a kernel: those that quiz ships, or the user's. Not for
+//! checking signatures (`verify`).
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Running the kernel's own build system: with nothing but what was asked for, its output in a log, and progress counted in
-//! objects. Not for deciding what to build.
+//! Running the kernel's own build system: with nothing but what was asked for, its output in a log,
+//! and progress counted in objects. Not for deciding what to build.
 
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
@@ -93,7 +93,8 @@ impl Make<'_> {
         output.push(self.output);
         command.arg(output).arg(format!("-j{}", self.jobs)).arg("--no-print-directory");
         command.arg(format!("ARCH={}", self.arch.kernel_arch));
-        // Set, though empty, it keeps git's state ("+", "-dirty") out of the release, which would change with every commit.
+        // Set, though empty, it keeps git's state ("+", "-dirty") out of the release, which would
+        // change with every commit.
         command.args(["LOCALVERSION=", "KBUILD_BUILD_USER=quiz", "KBUILD_BUILD_HOST=quiz"]);
         if self.cross {
             command.arg(format!("CROSS_COMPILE={}", self.arch.cross));
@@ -124,12 +125,14 @@ impl Make<'_> {
         self.tools().tool(name)
     }
 
-    /// Runs make with `args` (targets and assignments) to its end, and returns how many objects were made. `doing` follows "cannot".
+    /// Runs make with `args` (targets and assignments) to its end, and returns how many objects
+    /// were made. `doing` follows "cannot".
     pub fn run(&self, args: &[&str], doing: &str, progress: &dyn Progress) -> Result<u64, MakeError> {
         self.run_expecting(None, args, doing, progress)
     }
 
-    /// Like [`Make::run`], where `progress` was told that `expected` objects would be made; if there are more, it is corrected.
+    /// Like [`Make::run`], where `progress` was told that `expected` objects would be made; if
+    /// there are more, it is corrected.
     pub fn run_expecting(
         &self,
         expected: Option<u64>,
@@ -179,7 +182,8 @@ pub fn object(line: &str) -> Option<&str> {
     Some(rest.strip_prefix("[M]").unwrap_or(rest).trim())
 }
 
-/// How many objects quiz's own configuration makes, for a first build that has no earlier one to be measured by.
+/// How many objects quiz's own configuration makes, for a first build that has no earlier one to be
+/// measured by.
 pub(crate) const TYPICAL_OBJECTS: u64 = 1810;
 
 #[cfg(test)]

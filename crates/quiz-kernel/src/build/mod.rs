@@ -1,5 +1,6 @@
-//! Building kernels from source: get the source, configure, make, and put what comes out on the shelf of kernels. Not for a distribution's
-//! ready kernels (`debian`), and not for anything that runs them.
+//! Building kernels from source: get the source, configure, make, and put what comes out on the
+//! shelf of kernels. Not for a distribution's ready kernels (`debian`), and not for anything that
+//! runs them.
 //!
 //! ```text
 //! source ─ release, git, apt, tree ─► the source's work directory in the cache, source
@@ -8,9 +9,10 @@
 //! install ─► <cache>/kernels/<name>: image, vmlinux, modules, kbuild tree, manifest, build.json
 //! ```
 //!
-//! The work directory of a source is locked for as long as it is built from. Whoever gets the lock looks first whether the same inputs
-//! (`inputs`) were built meanwhile. It goes when a source that cannot change has been built, and
-//! stays for git and the user's own tree, whose next build then takes seconds. A user's tree is never written to.
+//! The work directory of a source is locked for as long as it is built from. Whoever gets the lock
+//! looks first whether the same inputs (`inputs`) were built meanwhile. It goes when a source that
+//! cannot change has been built, and stays for git and the user's own tree, whose next build then
+//! takes seconds. A user's tree is never written to.
 
 mod archive;
 pub mod config;
@@ -57,7 +59,8 @@ use quiz_host::report::{Report, Unit};
 use quiz_host::store::{Cache, StoreError};
 use source::{Means, Obtained};
 
-/// Why a kernel could not be built. Whatever the reason, a kernel of that name that was there before still is.
+/// Why a kernel could not be built. Whatever the reason, a kernel of that name that was there
+/// before still is.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The source could not be had.
@@ -86,11 +89,12 @@ pub enum BuildError {
     Io(#[from] std::io::Error),
 }
 
-/// Builds a kernel and makes it an entry, replacing one of that name. Takes minutes; source and build directory of an earlier build
-/// are used where they were kept.
+/// Builds a kernel and makes it an entry, replacing one of that name. Takes minutes; source and
+/// build directory of an earlier build are used where they were kept.
 ///
-/// A kernel that was built from the same inputs is returned as it is, unless `request.replace`; also one that another process has built
-/// while this one waited for it. The user's own tree is always built: make knows what has changed in it.
+/// A kernel that was built from the same inputs is returned as it is, unless `request.replace`;
+/// also one that another process has built while this one waited for it. The user's own tree is
+/// always built: make knows what has changed in it.
 ///
 /// # Errors
 /// If it cannot be built.
@@ -147,7 +151,8 @@ fn build_with(
     let identified = source::identify(&request.source, &means).inspect_err(|_| tidy())?;
     let inputs = inputs(&identified.origin)?;
     if let Some(wanted) = &inputs {
-        // Under the lock, so that whatever another process has built meanwhile is seen. That is as new as can be asked for.
+        // Under the lock, so that whatever another process has built meanwhile is seen. That is as
+        // new as can be asked for.
         let old: &[PathBuf] = if request.replace { &there } else { &[] };
         if let Some(found) = inputs::find(inputs::built(cache, &quiz_host::report::Silent)?, wanted, old) {
             tidy();
@@ -253,8 +258,9 @@ impl Job<'_> {
     }
 }
 
-/// The build directory of a request within its source's work directory. A kernel with a name of its own has its own, because its
-/// configuration differs; otherwise architecture and compiler tell them apart.
+/// The build directory of a request within its source's work directory. A kernel with a name of its
+/// own has its own, because its configuration differs; otherwise architecture and compiler tell
+/// them apart.
 fn build_dir(request: &BuildRequest) -> String {
     match (&request.name, &request.source) {
         (Some(name), _) => format!("build-{name}"),
@@ -262,8 +268,8 @@ fn build_dir(request: &BuildRequest) -> String {
     }
 }
 
-/// What follows the version in `uname -r`. It tells kernels of one version apart, also where modules are installed for them.
-/// A user's tree is called what its owner calls it.
+/// What follows the version in `uname -r`. It tells kernels of one version apart, also where
+/// modules are installed for them. A user's tree is called what its owner calls it.
 fn local_version(request: &BuildRequest, obtained: &Obtained) -> Option<String> {
     let suffix = match (&request.source, &obtained.origin, &request.name) {
         (Source::Tree { .. }, ..) => return request.variant.as_ref().map(|variant| format!("-{variant}")),
@@ -313,7 +319,8 @@ fn default_name(
     })
 }
 
-/// How many objects a whole build will make: as many as an earlier one of this architecture, the same source if possible.
+/// How many objects a whole build will make: as many as an earlier one of this architecture, the
+/// same source if possible.
 fn expected_objects(cache: &Cache, request: &BuildRequest) -> u64 {
     let records: Vec<Record> = kernel::list(cache, &quiz_host::report::Silent)
         .unwrap_or_default()
@@ -328,8 +335,8 @@ fn expected_objects(cache: &Cache, request: &BuildRequest) -> u64 {
     best.and_then(|r| r.objects).unwrap_or(TYPICAL_OBJECTS)
 }
 
-/// Builds a kernel as it was built before, from its source as it is now. The kernel stays usable meanwhile. One whose inputs are the same is
-/// returned as it is, unless `replace`.
+/// Builds a kernel as it was built before, from its source as it is now. The kernel stays usable
+/// meanwhile. One whose inputs are the same is returned as it is, unless `replace`.
 ///
 /// # Errors
 /// If it cannot be built.
@@ -346,8 +353,8 @@ pub fn rebuild(
     build(cache, &request, report)
 }
 
-/// Deletes work directories (sources and build directories) that no installed kernel is built again from, and that nobody is using.
-/// Returns how many bytes that freed.
+/// Deletes work directories (sources and build directories) that no installed kernel is built again
+/// from, and that nobody is using. Returns how many bytes that freed.
 pub fn prune_work(cache: &Cache, report: &dyn Report) -> Result<u64, BuildError> {
     let shelf = cache.shelf("work");
     let wanted: Vec<String> = kernel::list(cache, report)?

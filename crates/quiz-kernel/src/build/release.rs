@@ -1,4 +1,5 @@
-//! Release tarballs and release candidates of kernel.org, or of a mirror that is laid out like it. Not for unpacking them.
+//! Release tarballs and release candidates of kernel.org, or of a mirror that is laid out like it.
+//! Not for unpacking them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -79,7 +80,8 @@ pub(crate) struct Archive {
 /// What there is to do about an archive that is not signed as it should be.
 const WAYS: &str = "give its SHA-256 with --sha256, or --unverified to take what the server sends";
 
-/// Downloads and verifies the archive of a release into `downloads`. What has been verified before is not asked for again.
+/// Downloads and verifies the archive of a release into `downloads`. What has been verified before
+/// is not asked for again.
 pub(crate) fn obtain(
     version: &Version,
     mirrors: &Mirrors,
@@ -128,7 +130,8 @@ pub(crate) fn obtain(
     Ok(archive)
 }
 
-/// What an earlier call has downloaded, if that is good enough for this one and the file has not changed.
+/// What an earlier call has downloaded, if that is good enough for this one and the file has not
+/// changed.
 fn known(path: &Path, note: &Path, trust: &Trust) -> Result<Option<Archive>, VerifyError> {
     let read = || -> Option<Archive> { serde_json::from_str(&fs::read_to_string(note).ok()?).ok() };
     let Some(archive) = read() else { return Ok(None) };
@@ -166,7 +169,8 @@ impl Place<'_> {
         Ok(archive)
     }
 
-    /// With a signature of the list of sums or of the archive itself; of the archive if its sum is `pinned`.
+    /// With a signature of the list of sums or of the archive itself; of the archive if its sum is
+    /// `pinned`.
     fn signed(&self, keys: &Keyring, pinned: Option<&str>) -> Result<Archive, ReleaseError> {
         let mut unknown = Vec::new();
         let mut trusted = None;
@@ -181,7 +185,8 @@ impl Place<'_> {
                 Signature::UnknownKey { key } => unknown.push(key),
             }
         }
-        // The sum of a list that is not signed tells a broken download from a whole one, and nothing else.
+        // The sum of a list that is not signed tells a broken download from a whole one, and
+        // nothing else.
         let sum = match &list {
             Some(list) => Some(
                 verify::sum_of(list, &self.file).ok_or_else(|| ReleaseError::NoSum { url, file: self.file.clone() })?,

@@ -1,4 +1,5 @@
-//! What is asked of a kernel build, as plain data that is kept with the kernel, so that it can be built again. Not for doing it.
+//! What is asked of a kernel build, as plain data that is kept with the kernel, so that it can be
+//! built again. Not for doing it.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -24,7 +25,8 @@ pub struct BuildRequest {
     pub source: Source,
     /// The entry's name; None lets quiz choose one after version, architecture and compiler.
     pub name: Option<String>,
-    /// What kind of kernel it is to be, beside the plain one: the name of the fragment of quiz's that makes it one.
+    /// What kind of kernel it is to be, beside the plain one: the name of the fragment of quiz's
+    /// that makes it one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// The user's configuration fragments, the later over the earlier.
@@ -35,14 +37,16 @@ pub struct BuildRequest {
     pub strict: bool,
     /// Clang and LLVM's tools.
     pub llvm: bool,
-    /// Words to put before the compiler's name: `nice`, `ccache`, `nice ccache`. It is run for every object, not for make.
+    /// Words to put before the compiler's name: `nice`, `ccache`, `nice ccache`. It is run for
+    /// every object, not for make.
     pub prefix: Vec<String>,
     /// Where archives come from.
     pub mirrors: Mirrors,
     /// What makes them trustworthy.
     pub trust: Trust,
-    /// Whether source and build directory stay, so that another build of them takes seconds, at the cost of about 2 GB. None keeps
-    /// them for sources that change (git, the user's tree) and deletes them for those that do not.
+    /// Whether source and build directory stay, so that another build of them takes seconds, at the
+    /// cost of about 2 GB. None keeps them for sources that change (git, the user's tree) and
+    /// deletes them for those that do not.
     pub keep: Option<bool>,
     /// How many jobs at once; None means one for each CPU.
     #[serde(skip)]
@@ -100,7 +104,8 @@ impl BuildRequest {
         request
     }
 
-    /// What follows the version in names of kernels that differ from the plain one: `-aarch64`, `-llvm`, `-kasan`.
+    /// What follows the version in names of kernels that differ from the plain one: `-aarch64`,
+    /// `-llvm`, `-kasan`.
     pub(crate) fn suffix(&self) -> String {
         let part = |name: Option<&str>| name.map_or_else(String::new, |name| format!("-{name}"));
         let arch = part(self.is_cross().then_some(self.arch.name));
@@ -134,13 +139,14 @@ impl Record {
         fs::write(dir.join(FILE), text + "\n")
     }
 
-    /// What the entry in `dir` remembers; None if quiz did not build it, or one that this quiz does not understand did.
+    /// What the entry in `dir` remembers; None if quiz did not build it, or one that this quiz does
+    /// not understand did.
     pub fn read(dir: &Path) -> Option<Record> {
         serde_json::from_str(&fs::read_to_string(dir.join(FILE)).ok()?).ok()
     }
 
-    /// The request to build the same again: fragments of quiz's own as they are now, the user's as they are now if their files are
-    /// still there, else as they were.
+    /// The request to build the same again: fragments of quiz's own as they are now, the user's as
+    /// they are now if their files are still there, else as they were.
     pub(crate) fn again(&self) -> Result<BuildRequest, ConfigError> {
         let mut request = self.request.clone();
         for fragment in &mut request.fragments {

@@ -1,5 +1,5 @@
-//! Where a kernel's source comes from, and getting it: named by the user, made a directory by this module. Not for configuring or
-//! building what is in it.
+//! Where a kernel's source comes from, and getting it: named by the user, made a directory by this
+//! module. Not for configuring or building what is in it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -98,8 +98,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// Reads what a user may write in one word: `6.12.30`, `6.19-rc3`, `next-20261120`, or `linux-source-6.12`
-    /// (then of the suite `release`).
+    /// Reads what a user may write in one word: `6.12.30`, `6.19-rc3`, `next-20261120`, or
+    /// `linux-source-6.12` (then of the suite `release`).
     pub fn parse(text: &str, release: &str) -> Result<Source, crate::version::NotAVersion> {
         if text.starts_with("linux-source-") {
             return Ok(Source::DebianSource {
@@ -112,7 +112,8 @@ impl Source {
         Ok(Source::Release { version: text.parse()? })
     }
 
-    /// A name for the directory in which it is worked on: the same source always has the same, and no other has it.
+    /// A name for the directory in which it is worked on: the same source always has the same, and
+    /// no other has it.
     pub(crate) fn id(&self) -> String {
         let short = |text: &str| digest::of_bytes(text.as_bytes())[..12].to_owned();
         match self {
@@ -135,8 +136,8 @@ impl Source {
         }
     }
 
-    /// Whether there will be something new to build from it again and again, so that what was built before is worth its
-    /// disk space.
+    /// Whether there will be something new to build from it again and again, so that what was built
+    /// before is worth its disk space.
     pub(crate) fn moves(&self) -> bool {
         matches!(self, Source::Git { .. } | Source::Tree { .. })
     }
@@ -174,8 +175,9 @@ pub(crate) struct Means<'a> {
     pub report: &'a dyn Report,
 }
 
-/// Finds out which source `source` is now. An archive is downloaded and verified, a commit fetched, a list of packages updated; nothing is
-/// unpacked yet. The caller has locked the source's work directory.
+/// Finds out which source `source` is now. An archive is downloaded and verified, a commit fetched,
+/// a list of packages updated; nothing is unpacked yet. The caller has locked the source's work
+/// directory.
 pub(crate) fn identify(source: &Source, means: &Means<'_>) -> Result<Identified, SourceError> {
     match source {
         Source::Release { version: version @ Version::Next(_) } => {
@@ -219,7 +221,8 @@ fn commit(url: &str, reference: &str, means: &Means<'_>) -> Result<Identified, S
 }
 
 impl Identified {
-    /// Makes the source a directory in `work`, which is locked by the caller. What is there from an earlier time is used if it is the same.
+    /// Makes the source a directory in `work`, which is locked by the caller. What is there from an
+    /// earlier time is used if it is the same.
     pub fn unpack(self, source: &Source, work: &Path, means: &Means<'_>) -> Result<Obtained, SourceError> {
         let to = work.join("source");
         let tree = match self.found {
@@ -266,7 +269,8 @@ fn check(wanted: &Version, tree: &Tree, what: &str) -> Result<(), SourceError> {
     Err(SourceError::Version { what: what.to_owned(), wanted: *wanted, got: tree.version })
 }
 
-/// The tree in `to`, which `unpack` makes unless it is there already, made from the very same `content`.
+/// The tree in `to`, which `unpack` makes unless it is there already, made from the very same
+/// `content`.
 fn unpacked(to: &Path, content: &str, unpack: impl FnOnce() -> Result<(), SourceError>) -> Result<Tree, SourceError> {
     let stamp = PathBuf::from(format!("{}.from", to.display()));
     if !(to.is_dir() && fs::read_to_string(&stamp).is_ok_and(|text| text == content)) {

@@ -1,4 +1,5 @@
-//! Whole builds, of a source whose build system is a few lines of make: everything but the compiling is as it is in real life.
+//! Whole builds, of a source whose build system is a few lines of make: everything but the
+//! compiling is as it is in real life.
 
 use super::archive::tests::{tar, xz};
 use super::fetch::tests::{Server, quick};
@@ -13,7 +14,8 @@ use std::process::Command;
 use std::time::SystemTime;
 use walkdir::WalkDir;
 
-/// Answers the targets that quiz asks for. It has neither PVH nor modules, so the image is a bzImage and depmod is not needed.
+/// Answers the targets that quiz asks for. It has neither PVH nor modules, so the image is a
+/// bzImage and depmod is not needed.
 const MAKEFILE: &str = r#"VERSION = 6
 PATCHLEVEL = 12
 SUBLEVEL = 0
@@ -118,7 +120,8 @@ fn a_release_is_fetched_built_and_cleaned_up_after() {
     assert_eq!(here.work(), 0);
     assert_eq!(Record::read(kernel.dir()).unwrap().objects, Some(2));
 
-    // A name of its own shows in `uname -r`, and what is kept stays until nobody builds from it any more.
+    // A name of its own shows in `uname -r`, and what is kept stays until nobody builds from it any
+    // more.
     let own = BuildRequest { name: Some("mine".to_owned()), keep: Some(true), ..request };
     let kernel = here.build(&own).unwrap();
     assert_eq!((kernel.name(), kernel.manifest.release.as_str()), ("mine", "6.12.0-quiz-mine"));
@@ -251,7 +254,8 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Another process that builds: the test that is called by name again, which then does nothing else.
+/// Another process that builds: the test that is called by name again, which then does nothing
+/// else.
 struct Builder {
     child: std::process::Child,
     lines: std::io::Lines<std::io::BufReader<std::process::ChildStderr>>,
@@ -306,7 +310,8 @@ fn build_here() -> bool {
     let source = Source::Git { url: format!("file://{}", dir.join("origin").display()), reference: "main".to_owned() };
     let mut request = BuildRequest::new(x86(), source);
     request.replace = options.contains("replace");
-    // Of what a build gets of the environment, this is the variable that tells the Makefile where to note that it compiles.
+    // Of what a build gets of the environment, this is the variable that tells the Makefile where
+    // to note that it compiles.
     request.environment = Environment::of(&[("HOME".into(), dir.clone().into())]);
     request.edits.extend(options.contains("edit").then(|| Edit::Enable("X".to_owned())));
     request.name = options.contains("edit").then(|| "other".to_owned());
@@ -416,7 +421,8 @@ fn a_users_tree_stays_clean_and_a_failed_build_keeps_the_old_kernel() {
     let second = rebuild(&here.cache, &first, None, false, Environment::default(), &Silent).unwrap();
     assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
     assert_eq!(here.names(), std::slice::from_ref(&name));
-    // A second build in the same directory does not make everything again, and so does not say how much everything is.
+    // A second build in the same directory does not make everything again, and so does not say how
+    // much everything is.
     assert_eq!(Record::read(second.dir()).unwrap().objects, None);
 
     // Another way to the same tree leads to the same kernel.

@@ -1,5 +1,5 @@
-//! What a directory of kernel source says about itself: its version, and whether it can be built from without being written to. Not
-//! for changing it: a source tree is only ever read.
+//! What a directory of kernel source says about itself: its version, and whether it can be built
+//! from without being written to. Not for changing it: a source tree is only ever read.
 
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,8 @@ impl Tree {
         Ok(Tree { path, version, series: (major, minor) })
     }
 
-    /// The directory below `arch/` for an architecture that make knows as `kernel_arch`: the top Makefile tells where they differ.
+    /// The directory below `arch/` for an architecture that make knows as `kernel_arch`: the top
+    /// Makefile tells where they differ.
     pub fn srcarch(&self, kernel_arch: &str) -> String {
         let makefile = fs::read_to_string(self.path.join("Makefile")).unwrap_or_default();
         let mut lines = makefile.lines();
@@ -80,7 +81,8 @@ impl Tree {
         other.map_or(kernel_arch, |(_, name)| name.trim()).to_owned()
     }
 
-    /// Fails if the tree has been built in place, which make would refuse with less of an explanation.
+    /// Fails if the tree has been built in place, which make would refuse with less of an
+    /// explanation.
     pub fn check_clean(&self, srcarch: &str) -> Result<(), TreeError> {
         let signs = [".config".to_owned(), "include/config".to_owned(), format!("arch/{srcarch}/include/generated")];
         match signs.into_iter().find(|sign| self.path.join(sign).exists()) {

@@ -1,4 +1,5 @@
-//! What the user says about the trust in the source of a kernel. Not for checking signatures (`verify`).
+//! What the user says about the trust in the source of a kernel. Not for checking signatures
+//! (`verify`).
 
 use std::path::PathBuf;
 
@@ -19,7 +20,8 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Whether what an earlier call has trusted is enough for this one, of an archive with the sum `sha256`.
+    /// Whether what an earlier call has trusted is enough for this one, of an archive with the sum
+    /// `sha256`.
     pub(crate) fn accepts(&self, trusted: &Trusted, sha256: &str) -> Result<bool, KeyringError> {
         if let Some(wanted) = &self.sha256
             && !wanted.eq_ignore_ascii_case(sha256)

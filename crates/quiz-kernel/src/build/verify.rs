@@ -1,5 +1,5 @@
-//! Whether what a server offers is what its makers signed: lists of sums, and OpenPGP signatures by way of gpgv. Not for fetching, and not for
-//! which keys may sign (`trust`).
+//! Whether what a server offers is what its makers signed: lists of sums, and OpenPGP signatures by
+//! way of gpgv. Not for fetching, and not for which keys may sign (`trust`).
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -142,8 +142,9 @@ fn gpgv(
     if status("BADSIG").is_some() {
         return Err(VerifyError::Bad { what: what.to_owned(), said: words() });
     }
-    // Some carry more than one signature: one good one and none bad is what gpgv itself asks for. It says GOODSIG of none by a key that has expired
-    // or was revoked. Last in VALIDSIG is the fingerprint of the primary key.
+    // Some carry more than one signature: one good one and none bad is what gpgv itself asks for.
+    // It says GOODSIG of none by a key that has expired or was revoked. Last in VALIDSIG is the
+    // fingerprint of the primary key.
     if let Some(valid) = status("VALIDSIG").filter(|_| output.status.success() && status("GOODSIG").is_some()) {
         let key = valid.split_whitespace().last().unwrap_or_default().to_owned();
         return Ok(Signature::Good { key, text: String::from_utf8_lossy(&text).into_owned() });

@@ -1,4 +1,5 @@
-//! The guest's first process, for each architecture that this build of quiz has one for. Not for building them (`quiz-agent-build`).
+//! The guest's first process, for each architecture that this build of quiz has one for. Not for
+//! building them (`quiz-agent-build`).
 
 use quiz_arch::Arch;
 

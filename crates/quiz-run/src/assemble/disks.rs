@@ -1,7 +1,8 @@
-//! The run's own disks: the one for artifacts, those asked for with `--disk`, and those of profiles.
+//! The run's own disks: the one for artifacts, those asked for with `--disk`, and those of
+//! profiles.
 //!
-//! Throw-away disks are files without a name, which QEMU opens through `/proc`: whatever happens to quiz, they are gone
-//! with the last process that has them open.
+//! Throw-away disks are files without a name, which QEMU opens through `/proc`: whatever happens to
+//! quiz, they are gone with the last process that has them open.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -72,7 +73,8 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Makes them, in `dir`. Those that are thrown away have their size and nothing in them yet: see [`Disks::write_new`].
+    /// Makes them, in `dir`. Those that are thrown away have their size and nothing in them yet:
+    /// see [`Disks::write_new`].
     pub fn create(
         spec: &RunSpec,
         asked: &[DiskDirective],
@@ -188,8 +190,8 @@ impl Disks {
         self.blank.iter().map(|disk| (disk.serial.as_str(), &disk.file))
     }
 
-    /// The state of the disk for artifacts now. `dir` is where disks are: the clock of their times is its file system's, which may be another
-    /// host's.
+    /// The state of the disk for artifacts now. `dir` is where disks are: the clock of their times
+    /// is its file system's, which may be another host's.
     pub fn moment(&self, dir: &Path) -> Option<Moment> {
         let now = unnamed(dir).ok()?.metadata().ok()?.modified().ok()?;
         let file = self.out_file()?.metadata().ok()?;
@@ -251,8 +253,8 @@ fn open_image(path: &Path) -> Result<File, Fault> {
     }
 }
 
-/// The format that the user gave. The guest writes a raw image, and could make it look like any other format. A qcow2 image must not name
-/// other files, since QEMU would open them.
+/// The format that the user gave. The guest writes a raw image, and could make it look like any
+/// other format. A qcow2 image must not name other files, since QEMU would open them.
 fn check_format(mut file: &File, path: &Path, format: ImageFormat, ctx: &Context) -> Result<DiskFormat, Fault> {
     let shown = path.display();
     let mut header = [0; HEADER];
@@ -288,7 +290,8 @@ fn check_format(mut file: &File, path: &Path, format: ImageFormat, ctx: &Context
     }
 }
 
-/// How much of an image's header is read: as far as the features of version 3 (QEMU's docs/interop/qcow2.txt).
+/// How much of an image's header is read: as far as the features of version 3 (QEMU's
+/// docs/interop/qcow2.txt).
 const HEADER: usize = 80;
 
 /// What other file an image in QEMU's form names in its header.

@@ -1,4 +1,5 @@
-//! The layers of a run's root, and the modules to load from them. Not for how an image is made (`quiz_image::layer`).
+//! The layers of a run's root, and the modules to load from them. Not for how an image is made
+//! (`quiz_image::layer`).
 
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,8 @@ pub fn make(
     report: &dyn Report,
 ) -> Result<Vec<Layer>, Fault> {
     let own = of_profiles(chosen);
-    // One is made by a program that mostly waits for the file system, so several at once take hardly longer.
+    // One is made by a program that mostly waits for the file system, so several at once take
+    // hardly longer.
     thread::scope(|scope| {
         let mut layers: Vec<ScopedJoinHandle<Result<Option<Layer>, Fault>>> = Vec::new();
         if !own.is_empty() {
@@ -79,8 +81,8 @@ pub fn disk(i: usize, layer: &Layer) -> Disk {
     }
 }
 
-/// The modules to load in order with all that they need, and words for the kernel's command line for those that are built
-/// in.
+/// The modules to load in order with all that they need, and words for the kernel's command line
+/// for those that are built in.
 pub fn modules(asked: &Asked, kernel: &Kernel) -> Result<(Vec<proto::Module>, Vec<String>), Fault> {
     let mut load: Vec<proto::Module> = Vec::new();
     let mut append = Vec::new();

@@ -1,4 +1,5 @@
-//! Which machine and which modules, from what is known of the kernel. Pure decisions; the facts come from outside.
+//! Which machine and which modules, from what is known of the kernel. Pure decisions; the facts
+//! come from outside.
 
 use quiz_arch::{Arch, Discovery, Machine, Transport};
 use quiz_kernel::Kernel;
@@ -7,7 +8,8 @@ use quiz_vm::Accel;
 use crate::assemble::monitor::Monitor;
 use crate::fault::Fault;
 
-/// The first release that can be told the TSC's rate (`tsc_early_khz=`, commit bd35c77e32e4 of Linux 5.6).
+/// The first release that can be told the TSC's rate (`tsc_early_khz=`, commit bd35c77e32e4 of
+/// Linux 5.6).
 const KNOWS_TSC_KHZ: (u32, u32) = (5, 6);
 
 /// What matters of a kernel.
@@ -33,7 +35,8 @@ pub struct KernelFacts {
 pub struct Needs {
     /// Room for so many virtio devices.
     pub devices: usize,
-    /// A guest whose memory may be dumped, and so one that can say where in it is what, if there is any.
+    /// A guest whose memory may be dumped, and so one that can say where in it is what, if there is
+    /// any.
     pub dump: bool,
 }
 
@@ -58,7 +61,8 @@ impl KernelFacts {
         })
     }
 
-    /// The modules that the agent needs before it can reach the root and the host, as far as they are modules at all.
+    /// The modules that the agent needs before it can reach the root and the host, as far as they
+    /// are modules at all.
     pub fn modules<'a>(&self, transport: Transport, root: &'a str) -> Vec<&'a str> {
         let mut modules = match transport {
             Transport::Mmio => vec!["virtio_mmio"],
@@ -73,8 +77,8 @@ impl KernelFacts {
     }
 }
 
-/// The machine: the one that was asked for, else the first of the architecture's that this kernel runs on under this
-/// accelerator and that has what the run needs.
+/// The machine: the one that was asked for, else the first of the architecture's that this kernel
+/// runs on under this accelerator and that has what the run needs.
 pub fn choose(
     arch: &'static Arch,
     accel: Accel,

@@ -1,4 +1,5 @@
-//! Which QEMU a run uses, and whether that one has what the run needs. Not for asking it (`quiz_vm::probe`).
+//! Which QEMU a run uses, and whether that one has what the run needs. Not for asking it
+//! (`quiz_vm::probe`).
 
 use std::path::PathBuf;
 
@@ -15,7 +16,8 @@ use crate::fault::Fault;
 /// Where Red Hat's distributions have the QEMU for the host's own architecture.
 const QEMU_KVM: &str = "/usr/libexec/qemu-kvm";
 
-/// The QEMU that the user has named, else the one on PATH, else the one that Red Hat's distributions have.
+/// The QEMU that the user has named, else the one on PATH, else the one that Red Hat's
+/// distributions have.
 pub fn program(spec: &RunSpec, arch: &'static Arch, ctx: &Context) -> PathBuf {
     let named = spec.qemu.clone().unwrap_or_else(|| arch.qemu.into());
     let found = named.to_str().and_then(|name| ctx.search().program(name));
@@ -48,7 +50,8 @@ impl Monitor {
         Monitor { program, has }
     }
 
-    /// Refuses a run on `machine` that needs a device which this QEMU lacks, before anything is started.
+    /// Refuses a run on `machine` that needs a device which this QEMU lacks, before anything is
+    /// started.
     ///
     /// # Errors
     /// The device, and what to do.

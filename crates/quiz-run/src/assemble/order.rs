@@ -52,7 +52,8 @@ impl SharedDir {
     }
 }
 
-/// The worktree at its own path, and what the user and the profiles asked for; the user's word counts.
+/// The worktree at its own path, and what the user and the profiles asked for; the user's word
+/// counts.
 pub fn shares(spec: &RunSpec, of_profiles: &[ShareSpec]) -> Result<Vec<SharedDir>, Fault> {
     let mut wanted: Vec<(PathBuf, PathBuf, bool)> = Vec::new();
     if let (Some(worktree), WorktreeMode::ReadOnly | WorktreeMode::ReadWrite) = (&spec.worktree, spec.worktree_mode) {
@@ -147,8 +148,8 @@ pub fn order(
     Ok(Order { personal, program, messages, keep: spec.keep.is_some(), strict: spec.strict })
 }
 
-/// Whether a profile's `init` can run before the guest knows which run it is for. None can that comes after one that cannot, nor
-/// any where a disk has contents of its own.
+/// Whether a profile's `init` can run before the guest knows which run it is for. None can that
+/// comes after one that cannot, nor any where a disk has contents of its own.
 fn is_early(one: &Chosen, parts: &Parts<'_>) -> bool {
     let before = parts.chosen.iter().take_while(|other| other.profile.name != one.profile.name);
     let ready = |one: &Chosen| one.profile.early || one.profile.init().is_none();

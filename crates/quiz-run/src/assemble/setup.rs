@@ -1,4 +1,5 @@
-//! Runs the profiles' `setup` on the host and gathers what they ask for. Not for making it (see `scratch`, `order`).
+//! Runs the profiles' `setup` on the host and gathers what they ask for. Not for making it (see
+//! `scratch`, `order`).
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

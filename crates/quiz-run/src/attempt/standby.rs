@@ -1,8 +1,10 @@
-//! A VM that waits for the next run of the same kind, and the process that keeps it. Not for how it is handed over (`quiz_vm::standby`).
+//! A VM that waits for the next run of the same kind, and the process that keeps it. Not for how it
+//! is handed over (`quiz_vm::standby`).
 //!
-//! Whoever has just run something starts quiz once more, with the same words, as a keeper. That finds the same template, restores it, rehearses a
-//! run, and waits at a socket that is named for all that the VM is made of. A run that finds no such socket, or nobody behind it, starts from its
-//! template: nothing but time depends on a keeper.
+//! Whoever has just run something starts quiz once more, with the same words, as a keeper. That
+//! finds the same template, restores it, rehearses a run, and waits at a socket that is named for
+//! all that the VM is made of. A run that finds no such socket, or nobody behind it, starts from
+//! its template: nothing but time depends on a keeper.
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -48,7 +50,8 @@ pub fn name(template: &str, vm: &VmSpec) -> String {
     digest::of_bytes(&text)[..20].to_owned()
 }
 
-/// Where the sockets are. Others may not even look: whoever connects gets a VM with everything that is in it.
+/// Where the sockets are. Others may not even look: whoever connects gets a VM with everything that
+/// is in it.
 fn dir(cache: &Cache) -> PathBuf {
     cache.dir().join(DIR)
 }
@@ -82,8 +85,8 @@ fn is_general(run: &PreparedRun) -> bool {
     run.disks.kept.is_empty() && run.order.personal.inits.programs.is_empty()
 }
 
-/// Starts a keeper for the next run that is called like this one. The words of this process may be another verb's, which would do its
-/// work once more.
+/// Starts a keeper for the next run that is called like this one. The words of this process may be
+/// another verb's, which would do its work once more.
 pub fn leave_one(call: &Call, ctx: &Context) {
     let Some(program) = &ctx.program else { return };
     let mut command = Command::new(program);
@@ -97,7 +100,8 @@ pub fn leave_one(call: &Call, ctx: &Context) {
     spawn::in_own_session(&mut command).ok();
 }
 
-/// Makes the directory of standby VMs, which nobody else may enter: a process that connects to a VM is root in it.
+/// Makes the directory of standby VMs, which nobody else may enter: a process that connects to a VM
+/// is root in it.
 fn make_place(cache: &Cache) -> Result<PathBuf, Fault> {
     let place = dir(cache);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place)?;
@@ -150,7 +154,8 @@ pub fn keep(run: &PreparedRun, ctx: &Context) -> Result<(), Fault> {
         || {
             seen.take();
             fs::remove_file(&socket).ok();
-            // Somebody may have it open to wait for it: then there are two keepers, of which one is found.
+            // Somebody may have it open to wait for it: then there are two keepers, of which one is
+            // found.
             fs::remove_file(&lock_file).ok();
             drop(lock.take());
         },

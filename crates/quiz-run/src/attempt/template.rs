@@ -1,8 +1,9 @@
-//! Which template a run starts from, and its making where there is none. Not for how a VM is saved and cloned
-//! (`quiz_vm::template`).
+//! Which template a run starts from, and its making where there is none. Not for how a VM is saved
+//! and cloned (`quiz_vm::template`).
 //!
-//! A template is never stale, because its name is a sum over everything that went into it: QEMU's command line and program, the
-//! kernel, initramfs, root and layers by their contents, and what the agent was told to prepare.
+//! A template is never stale, because its name is a sum over everything that went into it: QEMU's
+//! command line and program, the kernel, initramfs, root and layers by their contents, and what the
+//! agent was told to prepare.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -29,7 +30,8 @@ const KEPT: usize = 16;
 const BYTES: u64 = 8 << 30;
 /// How long one is kept that nobody uses.
 const AGE: Duration = Duration::from_secs(7 * 86_400);
-/// How many may be made before the next look at how many there are: a bare one, and one that goes on from it.
+/// How many may be made before the next look at how many there are: a bare one, and one that goes
+/// on from it.
 const MADE: usize = 2;
 /// What a process that waits for a template is doing.
 const SAVING: &str = "saving a VM to start from";
@@ -334,7 +336,8 @@ impl Snapshot {
     }
 }
 
-/// Removes what is too old, too much, or of another boot of the host. What cannot be removed now is tried again next time.
+/// Removes what is too old, too much, or of another boot of the host. What cannot be removed now is
+/// tried again next time.
 pub fn prune(shelf: &Shelf, boot_id: &str) {
     let mut live: Vec<(SystemTime, u64, String)> = Vec::new();
     for name in shelf.names().unwrap_or_default() {

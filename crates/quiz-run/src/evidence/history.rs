@@ -86,7 +86,8 @@ pub fn all(runs: &[RunsDir]) -> Vec<Past> {
     past
 }
 
-/// The run that `wanted` names, by its id or the beginning or end of it; without a name the newest that is over.
+/// The run that `wanted` names, by its id or the beginning or end of it; without a name the newest
+/// that is over.
 pub fn find(runs: &[RunsDir], wanted: Option<&str>) -> Result<Past, Fault> {
     let mut past = all(runs);
     let place = runs.first().map(RunsDir::path).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The profiles of one run, and what they ask of its kernel and its root. Not for carrying out what they ask for (`setup`).
+//! The profiles of one run, and what they ask of its kernel and its root. Not for carrying out what
+//! they ask for (`setup`).
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -63,7 +64,8 @@ pub fn lacks<'a>(kernel: &Kernel, chosen: &'a [Chosen]) -> Result<Vec<(&'a str, 
     Ok(lacks)
 }
 
-/// Refuses a kernel that lacks what a profile needs, with a kernel that has it or the command that makes one.
+/// Refuses a kernel that lacks what a profile needs, with a kernel that has it or the command that
+/// makes one.
 pub fn require_kernel(kernel: &Kernel, chosen: &[Chosen], asked: &[String], ctx: &Context) -> Result<(), Fault> {
     let lacking = lacks(kernel, chosen)?;
     if lacking.is_empty() {
@@ -92,7 +94,8 @@ pub fn require_kernel(kernel: &Kernel, chosen: &[Chosen], asked: &[String], ctx:
     }))
 }
 
-/// What the profiles ask of a kernel that quiz builds, as text of a kernel's configuration, by profile.
+/// What the profiles ask of a kernel that quiz builds, as text of a kernel's configuration, by
+/// profile.
 pub fn kernel_fragments(chosen: &[Chosen]) -> Vec<(String, String)> {
     let text = |one: &Chosen| -> String {
         let options = one.profile.kernel_needs.iter().chain(&one.profile.kernel_uses);

@@ -1,4 +1,5 @@
-//! Where packages come from: the release, the mirrors and the keys, of the settings and of the command line.
+//! Where packages come from: the release, the mirrors and the keys, of the settings and of the
+//! command line.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! Finds the kernel and the root of a run, and prepares a default one where there is none: nothing is set up by hand.
-//! Not for making them (`quiz_image`).
+//! Finds the kernel and the root of a run, and prepares a default one where there is none: nothing
+//! is set up by hand. Not for making them (`quiz_image`).
 
 use std::io;
 
@@ -20,7 +20,8 @@ use crate::find::needs::require;
 use crate::find::packages::{Packages, say_trust, source, wanted_kernel};
 use crate::find::rootvm::RootVm;
 
-/// Finds the kernel and the root that `spec` and the profiles `chosen` ask for. What is missing is made, both at once if both are.
+/// Finds the kernel and the root that `spec` and the profiles `chosen` ask for. What is missing is
+/// made, both at once if both are.
 ///
 /// Another quiz that is making the same is waited for.
 pub fn kernel_and_root(spec: &RunSpec, profiles: &[Chosen], ctx: &Context) -> Result<Base, Fault> {
@@ -104,7 +105,8 @@ fn asked(builder: RootBuilder) -> Builder {
     }
 }
 
-/// Makes the root that is `wanted`; `adding` tells that another thread is fetching the kernel of a release meanwhile.
+/// Makes the root that is `wanted`; `adding` tells that another thread is fetching the kernel of a
+/// release meanwhile.
 pub fn build_root(
     cache: &Cache,
     wanted: &root::Wanted,

@@ -81,7 +81,8 @@ impl RootVm<'_> {
         Ok(attempted.finish(None, None, &mut signals, self.ctx))
     }
 
-    /// A run that has nothing of what the user wants runs to have, but for QEMU and the accelerator.
+    /// A run that has nothing of what the user wants runs to have, but for QEMU and the
+    /// accelerator.
     fn vm(&self, disk: PathBuf) -> RunSpec {
         RunSpec {
             shell_after: false,
@@ -117,7 +118,8 @@ impl RootVm<'_> {
         }
     }
 
-    /// A distribution's kernel, since one of the user's own may be the very thing that is tested; fetched where there is none.
+    /// A distribution's kernel, since one of the user's own may be the very thing that is tested;
+    /// fetched where there is none.
     fn kernel(&self, cache: &Cache) -> Result<Kernel, Fault> {
         let serves = |kernel: &Kernel| {
             let manifest = &kernel.manifest;

@@ -1,5 +1,6 @@
-//! What is made of a kernel's last words: `oops.txt` and `stacks.txt` with lines of source, a short form for the user, and a part of the
-//! record. Not for the verdict, which does not depend on any of it.
+//! What is made of a kernel's last words: `oops.txt` and `stacks.txt` with lines of source, a short
+//! form for the user, and a part of the record. Not for the verdict, which does not depend on any
+//! of it.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -55,8 +56,9 @@ pub struct Crash {
     pub short: String,
 }
 
-/// Reads what the kernel of a run that is over said, and completes the evidence with lines of source. None where it had nothing
-/// to say. `doing` is what the guest was doing, where that is more than the run's program.
+/// Reads what the kernel of a run that is over said, and completes the evidence with lines of
+/// source. None where it had nothing to say. `doing` is what the guest was doing, where that is
+/// more than the run's program.
 pub fn read(
     outcome: &mut Outcome,
     run: &PreparedRun,
@@ -108,8 +110,8 @@ fn read_bounded(dir: &HeldDir, name: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The report that tells most. Of a guest that did not get on by itself that is where its processors were, for which it was asked; what it
-/// panicked of then is the question.
+/// The report that tells most. Of a guest that did not get on by itself that is where its
+/// processors were, for which it was asked; what it panicked of then is the question.
 fn report(outcome: &Outcome, asked: &str) -> Option<Report> {
     let said = outcome.headline.as_deref().map(|headline| Report::read(&outcome.oops, headline));
     if !matches!(outcome.verdict, Verdict::Timeout { .. }) {
@@ -143,12 +145,14 @@ fn program(spec: &RunSpec) -> String {
     }
 }
 
-/// The files of modules for `kernel` that have debug information, by their names: the kernel's own and those in the worktree.
+/// The files of modules for `kernel` that have debug information, by their names: the kernel's own
+/// and those in the worktree.
 pub fn modules(kernel: &Kernel, ctx: &Context) -> Vec<(String, PathBuf)> {
     find::all_modules(&origins(&[], kernel, ctx))
 }
 
-/// Where debug information of what the guest ran can be: of the kernel in its entry, of modules there and in all that the guest could see.
+/// Where debug information of what the guest ran can be: of the kernel in its entry, of modules
+/// there and in all that the guest could see.
 fn origins(shares: &[ShareSpec], kernel: &Kernel, ctx: &Context) -> Origins {
     let remedy = match &kernel.manifest.origin {
         Origin::DebianPackage { .. } => {

@@ -1,4 +1,5 @@
-//! Debuggers for kernels: which one opens what, and how it learns where the symbols are. Not for the evidence that needs none (`crash`).
+//! Debuggers for kernels: which one opens what, and how it learns where the symbols are. Not for
+//! the evidence that needs none (`crash`).
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -53,8 +54,8 @@ pub fn crash(
     Ok(Some(vec!["crash".into(), "-i".into(), dir.path().join(INPUT).into(), vmlinux.into(), dump.into()]))
 }
 
-/// What crash(8) is to do first: a line for each module. One with a blank or a control character in its path would be other words, or a command of
-/// its own, and is left out.
+/// What crash(8) is to do first: a line for each module. One with a blank or a control character in
+/// its path would be other words, or a command of its own, and is left out.
 fn crash_commands(modules: &[(String, PathBuf)]) -> String {
     let is_a_word = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     let lines = modules.iter().map(|(name, path)| (name, path.display().to_string()));

@@ -37,7 +37,8 @@ pub struct Record {
     pub machine: &'static str,
     pub accelerator: &'static str,
     pub accelerator_why: String,
-    /// What the VM started from: `standby` (a VM that waited), `template`, `bare` (a saved VM whose agent was up) or `boot`.
+    /// What the VM started from: `standby` (a VM that waited), `template`, `bare` (a saved VM whose
+    /// agent was up) or `boot`.
     pub start: &'static str,
     /// The template that it went on from, or that was made on its way.
     pub template: Option<String>,
@@ -52,7 +53,8 @@ pub struct Record {
     pub oops: Option<OopsRecord>,
     /// The form of the dump of the guest's memory in `vmcore`, if there is one: `kdump` or `elf`.
     pub dump: Option<&'static str>,
-    /// How quiz was called, to do it again; none where that cannot be told in text, and for runs that no one called.
+    /// How quiz was called, to do it again; none where that cannot be told in text, and for runs
+    /// that no one called.
     pub call: Option<Call>,
     /// That the call is this user's own, which only they can tell.
     pub call_seal: Option<String>,

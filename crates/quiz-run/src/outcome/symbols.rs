@@ -1,5 +1,6 @@
-//! Lines of source for the frames of a kernel's last words, looked up by a process of its own: debug information takes hundreds of megabytes,
-//! and may be a file that somebody has made. Not for the looking up (`quiz_oops`).
+//! Lines of source for the frames of a kernel's last words, looked up by a process of its own:
+//! debug information takes hundreds of megabytes, and may be a file that somebody has made. Not for
+//! the looking up (`quiz_oops`).
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};

@@ -22,7 +22,8 @@ pub fn enter(running: &Running, cache: &Cache) -> Result<UnixStream, Fault> {
     Ok(socket)
 }
 
-/// Runs a program in the VM behind `socket`. Signals of this process are passed to it; the first from the keyboard ends nothing else.
+/// Runs a program in the VM behind `socket`. Signals of this process are passed to it; the first
+/// from the keyboard ends nothing else.
 ///
 /// # Errors
 /// If the streams fail.

@@ -1,7 +1,8 @@
-//! The VMs of this user that run or wait, for those who look for them from outside. Not for what is kept of a run (`evidence`).
+//! The VMs of this user that run or wait, for those who look for them from outside. Not for what is
+//! kept of a run (`evidence`).
 //!
-//! Each has a file in the cache, which its quiz holds locked, and a socket beside it. What is there and not locked was left by a quiz that was
-//! killed, and goes.
+//! Each has a file in the cache, which its quiz holds locked, and a socket beside it. What is there
+//! and not locked was left by a quiz that was killed, and goes.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -115,7 +116,8 @@ fn read(path: &Path) -> Option<Running> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// The VM that `wanted` names, by its id or the beginning or end of it; without a name the newest run of those in `runs`.
+/// The VM that `wanted` names, by its id or the beginning or end of it; without a name the newest
+/// run of those in `runs`.
 pub fn find(cache: &Cache, runs: &Path, wanted: Option<&str>) -> Result<Running, Fault> {
     let mut running = all(cache);
     let Some(wanted) = wanted else {
@@ -149,8 +151,9 @@ impl Running {
         control::connect(&cache.dir().join(dir), name)
     }
 
-    /// Its quiz's process, as the kernel tells of whoever listens there, with the connection that tells whether that is still so. The number in
-    /// the file may be that of another process: the file may be of another host or container, and its process may have ended.
+    /// Its quiz's process, as the kernel tells of whoever listens there, with the connection that
+    /// tells whether that is still so. The number in the file may be that of another process: the
+    /// file may be of another host or container, and its process may have ended.
     pub fn process(&self, cache: &Cache) -> std::io::Result<(OwnedFd, UnixStream)> {
         let connection = self.connect(cache)?;
         let pid = peer(&connection)?.ok_or_else(|| std::io::Error::other("it is of another PID namespace"))?;

@@ -1,7 +1,7 @@
 //! Files and directories into a VM that runs, and out of it, through `tar` in the guest.
 //!
-//! What comes out of a guest is unpacked in a directory of its own in the destination, by what was asked for and nothing else, and put in place
-//! when it is all there.
+//! What comes out of a guest is unpacked in a directory of its own in the destination, by what was
+//! asked for and nothing else, and put in place when it is all there.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -178,7 +178,8 @@ fn bytes_of(path: &Path) -> io::Result<u64> {
     })
 }
 
-/// Copies `sources` of a VM that runs to `destination` on the host, which the user typed as `typed`.
+/// Copies `sources` of a VM that runs to `destination` on the host, which the user typed as
+/// `typed`.
 ///
 /// # Errors
 /// What could not be copied, and why.
@@ -224,10 +225,12 @@ pub fn out_of_guest(
         Ok((unpacked, packing.join()))
     })?;
     let end = end.map_err(|_| Fault::new("copying from the guest failed"))??;
-    // What goes wrong here ends `tar` there, but not the other way round: then the archive is short.
+    // What goes wrong here ends `tar` there, but not the other way round: then the archive is
+    // short.
     let done = match unpacked {
         Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e.into()),
-        // GNU tar's word for files that changed while they were read: they are there as far as they could be.
+        // GNU tar's word for files that changed while they were read: they are there as far as they
+        // could be.
         unpacked if end.parting == Parting::Ended(Status::Code(1)) => {
             ctx.report.warn(&end.words);
             unpacked?
@@ -254,7 +257,8 @@ pub fn out_of_guest(
     }
 }
 
-/// A directory of its own, only the user's, in the one that is copied to. It goes with all that is still in it.
+/// A directory of its own, only the user's, in the one that is copied to. It goes with all that is
+/// still in it.
 struct Staging<'a> {
     dir: &'a HeldDir,
     name: String,
@@ -312,7 +316,8 @@ fn unpack_all(input: impl Read, dir: &Dir, asked: &BTreeSet<OsString>) -> io::Re
     Ok(done)
 }
 
-/// Puts `name`, if it is there, where it is to be. A directory that is there keeps its mode and what else is in it.
+/// Puts `name`, if it is there, where it is to be. A directory that is there keeps its mode and
+/// what else is in it.
 fn settle(from: &Dir, name: &OsStr, to_dir: &Dir, to: &OsStr) -> io::Result<()> {
     let Ok(meta) = from.symlink_metadata(name) else { return Ok(()) };
     if !meta.is_dir() {

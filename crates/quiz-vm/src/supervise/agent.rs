@@ -1,5 +1,5 @@
-//! The supervisor's side of the channel to the agent: what it says, and what its messages change. Not for the frames themselves
-//! (`quiz_proto`).
+//! The supervisor's side of the channel to the agent: what it says, and what its messages change.
+//! Not for the frames themselves (`quiz_proto`).
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
@@ -127,7 +127,8 @@ impl Supervisor<'_> {
                 self.seen.violation.get_or_insert_with(|| "a record of another run came from the guest".to_owned());
                 self.monitor.kill();
             }
-            // The program was not started, and that is no verdict on the kernel that it was to run on.
+            // The program was not started, and that is no verdict on the kernel that it was to run
+            // on.
             ToHost::Failed(why) if self.ready.is_none() => {
                 self.seen.failed.get_or_insert(shortened(&why));
                 self.quit();
@@ -145,7 +146,8 @@ impl Supervisor<'_> {
     /// Bytes of a program, or of the artifacts.
     fn on_data(&mut self, id: ProgramId, stream: Stream, bytes: Cow<'_, [u8]>) {
         let refused = match id {
-            // More than the agent ever puts into one message. It would not fit the frames that pass it on.
+            // More than the agent ever puts into one message. It would not fit the frames that pass
+            // it on.
             _ if bytes.len() > CHUNK => Some("the guest sent an endless message"),
             _ if bytes.is_empty() => return,
             ProgramId::MAIN if !self.spend(stream, bytes.len()) => {

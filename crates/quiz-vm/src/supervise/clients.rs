@@ -1,4 +1,5 @@
-//! The clients of a VM that runs: each has a program of its own run in it, or watches the run's. Not for what they ask for (`serving`).
+//! The clients of a VM that runs: each has a program of its own run in it, or watches the run's.
+//! Not for what they ask for (`serving`).
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -12,10 +13,12 @@ use crate::outgoing::Outgoing;
 
 /// How much of the program's last output those see who come later, in bytes.
 const RECENT: usize = 64 * 1024;
-/// How much may wait for somebody who does not listen, in bytes: far more than credit allows an agent to send.
+/// How much may wait for somebody who does not listen, in bytes: far more than credit allows an
+/// agent to send.
 const WAITING: usize = 8 * WINDOW as usize;
 
-/// All who are there. Nobody is heard before the program runs: the VM may yet turn out not to come to life, and the run be tried another way.
+/// All who are there. Nobody is heard before the program runs: the VM may yet turn out not to come
+/// to life, and the run be tried another way.
 #[derive(Default)]
 pub(super) struct Clients {
     pub listener: Option<UnixListener>,
@@ -77,7 +80,8 @@ impl Clients {
         Ok(Clients { listener, front, ..Clients::default() })
     }
 
-    /// Hears everybody from now on. The one who was there before the VM watches from the first byte on.
+    /// Hears everybody from now on. The one who was there before the VM watches from the first byte
+    /// on.
     pub fn open(&mut self, terminal: bool) {
         self.open = true;
         if let Some(front) = self.front.take() {

@@ -1,4 +1,5 @@
-//! The supervisor has the guest's memory kept where the guest came to its end. Not for the file's form (see `dump`).
+//! The supervisor has the guest's memory kept where the guest came to its end. Not for the file's
+//! form (see `dump`).
 
 use std::io;
 use std::time::Duration;

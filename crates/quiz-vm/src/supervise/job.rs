@@ -16,9 +16,11 @@ use crate::unpack::Bounds;
 
 /// What the guest is to do.
 pub enum Job {
-    /// Prepare it, and run a program in it. The VM boots, or goes on from one that was saved at [`Point::Booted`].
+    /// Prepare it, and run a program in it. The VM boots, or goes on from one that was saved at
+    /// [`Point::Booted`].
     Program(Box<System>, Box<Order>),
-    /// Run a program in a guest that is prepared: the VM goes on from one that was saved at [`Point::Ready`].
+    /// Run a program in a guest that is prepared: the VM goes on from one that was saved at
+    /// [`Point::Ready`].
     Resumed(Box<Order>),
     /// Send what an earlier guest left on its disk for artifacts.
     Salvage {
@@ -133,7 +135,8 @@ pub struct Run<'a> {
     pub limits: Limits,
     /// The console of the VM that this one goes on from.
     pub console_before: Option<&'a Path>,
-    /// The run's directory: `console.log`, `qemu.log`, `stacks.txt`, `oops.txt` and `artifacts/` are made in it.
+    /// The run's directory: `console.log`, `qemu.log`, `stacks.txt`, `oops.txt` and `artifacts/`
+    /// are made in it.
     pub dir: &'a HeldDir,
     /// The user's descriptors.
     pub streams: Streams,

@@ -1,4 +1,5 @@
-//! The supervisor's side of QMP: what QEMU reports and refuses, and what that changes. Not for the messages themselves (`qmp`).
+//! The supervisor's side of QMP: what QEMU reports and refuses, and what that changes. Not for the
+//! messages themselves (`qmp`).
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use crate::qmp::{Said, Verb};
 
 /// How long QEMU may refuse to let a VM go on that it has paused. It takes a millisecond or two.
 const UNPAUSE: Duration = Duration::from_secs(5);
-/// The first pause before it is asked again; each is twice as long as the one before, up to the last.
+/// The first pause before it is asked again; each is twice as long as the one before, up to the
+/// last.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -105,7 +107,8 @@ impl Supervisor<'_> {
                 self.on_migration("failed");
             }
             (Verb::MigrateSetCapabilities, _) => self.cannot_save(&why),
-            // QEMU reports that saving is over a moment before the VM may go on ("Migration is not finalized yet").
+            // QEMU reports that saving is over a moment before the VM may go on ("Migration is not
+            // finalized yet").
             (Verb::Cont, _) => self.on_stuck(why),
             // The machine has no such interrupt, so there is nothing to wait for.
             (Verb::InjectNmi, Phase::Nmi) => {

@@ -33,7 +33,8 @@ pub(super) enum Phase {
     Quitting,
 }
 
-/// A phase, and those that may follow it. QEMU may end in any. `docs/supervision.md` draws this table.
+/// A phase, and those that may follow it. QEMU may end in any. `docs/supervision.md` draws this
+/// table.
 const TRANSITIONS: &[(&str, &[&str])] = &[
     ("resuming", &["preparing", "dumping", "quitting"]),
     ("booting", &["preparing", "nmi", "dumping", "quitting"]),

@@ -1,5 +1,6 @@
-//! The supervisor serves its clients: it runs programs for them, and passes on what they and the agent have for each other. Not for the
-//! messages (`control`), nor for the clients' own side (`client`).
+//! The supervisor serves its clients: it runs programs for them, and passes on what they and the
+//! agent have for each other. Not for the messages (`control`), nor for the clients' own side
+//! (`client`).
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,7 +14,8 @@ use super::{Phase, Supervisor};
 use crate::control::{Answer, Exec, Request};
 use crate::verdict::Verdict;
 
-/// How long the arguments and the environment of a program may be in all, in bytes: what fits a frame, and more than Linux takes.
+/// How long the arguments and the environment of a program may be in all, in bytes: what fits a
+/// frame, and more than Linux takes.
 const WORDS: usize = MAX_MESSAGE - 64 * 1024;
 /// How long a client may take to receive the last message.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
-//! The supervisor's side of the user: the program's streams and the signals that quiz gets. Not for the threads that read and write
-//! (see `pump`).
+//! The supervisor's side of the user: the program's streams and the signals that quiz gets. Not for
+//! the threads that read and write (see `pump`).
 
 use std::time::Instant;
 

@@ -1,6 +1,7 @@
 //! A QEMU that misbehaves on demand, for faults that a real one will not produce when asked.
 //!
-//! `fake=NAME` among the words of `-append` says how. It speaks on the descriptors that quiz hands to QEMU.
+//! `fake=NAME` among the words of `-append` says how. It speaks on the descriptors that quiz hands
+//! to QEMU.
 
 use std::fs::File;
 use std::io::{Read, Write};

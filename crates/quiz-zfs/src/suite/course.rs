@@ -1,4 +1,5 @@
-//! The course of a run of the suite: what is to come, what is over, and what is running. Not for how it is shown.
+//! The course of a run of the suite: what is to come, what is over, and what is running. Not for
+//! how it is shown.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,8 @@ pub struct Step {
 
 /// A run of the suite as far as it is known.
 ///
-/// The runner's order is known beforehand, so that something can be said about what runs even where the guest cannot tell.
+/// The runner's order is known beforehand, so that something can be said about what runs even where
+/// the guest cannot tell.
 #[derive(Debug, Clone)]
 pub struct Course {
     steps: Vec<Step>,
@@ -57,7 +59,8 @@ impl Course {
     pub fn finish(&mut self, test: Finished) {
         if let Some(step) = self.position(&test.name) {
             self.past = step + 1;
-            // The kernel's log and the runner's output come by different ways: this one may have come later than the next beginning.
+            // The kernel's log and the runner's output come by different ways: this one may have
+            // come later than the next beginning.
             self.begun = self.begun.filter(|begun| *begun >= self.past);
         }
         self.finished.push(test);
@@ -73,7 +76,8 @@ impl Course {
         &self.remarks
     }
 
-    /// A step begins. Scripts that are no steps of their own, such as those run after a failure, belong to the step before.
+    /// A step begins. Scripts that are no steps of their own, such as those run after a failure,
+    /// belong to the step before.
     pub fn begin(&mut self, name: &str) {
         self.begun = self.position(name).or(self.begun);
     }

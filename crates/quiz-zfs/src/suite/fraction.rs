@@ -1,5 +1,5 @@
-//! A fraction of the suite, such as `1/3`: the tags that `zfs-tests.sh` puts into it, from OpenZFS 2.2.7 on. Computed here, so that it
-//! works with every checkout.
+//! A fraction of the suite, such as `1/3`: the tags that `zfs-tests.sh` puts into it, from OpenZFS
+//! 2.2.7 on. Computed here, so that it works with every checkout.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -31,8 +31,9 @@ impl FromStr for Fraction {
 }
 
 impl Fraction {
-    /// The tags in this part. As in `zfs-tests.sh`, each group counts by its last tag, the tags are sorted, and part 1 of 3 has every
-    /// third of them, so that neighbours, which often take long together, are in different parts.
+    /// The tags in this part. As in `zfs-tests.sh`, each group counts by its last tag, the tags are
+    /// sorted, and part 1 of 3 has every third of them, so that neighbours, which often take long
+    /// together, are in different parts.
     pub fn tags(self, groups: &[Group]) -> Vec<String> {
         let last = groups.iter().filter_map(|group| group.tags.last()).filter(|tag| !tag.contains("functional"));
         let sorted: BTreeSet<&String> = last.collect();

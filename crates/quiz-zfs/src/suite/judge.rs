@@ -1,5 +1,5 @@
-//! What the suite's own `zts-report.py` makes of results: which of those that are no passes were to be expected. Not for the results
-//! themselves (see `result`).
+//! What the suite's own `zts-report.py` makes of results: which of those that are no passes were to
+//! be expected. Not for the results themselves (see `result`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -73,7 +73,8 @@ pub fn ask(judge: &Path, results: &Path, environment: &Environment) -> Result<Ju
     // One of the caller's variables, `CI`, changes what is expected.
     let output = environment
         .command("python3")
-        // Whatever the user has set up for Python is not for this program, and nothing is to be left behind in the checkout.
+        // Whatever the user has set up for Python is not for this program, and nothing is to be
+        // left behind in the checkout.
         .args(["-I", "-B"])
         .arg(judge)
         .arg(results)
@@ -87,7 +88,8 @@ pub fn ask(judge: &Path, results: &Path, environment: &Environment) -> Result<Ju
         said: format!("{text}{}", String::from_utf8_lossy(&output.stderr)),
     };
     match output.status.code() {
-        // A Python program that stumbles ends with 1 too; it has something to say on stderr then, and no list.
+        // A Python program that stumbles ends with 1 too; it has something to say on stderr then,
+        // and no list.
         Some(code @ (0 | 1)) => read(&text, code == 0).ok_or_else(failed),
         _ => Err(failed()),
     }

@@ -1,5 +1,5 @@
-//! What the suite says while it runs: the result lines of `test-runner.py`, and the names of tests in the kernel's log. Not for what the
-//! results mean (see `judge`).
+//! What the suite says while it runs: the result lines of `test-runner.py`, and the names of tests
+//! in the kernel's log. Not for what the results mean (see `judge`).
 
 use serde::Serialize;
 
@@ -65,8 +65,9 @@ fn name(path: &str) -> Option<String> {
 }
 
 /// The result that a line of the runner's output reports, if it is a result line:
-/// `[2026-01-02T03:04:05.678901] Test (Linux): PATH (run as USER) [MINUTES:SECONDS] [RESULT]`. Runners before OpenZFS 2.3.3 print no
-/// time in front, and the word in parentheses tells groups of one directory apart.
+/// `[2026-01-02T03:04:05.678901] Test (Linux): PATH (run as USER) [MINUTES:SECONDS] [RESULT]`.
+/// Runners before OpenZFS 2.3.3 print no time in front, and the word in parentheses tells groups of
+/// one directory apart.
 pub fn finished(line: &str) -> Option<Finished> {
     let rest = after_time(line).strip_prefix("Test")?;
     let rest = match rest.strip_prefix(" (") {
@@ -131,7 +132,8 @@ impl Remarks {
     }
 }
 
-/// Whether no test runs this program, though suites before OpenZFS 2.2 look for it. Only some architectures have it.
+/// Whether no test runs this program, though suites before OpenZFS 2.2 look for it. Only some
+/// architectures have it.
 fn is_unused(name: &str) -> bool {
     name == "dmidecode"
 }

@@ -1,5 +1,5 @@
-//! Run files: reads them as `test-runner.py` does, with Python's `configparser`, and writes one of what was selected. Not for choosing
-//! (see `select`).
+//! Run files: reads them as `test-runner.py` does, with Python's `configparser`, and writes one of
+//! what was selected. Not for choosing (see `select`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,7 +17,8 @@ pub struct RunFileError {
 /// The tests of one directory that are run together, between one `setup` and one `cleanup`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// The section's name: the tests' directory below the suite, perhaps with `:` and a word that tells apart groups of one directory.
+    /// The section's name: the tests' directory below the suite, perhaps with `:` and a word that
+    /// tells apart groups of one directory.
     pub section: String,
     /// The tests' file names, some without their `.ksh`.
     pub tests: Vec<String>,
@@ -91,8 +92,9 @@ pub fn parse(text: &str) -> Result<Vec<Group>, RunFileError> {
 /// Where the runner puts its logs, in the guest.
 pub const LOGS: &str = "/var/tmp/test_results";
 
-/// A run file of `groups`; each test may take `patience` times as long. Before OpenZFS 2.2 the runner only works if it is told where
-/// its logs go (`name_logs`); from then on it stumbles over it in another way.
+/// A run file of `groups`; each test may take `patience` times as long. Before OpenZFS 2.2 the
+/// runner only works if it is told where its logs go (`name_logs`); from then on it stumbles over
+/// it in another way.
 pub fn write(groups: &[Group], patience: u32, name_logs: bool) -> String {
     let list = |words: &[String]| format!("['{}']", words.join("', '"));
     let mut text = "[DEFAULT]\nquiet = False\n".to_owned();

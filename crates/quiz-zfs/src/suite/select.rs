@@ -1,4 +1,5 @@
-//! What a selection of tests means: run files, tags, groups, single tests, also ones that are in no run file yet. Not for running them.
+//! What a selection of tests means: run files, tags, groups, single tests, also ones that are in no
+//! run file yet. Not for running them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -96,14 +97,15 @@ pub struct Suite {
 pub struct Selection {
     /// Run files, by name or path: what there is to choose from.
     pub runfiles: Vec<String>,
-    /// Tags: only groups that have one of them. Or one fraction, such as `1/3`: only groups that `zfs-tests.sh -T 1/3` would take from
-    /// the run files.
+    /// Tags: only groups that have one of them. Or one fraction, such as `1/3`: only groups that
+    /// `zfs-tests.sh -T 1/3` would take from the run files.
     pub tags: Vec<String>,
     /// Run files, tags, groups and tests, by name or path.
     pub words: Vec<String>,
 }
 
-/// What is chosen from where words are given and run files are not; those that zfs-tests.sh takes by default.
+/// What is chosen from where words are given and run files are not; those that zfs-tests.sh takes
+/// by default.
 const USUAL: [&str; 2] = ["common", "linux"];
 /// What is run where nothing is asked for.
 const QUICK: &str = "sanity";
@@ -129,7 +131,8 @@ impl Suite {
         self.top.join("tests/zfs-tests")
     }
 
-    /// The program that judges results. Nothing in it depends on how OpenZFS is configured but its first line.
+    /// The program that judges results. Nothing in it depends on how OpenZFS is configured but its
+    /// first line.
     pub fn judge(&self) -> PathBuf {
         self.top.join("tests/test-runner/bin/zts-report.py.in")
     }
@@ -146,7 +149,8 @@ impl Suite {
         fs::read(file).is_ok_and(|text| text.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"outputdir")))
     }
 
-    /// The groups that `selection` means, each with the tests that are meant; relative paths begin in `cwd`.
+    /// The groups that `selection` means, each with the tests that are meant; relative paths begin
+    /// in `cwd`.
     ///
     /// # Errors
     /// One of its words means nothing.
@@ -251,7 +255,8 @@ impl Suite {
         Ok(all)
     }
 
-    /// What was typed, as the path of a group or test below `tests/functional`, as far as it is a path.
+    /// What was typed, as the path of a group or test below `tests/functional`, as far as it is a
+    /// path.
     fn plain(&self, word: &str, cwd: &Path) -> String {
         let tests = self.tests();
         let path = cwd.join(word);
@@ -353,7 +358,8 @@ fn file_name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or("?")
 }
 
-/// The one of `names` that `typed` was most likely meant to be, if any is close: up to a third of it mistyped.
+/// The one of `names` that `typed` was most likely meant to be, if any is close: up to a third of
+/// it mistyped.
 fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let most = (typed.chars().count() / 3).max(1);
     let scored = names.into_iter().map(|name| (strsim::damerau_levenshtein(typed, name), name));

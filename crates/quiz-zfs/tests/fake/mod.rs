@@ -1,5 +1,5 @@
-//! A miniature of an OpenZFS checkout, and kernels to build it for: a `configure` and a Makefile that do in a second what the real ones do in
-//! minutes, with real ELF files.
+//! A miniature of an OpenZFS checkout, and kernels to build it for: a `configure` and a Makefile
+//! that do in a second what the real ones do in minutes, with real ELF files.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

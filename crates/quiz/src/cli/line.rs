@@ -1,4 +1,5 @@
-//! Where on the command line quiz's own words end and the program's begin. Not for what the words mean.
+//! Where on the command line quiz's own words end and the program's begin. Not for what the words
+//! mean.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -18,8 +19,8 @@ pub enum Line {
     Verb,
 }
 
-/// Finds where the program's words begin, which clap itself cannot do exactly: it has no external subcommand together
-/// with `--`, nor one whose name is not UTF-8.
+/// Finds where the program's words begin, which clap itself cannot do exactly: it has no external
+/// subcommand together with `--`, nor one whose name is not UTF-8.
 pub fn split(words: &[OsString], command: &Command) -> Line {
     let mut behind_run = false;
     // A verb has options of its own besides those of all.
@@ -47,7 +48,8 @@ pub fn split(words: &[OsString], command: &Command) -> Line {
     Line::Run { options: words.len(), program: words.len() }
 }
 
-/// Whether the long option `name` has its value in the next word. Of an unknown option clap says that it is one.
+/// Whether the long option `name` has its value in the next word. Of an unknown option clap says
+/// that it is one.
 fn long_takes_next(name: &[u8], command: &Command) -> bool {
     !name.contains(&b'=') && command.get_arguments().any(|arg| long_is(arg, name) && takes_next(arg))
 }

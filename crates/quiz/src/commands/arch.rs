@@ -1,4 +1,5 @@
-//! The argument `--arch` of the commands that are about kernels, roots and builds. Not for a run's, which is a setting itself.
+//! The argument `--arch` of the commands that are about kernels, roots and builds. Not for a run's,
+//! which is a setting itself.
 
 use clap::Args;
 use quiz_arch::Arch;

@@ -1,4 +1,5 @@
-//! `quiz cp`: files and directories into a VM that runs, and out of it. Not for the copying itself (`quiz_run::transfer`).
+//! `quiz cp`: files and directories into a VM that runs, and out of it. Not for the copying itself
+//! (`quiz_run::transfer`).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -34,7 +35,8 @@ enum Place {
     Guest(Option<String>, PathBuf),
 }
 
-/// `ID:PATH`, `:PATH`, or a path on the host: one with a slash in front of the colon, or none at all.
+/// `ID:PATH`, `:PATH`, or a path on the host: one with a slash in front of the colon, or none at
+/// all.
 fn place(word: &OsStr) -> Place {
     let bytes = word.as_bytes();
     match bytes.iter().position(|b| matches!(b, b':' | b'/')).filter(|at| bytes[*at] == b':') {

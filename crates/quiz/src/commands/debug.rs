@@ -1,4 +1,5 @@
-//! `quiz debug`: the right debugger with the right symbols, for a guest's memory that was kept, or for a VM that waits for one (`--gdb`).
+//! `quiz debug`: the right debugger with the right symbols, for a guest's memory that was kept, or
+//! for a VM that waits for one (`--gdb`).
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -23,7 +24,8 @@ with --dump-format elf gdb. Arguments after `--` are passed to the debugger:
   quiz debug -- -e 'print(prog.crashed_thread().stack_trace())'     with drgn
   quiz debug --tool gdb -- -batch -ex bt")]
 pub struct Debug {
-    /// Id of the run, or its beginning or end [default: a VM of this worktree that waits for gdb, else the newest run with a dump]
+    /// Id of the run, or its beginning or end [default: a VM of this worktree that waits for gdb,
+    /// else the newest run with a dump]
     pub run: Option<String>,
     /// Debugger [default: one that can open the dump, drgn before crash]
     #[arg(long)]

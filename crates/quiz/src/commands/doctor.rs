@@ -226,7 +226,8 @@ fn version(tool: &Tool, search: &Search) -> Option<String> {
     let program = search.program(name).filter(|_| tells)?;
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    // The first word that begins with a digit: "QEMU emulator version 7.2.17 (Debian ...)", "mmdebstrap 1.3.5".
+    // The first word that begins with a digit: "QEMU emulator version 7.2.17 (Debian ...)",
+    // "mmdebstrap 1.3.5".
     let word = text.lines().next()?.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
     Some(word.trim_end_matches([',', ')']).to_owned())
 }
@@ -256,7 +257,8 @@ fn cache_record(cache: &quiz_host::Cache, ctx: &Context) -> Result<CacheRecord, 
     })
 }
 
-/// Bytes on disk of a directory tree, as `du` counts them but for hard links. What vanishes meanwhile counts nothing.
+/// Bytes on disk of a directory tree, as `du` counts them but for hard links. What vanishes
+/// meanwhile counts nothing.
 fn disk_use_of(path: &Path) -> u64 {
     let Ok(meta) = fs_err::symlink_metadata(path) else { return 0 };
     let own = meta.blocks() * 512;
@@ -277,7 +279,8 @@ fn tools_table(record: &Record) -> Vec<Vec<String>> {
     record.needs.iter().map(|need| vec![need.name.to_owned(), found(need), need.disables.clone()]).collect()
 }
 
-/// What fits on one screen: a line for each everyday purpose, other architectures in one, the verdict and the command that mends.
+/// What fits on one screen: a line for each everyday purpose, other architectures in one, the
+/// verdict and the command that mends.
 fn summary(record: &Record, all: bool) -> String {
     let own = quiz_arch::host().name;
     let mut rows: Vec<(String, String)> = vec![(format!("quiz {}", record.quiz), record.host.clone())];

@@ -81,7 +81,8 @@ fn find(words: Words, cache: &Cache, ctx: &Context) -> Result<(Running, Vec<OsSt
     Ok((registry::find(cache, &runs, None)?, words))
 }
 
-/// Whether a word can be a part of an id that somebody has typed. Few programs are called like that.
+/// Whether a word can be a part of an id that somebody has typed. Few programs are called like
+/// that.
 fn may_be_id(word: &str) -> bool {
     word.len() >= 4
         && word.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f' | b'-'))

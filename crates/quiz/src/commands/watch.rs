@@ -1,4 +1,5 @@
-//! `quiz watch`: a program again and again, in a fresh VM each time, as the worktree's files change.
+//! `quiz watch`: a program again and again, in a fresh VM each time, as the worktree's files
+//! change.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -20,7 +21,8 @@ use crate::terminal::Terminal;
 use quiz_run::{Call, history};
 use quiz_run::{Context, Fault};
 
-/// How long nothing must have changed before a change is taken for whole: an editor writes, renames and removes.
+/// How long nothing must have changed before a change is taken for whole: an editor writes, renames
+/// and removes.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// Runs `command` now and after each change, until the user ends it.
@@ -120,7 +122,8 @@ impl Changes {
         Ok(Changes { paths, bell, _watcher: watcher })
     }
 
-    /// Waits until something has changed and nothing changes any more, or the user sends a signal: that.
+    /// Waits until something has changed and nothing changes any more, or the user sends a signal:
+    /// that.
     fn wait(&self, signals: &mut dyn Signals) -> Result<Option<i32>, Fault> {
         let mut changed_at: Option<Instant> = None;
         loop {
@@ -151,7 +154,8 @@ impl Changes {
     }
 }
 
-/// Those of `paths` that are sources: not quiz's or git's own, and not what git ignores, where git knows the worktree.
+/// Those of `paths` that are sources: not quiz's or git's own, and not what git ignores, where git
+/// knows the worktree.
 fn relevant(top: &Path, paths: BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let own = [top.join(".quiz"), top.join(".git")];
     let mut paths: BTreeSet<PathBuf> =

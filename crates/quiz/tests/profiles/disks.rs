@@ -7,7 +7,8 @@ use quiz_testing::{Ran, kernels};
 
 use crate::{output, run, run_on, sandbox};
 
-/// A boot record with one partition of 2048 sectors of 512 bytes that begins at sector 2048; the kernel reads it anew.
+/// A boot record with one partition of 2048 sectors of 512 bytes that begins at sector 2048; the
+/// kernel reads it anew.
 const PARTITION: &str = r#"
     partition() {
         printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\010\0\0' | dd of=/dev/$1 bs=1 seek=446 conv=notrunc 2>/dev/null

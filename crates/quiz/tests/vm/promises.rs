@@ -91,7 +91,8 @@ fn kib(name: &str, status: &str) -> u64 {
 #[test]
 fn a_kvm_that_cannot_run_a_kernel_is_told_once_and_remembered() {
     let sandbox = sandbox();
-    // A host on which KVM works, or is not there, has nothing to fall back from: then both runs are silent.
+    // A host on which KVM works, or is not there, has nothing to fall back from: then both runs are
+    // silent.
     let first = sandbox.command(["true"]).output().unwrap();
     let second = sandbox.command(["-v", "true"]).output().unwrap();
     assert_eq!((first.status.code(), second.status.code()), (Some(0), Some(0)));

@@ -1,4 +1,5 @@
-//! What the guest sees of the host: the worktree at its own path, shares, disks; and what it may write.
+//! What the guest sees of the host: the worktree at its own path, shares, disks; and what it may
+//! write.
 
 use fs_err as fs;
 

@@ -90,8 +90,8 @@ fn a_program_that_fills_the_screen_knows_its_size_and_draws_it_anew() {
     assert_eq!(quiz.wait().unwrap().code(), Some(0));
 }
 
-/// Draws until it has been drawn at 100 × 30. The signal is blocked but while it is waited for: a handler would miss one that comes between drawing
-/// and the system call that waits.
+/// Draws until it has been drawn at 100 × 30. The signal is blocked but while it is waited for: a
+/// handler would miss one that comes between drawing and the system call that waits.
 const DRAWS: &str = r#"
 import os, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
@@ -163,8 +163,8 @@ fn the_shell_has_job_control_and_the_right_size_at_any_moment() {
     let before = pty.modes();
     let mut quiz = pty.start(sandbox.command([""; 0]).env("TERM", "xterm-256color"));
     pty.wait_for("# ", LONG);
-    // It says when it is in the foreground: keys that come before would be the shell's. And it starts nothing, for a shell that is stopped while it
-    // does (vfork) never stops.
+    // It says when it is in the foreground: keys that come before would be the shell's. And it
+    // starts nothing, for a shell that is stopped while it does (vfork) never stops.
     pty.type_keys(b"bash -c 'trap \"echo is back\" CONT; echo is there; while :; do read -t 0.1; done'\r");
     pty.wait_for("\ris there", LONG);
     pty.type_keys(b"\x1a");

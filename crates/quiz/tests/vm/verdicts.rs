@@ -69,7 +69,8 @@ fn a_report_of_the_kernel_is_a_failure_where_that_is_asked_for() {
         assert!(ran.stderr.contains(&format!("the guest's kernel reported: {report}")), "{}", ran.stderr);
         assert_eq!(record(&sandbox.last_run())["verdict"]["kind"], "report");
     }
-    // What is only in the kernel's log, in its taint, or behind what a program has left on the console's line.
+    // What is only in the kernel's log, in its taint, or behind what a program has left on the
+    // console's line.
     let hide = "echo N > /sys/module/printk/parameters/ignore_loglevel; dmesg -n 1";
     for (script, report) in [
         (format!("{hide}; echo '<4>WARNING: held lock freed!' > /dev/kmsg"), "WARNING: held lock freed!"),

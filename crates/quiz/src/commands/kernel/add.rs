@@ -14,7 +14,8 @@ use quiz_run::{Context, Fault};
 /// Which kernel.
 #[derive(Debug, Args)]
 pub struct Add {
-    /// Package of the kernel: linux-image-cloud-amd64, or its name without linux-image- [default: the usual kernel]
+    /// Package of the kernel: linux-image-cloud-amd64, or its name without linux-image- [default:
+    /// the usual kernel]
     #[arg(value_name = "PACKAGE")]
     pub package: Option<String>,
     /// Distribution release [default: the setting `release`]
@@ -23,7 +24,8 @@ pub struct Add {
     /// For which architecture.
     #[command(flatten)]
     pub arch: ArchArgument,
-    /// Mirror of packages: a URL or a `deb ...` line; can be repeated [default: the setting `mirrors`]
+    /// Mirror of packages: a URL or a `deb ...` line; can be repeated [default: the setting
+    /// `mirrors`]
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
     /// Keyring to check the mirror against [default: the setting `keyring`]

@@ -1,4 +1,5 @@
-//! `quiz kernel build`: a small, fast-booting kernel from source. Not for what such a kernel is made of (`quiz_kernel::build`).
+//! `quiz kernel build`: a small, fast-booting kernel from source. Not for what such a kernel is
+//! made of (`quiz_kernel::build`).
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -16,19 +17,22 @@ use quiz_run::{chosen, needs};
 
 /// What is built, and how. What is not said here comes from the settings `kernel_build.*`.
 ///
-/// The configuration is the smallest that runs and profiles need; fragments and single options come on top of it, and
-/// every one that did not come out as asked is named. A build that fails leaves an installed kernel of that name as it was.
+/// The configuration is the smallest that runs and profiles need; fragments and single options come
+/// on top of it, and every one that did not come out as asked is named. A build that fails leaves
+/// an installed kernel of that name as it was.
 ///
-/// A release needs a signature by a key of kernel.org or of --keyring, or its --sha256. A git repository of another host needs a signed tag or
-/// the whole id of a commit. --unverified takes what the server sends.
+/// A release needs a signature by a key of kernel.org or of --keyring, or its --sha256. A git
+/// repository of another host needs a signed tag or the whole id of a commit. --unverified takes
+/// what the server sends.
 ///
-/// A kernel that was built from the same source, configuration and compiler is not built again, also if another quiz is
-/// building it now: this one waits and takes it. --tree is always built, and compiles only what has changed.
+/// A kernel that was built from the same source, configuration and compiler is not built again,
+/// also if another quiz is building it now: this one waits and takes it. --tree is always built,
+/// and compiles only what has changed.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["source", "git", "tree", "all"]))]
 pub struct Build {
-    /// A release (6.12 is 6.12.0, 6.12.30), a candidate (6.19-rc3), a day of linux-next (next-20261120), or a
-    /// distribution's source package (linux-source-6.12)
+    /// A release (6.12 is 6.12.0, 6.12.30), a candidate (6.19-rc3), a day of linux-next
+    /// (next-20261120), or a distribution's source package (linux-source-6.12)
     #[arg(value_name = "VERSION|PACKAGE")]
     pub source: Option<String>,
     /// Git repository to build from
@@ -40,7 +44,8 @@ pub struct Build {
     /// Your own source tree: it stays clean, and building again after a change takes seconds
     #[arg(long, value_name = "DIR")]
     pub tree: Option<PathBuf>,
-    /// Rebuild every kernel that quiz has built and whose source, configuration or compiler has changed
+    /// Rebuild every kernel that quiz has built and whose source, configuration or compiler has
+    /// changed
     #[arg(long)]
     pub all: bool,
     /// Rebuild the kernel even if its inputs have not changed
@@ -49,13 +54,15 @@ pub struct Build {
     /// For which architecture.
     #[command(flatten)]
     pub arch: ArchArgument,
-    /// Variant: a kernel with this fragment, beside the plain one. `-k 6.12-kasan` selects it, `-k 6.12` never does
+    /// Variant: a kernel with this fragment, beside the plain one. `-k 6.12-kasan` selects it, `-k
+    /// 6.12` never does
     #[arg(long, value_name = "NAME", value_parser = variants())]
     pub variant: Option<String>,
     /// Name of the kernel [default: its version]
     #[arg(long)]
     pub name: Option<String>,
-    /// Number of compilers to run at once [default: the setting `kernel_build.jobs`, else one for each CPU]
+    /// Number of compilers to run at once [default: the setting `kernel_build.jobs`, else one for
+    /// each CPU]
     #[arg(short, long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
     /// Fragment of configuration: debug, kasan, lockdep, trace, or a file; can be repeated
@@ -91,7 +98,8 @@ pub struct Build {
     /// Mirror to download from, instead of kernel.org or the distribution's mirror
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
-    /// Keyring to check the source against, instead of the keys of kernel.org or of the distribution
+    /// Keyring to check the source against, instead of the keys of kernel.org or of the
+    /// distribution
     #[arg(long, value_name = "FILE")]
     pub keyring: Option<PathBuf>,
     /// Expected SHA-256 of the source archive
@@ -247,7 +255,8 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The edits; what stands for one option twice is refused, because the order between different options is not kept.
+/// The edits; what stands for one option twice is refused, because the order between different
+/// options is not kept.
 fn edits(args: &Build) -> Result<Vec<Edit>, Fault> {
     let mut edits: Vec<Edit> = Vec::new();
     edits.extend(args.enable.iter().cloned().map(Edit::Enable));

@@ -13,7 +13,8 @@ use quiz_run::{Context, Fault};
 /// Which kernel.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// Kernel: a name, a release, or the beginning of a version [default: the kernel of a run without -k]
+    /// Kernel: a name, a release, or the beginning of a version [default: the kernel of a run
+    /// without -k]
     pub kernel: Option<String>,
     /// For which architecture.
     #[command(flatten)]

@@ -13,8 +13,8 @@ use quiz_run::packages::{self, Packages};
 use quiz_run::{Context, Fault};
 use quiz_run::{chosen, needs, prepare};
 
-/// Which root. A run takes the one that its settings name: to make another one its default, set `release`, `packages`,
-/// `mirrors` and `keyring` in config.toml or quiz.toml.
+/// Which root. A run takes the one that its settings name: to make another one its default, set
+/// `release`, `packages`, `mirrors` and `keyring` in config.toml or quiz.toml.
 #[derive(Debug, Args)]
 pub struct Build {
     /// Distribution release: bookworm, trixie, ... [default: the setting `release`]
@@ -29,13 +29,15 @@ pub struct Build {
     /// Profiles whose packages to add, beside those of the setting `profiles`
     #[arg(short, long, value_name = "NAME,...", value_delimiter = ',')]
     pub profile: Vec<String>,
-    /// Mirror of packages: a URL or a `deb ...` line; can be repeated [default: the setting `mirrors`]
+    /// Mirror of packages: a URL or a `deb ...` line; can be repeated [default: the setting
+    /// `mirrors`]
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
     /// Keyring to check the mirror against [default: the setting `keyring`]
     #[arg(long, value_name = "FILE")]
     pub keyring: Option<PathBuf>,
-    /// Builder: auto (mmdebstrap where it works, else a VM), mmdebstrap or vm [default: the setting `root_builder`]
+    /// Builder: auto (mmdebstrap where it works, else a VM), mmdebstrap or vm [default: the setting
+    /// `root_builder`]
     #[arg(long, value_name = "auto|mmdebstrap|vm", value_parser = builder, hide_possible_values = true)]
     pub builder: Option<RootBuilder>,
     /// Rebuild the root with the newest versions of its packages

@@ -7,8 +7,9 @@ use quiz_run::{Context, Fault};
 
 /// Which arguments.
 ///
-/// They are kept, and used whenever OpenZFS has to be configured again for this kernel. quiz adds what is needed to build for the kernel
-/// and to run in the guest; of two contradicting arguments yours counts.
+/// They are kept, and used whenever OpenZFS has to be configured again for this kernel. quiz adds
+/// what is needed to build for the kernel and to run in the guest; of two contradicting arguments
+/// yours counts.
 #[derive(Debug, Args)]
 pub struct Configure {
     /// Kernel to build for; stands before the arguments

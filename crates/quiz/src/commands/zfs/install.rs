@@ -70,7 +70,8 @@ pub fn install(target: &Target, ctx: &Context) -> Result<(), Fault> {
 /// The parameters of modules that a run asks for, one in each line.
 const PARAMETERS: &str = "QUIZ_ZFS_PARAMETERS";
 
-/// Prints what a run is given: the layers of the install tree, and the modules to load. Settings are not read: the run has done that.
+/// Prints what a run is given: the layers of the install tree, and the modules to load. Settings
+/// are not read: the run has done that.
 fn directives(name: &str, ctx: &Context) -> Result<(), Fault> {
     let checkout = super::checkout(ctx)?;
     let kernel = open(name, ctx)?;

@@ -1,4 +1,5 @@
-//! `quiz zfs`: builds of an OpenZFS checkout and what is installed of them. Not for how they are made (`quiz_zfs`).
+//! `quiz zfs`: builds of an OpenZFS checkout and what is installed of them. Not for how they are
+//! made (`quiz_zfs`).
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;

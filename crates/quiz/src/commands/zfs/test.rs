@@ -1,5 +1,6 @@
-//! `quiz zfs test`: runs the ZFS test suite in one VM, as its own `zfs-tests.sh` does, and tells what came of it. Not for what tests
-//! there are and what results mean (`quiz_zfs::suite`), nor for the guest's side (the profile `ztest`).
+//! `quiz zfs test`: runs the ZFS test suite in one VM, as its own `zfs-tests.sh` does, and tells
+//! what came of it. Not for what tests there are and what results mean (`quiz_zfs::suite`), nor for
+//! the guest's side (the profile `ztest`).
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -76,7 +77,8 @@ pub struct Test {
 const GUEST_DIR: &str = "/quiz/suite";
 /// The run file with what is selected.
 const RUN_FILE: &str = "selected.run";
-/// Without KVM the guest is so much slower than the machines for which the suite's limits were made.
+/// Without KVM the guest is so much slower than the machines for which the suite's limits were
+/// made.
 const PATIENCE: u32 = 4;
 
 pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, Fault> {
@@ -251,7 +253,8 @@ fn conclude<'a>(ended: &'a Ended, course: &Course, suite: &Suite, ctx: &Context)
     let rows = judge::rows(finished, &missing, judgement.as_ref());
     let complete = missing.is_empty() && judgement.is_some();
     let exit_code = match &record.verdict {
-        // The suite's launcher ends with what the report says, and with more where it could not do its own work.
+        // The suite's launcher ends with what the report says, and with more where it could not do
+        // its own work.
         Verdict::Exited { code } if finished.is_empty() => (*code).max(1),
         Verdict::Exited { code: 0 } if complete && judgement.as_ref().is_some_and(|j| j.good) => 0,
         Verdict::Exited { .. } => 1,

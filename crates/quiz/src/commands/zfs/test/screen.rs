@@ -1,7 +1,8 @@
-//! What is to be seen while the suite runs: a line for each test that is over, and on a terminal the one that is running.
+//! What is to be seen while the suite runs: a line for each test that is over, and on a terminal
+//! the one that is running.
 //!
-//! A thread of its own writes, from a bounded queue: a terminal that nobody reads must not keep the VM's supervisor from its clock. Not for
-//! the table at the end.
+//! A thread of its own writes, from a bounded queue: a terminal that nobody reads must not keep the
+//! VM's supervisor from its clock. Not for the table at the end.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
