@@ -16,6 +16,12 @@ use crate::{agents, fresh, qemu, setup};
 const TESTED: &[&str] = &["s390x", "aarch64"];
 const TESTED_LONG: &[&str] = &["ppc64le", "riscv64", "armv7l"];
 
+/// The test programs of the package `quiz` that run VMs. `cargo test` does not run them.
+const WITH_VMS: &[&str] =
+    &["architectures", "crash", "kernel", "machines", "profiles", "roots", "template", "vm", "zfs"];
+/// The one that takes too long for every change.
+const LONG: &str = "long";
+
 /// Tests whose VMs are limited to their own processors: more at once only make each other slow.
 const AT_ONCE: usize = 2;
 
@@ -54,12 +60,12 @@ pub fn test(long: bool) -> Result<(), String> {
     check(cargo().args(["fmt", "--all", "--check"]))?;
     clippy(&["--workspace", "--all-targets"])?;
     // All targets are those that are tested by default.
-    clippy(&["--package", "quiz", "--test", "long"])?;
+    clippy(&with_vms(true))?;
+
+    check(cargo().args(["doc", "--quiet", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))?;
 
     let mut jobs = jobs(&["--workspace"])?;
-    if long {
-        jobs.extend(self::jobs(&["--package", "quiz", "--test", "long"])?);
-    }
+    jobs.extend(self::jobs(&with_vms(long))?);
     jobs.push(fresh::short_job()?);
     let qemus = other_qemus(&path)?;
     for job in &mut jobs {
@@ -76,6 +82,12 @@ pub fn test(long: bool) -> Result<(), String> {
     } else {
         Err("some tests failed; each is listed above with its log".to_owned())
     }
+}
+
+/// Cargo's options for the test programs that run VMs.
+fn with_vms(long: bool) -> Vec<&'static str> {
+    let programs = WITH_VMS.iter().copied().chain(long.then_some(LONG));
+    ["--package", "quiz"].into_iter().chain(programs.flat_map(|name| ["--test", name])).collect()
 }
 
 /// QEMUs that the tests of machines run on, as Debian releases and the version that each has.
@@ -180,10 +192,31 @@ fn program(message: &str) -> Option<Program> {
     let name = target["name"].as_str()?;
     let dir = Path::new(message["manifest_path"].as_str()?).parent()?;
     let integration = target["kind"].as_array()?.iter().any(|kind| kind == "test");
+    let of_quiz = integration && dir.ends_with("crates/quiz");
     Some(Program {
         name: name.to_owned(),
-        runs_vms: integration && dir.ends_with("crates/quiz") && name != "cli",
+        runs_vms: of_quiz && (WITH_VMS.contains(&name) || name == LONG),
         file: message["executable"].as_str()?.into(),
         dir: dir.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A test program that is not in the list would run in `cargo test`, or not at all.
+    #[test]
+    fn every_test_program_of_quiz_is_listed() {
+        let dir = crate::sh::top().join("crates/quiz/tests");
+        let files = fs_err::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let mut found: Vec<String> = files
+            .filter(|file| file.is_file())
+            .map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        found.sort();
+        let mut listed = [WITH_VMS, &["cli", LONG]].concat();
+        listed.sort();
+        assert_eq!(found, listed);
+    }
 }

@@ -32,7 +32,7 @@ pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(125))
 }
 
-/// The packed program with the agents for all architectures but those `without`.
+/// Packs the program with the agents for all architectures but those `without`, its man pages and completions.
 pub fn release(without: &[String]) -> Result<(), String> {
     let all = quiz_arch::ALL.iter().map(|arch| arch.name.to_owned());
     let wanted: Vec<String> = all.filter(|name| !without.contains(name)).collect();
@@ -46,9 +46,22 @@ pub fn release(without: &[String]) -> Result<(), String> {
         return Err(format!("{} has no agent for {missing}", program.display()));
     }
     let archive = target_dir().join(format!("quiz-{}-{}.tar.xz", env!("CARGO_PKG_VERSION"), quiz_arch::host().name));
+    let scripts = tempfile::tempdir().map_err(|e| e.to_string())?;
+    for (shell, name) in [("bash", "quiz.bash"), ("zsh", "_quiz"), ("fish", "quiz.fish")] {
+        let script = Command::new(&program).args(["completions", shell]).output().map_err(|e| e.to_string())?;
+        let dir = scripts.path().join("completions");
+        fs_err::create_dir_all(&dir)
+            .and_then(|()| fs_err::write(dir.join(name), script.stdout))
+            .map_err(|e| e.to_string())?;
+    }
     let mut tar = Command::new("tar");
     tar.arg("-cJf").arg(&archive).arg("-C").arg(program.parent().unwrap_or_else(|| top())).arg("quiz");
-    check(tar.arg("-C").arg(top()).args(["README.md", "CHANGELOG.md", "LICENSE"]))?;
+    tar.arg("-C").arg(scripts.path()).arg("completions");
+    check(tar.arg("-C").arg(top().join("docs")).arg("man").arg("-C").arg(top()).args([
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+    ]))?;
     eprintln!("xtask: {} has quiz with agents for {}", archive.display(), wanted.join(", "));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! VMs that wait for a run: restored, rehearsed, and standing still.
 //!
-//! A keeper (a process of its own) [`wait`]s with one; whoever [`take`]s it gets QEMU's sockets and
-//! disks, and is its supervisor. The keeper stays QEMU's parent: it tells how QEMU ended, and ends
+//! A keeper, a process of its own, keeps one ([`Keeper::keep`]). A run that takes it ([`take`]) gets
+//! QEMU's sockets and disks, and is its supervisor. The keeper stays QEMU's parent: it tells how QEMU ended, and ends
 //! it when the taker is gone. So no VM outlives either. Not for which VM fits which run, nor for
 //! where sockets are.
 

@@ -4,7 +4,7 @@
 //! The thread that calls [`supervise`] owns QEMU. It waits for whatever comes first (QEMU's end,
 //! QMP, the console, the agent, a signal, the user's descriptors, a deadline), lets the matching
 //! `on_…` method change the state, and goes on until QEMU has ended and the output is written. Then
-//! [`Supervisor::judge`] looks at what was seen, strictest first.
+//! `judge` makes the verdict from what was observed.
 
 mod agent;
 mod clients;
