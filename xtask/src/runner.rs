@@ -159,7 +159,7 @@ fn run_one(command: &mut Command, log: &Path) -> Result<(), String> {
 
 /// Waits for the end of `child`; `None` when it still runs after `limit`.
 fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::event::{PollFd, PollFlags};
     let until = Instant::now() + limit;
     let pidfd = rustix::process::pidfd_open(Pid::from_child(child), rustix::process::PidfdFlags::empty())?;
     loop {
@@ -170,8 +170,7 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus
         if left.is_zero() {
             return Ok(None);
         }
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
+        match quiz_host::wait::ready(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(left)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }

@@ -32,7 +32,8 @@ pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(125))
 }
 
-/// Packs the program with the agents for all architectures but those `without`, its man pages and completions.
+/// Packs the program with the agents for all architectures but those `without`, its man pages and
+/// completions.
 pub fn release(without: &[String]) -> Result<(), String> {
     let all = quiz_arch::ALL.iter().map(|arch| arch.name.to_owned());
     let wanted: Vec<String> = all.filter(|name| !without.contains(name)).collect();

@@ -2,8 +2,8 @@
 //!
 //! Not for reading the environment, `$HOME` or the command line: callers hand those over as data.
 //!
-//! [`load`] reads the layers into [`Settings`], each value with its [`Origin`]; [`lower()`] makes the
-//! [`RunSpec`] of them.
+//! [`load`] reads the layers into [`Settings`], each value with its [`Origin`]; [`lower()`] makes
+//! the [`RunSpec`] of them.
 
 pub mod choices;
 pub mod error;

@@ -240,9 +240,7 @@ impl Running {
         let pid = rustix::process::Pid::from_child(&self.child);
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
         let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-        let timeout =
-            rustix::event::Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
+        match crate::wait::ready(&mut fds, Some(time)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => Ok(None),
             Ok(_) => self.wait_for(Duration::ZERO),
             Err(e) => Err(e.into()),

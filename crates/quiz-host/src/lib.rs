@@ -17,6 +17,7 @@ pub mod report;
 pub mod store;
 pub mod stream;
 pub mod tools;
+pub mod wait;
 
 pub use environment::Environment;
 pub use report::{Progress, Report, Silent, Unit};

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 
 /// A stream that waits where a non-blocking descriptor has no data or no room, as a blocking one
 /// does.
@@ -43,7 +43,7 @@ impl<S: Write + AsFd> Write for Patient<S> {
 }
 
 fn wait(stream: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
-    match poll(&mut [PollFd::from_borrowed_fd(stream, what)], None) {
+    match crate::wait::ready(&mut [PollFd::from_borrowed_fd(stream, what)], None) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(e) => Err(e.into()),
     }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use quiz_arch::Arch;
+use quiz_host::wait;
 use quiz_proto::{Decoder, ToHost};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::monitor::Monitor;
@@ -290,7 +291,6 @@ fn try_start(vm: &VmSpec, log: &Path) -> Result<(), String> {
         if left.is_zero() {
             return Err(format!("the kernel did not start within {} s", TRIAL.as_secs()));
         }
-        let timeout = rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         {
             let pidfd = monitor.pidfd();
             let mut fds = [
@@ -299,7 +299,7 @@ fn try_start(vm: &VmSpec, log: &Path) -> Result<(), String> {
                 PollFd::new(&monitor.qmp, PollFlags::IN),
                 PollFd::new(&monitor.console, PollFlags::IN),
             ];
-            poll(&mut fds, Some(&timeout)).ok();
+            wait::ready(&mut fds, Some(left)).ok();
         }
         // The console is only kept from filling up.
         while let Ok(1..) = (&monitor.console).read(&mut buffer) {}

@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use quiz_host::wait;
 use quiz_proto::{CHUNK, Decoder, ProgramId, Status, Stream, ToGuest, ToHost, encode};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::control::{Answer, Request};
 use crate::duplex::{self, Change, Duplex};
@@ -186,7 +187,7 @@ impl Conversation<'_> {
                 PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN | self.outgoing.interest()),
             ];
             let watched = if socket { 3 } else { 2 };
-            match poll(&mut fds[..watched], None) {
+            match wait::ready(&mut fds[..watched], None) {
                 Ok(_) => fds.map(|fd| !fd.revents().is_empty()),
                 Err(_) => [true, true, socket],
             }

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use quiz_arch::Arch;
-use rustix::event::{PollFd, PollFlags, poll};
+use quiz_host::wait;
+use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -164,10 +165,7 @@ fn converse(program: &Path, questions: &str) -> Result<String, ProbeError> {
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "none"]);
     command.args(["-chardev", "stdio,id=qmp", "-mon", "chardev=qmp,mode=control"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
-    // SAFETY: prctl is async-signal-safe and touches no memory of the parent.
-    unsafe {
-        command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?));
-    }
+    quiz_host::process::die_with_parent(&mut command, quiz_host::process::Signal::KILL);
     let mut child = command.spawn().map_err(io)?;
     let mut stdin = child.stdin.take().expect("it was asked for");
     let mut stdout = child.stdout.take().expect("it was asked for");
@@ -178,8 +176,7 @@ fn converse(program: &Path, questions: &str) -> Result<String, ProbeError> {
     let mut text = Vec::new();
     let heard = loop {
         let left = until.saturating_duration_since(Instant::now());
-        let timeout = rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&timeout)) {
+        match wait::ready(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(left)) {
             Ok(0) => break Err(format!("it did not answer within {} s", LIMIT.as_secs())),
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,

@@ -1,9 +1,9 @@
 //! VMs that wait for a run: restored, rehearsed, and standing still.
 //!
-//! A keeper, a process of its own, keeps one ([`Keeper::keep`]). A run that takes it ([`take`]) gets
-//! QEMU's sockets and disks, and is its supervisor. The keeper stays QEMU's parent: it tells how QEMU ended, and ends
-//! it when the taker is gone. So no VM outlives either. Not for which VM fits which run, nor for
-//! where sockets are.
+//! A keeper, a process of its own, keeps one ([`Keeper::keep`]). A run that takes it ([`take`])
+//! gets QEMU's sockets and disks, and is its supervisor. The keeper stays QEMU's parent: it tells
+//! how QEMU ended, and ends it when the taker is gone. So no VM outlives either. Not for which VM
+//! fits which run, nor for where sockets are.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -14,8 +14,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use quiz_host::wait as waiting;
 use quiz_proto::{Decoder, Order, ToGuest, ToHost, encode};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -125,14 +126,13 @@ impl Keeper<'_> {
         let mut rehearsed = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             let pidfd = monitor.pidfd();
             let mut fds = [
                 PollFd::new(&pidfd, PollFlags::IN),
                 PollFd::new(&monitor.agent, PollFlags::IN),
                 PollFd::new(&monitor.qmp, PollFlags::IN),
             ];
-            match poll(&mut fds, Some(&left)) {
+            match waiting::ready(&mut fds, Some(left)) {
                 Ok(0) => return Err(failed("was not ready in time")),
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
@@ -172,10 +172,9 @@ impl Keeper<'_> {
         let deadline = Instant::now() + self.idle;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             let pidfd = monitor.pidfd();
             let mut fds = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
-            match poll(&mut fds, Some(&left)) {
+            match waiting::ready(&mut fds, Some(left)) {
                 Ok(0) => return Ok(None),
                 Ok(_) if !fds[0].revents().is_empty() => return Ok(None),
                 Ok(_) => {}
@@ -219,7 +218,7 @@ fn end_with(mut monitor: Monitor, mut taker: UnixStream) {
     loop {
         let pidfd = monitor.pidfd();
         let mut fds = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(&taker, PollFlags::IN)];
-        match poll(&mut fds, None) {
+        match waiting::ready(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
             // The taker says nothing more: its socket is readable when it is closed.
             Ok(_) if fds[0].revents().is_empty() => break,

@@ -3,8 +3,8 @@
 //!
 //! The thread that calls [`supervise`] owns QEMU. It waits for whatever comes first (QEMU's end,
 //! QMP, the console, the agent, a signal, the user's descriptors, a deadline), lets the matching
-//! `on_…` method change the state, and goes on until QEMU has ended and the output is written. Then
-//! `judge` makes the verdict from what was observed.
+//! `on_…` method change the state, and goes on until QEMU has ended and the output is written.
+//! Then `judge` makes the verdict from what was observed.
 
 mod agent;
 mod clients;
@@ -22,8 +22,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use quiz_host::held::HeldDir;
+use quiz_host::wait::ready;
 use quiz_proto::{Decoder, Nonce, Stream, ToGuest, WINDOW};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::artifacts::{self, Unpacking};
 use crate::console::Console;
@@ -406,9 +407,7 @@ impl<'a> Supervisor<'a> {
     /// Waits for the next thing to happen and deals with it.
     fn turn(&mut self) {
         let wait = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()).min(LOOK));
-        let timeout = wait
-            .map(|wait| rustix::time::Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() });
-        let ready = {
+        let answers = {
             let pidfd = self.monitor.pidfd();
             let mut fds = vec![
                 PollFd::new(&pidfd, PollFlags::IN),
@@ -419,11 +418,11 @@ impl<'a> Supervisor<'a> {
                 PollFd::from_borrowed_fd(self.duplex.wakeup(), PollFlags::IN),
             ];
             fds.extend(self.clients.polled());
-            let polled = poll(&mut fds, timeout.as_ref());
+            let polled = ready(&mut fds, wait);
             // After an error nothing is known; to look everywhere blocks nowhere.
             fds.iter().map(|fd| polled.is_err() || !fd.revents().is_empty()).collect::<Vec<_>>()
         };
-        let [_, console, agent, qmp, signals, streams, clients @ ..] = ready.as_slice() else {
+        let [_, console, agent, qmp, signals, streams, clients @ ..] = answers.as_slice() else {
             unreachable!("there is one answer for each descriptor")
         };
         let [console, agent, qmp, signals, streams] = [console, agent, qmp, signals, streams].map(|ready| *ready);

@@ -12,11 +12,12 @@ use std::time::Duration;
 use quiz_config::RunSpec;
 use quiz_host::Report;
 use quiz_host::stream::Patient;
+use quiz_host::wait;
 use quiz_run::{Call, Context, Fault, Frontend, ProgramStreams, Record, in_own_session, plan, prune, registry};
 use quiz_vm::client::{Ends, Heed, Parting, converse};
 use quiz_vm::control::Request;
 use quiz_vm::{Signals, Verdict};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::announce::Announcer;
@@ -101,12 +102,12 @@ fn wait(
     signals: &mut UserSignals,
     heed: &mut dyn FnMut(i32) -> Heed,
 ) -> std::io::Result<ExitStatus> {
-    let soon = rustix::time::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    let soon = Duration::from_millis(20);
     loop {
         if let Some(ended) = keeper.try_wait()? {
             return Ok(ended);
         }
-        poll(&mut [PollFd::from_borrowed_fd(signals.fd(), PollFlags::IN)], Some(&soon)).ok();
+        wait::ready(&mut [PollFd::from_borrowed_fd(signals.fd(), PollFlags::IN)], Some(soon)).ok();
         for signal in signals.pending().into_iter().filter(|signal| *signal != libc::SIGWINCH) {
             heed(signal);
         }
@@ -142,11 +143,10 @@ impl Words {
 
     /// Waits until all is told that has been said.
     fn catch_up(&self) {
-        let at_once = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
         loop {
             let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
             // A keeper that has ended has hung up, for good.
-            if poll(&mut fds, Some(&at_once)) != Ok(1) || !fds[0].revents().contains(PollFlags::IN) {
+            if wait::ready(&mut fds, Some(Duration::ZERO)) != Ok(1) || !fds[0].revents().contains(PollFlags::IN) {
                 return;
             }
             thread::sleep(Duration::from_millis(1));

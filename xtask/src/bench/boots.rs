@@ -1,7 +1,6 @@
 //! How often which kernel boots on which QEMU and machine, as the table in `docs/machines.md`. Not
 //! for how long anything takes.
 
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -213,12 +212,7 @@ impl Load {
         for _ in 0..SPINNING {
             let mut command = Command::new("sh");
             command.args(["-c", "while :; do :; done"]);
-            // SAFETY: prctl is async-signal-safe and touches no memory of the parent.
-            unsafe {
-                command.pre_exec(|| {
-                    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
-                });
-            }
+            quiz_host::process::die_with_parent(&mut command, quiz_host::process::Signal::KILL);
             load.0.push(command.spawn().map_err(|e| e.to_string())?);
         }
         Ok(load)

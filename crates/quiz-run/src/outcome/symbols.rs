@@ -8,17 +8,18 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
+use quiz_host::wait;
 use quiz_oops::{Origins, Symbols};
 use quiz_vm::Signals;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::Timespec;
+use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
 /// What quiz calls itself with. No user types it.
 pub const OPTION: &str = "--look-up-symbols";
 /// How often the user's signals are looked at meanwhile.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const LOOK: Duration = Duration::from_millis(50);
 /// The longest answer, in bytes.
 const ANSWER: usize = 16 << 20;
 
@@ -108,7 +109,7 @@ impl Process {
         let mut answer = Vec::new();
         let mut buffer = vec![0; 64 << 10];
         loop {
-            match poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&LOOK)) {
+            match wait::ready(&mut [PollFd::new(&output, PollFlags::IN)], Some(LOOK)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => match output.read(&mut buffer).map_err(failed)? {
                     0 => break,

@@ -8,13 +8,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use quiz_host::Cache;
 use quiz_host::lock::Locked;
+use quiz_host::wait;
 use quiz_vm::control;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
@@ -141,7 +142,7 @@ impl Running {
     }
 
     /// How long it has been there.
-    pub fn age(&self) -> Option<std::time::Duration> {
+    pub fn age(&self) -> Option<Duration> {
         let started: jiff::Timestamp = self.started_at.parse().ok()?;
         SystemTime::now().duration_since(started.into()).ok()
     }
@@ -160,7 +161,7 @@ impl Running {
         let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
         // The connection ends with the process; as long as it stands, the number is no other's.
         let mut ended = [PollFd::new(&connection, PollFlags::empty())];
-        poll(&mut ended, Some(&Timespec::default()))?;
+        wait::ready(&mut ended, Some(Duration::ZERO))?;
         if ended[0].revents().contains(PollFlags::HUP) {
             return Err(std::io::ErrorKind::ConnectionReset.into());
         }
@@ -172,6 +173,7 @@ impl Running {
 fn peer(connection: &UnixStream) -> std::io::Result<Option<Pid>> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // rustix's call has no process 0, which is what a process of another namespace is.
     // SAFETY: the descriptor is open, and the kernel writes no more than `size` bytes.
     let done = unsafe {
         libc::getsockopt(

@@ -3,8 +3,9 @@
 
 use std::time::Instant;
 
+use quiz_host::wait;
 use quiz_proto::{ProgramId, Stream, ToGuest, WinSize};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::{GRACE, Job, Phase, Supervisor};
 use crate::duplex::{self, Change};
@@ -113,7 +114,7 @@ impl Supervisor<'_> {
                 PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(self.duplex.wakeup(), PollFlags::IN),
             ];
-            poll(&mut fds, None).ok();
+            wait::ready(&mut fds, None).ok();
         }
         self.on_streams();
         for signal in self.signals.pending() {

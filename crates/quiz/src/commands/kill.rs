@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use quiz_host::Report;
-use rustix::event::{PollFd, PollFlags, poll};
+use quiz_host::wait;
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use quiz_run::registry;
@@ -35,8 +36,7 @@ pub fn run(args: &Kill, ctx: &Context) -> Result<(), Fault> {
     let until = Instant::now() + GRACE;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let left = rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)) {
+        match wait::ready(&mut [PollFd::new(&process, PollFlags::IN)], Some(left)) {
             Err(rustix::io::Errno::INTR) => {}
             Ok(0) => {
                 ctx.report.say(&format!("{} does not end; its quiz is killed", running.id));

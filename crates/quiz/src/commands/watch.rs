@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use notify::{Event, EventKind, RecursiveMode, Watcher};
 use quiz_host::Report;
+use quiz_host::wait;
 use quiz_vm::{Signals, Verdict};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 
 use crate::options::{Global, RunOptions};
 use crate::terminal::Terminal;
@@ -131,12 +132,11 @@ impl Changes {
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
-            let left = left.map(|left| rustix::time::Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() });
             let mut fds = [
                 PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(signals.fd(), PollFlags::IN),
             ];
-            match poll(&mut fds, left.as_ref()) {
+            match wait::ready(&mut fds, left) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(Fault::new(format!("cannot wait for changes: {e}"))),
             }
