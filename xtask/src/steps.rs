@@ -73,12 +73,15 @@ pub fn released_quiz() -> Result<PathBuf, String> {
     Ok(target_dir().join("release/quiz"))
 }
 
-/// Writes the pages that are made from the definitions of the options.
+/// Writes the pages that are made from the definitions of the options, and the schema of records.
 ///
 /// # Errors
-/// If the test that makes them fails.
+/// If a test that makes them fails.
 pub fn reference() -> Result<(), String> {
-    let mut test = cargo();
-    test.args(["test", "-q", "-p", "quiz", "--lib", "reference::"]).env("QUIZ_WRITE_REFERENCE", "1");
-    check(&mut test)
+    for (package, tests) in [("quiz", "reference::"), ("quiz-run", "outcome::record::")] {
+        let mut test = cargo();
+        test.args(["test", "-q", "-p", package, "--lib", tests]).env("QUIZ_WRITE_REFERENCE", "1");
+        check(&mut test)?;
+    }
+    Ok(())
 }

@@ -12,10 +12,9 @@ use std::time::{Duration, SystemTime};
 
 use quiz_config::{DumpForm, DumpWhen, RunSpec, Verbosity};
 use quiz_host::Report;
-use quiz_vm::DumpFormat;
 use quiz_vm::standby::Standby;
 use quiz_vm::supervise::{Dump, Job, Notice, SnapshotSink};
-use quiz_vm::{Limits, Outcome, Run, Signals, Streams, Verdict, VmSpec, supervise};
+use quiz_vm::{DumpFormat, Limits, Outcome, Run, Signals, Streams, Verdict, VmSpec, supervise};
 
 use crate::assemble::PreparedRun;
 use crate::assemble::disks::{ARTIFACTS, Moment};
@@ -27,7 +26,7 @@ use crate::fault::Fault;
 use crate::frontend::{Frontend, ProgramStreams};
 use crate::outcome::crash;
 use crate::outcome::debugger;
-use crate::outcome::record::{Call, Record, Start as StartRecord};
+use crate::outcome::record::{self, Call, ProfileRecord, Record, StartedFrom};
 use crate::outcome::salvage::salvage;
 use crate::running::registry::{self, Registered};
 use template::{Plan, Snapshot, SnapshotWriter, StartPoint};
@@ -243,14 +242,17 @@ fn limits(spec: &RunSpec) -> Limits {
         strict: spec.strict,
         keep: spec.keep,
         debugged: spec.gdb,
-        dump: (spec.dump != DumpWhen::Off).then_some(Dump {
-            of_every_failure: spec.dump == DumpWhen::OnFailure,
-            format: match spec.dump_format {
-                DumpForm::Kdump => DumpFormat::Kdump,
-                DumpForm::Elf => DumpFormat::Elf,
-            },
-        }),
+        dump: (spec.dump != DumpWhen::Off)
+            .then_some(Dump { of_every_failure: spec.dump == DumpWhen::OnFailure, format: dump_format(spec) }),
         artifacts: ARTIFACTS,
+    }
+}
+
+/// The form of a dump, as the engine calls it.
+fn dump_format(spec: &RunSpec) -> DumpFormat {
+    match spec.dump_format {
+        DumpForm::Kdump => DumpFormat::Kdump,
+        DumpForm::Elf => DumpFormat::Elf,
     }
 }
 
@@ -284,16 +286,16 @@ impl Attempted {
         }
         let made = writer.and_then(|writer| writer.made);
         let start = match &started {
-            Started::Standby(snapshot) => StartRecord { from: "standby", template: Some(snapshot.name.clone()) },
-            Started::Ready(snapshot) => StartRecord { from: "template", template: Some(snapshot.name.clone()) },
-            Started::Booted(_) => StartRecord { from: "bare", template: made },
-            Started::Boot => StartRecord { from: "boot", template: made },
+            Started::Standby(snapshot) => (StartedFrom::Standby, Some(snapshot.name.clone())),
+            Started::Ready(snapshot) => (StartedFrom::Template, Some(snapshot.name.clone())),
+            Started::Booted(_) => (StartedFrom::Bare, made),
+            Started::Boot => (StartedFrom::Boot, made),
         };
         let crash = crash::read(&mut outcome, &run, doing, signals, ctx);
         // From here on nothing waits for anything but the user's own streams, and every signal ends
         // that.
         let call_seal = call.as_ref().and_then(|call| consent::seal(call, ctx));
-        let mut record = Record::new(&run, start, started_at, &outcome);
+        let mut record = record(&run, start, started_at, &outcome);
         (record.call, record.call_seal) = (call, call_seal);
         let crash = crash.map(|crash| {
             record.oops = Some(crash.record);
@@ -303,6 +305,55 @@ impl Attempted {
         let standby_follows = run.spec.standby && standby::can_follow(&record, &run);
         Ended { record, outcome, dir: run.dir, crash, standby_follows, unwritten }
     }
+}
+
+/// The record of a run that is over, without the kernel's report and the call.
+fn record(
+    run: &PreparedRun,
+    (start, template): (StartedFrom, Option<String>),
+    started_at: SystemTime,
+    outcome: &Outcome,
+) -> Record {
+    let PreparedRun { spec, dir, vm, base, .. } = run;
+    let started_at = jiff::Timestamp::try_from(started_at).map(|at| at.to_string());
+    Record {
+        schema: record::SCHEMA,
+        id: dir.id().to_owned(),
+        dir: dir.path().to_owned(),
+        verdict: outcome.verdict.clone(),
+        exit_code: outcome.verdict.exit_code(),
+        command: spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+        kernel: base.kernel.name().to_owned(),
+        root: base.root.name().to_owned(),
+        profiles: run
+            .chosen
+            .iter()
+            .map(|one| ProfileRecord { name: one.profile.name.clone(), options: one.values.clone() })
+            .collect(),
+        arch: vm.arch.name.to_owned(),
+        machine: vm.machine.name.to_owned(),
+        accelerator: vm.accel,
+        accelerator_why: run.choice.why.clone(),
+        start,
+        template,
+        started_at: started_at.unwrap_or_default(),
+        boot_ms: outcome.boot.map(ms),
+        ready_ms: outcome.ready.map(ms),
+        program_ms: outcome.program.map(ms),
+        total_ms: ms(outcome.total),
+        artifacts: outcome.artifacts.clone(),
+        notes: outcome.notes.clone(),
+        oops: None,
+        dump: outcome.dumped.then_some(dump_format(spec)),
+        call: None,
+        call_seal: None,
+        inputs: run.inputs.clone(),
+        quiz_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A run that is over.

@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use quiz_arch::{Arch, Machine};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What executes the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
     /// The host's processor, through `/dev/kvm`.
@@ -130,7 +131,8 @@ pub struct Share {
 }
 
 /// The form of a dump.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum DumpFormat {
     /// Pages of physical memory, compressed, without those that are zero: for drgn and crash.
     Kdump,

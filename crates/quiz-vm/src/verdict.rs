@@ -4,10 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use quiz_proto::Status;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// How a run ended. The exit codes are those of SPECIFICATION.md.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Verdict {
     /// The program ran and exited with this code, and the VM went down cleanly.
@@ -90,6 +91,35 @@ impl Verdict {
         }
     }
 
+    /// In few words, for tables and comparisons.
+    pub fn brief(&self) -> String {
+        match self {
+            Verdict::Exited { code } => format!("exited {code}"),
+            Verdict::Signalled { signal } => format!("signalled {signal}"),
+            Verdict::NotFound => "not found".to_owned(),
+            Verdict::NotExecutable { .. } => "not executable".to_owned(),
+            Verdict::Panic { .. } => "panic".to_owned(),
+            Verdict::Report { .. } => "report".to_owned(),
+            Verdict::Lost { .. } => "lost".to_owned(),
+            Verdict::Timeout { .. } => "timeout".to_owned(),
+            Verdict::Fault { .. } => "fault".to_owned(),
+            Verdict::Interrupted { signal } => format!("interrupted {signal}"),
+        }
+    }
+
+    /// The cause, where the kind does not say it all.
+    pub fn message(&self) -> Option<&str> {
+        match self {
+            Verdict::Panic { message }
+            | Verdict::Report { message }
+            | Verdict::Lost { message }
+            | Verdict::Timeout { message }
+            | Verdict::Fault { message }
+            | Verdict::NotExecutable { reason: message } => Some(message),
+            _ => None,
+        }
+    }
+
     /// Interrupted by this signal of the host.
     pub fn interrupted(signal: i32) -> Verdict {
         Verdict::Interrupted { signal: u8::try_from(signal).unwrap_or(libc::SIGTERM as u8) }
@@ -115,7 +145,7 @@ impl From<Status> for Verdict {
 }
 
 /// What came back in `/quiz/out`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ArtifactsRecord {
     /// Files and links that are in the run's `artifacts/`.
     pub files: u64,

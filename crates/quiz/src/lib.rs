@@ -18,7 +18,7 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use quiz_run::{Call, history, symbols};
+use quiz_run::{Record, symbols};
 
 /// Does what the words of this process say.
 pub fn main() -> ExitCode {
@@ -34,9 +34,9 @@ pub fn main() -> ExitCode {
 
 /// Reads a record as `quiz ps` and `quiz replay` do. Whatever it holds, this returns.
 pub fn read_record(bytes: &[u8]) {
-    let Some(record) = history::record(bytes) else { return };
-    let _text = history::verdict(&record["verdict"]);
-    if let Some(call) = Call::of_record(&record) {
+    let Some(record) = Record::read(bytes) else { return };
+    let _text = record.verdict.brief();
+    if let Some(call) = record.call {
         let words = call.words.into_iter().map(std::ffi::OsString::from);
         let _call = cli::parse(std::iter::once("quiz".into()).chain(words));
     }

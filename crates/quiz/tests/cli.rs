@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use serde_json::json;
 
 /// A home directory, a worktree and nothing else.
 struct Sealed {
@@ -406,9 +407,10 @@ fn a_record_that_came_with_the_worktree_is_not_replayed_unasked() {
     let (dir, program) = (sealed.path("tree"), sealed.path("tree/tools/q"));
     let run = "tree/.quiz/runs/20260101-000000-abcdef";
     fs_err::create_dir_all(sealed.path(run)).unwrap();
-    let record = format!(
-        r#"{{"schema":1,"verdict":{{"kind":"exited","code":0}},"call":{{"directory":{dir:?},"words":["true"],"variables":{{"QUIZ_QEMU":{program:?}}}}},"call_seal":"00"}}"#
-    );
+    let mut record: serde_json::Value =
+        serde_json::from_str(include_str!("../../quiz-run/src/outcome/record.json")).unwrap();
+    record["call"] = json!({ "directory": dir, "words": ["true"], "variables": { "QUIZ_QEMU": program } });
+    let record = record.to_string();
     sealed.write(&format!("{run}/result.json"), &record);
     let said = sealed.fails(&["replay"]);
     assert!(said.contains("is not allowed yet") && said.contains("QUIZ_QEMU="), "{said}");

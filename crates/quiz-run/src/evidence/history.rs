@@ -1,16 +1,13 @@
 //! Runs that are over, or go on, as their directories tell. Not for making those (`evidence`).
 
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::path::PathBuf;
 
 use quiz_host::held::HeldDir;
-use serde_json::Value;
 
 use crate::evidence::{self, RunsDir};
 use crate::fault::Fault;
-
-/// How much of a record is read, in bytes. quiz writes less than 1 MiB.
-const RECORD: u64 = 4 << 20;
+use crate::outcome::record::Record;
 
 /// A run, by its directory.
 #[derive(Debug)]
@@ -20,7 +17,9 @@ pub struct Past {
     /// Its directory.
     pub dir: PathBuf,
     /// Its record, once it is over.
-    pub record: Option<Value>,
+    pub record: Option<Record>,
+    /// There is a record that this version of quiz cannot read.
+    pub unreadable: bool,
     /// It goes on. One that neither goes on nor has a record was killed.
     pub goes_on: bool,
 }
@@ -32,19 +31,29 @@ impl Past {
         let goes_on = held.std_file().ok()?.try_lock_shared().is_err();
         // The directory can have come with the worktree: it may hold anything under that name.
         let file = held.read("result.json").ok();
-        let record = file.and_then(|file| record(BufReader::new(file.take(RECORD))));
-        Some(Past { id, dir, record, goes_on })
+        let there = file.is_some();
+        let record = file.and_then(|file| Record::read(BufReader::new(file)));
+        Some(Past { id, dir, unreadable: there && record.is_none(), record, goes_on })
     }
 
-    /// A text of the record.
-    pub fn text(&self, key: &str) -> &str {
-        self.record.as_ref().and_then(|record| record[key].as_str()).unwrap_or_default()
+    /// Its record.
+    ///
+    /// # Errors
+    /// If it has none that can be read.
+    pub fn recorded(&self) -> Result<&Record, Fault> {
+        self.record.as_ref().ok_or_else(|| match (self.unreadable, self.goes_on) {
+            (true, _) => Fault::new(format!("the record of the run {} cannot be read", self.id))
+                .hint("another version of quiz may have written it"),
+            (false, true) => Fault::new(format!("the run {} has no record: it goes on", self.id)),
+            (false, false) => Fault::new(format!("the run {} has no record: it was broken off", self.id)),
+        })
     }
 
     /// How it ended, in few words.
     pub fn verdict(&self) -> String {
         match &self.record {
-            Some(record) => verdict(&record["verdict"]),
+            Some(record) => record.verdict.brief(),
+            None if self.unreadable => "unreadable".to_owned(),
             None if self.goes_on => "goes on".to_owned(),
             None => "broken off".to_owned(),
         }
@@ -52,24 +61,9 @@ impl Past {
 
     /// The program and its arguments, as they would be typed.
     pub fn command(&self) -> String {
-        let words = self.record.as_ref().and_then(|record| record["command"].as_array());
-        let words: Vec<String> = words.into_iter().flatten().filter_map(|w| w.as_str().map(quoted)).collect();
+        let words = self.record.iter().flat_map(|record| &record.command);
+        let words: Vec<String> = words.map(|word| quoted(word)).collect();
         if words.is_empty() { "(a shell)".to_owned() } else { words.join(" ") }
-    }
-}
-
-/// What a file of a record holds.
-pub fn record(file: impl Read) -> Option<Value> {
-    serde_json::from_reader(file).ok()
-}
-
-/// A verdict of a record, in few words.
-pub fn verdict(verdict: &Value) -> String {
-    let kind = verdict["kind"].as_str().unwrap_or("?").replace('_', " ");
-    match (&verdict["code"], &verdict["signal"]) {
-        (Value::Number(code), _) => format!("{kind} {code}"),
-        (_, Value::Number(signal)) => format!("{kind} {signal}"),
-        _ => kind,
     }
 }
 
@@ -145,7 +139,8 @@ mod tests {
         assert!(id("20260101").unwrap_err().message().contains("aaa"));
         assert!(id("x").unwrap_err().message().contains("is called x"));
         assert!(find(&runs, None).unwrap_err().message().contains("no run has its record"));
-        fs::write(runs[0].path().join("20260101-000001-000aab/result.json"), r#"{"schema":1}"#).unwrap();
+        let record = include_str!("../outcome/record.json");
+        fs::write(runs[0].path().join("20260101-000001-000aab/result.json"), record).unwrap();
         assert_eq!(find(&runs, None).unwrap().id, "20260101-000001-000aab");
     }
 
@@ -167,23 +162,21 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_cannot_be_read_is_told_from_none() {
+        let (_top, runs) = runs(&["1", "2"]);
+        fs::write(runs[0].path().join("1/result.json"), r#"{"schema":2}"#).unwrap();
+        let past = all(&runs);
+        let said: Vec<String> = past.iter().map(|run| run.recorded().unwrap_err().message().to_owned()).collect();
+        assert_eq!(said, ["the run 2 has no record: it was broken off", "the record of the run 1 cannot be read"]);
+        assert_eq!(past[1].verdict(), "unreadable");
+    }
+
+    #[test]
     fn one_that_goes_on_is_told_from_one_that_was_killed() {
         let (_top, runs) = runs(&["1", "2"]);
         let lock = fs::File::open(runs[0].path().join("2")).unwrap();
         lock.file().lock().unwrap();
         let verdicts: Vec<String> = all(&runs).iter().map(Past::verdict).collect();
         assert_eq!(verdicts, ["goes on", "broken off"]);
-    }
-
-    #[test]
-    fn verdicts_are_short() {
-        for (record, text) in [
-            (r#"{"kind":"exited","code":3}"#, "exited 3"),
-            (r#"{"kind":"signalled","signal":9}"#, "signalled 9"),
-            (r#"{"kind":"not_found"}"#, "not found"),
-            (r#"{"kind":"panic","message":"x"}"#, "panic"),
-        ] {
-            assert_eq!(verdict(&serde_json::from_str(record).unwrap()), text);
-        }
     }
 }

@@ -12,10 +12,10 @@ use quiz_kernel::Kernel;
 use quiz_kernel::kernel::Origin;
 use quiz_oops::{Origins, Report, Symbols, find, render, telling};
 use quiz_vm::{Outcome, Signals, Verdict};
-use serde::Serialize;
 
 use crate::assemble::PreparedRun;
 use crate::context::Context;
+use crate::outcome::record::{Culprit, OopsRecord};
 use crate::outcome::symbols;
 
 /// What the agent has told of tasks.
@@ -24,30 +24,6 @@ const STACKS: &str = "stacks.txt";
 const STACKS_READ: u64 = 4 << 20;
 /// What a kernel panics of that was asked by an interrupt where it is.
 const ASKED: &str = "Kernel panic - not syncing: NMI";
-
-/// A kernel's report, in the record.
-#[derive(Debug, Serialize)]
-pub struct OopsRecord {
-    /// Its first line.
-    pub headline: String,
-    /// Where the blame lies, as far as that can be told.
-    pub culprit: Option<Culprit>,
-    /// The letters of the kernel's taint.
-    pub taint: Option<String>,
-    /// The name of the guest's task that it happened to.
-    pub task: Option<String>,
-}
-
-/// A place in the kernel or a module.
-#[derive(Debug, Serialize)]
-pub struct Culprit {
-    pub function: String,
-    /// None for the kernel proper.
-    pub module: Option<String>,
-    /// The source file and line, where there is debug information.
-    pub file: Option<String>,
-    pub line: Option<u32>,
-}
 
 /// A kernel's last words, read.
 pub struct Crash {

@@ -5,7 +5,7 @@ use quiz_host::Report;
 
 use crate::output;
 use quiz_run::consent;
-use quiz_run::{Call, history};
+use quiz_run::history;
 use quiz_run::{Context, Fault};
 
 /// Options of `quiz allow`.
@@ -44,10 +44,10 @@ pub fn run(args: &Allow, ctx: &Context) -> Result<(), Fault> {
         None => consent::items(ctx)?,
         Some(id) => {
             let past = history::find(&ctx.runs_dirs()?, Some(id))?;
-            let call = past.record.as_ref().and_then(Call::of_record);
+            let call = past.recorded()?.call.as_ref();
             let call =
                 call.ok_or_else(|| Fault::new(format!("the run {} has no record of its command line", past.id)))?;
-            vec![consent::call_item(&past.id, &call)]
+            vec![consent::call_item(&past.id, call)]
         }
     };
     if items.is_empty() {

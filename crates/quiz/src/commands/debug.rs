@@ -15,6 +15,7 @@ use quiz_run::history::{self, Past};
 use quiz_run::needs;
 use quiz_run::{Context, Fault};
 use quiz_run::{crash, debugger, registry};
+use quiz_vm::DumpFormat;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -106,12 +107,13 @@ fn dumped(args: &Debug, ctx: &Context) -> Result<Vec<OsString>, Fault> {
         return Err(Fault::new(format!("the run {} has not kept its guest's memory", past.id))
             .hint("call it again with --dump on-panic, or --dump on-failure for hangs and resets, too"));
     };
-    let kernel = kernel_of(past.text("kernel"), past.text("arch"), ctx)?;
-    let was = past.record.as_ref().and_then(|record| record["inputs"]["kernel"].as_str());
-    if was.is_some_and(|was| was != kernel.identity()) {
+    let record = past.recorded()?;
+    let kernel = kernel_of(&record.kernel, &record.arch, ctx)?;
+    let was = record.inputs.get("kernel");
+    if was.is_some_and(|was| *was != kernel.identity()) {
         ctx.report.warn(&format!("the kernel {} was built again since: its symbols may not fit", kernel.name()));
     }
-    let elf = past.text("dump") == "elf";
+    let elf = record.dump == Some(DumpFormat::Elf);
     let tool = match (args.tool, elf) {
         (Some(Tool::Gdb), false) => {
             return Err(
@@ -141,7 +143,7 @@ fn dumped(args: &Debug, ctx: &Context) -> Result<Vec<OsString>, Fault> {
 }
 
 fn dump_of(past: &Past) -> Option<PathBuf> {
-    let there = !past.text("dump").is_empty();
+    let there = past.record.as_ref().is_some_and(|record| record.dump.is_some());
     Some(past.dir.join("vmcore")).filter(|file| there && file.is_file())
 }
 

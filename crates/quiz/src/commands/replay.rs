@@ -1,13 +1,11 @@
 //! `quiz replay`: a run once more, as it was called, and what has changed since.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Args;
 use quiz_config::JsonTo;
 use quiz_host::Report;
-use serde_json::Value;
 
 use crate::options::{Global, RunOptions};
 use quiz_run::Fault;
@@ -28,10 +26,10 @@ pub fn run(args: &Replay, global: &Global, parse: &ParseRun) -> Result<ExitCode,
     let here = global.context()?;
     let past = history::find(&here.runs_dirs()?, args.run.as_deref())?;
     let unknown = || Fault::new(format!("the run {} has no record of its command line", past.id));
-    let record = past.record.as_ref().ok_or_else(|| Fault::new(format!("the run {} {}", past.id, past.verdict())))?;
-    let call = Call::of_record(record).ok_or_else(unknown)?;
+    let record = past.recorded()?;
+    let call = record.call.clone().ok_or_else(unknown)?;
     // A record can have come with the worktree, or been written by a guest.
-    if !consent::is_sealed(&call, record["call_seal"].as_str(), &here) {
+    if !consent::is_sealed(&call, record.call_seal.as_deref(), &here) {
         consent::require(&consent::call_item(&past.id, &call), &here)?;
     }
     let arguments = call.words.iter().map(OsString::from).collect();
@@ -56,16 +54,15 @@ pub fn run(args: &Replay, global: &Global, parse: &ParseRun) -> Result<ExitCode,
 }
 
 /// What is another now than it was.
-fn changes(before: &Value, again: &Record) -> Vec<String> {
+fn changes(before: &Record, again: &Record) -> Vec<String> {
     let mut lines = Vec::new();
-    let was: BTreeMap<String, String> = serde_json::from_value(before["inputs"].clone()).unwrap_or_default();
-    let text = |key: &str| before[key].as_str().unwrap_or_default().to_owned();
+    let was = &before.inputs;
     let mut names = vec![
-        ("kernel", text("kernel"), again.kernel.clone()),
-        ("root", text("root"), again.root.clone()),
-        ("accelerator", text("accelerator"), again.accelerator.to_owned()),
-        ("machine", text("machine"), again.machine.to_owned()),
-        ("quiz", text("quiz_version"), again.quiz_version.to_owned()),
+        ("kernel", before.kernel.as_str(), again.kernel.as_str()),
+        ("root", &before.root, &again.root),
+        ("accelerator", before.accelerator.name(), again.accelerator.name()),
+        ("machine", &before.machine, &again.machine),
+        ("quiz", &before.quiz_version, &again.quiz_version),
     ];
     names.retain(|(_, was, is)| was != is);
     for (what, was, is) in &names {
@@ -85,8 +82,7 @@ fn changes(before: &Value, again: &Record) -> Vec<String> {
     if lines.is_empty() {
         lines.push("since then: nothing of what quiz knows has changed".to_owned());
     }
-    let is = serde_json::to_value(&again.verdict).map(|verdict| history::verdict(&verdict)).unwrap_or_default();
-    let was = history::verdict(&before["verdict"]);
+    let (was, is) = (before.verdict.brief(), again.verdict.brief());
     lines.push(match was == is {
         true => format!("the verdict is what it was: {is}"),
         false => format!("the verdict was {was}, and is {is}"),

@@ -5,12 +5,11 @@ use std::fmt::Write;
 use clap::Args;
 use fs_err as fs;
 use quiz_vm::visible::visible_lines;
-use serde_json::Value;
 
 use crate::output;
 use crate::output::when;
 use quiz_run::history::{self, quoted};
-use quiz_run::{Context, Fault};
+use quiz_run::{Context, Fault, Record};
 
 #[derive(Debug, Args)]
 pub struct Show {
@@ -21,10 +20,7 @@ pub struct Show {
 pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
     let past = history::find(&ctx.runs_dirs()?, args.run.as_deref())?;
     if ctx.json {
-        return match &past.record {
-            Some(record) => output::json(record),
-            None => Err(Fault::new(format!("the run {} has no record: it {}", past.id, past.verdict()))),
-        };
+        return output::json(past.recorded()?);
     }
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
@@ -34,40 +30,10 @@ pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
     };
     line("run", &past.id);
     line("command", &past.command());
-    let message = past.record.as_ref().map_or(&Value::Null, |record| &record["verdict"]);
-    let message = message["message"].as_str().or(message["reason"].as_str()).unwrap_or_default();
+    let message = past.record.as_ref().and_then(|record| record.verdict.message()).unwrap_or_default();
     line("verdict", [past.verdict().as_str(), message].join(" ").trim_end());
     if let Some(record) = &past.record {
-        line("exit code", &record["exit_code"].to_string());
-        line("started", &past.text("started_at").parse::<jiff::Timestamp>().map(when).unwrap_or_default());
-        line("from", &[past.text("start"), past.text("template")].join(" "));
-        let ms = |key: &str| record[key].as_u64().map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
-        let times = [
-            ("guest up", "boot_ms"),
-            ("program started", "ready_ms"),
-            ("it ran", "program_ms"),
-            ("in all", "total_ms"),
-        ];
-        line("times", &times.map(|(name, key)| format!("{name} {}", ms(key))).join(", "));
-        line("kernel", past.text("kernel"));
-        line("root", past.text("root"));
-        let profiles = record["profiles"].as_array().into_iter().flatten();
-        let names: Vec<&str> = profiles.filter_map(|profile| profile["name"].as_str()).collect();
-        line("profiles", &names.join(" "));
-        line("machine", &["arch", "machine", "accelerator"].map(|key| past.text(key)).join(" "));
-        let said = &record["oops"];
-        line("its kernel", said["headline"].as_str().unwrap_or_default());
-        if let Some(function) = said["culprit"]["function"].as_str() {
-            let place = said["culprit"]["file"].as_str().map(|file| format!(", {file}:{}", said["culprit"]["line"]));
-            line("", &format!("in {function}{}", place.unwrap_or_default()));
-        }
-        for note in record["notes"].as_array().into_iter().flatten() {
-            line("note", note.as_str().unwrap_or_default());
-        }
-        let words = record["call"]["words"].as_array().into_iter().flatten();
-        let words: Vec<String> = words.filter_map(|word| word.as_str().map(quoted)).collect();
-        line("called as", &["quiz".to_owned(), words.join(" ")].join(" "));
-        line("in", record["call"]["directory"].as_str().unwrap_or_default());
+        describe(record, &mut line);
     }
     line("evidence", &past.dir.display().to_string());
     let mut files: Vec<_> = fs::read_dir(&past.dir)?.flatten().collect();
@@ -78,4 +44,40 @@ pub fn run(args: &Show, ctx: &Context) -> Result<(), Fault> {
         line("", &format!("{:<16}{}", name.to_string_lossy(), size.unwrap_or_default()));
     }
     output::text(&visible_lines(&text))
+}
+
+fn describe(record: &Record, line: &mut dyn FnMut(&str, &str)) {
+    line("exit code", &record.exit_code.to_string());
+    line("started", &record.started_at.parse::<jiff::Timestamp>().map(when).unwrap_or_default());
+    line("from", &[record.start.name(), record.template.as_deref().unwrap_or_default()].join(" "));
+    let times = [
+        ("guest up", record.boot_ms),
+        ("program started", record.ready_ms),
+        ("it ran", record.program_ms),
+        ("in all", Some(record.total_ms)),
+    ];
+    let times = times.map(|(name, ms)| match ms {
+        Some(ms) => format!("{name} {ms} ms"),
+        None => format!("{name} -"),
+    });
+    line("times", &times.join(", "));
+    line("kernel", &record.kernel);
+    line("root", &record.root);
+    let names: Vec<&str> = record.profiles.iter().map(|profile| profile.name.as_str()).collect();
+    line("profiles", &names.join(" "));
+    line("machine", &[record.arch.as_str(), &record.machine, record.accelerator.name()].join(" "));
+    if let Some(oops) = &record.oops {
+        line("its kernel", &oops.headline);
+        if let Some(culprit) = &oops.culprit {
+            let number = culprit.line.map(|line| format!(":{line}")).unwrap_or_default();
+            let place = culprit.file.as_ref().map(|file| format!(", {file}{number}")).unwrap_or_default();
+            line("", &format!("in {}{place}", culprit.function));
+        }
+    }
+    for note in &record.notes {
+        line("note", note);
+    }
+    let words = record.call.iter().flat_map(|call| &call.words).map(|word| quoted(word));
+    line("called as", &std::iter::once("quiz".to_owned()).chain(words).collect::<Vec<_>>().join(" "));
+    line("in", &record.call.as_ref().map(|call| call.directory.display().to_string()).unwrap_or_default());
 }

@@ -19,7 +19,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 
 use crate::options::{Global, RunOptions};
 use crate::terminal::Terminal;
-use quiz_run::{Call, history};
+use quiz_run::Call;
 use quiz_run::{Context, Fault};
 
 /// How long nothing must have changed before a change is taken for whole: an editor writes, renames
@@ -58,8 +58,7 @@ pub fn run(
             if let Verdict::Interrupted { .. } = record.verdict {
                 return Ok(ExitCode::from(record.exit_code));
             }
-            let verdict = serde_json::to_value(&record.verdict).map(|verdict| history::verdict(&verdict));
-            let verdict = verdict.unwrap_or_default();
+            let verdict = record.verdict.brief();
             ctx.report.say(&match &last {
                 Some(last) if *last != verdict => format!("{verdict}; before: {last}"),
                 Some(_) => format!("{verdict}, as before"),
