@@ -2,6 +2,7 @@
 
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
+use quiz_host::causes;
 use quiz_host::command::{CommandError, Run};
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -34,7 +35,7 @@ pub fn unpack(
     let doing = format!("unpack {}", deb.file_name().unwrap_or_default().to_string_lossy());
     let mut command = Command::new("dpkg-deb");
     command.arg("--fsys-tarfile").arg(deb);
-    let failed = |cause: io::Error| DebError::Io { doing: doing.clone(), cause };
+    let failed = |cause: io::Error| DebError::Io { doing: doing.clone(), cause: causes::told(cause) };
     Run { command, doing: &doing, log }.stream(|stream| {
         let mut archive = tar::Archive::new(io::BufReader::with_capacity(1 << 20, stream));
         for item in archive.entries().map_err(failed)? {
@@ -128,6 +129,12 @@ mod tests {
             .collect();
         found.sort();
         assert_eq!(found, ["config", "lib/modules/1.0-x/a.ko", "lib/modules/1.0-x/b.ko"]);
+
+        // A file that cannot be written is named with the reason.
+        fs::remove_file(out.join("config")).unwrap();
+        fs::create_dir_all(out.join("config/in the way")).unwrap();
+        let error = unpack(&deb, &out, &log, &|path, _| place(path)).unwrap_err().to_string();
+        assert!(error.starts_with("cannot unpack x.deb: ") && error.contains("(os error "), "{error}");
 
         // Damaged, it must be an error.
         let bytes = fs::read(&deb).unwrap();

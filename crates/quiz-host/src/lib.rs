@@ -5,6 +5,7 @@
 //! Nothing here reads the environment, `$HOME` or a terminal: long work reports its progress
 //! through a [`Report`].
 
+pub mod causes;
 pub mod command;
 pub mod digest;
 pub mod environment;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use quiz_host::causes;
 use quiz_host::report::Progress;
 
 /// Why an archive could not be unpacked.
@@ -66,7 +67,7 @@ pub(crate) fn decompressed<'a>(compressed: impl Read + 'a) -> io::Result<Box<dyn
 /// directory that is there already is replaced, and only when the new one is complete. `what` is
 /// the archive's name, for messages.
 pub(crate) fn unpack(tar: impl Read, to: &Path, what: &str) -> Result<(), ArchiveError> {
-    let failed = |cause| ArchiveError::Io { what: what.to_owned(), cause };
+    let failed = |cause| ArchiveError::Io { what: what.to_owned(), cause: causes::told(cause) };
     let wrong = |why: &str| ArchiveError::Content { what: what.to_owned(), why: why.to_owned() };
     let part = PathBuf::from(format!("{}.part", to.display()));
     remove(&part).map_err(failed)?;
@@ -157,6 +158,7 @@ pub(crate) mod tests {
             fs::write(to.join("old"), "").unwrap();
             let error = unpack(decompressed(&bytes[..]).unwrap(), &to, "x.tar").unwrap_err().to_string();
             assert!(error.starts_with("cannot unpack x.tar: "), "{error}");
+            assert!(!error.ends_with("failed to iterate over archive"), "without its cause: {error}");
             assert!(to.join("old").exists());
         }
     }
