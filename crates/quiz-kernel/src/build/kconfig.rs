@@ -352,7 +352,7 @@ config CLANGY
     #[test]
     fn selected_options_are_told_apart() {
         assert_eq!(reason("LENS", Value::No, "CONFIG_LENS=y\nCONFIG_CAMERA=y\n"), "it is selected by CAMERA");
-        assert_eq!(reason("LENS", Value::Yes, ""), "it has no prompt and is only selected by others (CAMERA)");
+        assert_eq!(reason("LENS", Value::Yes, ""), "it has no prompt: only other options select it (CAMERA)");
         assert_eq!(reason("LONELY", Value::Yes, ""), "it has no prompt: the source decides about it");
     }
 

@@ -498,7 +498,7 @@ mod tests {
         assert!(said(&["santy"], &[], &[]).ends_with("did you mean `sanity`?"));
         assert_eq!(
             said(&["sanity"], &[], &["zpool_get"]),
-            "`zpool_get` is not in the run file sanity.run; without naming a run file it is found"
+            "`zpool_get` is not in the run file sanity.run; leave out --run-files to find it"
         );
     }
 }
