@@ -1,5 +1,5 @@
-//! Agents for guests of other architectures: where their compilers come from, and building them.
-//! quiz's build script embeds what is made here; `quiz-agent-build` is how.
+//! Builds the agents for guests of other architectures, and gets the compilers for that. quiz's
+//! build script embeds the results; `quiz-agent-build` does the building.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,14 +14,14 @@ use crate::report::{Failed, Lines};
 use crate::setup;
 use crate::sh::{check, target_dir, top};
 
-/// Debian's newest compiler for its stable releases, and its library's source. They run on every
-/// newer Debian, too.
+/// Debian's newest compiler for its stable releases, and the source of its library. They run on
+/// every newer Debian, too.
 const RELEASE: &str = "bookworm";
 const COMPILER: &str = "rustc-web";
 const LIBRARY_SOURCE: &str = "rust-web-src";
 
-/// Makes the agents for `names`, `all` being every architecture, that are not there or were made
-/// from other sources.
+/// Makes the agents for `names` (`all`: every architecture) that are missing or were made from
+/// other sources.
 pub fn agents(names: &[String]) -> Result<(), String> {
     let host = quiz_arch::host();
     let all = names.iter().any(|name| name == "all");
@@ -36,7 +36,7 @@ pub fn agents(names: &[String]) -> Result<(), String> {
     let (crates, target_dir) = (top().join("crates"), target_dir());
     let shelf = shelf(&target_dir);
     let sources = fingerprint(&crates).map_err(|e| e.to_string())?;
-    // quiz's own build makes the host's.
+    // quiz's own build makes the host's agent.
     for arch in wanted.into_iter().filter(|arch| *arch != host) {
         setup::foreign(arch)?;
         if matches!(kept(&shelf, arch.name, &sources), Ok(Some(_))) {
@@ -48,7 +48,7 @@ pub fn agents(names: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// The agent from quiz's cache, where it stays if the sources are cloned anew, or made now.
+/// The agent from quiz's cache, or made now. The cache keeps it when the sources are cloned anew.
 fn cached(arch: &'static Arch, crates: &Path, target_dir: &Path, sources: &str) -> Result<PathBuf, String> {
     let entries = cache().shelf("agents");
     let what = format!("making the agent for {}", arch.name);
@@ -74,8 +74,8 @@ fn build(arch: &'static Arch, crates: &Path, target_dir: &Path) -> Result<PathBu
     Ok(agent)
 }
 
-/// The compiler whose standard library for the target is there or can be had: cargo's own, else
-/// Debian's with the library's source.
+/// The compiler that has a standard library for the target: cargo's own (`None`), else Debian's
+/// with the library's source.
 fn compiler(arch: &Arch) -> Result<Option<PathBuf>, String> {
     let has_library = || -> bool {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
@@ -89,7 +89,7 @@ fn compiler(arch: &Arch) -> Result<Option<PathBuf>, String> {
     }
     let mut rustup = Command::new("rustup");
     rustup.args(["target", "add", arch.rust]).stdout(Stdio::null()).stderr(Stdio::null());
-    // It may be absent, without a network, or have no library for the target.
+    // rustup may be absent, lack a network, or have no library for the target.
     if rustup.status().is_ok_and(|status| status.success()) && has_library() {
         return Ok(None);
     }
@@ -107,16 +107,16 @@ fn compiler(arch: &Arch) -> Result<Option<PathBuf>, String> {
     Ok(Some(rustc))
 }
 
-/// Unpacks the compiler, the host's standard library and the library's source below `dir`; nothing
+/// Unpacks the compiler, the host's standard library and the library's source below `dir`. Nothing
 /// is installed.
 fn fetch(apt: &Apt, dir: &Path) -> Result<serde_json::Value, String> {
-    // The rest of what it depends on, such as a C library, is the host's.
+    // Other dependencies, such as a C library, come from the host.
     let ours = |name: &str| name.contains("rust") || name.starts_with("libllvm");
     let packages = apt.with_dependencies(&[COMPILER, LIBRARY_SOURCE], &ours).map_err(|e| e.to_string())?;
     let needed = |path: &Path| {
         let mut parts = path.components().map(|part| part.as_os_str());
         let is_source = path.starts_with("usr/src");
-        // The compiler's own source is the larger part of it.
+        // The larger part of the source package is the compiler's own source.
         !path.starts_with("usr/share") && (!is_source || parts.nth(3).is_none_or(|part| part == "library"))
     };
     for file in apt.download(&packages, &Lines).map_err(|e| e.to_string())? {

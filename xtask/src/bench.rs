@@ -1,5 +1,4 @@
-//! Benchmarks: everything that is compared is measured in one run, turn by turn, so that a noisy
-//! host is noisy for all.
+//! Benchmarks: one run measures all contenders in turn, so that a noisy host affects all of them.
 
 mod architectures;
 mod boots;

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: every check, and which tests come before which. Not for running them
-//! (`runner`).
+//! `cargo xtask test`: defines all checks, and which tests must come before others. Not for running
+//! them (`runner`).
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -11,23 +11,24 @@ use crate::runner::{self, Job};
 use crate::sh::{cargo, check, target_dir};
 use crate::{agents, fresh, qemu, setup};
 
-/// The architectures that every change is tested on, and those that the longer tests are for. The
-/// host's needs no agent of its own.
+/// The architectures for tests of every change, and those for the longer tests. The host's needs no
+/// separate agent.
 const TESTED: &[&str] = &["s390x", "aarch64"];
 const TESTED_LONG: &[&str] = &["ppc64le", "riscv64", "armv7l"];
 
 /// The test programs of the package `quiz` that run VMs. `cargo test` does not run them.
 const WITH_VMS: &[&str] =
     &["architectures", "crash", "kernel", "machines", "profiles", "roots", "template", "vm", "zfs"];
-/// The one that takes too long for every change.
+/// The test program that takes too long for every change.
 const LONG: &str = "long";
 
-/// Tests whose VMs are limited to their own processors: more at once only make each other slow.
+/// How many tests run at once if they are limited to their own processors: more would only slow
+/// each other down.
 const AT_ONCE: usize = 2;
 
-/// Tests that make what others of a program need (a kernel, a build of OpenZFS) and how long that
-/// takes in an empty cache, in seconds. The others would only wait for them, each in a place where
-/// another test could run.
+/// Tests that make what other tests of a program need (a kernel, a build of OpenZFS), with their
+/// durations in an empty cache, in seconds. The other tests would only wait for them, each in a
+/// slot where another test could run.
 const MAKERS: &[Maker] = &[
     Maker { program: "kernel", test: BUILDS_THE_KERNEL, seconds: 900.0 },
     Maker { program: "zfs", test: BUILDS_OPENZFS, seconds: 900.0 },
@@ -41,7 +42,7 @@ struct Maker {
     seconds: f64,
 }
 
-/// The makers whose work a test needs.
+/// The makers that a test needs.
 fn makers_for(program: &str, test: &str) -> &'static [Maker] {
     match (program, test) {
         ("crash" | "kernel" | "profiles", _) => &MAKERS[..1],
@@ -51,7 +52,7 @@ fn makers_for(program: &str, test: &str) -> &'static [Maker] {
     }
 }
 
-/// Every check, in the order in which a failure is cheapest.
+/// Runs every check, in the order in which a failure costs least.
 pub fn test(long: bool) -> Result<(), String> {
     let longer = if long { TESTED_LONG } else { &[] };
     let archs: Vec<&str> = TESTED.iter().chain(longer).copied().collect();
@@ -59,7 +60,7 @@ pub fn test(long: bool) -> Result<(), String> {
     agents::agents(&archs.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
     check(cargo().args(["fmt", "--all", "--check"]))?;
     clippy(&["--workspace", "--all-targets"])?;
-    // All targets are those that are tested by default.
+    // `--all-targets` covers only the targets that are tested by default.
     clippy(&with_vms(true))?;
 
     check(cargo().args(["doc", "--quiet", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))?;
@@ -90,10 +91,10 @@ fn with_vms(long: bool) -> Vec<&'static str> {
     ["--package", "quiz"].into_iter().chain(programs.flat_map(|name| ["--test", name])).collect()
 }
 
-/// QEMUs that the tests of machines run on, as Debian releases and the version that each has.
+/// The QEMUs for tests of machines: Debian releases, each with its version.
 const QEMUS: &[(&str, &str)] = &[("bookworm", "7.2"), (qemu::BACKPORTS, "10.0")];
 
-/// The directories of those QEMUs that are of another version than the one on `path`, joined as in
+/// The directories of those QEMUs whose version differs from the one on `path`, joined as in
 /// `PATH`. They are only unpacked.
 fn other_qemus(path: &OsStr) -> Result<OsString, String> {
     let program = Search::new(path).program(quiz_arch::host().qemu);
@@ -112,15 +113,15 @@ fn clippy(selection: &[&str]) -> Result<(), String> {
 struct Program {
     /// The name of its target.
     name: String,
-    /// Its tests run VMs, so each is a job of its own.
+    /// Whether its tests run VMs, so that each test is a separate job.
     runs_vms: bool,
     file: PathBuf,
-    /// Where its package is, which is where its tests expect to be started.
+    /// The directory of its package, where its tests expect to be started.
     dir: PathBuf,
 }
 
-/// Builds the test programs that cargo's `selection` means, and makes jobs of them: one for each
-/// test that runs VMs, one for all tests of any other program.
+/// Builds the test programs of cargo's `selection`, and makes jobs: one for each test that runs
+/// VMs, and one for all tests of any other program.
 fn jobs(selection: &[&str]) -> Result<Vec<Job>, String> {
     let mut jobs = Vec::new();
     for program in programs(selection)? {
@@ -134,7 +135,7 @@ fn jobs(selection: &[&str]) -> Result<Vec<Job>, String> {
         for test in &tests {
             let maker = MAKERS.iter().find(|maker| (maker.program, maker.test) == (&*program.name, &**test));
             let makers = makers_for(&program.name, test);
-            // A maker needs only those before it.
+            // A maker needs only earlier makers.
             let earlier = makers.iter().take_while(|other| maker.is_none_or(|maker| other.test != maker.test));
             let mut command = program.command();
             command.args(["--exact", test]);
@@ -157,7 +158,7 @@ fn jobs(selection: &[&str]) -> Result<Vec<Job>, String> {
 impl Program {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.file);
-        // What cargo itself sets for tests.
+        // cargo itself sets these for tests.
         command.current_dir(&self.dir).env("CARGO_MANIFEST_DIR", &self.dir);
         command
     }
@@ -170,7 +171,7 @@ impl Program {
     }
 }
 
-/// Builds test programs and reads from cargo's messages where they are.
+/// Builds test programs and reads their paths from cargo's messages.
 fn programs(selection: &[&str]) -> Result<Vec<Program>, String> {
     let mut command = cargo();
     command.args(["test", "--locked", "--no-run", "--message-format", "json-render-diagnostics"]).args(selection);
@@ -182,7 +183,7 @@ fn programs(selection: &[&str]) -> Result<Vec<Program>, String> {
     Ok(text.lines().filter_map(program).collect())
 }
 
-/// One of cargo's messages, if it is about a test program.
+/// The test program in one of cargo's messages, if it is about one.
 fn program(message: &str) -> Option<Program> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
     if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {

@@ -1,9 +1,9 @@
-//! `cargo xtask fresh`: the README's quick start on a pristine Debian, which has nothing that
-//! somebody once installed by hand.
+//! `cargo xtask fresh`: runs the README's quick start on a pristine Debian, without anything that
+//! was installed by hand.
 //!
-//! The pristine system is a directory made by mmdebstrap, entered with `chroot` in a mount
-//! namespace of its own, so that nothing stays mounted whatever happens. It shares the host's
-//! kernel, network and Rust toolchain; its home, cache and packages are its own.
+//! mmdebstrap makes the pristine system in a directory. The commands run there with `chroot`, in a
+//! separate mount namespace, so that no mount remains in any case. The system shares the host's
+//! kernel, network and Rust toolchain. Its home, cache and packages are separate.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -43,16 +43,16 @@ pub struct Fresh {
     keep: Option<PathBuf>,
 }
 
-/// The guest whose root is made beside the native one.
+/// The architecture of the foreign root in the short form.
 const FOREIGN: &str = "s390x";
-/// Where the toolchain is seen in the pristine system, and the source.
+/// Mount points of the toolchain and the source in the pristine system.
 const TOOLCHAIN: &str = "/usr/local/rust";
 const USER: &str = "developer";
 
 /// Makes the pristine system, runs the commands in it, and prints how long each took.
 ///
 /// # Errors
-/// The command that failed.
+/// Names the command that failed.
 pub fn run(fresh: &Fresh) -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("making and entering a pristine system needs root: run this with sudo".to_owned());
@@ -72,14 +72,14 @@ pub fn run(fresh: &Fresh) -> Result<(), String> {
     ended
 }
 
-/// The short form as a job beside the tests.
+/// The short form as a job, to run beside the tests.
 pub fn short_job() -> Result<Job, String> {
     let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
     command.args(["fresh", "--short", "--quiz"]).arg(target_dir().join("debug/quiz"));
     Ok(Job { name: "fresh".to_owned(), command, after: Vec::new(), guess: 300.0 })
 }
 
-/// The README's commands, as they stand there.
+/// Runs the README's commands unchanged.
 fn whole(fresh: &Fresh, system: &System, steps: &mut Steps) -> Result<(), String> {
     let home = system.home();
     steps.take("copy of the source", || system.copy_source(&home.join("quiz")))?;
@@ -124,12 +124,12 @@ fn short(fresh: &Fresh, system: &System, steps: &mut Steps) -> Result<(), String
     run("quiz uname -a")
 }
 
-/// Fails unless doctor finds the host ready for all that tests and benchmarks do.
+/// Fails unless doctor reports the host ready for all tests and benchmarks.
 fn is_ready(doctor: &serde_json::Value) -> Result<(), String> {
     let purposes =
         doctor["purposes"].as_array().filter(|list| !list.is_empty()).ok_or("quiz doctor tells no purposes")?;
     let own = quiz_arch::host().name;
-    // Tests and benchmarks use no Clang, and need no fuzzer.
+    // Tests and benchmarks do not use Clang or the fuzzer.
     let others = |p: &serde_json::Value| p["purpose"] == "kernel-llvm" || p["purpose"] == "fuzz";
     let concerned = purposes.iter().filter(|p| (p["arch"] == own || p["arch"] == FOREIGN) && !others(p));
     let lacking: Vec<String> = concerned.filter(|p| p["ready"] != true).map(ToString::to_string).collect();
@@ -140,7 +140,7 @@ fn is_ready(doctor: &serde_json::Value) -> Result<(), String> {
     }
 }
 
-/// What was done, and how many seconds it took.
+/// The steps done, with their durations in seconds.
 #[derive(Default)]
 struct Steps(Vec<(String, f64)>);
 
@@ -160,8 +160,7 @@ fn minutes(seconds: f64) -> String {
     if whole < 60 { format!("{whole} s") } else { format!("{} min {} s", whole / 60, whole % 60) }
 }
 
-/// The commands of the README's first code block after the heading "Quick start", without their
-/// comments.
+/// The commands of the README's first code block after the heading "Quick start", without comments.
 fn quick_start(readme: &str) -> Vec<String> {
     let section = readme.split_once("## Quick start").map_or("", |(_, rest)| rest);
     let block = section.split("```").nth(1).unwrap_or("");
@@ -184,7 +183,7 @@ struct System {
 
 impl System {
     fn make(dir: &Path, release: &str, user: bool) -> Result<System, String> {
-        // Rust needs a linker, a C library to link with, and certificates to fetch crates.
+        // Rust needs a linker, a C library to link with, and certificates for fetching crates.
         let include = if user { "ca-certificates,gcc,libc6-dev,sudo" } else { "ca-certificates,gcc,libc6-dev" };
         let options = dir.with_extension("apt.conf");
         fs::create_dir_all(dir.parent().unwrap_or(Path::new("/"))).map_err(|e| e.to_string())?;
@@ -201,7 +200,7 @@ impl System {
         Ok(system)
     }
 
-    /// What belongs to the host's network: names, certificates.
+    /// Copies files for the host's network: names and certificates.
     fn take_network_over(&self) -> std::io::Result<()> {
         for file in ["/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt"] {
             if let Ok(contents) = fs::read(file) {
@@ -218,7 +217,7 @@ impl System {
         check(
             self.chroot("root", "/", &format!("useradd --create-home --shell /bin/bash {USER}")).stdin(Stdio::null()),
         )?;
-        // As on a machine where nobody has set them up.
+        // As on a machine where nobody has set up subordinate ids.
         for file in ["etc/subuid", "etc/subgid"] {
             fs::write(self.dir.join(file), "").map_err(|e| e.to_string())?;
         }
@@ -226,12 +225,12 @@ impl System {
         fs::write(self.dir.join("etc/sudoers.d").join(USER), rule).map_err(|e| e.to_string())
     }
 
-    /// The home of whoever runs the commands, as seen in the system.
+    /// The home of the user that runs the commands, as a path in the system.
     fn home(&self) -> PathBuf {
         if self.user { Path::new("/home").join(USER) } else { "/root".into() }
     }
 
-    /// Copies the files of the source that git knows or would add, as they are now.
+    /// Copies the present files of the source that git tracks or would add.
     fn copy_source(&self, to: &Path) -> Result<(), String> {
         let own = self.dir.join(to.strip_prefix("/").unwrap_or(to));
         fs::create_dir_all(&own).map_err(|e| e.to_string())?;
@@ -257,19 +256,19 @@ impl System {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// `command` for the shell, in the system, with nothing of the host's environment but what its
+    /// Runs `command` with a shell in the system. Of the host's environment it gets only what its
     /// network needs.
     fn chroot(&self, who: &str, dir: &str, command: &str) -> Command {
         let home = if who == "root" { "/root".to_owned() } else { format!("/home/{who}") };
-        // The system's directory becomes a mount point, which namespaces that are made inside of it
-        // need.
+        // Namespaces made inside the system need its directory to be a mount point.
         let script = "set -e; root=$0; who=$1; dir=$2; rust=$3; shift 4; mount --bind \"$root\" \"$root\"; \
                       mount --rbind /dev \"$root/dev\"; mount --rbind /sys \"$root/sys\"; mount -t proc proc \"$root/proc\"; \
                       mount -t tmpfs tmpfs \"$root/run\"; mount --bind -o ro \"$rust\" \"$root/usr/local/rust\"; \
                       exec chroot --userspec=\"$who:$who\" \"$root\" env -i \"$@\" sh -c 'cd \"$DIR\" && eval \"$COMMAND\"'";
         let mut entering = Command::new("unshare");
         entering.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-c", script]);
-        // With it end all processes of the namespace, whose first one it keeps.
+        // If this process ends, so does the first process of the namespace, and with it all others
+        // in the namespace.
         quiz_host::process::die_with_parent(&mut entering, quiz_host::process::Signal::KILL);
         entering.arg(&self.dir).args([who, dir]).arg(toolchain());
         entering.arg("--");
@@ -287,7 +286,7 @@ impl System {
     }
 }
 
-/// The directory of the Rust toolchain that runs this.
+/// The directory of the running Rust toolchain.
 fn toolchain() -> PathBuf {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc).args(["--print", "sysroot"]).output();

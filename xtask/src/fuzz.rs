@@ -23,19 +23,19 @@ pub struct Fuzz {
     keep: bool,
 }
 
-/// The version that was tried.
+/// The version of cargo-fuzz that was tested.
 const CARGO_FUZZ: &str = "0.13.2";
-/// An input that takes longer counts as a hang, in seconds.
+/// Time limit of one input, in seconds; a longer one counts as a hang.
 const HANG: u32 = 10;
-/// A target that takes more memory has grown, in MiB.
+/// Memory limit of a target, in MiB.
 const MEMORY: u32 = 512;
-/// The longest input, in bytes. Longer ones find little and cost much.
+/// The longest input, in bytes. Longer ones find little and take much time.
 const LONGEST: u32 = 16 << 10;
 
-/// Fuzzes the targets one after another, all of them whatever one finds.
+/// Fuzzes the targets one after another, whether or not one of them fails.
 ///
 /// # Errors
-/// What a target was found to crash, hang or grow with.
+/// Describes a crash, a hang or a growth of memory in a target.
 pub fn run(fuzz: &Fuzz) -> Result<(), String> {
     let cargo_fuzz = install()?;
     let targets = if fuzz.targets.is_empty() { all()? } else { fuzz.targets.clone() };
@@ -58,7 +58,7 @@ pub fn run(fuzz: &Fuzz) -> Result<(), String> {
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
-/// Every target has a corpus.
+/// All targets: each has a corpus.
 fn all() -> Result<Vec<String>, String> {
     let entries = fs::read_dir(top().join("fuzz/corpus")).map_err(|e| e.to_string())?;
     let mut names: Vec<String> =
@@ -81,26 +81,26 @@ fn one(cargo_fuzz: &Path, target: &str, seconds: u64) -> Result<(), String> {
     })
 }
 
-/// Adds what was found to the corpus, as little as reaches the same.
+/// Adds the found inputs to the corpus, as few as reach the same code.
 fn keep(cargo_fuzz: &Path, target: &str) -> Result<(), String> {
     let mut merge = command(cargo_fuzz, "run");
     merge.args(["--sanitizer", "none", "--fuzz-dir", "fuzz", target]).arg(seeds(target)).arg(found(target));
     check(merge.args(["--", "-merge=1"]).arg(format!("-max_len={LONGEST}")))
 }
 
-/// What the repository has.
+/// The repository's inputs for a target.
 fn seeds(target: &str) -> PathBuf {
     top().join("fuzz/corpus").join(target)
 }
 
-/// What this and earlier calls have found.
+/// The inputs found by this and earlier calls.
 fn found(target: &str) -> PathBuf {
     target_dir().join("fuzz/found").join(target)
 }
 
 fn command(cargo_fuzz: &Path, verb: &str) -> Command {
     let mut command = Command::new(cargo_fuzz);
-    // As cargo calls it.
+    // cargo would call it like this.
     command.args(["fuzz", verb]).current_dir(top()).env("CARGO_TARGET_DIR", target_dir().join("fuzz"));
     // Targets that need files write thousands in a second.
     if Path::new("/dev/shm").is_dir() {
@@ -109,7 +109,7 @@ fn command(cargo_fuzz: &Path, verb: &str) -> Command {
     command
 }
 
-/// cargo-fuzz, built once into a directory of its own.
+/// Builds cargo-fuzz once, into its own directory.
 fn install() -> Result<PathBuf, String> {
     let root = target_dir().join("tools");
     let program = root.join("bin/cargo-fuzz");

@@ -1,4 +1,5 @@
-//! `cargo xtask`: what is done with quiz from its source: set up a machine, install, test, measure.
+//! `cargo xtask`: tasks for developers of quiz. They set up a machine, install, test and measure
+//! quiz from its source.
 
 mod agents;
 mod bench;

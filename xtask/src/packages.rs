@@ -1,6 +1,6 @@
-//! What apt would do to this host, found out by its own simulation, and doing it. Set-up only adds:
-//! it never removes or downgrades a package, and upgrades one only where a package that it adds
-//! depends on the newer version.
+//! Simulates with apt what an installation would change on this host, and installs packages. Set-up
+//! only adds packages: it never removes or downgrades one. It upgrades a package only if an added
+//! package depends on the newer version.
 
 use std::process::{Command, Stdio};
 
@@ -8,12 +8,12 @@ use quiz_host::tools;
 
 use crate::sh::check;
 
-/// Options of every call that installs. The last keeps apt from upgrading all packages of one
+/// Options of every installing call. The last one keeps apt from upgrading all packages of one
 /// source together.
 const INSTALL: &[&str] =
     &["install", "--no-install-recommends", "--no-remove", "-o", "APT::Get::Upgrade-By-Source-Package=false"];
 
-/// What a simulation by apt prints, as far as it matters here.
+/// The relevant part of apt's simulation output.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Simulation {
     /// Packages that would be removed, with their versions.
@@ -28,23 +28,23 @@ impl Simulation {
     }
 }
 
-/// Packages sorted by whether apt can add them to what is installed.
+/// Packages, sorted by whether apt can add them to the installed ones.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What to ask apt for: names, some with the release to take them from
+    /// Arguments for apt: package names, some with a release
     /// (`qemu-system-x86/bookworm-backports`).
     pub install: Vec<String>,
     /// Packages that cannot be added, each with the reason.
     pub refused: Vec<(String, String)>,
 }
 
-/// Asks apt what it would do to install `packages`.
+/// Simulates with apt the installation of `packages`.
 pub fn plan(packages: &[&str]) -> Result<Plan, String> {
     plan_with(packages, &releases()?, &mut simulate)
 }
 
-/// All together if that only adds, else one by one, each from another release that apt knows if the
-/// preferred one conflicts.
+/// Plans all packages together if that only adds packages. Otherwise plans each one alone, from
+/// another release in apt's lists if the preferred one conflicts.
 fn plan_with(
     packages: &[&str],
     releases: &[String],
@@ -84,7 +84,7 @@ impl std::fmt::Display for Simulation {
     }
 }
 
-/// Installs what a plan says.
+/// Installs the packages of a plan.
 pub fn install(names: &[String]) -> Result<(), String> {
     if names.is_empty() {
         return Ok(());
@@ -94,7 +94,7 @@ pub fn install(names: &[String]) -> Result<(), String> {
         .map_err(|_| format!("cannot install {}: apt-get failed (its own message is above)", names.join(" ")))
 }
 
-/// Fetches the lists of packages.
+/// Updates the package lists.
 pub fn update() -> Result<(), String> {
     check(apt_get().args(["update", "-qq"]))
 }
@@ -105,7 +105,7 @@ fn apt_get() -> Command {
     command
 }
 
-/// The program with the rights of root, through sudo if need be.
+/// A command that runs the program as root, through sudo if necessary.
 pub fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
         return Command::new(tools::in_sbin(program));
@@ -116,7 +116,7 @@ pub fn as_root(program: &str) -> Command {
 }
 
 fn simulate(names: &[String]) -> Result<Simulation, String> {
-    // A simulation needs no rights. It has to be allowed to remove, so as to tell what it would.
+    // A simulation needs no privileges. Removals must be allowed, so that apt reports them.
     let mut command = Command::new("apt-get");
     command.args(INSTALL.iter().filter(|option| **option != "--no-remove")).arg("--simulate").args(names);
     let output = command.env("LC_ALL", "C").stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
@@ -149,7 +149,7 @@ fn read_simulation(text: &str) -> Simulation {
     simulation
 }
 
-/// Whether version `a` is older than `b`, in dpkg's order.
+/// Whether version `a` is older than `b`, by dpkg's rules.
 fn is_older(a: &str, b: &str) -> bool {
     Command::new("dpkg").args(["--compare-versions", a, "lt", b]).status().is_ok_and(|status| status.success())
 }
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_conflicts_is_taken_from_another_release_or_refused_and_the_rest_is_installed() {
-        // As on a host with newer QEMU tools: QEMU of the preferred release would remove them.
+        // As on a host with newer QEMU tools, which QEMU of the preferred release would remove.
         let conflict = |names: &[String]| -> Result<Simulation, String> {
             let hurts = names.iter().any(|name| name == "qemu-system-arm" || name == "qemu-system-arm/bookworm");
             let removed = if hurts { vec!["qemu-utils 10.0".to_owned()] } else { Vec::new() };

@@ -1,8 +1,8 @@
-//! QEMU of any Debian release, unpacked beside the host's: for tests and benchmarks on versions
-//! that the host does not have. Nothing is installed and no maintainer script runs.
+//! Unpacks the QEMU of any Debian release beside the host's, for tests and benchmarks on other
+//! versions. It installs nothing and runs no maintainer script.
 //!
-//! A release newer than the host's has a newer C library, so each program is started by the dynamic
-//! loader of its own release.
+//! A release newer than the host's has a newer C library. So the dynamic loader of the program's
+//! own release starts each program.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,20 +17,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::{Failed, Lines};
 
-/// Where a stable release has newer QEMUs.
+/// The release with newer QEMUs for a stable Debian.
 pub const BACKPORTS: &str = "bookworm-backports";
 /// The keys that sign Debian's archive.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// How many days an unpacked QEMU serves before its release is asked for a newer one.
+/// After how many days an unpacked QEMU is replaced by the release's newest one.
 const FRESH_DAYS: i64 = 30;
 /// How many unpacked QEMUs are kept.
 const KEPT: usize = 8;
-/// Packages with firmware, besides QEMU's own.
+/// Packages with firmware, in addition to QEMU's own.
 const FIRMWARE: &[&str] = &["seabios", "ipxe-qemu", "opensbi", "openbios-ppc", "qemu-slof", "qemu-skiboot"];
-/// Where QEMU finds firmware.
+/// Directories where QEMU finds firmware.
 const DATA: &[&str] = &["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
 
-/// What is known of an unpacked QEMU.
+/// The manifest of an unpacked QEMU.
 #[derive(Serialize, Deserialize)]
 struct Manifest {
     release: String,
@@ -45,7 +45,7 @@ struct Manifest {
 /// programs.
 ///
 /// # Errors
-/// As [`unpacked`]; and an unknown architecture.
+/// As for [`unpacked`]; also fails for an unknown architecture.
 pub fn print(release: &str, archs: &[String]) -> Result<(), String> {
     let find = |name: &String| quiz_arch::find(name).ok_or_else(|| format!("unknown architecture `{name}`"));
     let mut wanted = archs.iter().map(find).collect::<Result<Vec<_>, _>>()?;
@@ -56,14 +56,14 @@ pub fn print(release: &str, archs: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// The directory with the QEMU programs of Debian's `release` for guests of `archs`, to be put on
-/// PATH or given as `--qemu DIR/PROGRAM`.
+/// The directory with the QEMU programs of Debian's `release` for guests of `archs`. Put it on
+/// PATH, or use `--qemu DIR/PROGRAM`.
 ///
-/// It is unpacked into quiz's cache unless it was within the last 30 days. Each program there
-/// replaces itself by the real one, so a process started from it *is* QEMU.
+/// QEMU is unpacked into quiz's cache, unless that was done within the last 30 days. Each program
+/// there replaces itself with the real one, so a process started from it *is* QEMU.
 ///
 /// # Errors
-/// A release or a package that cannot be had; a program that does not start on this host.
+/// Fails if a release or a package is not available, or if a program does not start on this host.
 pub fn unpacked(release: &str, archs: &[&'static Arch]) -> Result<PathBuf, String> {
     let cache = Cache::at(quiz_testing::cache());
     let shelf = cache.shelf("qemu");
@@ -84,7 +84,7 @@ pub fn unpacked(release: &str, archs: &[&'static Arch]) -> Result<PathBuf, Strin
     Ok(bin)
 }
 
-/// One that was unpacked lately.
+/// A QEMU that was unpacked recently.
 fn kept(shelf: &Shelf, release: &str, archs: &[&Arch]) -> Option<PathBuf> {
     let now = jiff::Timestamp::now();
     shelf.names().ok()?.into_iter().find_map(|name| {
@@ -96,8 +96,8 @@ fn kept(shelf: &Shelf, release: &str, archs: &[&Arch]) -> Option<PathBuf> {
     })
 }
 
-/// An apt for the release. A mirror that lags behind `sid` serves lists whose signature is good and
-/// whose time is over; a test can do with those.
+/// An apt for the release. A mirror that lags behind `sid` serves lists with a good signature that
+/// have expired; tests accept those.
 fn update(cache: &Cache, release: &str, arch: &str) -> Result<Apt, String> {
     match Apt::update(cache, &Source::debian(release), &[arch], &Lines) {
         Err(error) if error.to_string().contains("is expired") => {
@@ -110,8 +110,8 @@ fn update(cache: &Cache, release: &str, arch: &str) -> Result<Apt, String> {
     }
 }
 
-/// The packages with the programs for `archs`. Later releases have packages of their own for what
-/// `qemu-system-misc` once had.
+/// The packages with the programs for `archs`. Later releases split `qemu-system-misc` into several
+/// packages.
 fn packages(apt: &Apt, archs: &[&Arch]) -> Result<Vec<String>, AptError> {
     let there = apt.names("^qemu-system-")?;
     let mut found: Vec<String> = Vec::new();
@@ -146,7 +146,8 @@ fn make(apt: &Apt, names: &[String], archs: &[&Arch], release: &str, dir: &Path)
     Ok(Manifest { release: release.to_owned(), programs, packages, built_at: jiff::Timestamp::now() })
 }
 
-/// Where a file of a package goes, if anywhere: programs, libraries and firmware only.
+/// The path for a file of a package: only programs, libraries and firmware. `None` leaves the file
+/// out.
 fn place(path: &Path) -> Option<PathBuf> {
     let path = match path.components().next()?.as_os_str().to_str()? {
         "lib" | "lib64" => Path::new("usr").join(path),
@@ -160,7 +161,7 @@ fn place(path: &Path) -> Option<PathBuf> {
     (is_program || (is_part && !left_out)).then_some(path)
 }
 
-/// Makes `bin/PROGRAM`, and proves that it starts.
+/// Makes `bin/PROGRAM`, and checks that it starts.
 fn wrap(dir: &Path, program: &str, packages: &[Package]) -> Result<(), String> {
     let failed = |e: std::io::Error| e.to_string();
     if !dir.join("usr/bin").join(program).exists() {
@@ -169,8 +170,8 @@ fn wrap(dir: &Path, program: &str, packages: &[Package]) -> Result<(), String> {
     }
     let libraries = format!("usr/lib/{}", quiz_arch::host().multiarch);
     let loader = loader(&dir.join(&libraries))?;
-    // The shell finds no path of its own in the way, and is gone before QEMU begins: who watches
-    // this process watches QEMU.
+    // The shell itself runs without these paths, and QEMU then replaces it: this process's pid is
+    // QEMU's.
     let data: String = DATA.iter().map(|data| format!(" -L \"$top/{data}\"")).collect();
     let script = format!(
         "#!/bin/sh\n\

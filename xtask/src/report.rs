@@ -1,4 +1,4 @@
-//! What the libraries report to a task: progress as plain lines, and why an entry of the cache was
+//! Receives reports of the libraries: progress as plain lines, and the reason why a cache entry was
 //! not made.
 
 use quiz_host::{Progress, Report, StoreError, Unit};
@@ -17,7 +17,7 @@ impl Report for Lines {
     }
 }
 
-/// Why an entry of the cache was not made.
+/// The reason why a cache entry was not made.
 pub struct Failed(pub String);
 
 impl From<StoreError> for Failed {

@@ -1,5 +1,6 @@
-//! Runs jobs side by side, longest first: tests, and what tests need made before. A job that fails
-//! stops no other; at the end each that failed is listed with its log. Not for what the jobs are.
+//! Runs jobs in parallel, the longest first: tests, and preparations for tests. A failing job does
+//! not stop the others. At the end, the runner lists each failed job with its log. Not for defining
+//! the jobs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,33 +11,34 @@ use std::time::{Duration, Instant};
 use fs_err as fs;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// After so long a job counts as hanging and is killed. The longest one compiles a kernel.
+/// Time limit of a job; after that it counts as hung and is killed. The longest job compiles a
+/// kernel.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
 
 /// A program to run to its end.
 pub struct Job {
-    /// What the user reads, and the name of its log: `quiz zfs a_fault_shows_in_the_pool`.
+    /// The name for the user and for its log: `quiz zfs a_fault_shows_in_the_pool`.
     pub name: String,
-    /// What is run, in a process group of its own, its output in the log.
+    /// The command. It runs in its own process group, and its output goes to the log.
     pub command: Command,
-    /// Names of jobs that come first, because this one would only wait for what they make.
+    /// Names of jobs to run first, because this one would only wait for their results.
     pub after: Vec<String>,
-    /// How long it takes, in seconds, as long as it was never measured.
+    /// Estimated duration in seconds, until it is measured.
     pub guess: f64,
 }
 
-/// How all jobs ended.
+/// The results of all jobs.
 #[derive(Debug, Default)]
 pub struct Summary {
     /// Single tests that passed; a job that is no test program counts as one.
     pub passed: u64,
-    /// Those that failed.
+    /// Single tests that failed.
     pub failed: u64,
     /// The names of the jobs that failed, each with its log.
     pub failures: Vec<(String, PathBuf)>,
 }
 
-/// What the workers share.
+/// The state that the workers share.
 struct Queue {
     waiting: Vec<Job>,
     running: Vec<String>,
@@ -44,10 +46,10 @@ struct Queue {
     seconds: BTreeMap<String, f64>,
 }
 
-/// Runs `jobs`, `at_once` at a time. Logs and the durations of earlier times are kept in `dir`.
+/// Runs `jobs`, `at_once` at a time. `dir` keeps the logs, and the durations for the next time.
 ///
 /// # Errors
-/// If `dir` cannot be written to. That a job fails is no error: see the summary.
+/// Fails if `dir` cannot be written to. A failing job is no error: see the summary.
 pub fn run(mut jobs: Vec<Job>, at_once: usize, dir: &Path) -> Result<Summary, String> {
     let io = |e: std::io::Error| e.to_string();
     let (logs, file) = (dir.join("logs"), dir.join("seconds.json"));
@@ -58,7 +60,7 @@ pub fn run(mut jobs: Vec<Job>, at_once: usize, dir: &Path) -> Result<Summary, St
     let known = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let seconds: BTreeMap<String, f64> = known.unwrap_or_default();
     let expected = |job: &Job| seconds.get(&job.name).copied().unwrap_or(job.guess);
-    // What others wait for comes before all else.
+    // Jobs that other jobs need come first.
     let needed = |job: &Job, jobs: &[Job]| jobs.iter().any(|other| other.after.contains(&job.name));
     let mut keys: Vec<(bool, f64)> = jobs.iter().map(|job| (needed(job, &jobs), expected(job))).collect();
     let mut order: Vec<(bool, f64, Job)> =
@@ -88,15 +90,15 @@ pub fn run(mut jobs: Vec<Job>, at_once: usize, dir: &Path) -> Result<Summary, St
     Ok(queue.summary)
 }
 
-/// One of the workers: takes the first job that waits for none, until there are no more.
+/// A worker: takes the first job that need not wait, until no job is left.
 fn work(queue: &Mutex<Queue>, changed: &Condvar, logs: &Path, total: usize) {
     let mut state = queue.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let unfinished =
             |name: &String| state.running.contains(name) || state.waiting.iter().any(|job| job.name == *name);
         let Some(next) = state.waiting.iter().position(|job| !job.after.iter().any(unfinished)) else {
-            // A job that waits for itself, or for one that waits for it, would be a mistake in the
-            // list of jobs.
+            // A job that waits for itself, or a cycle of waiting jobs, is a mistake in the list of
+            // jobs.
             if state.waiting.is_empty() || state.running.is_empty() {
                 changed.notify_all();
                 return;
@@ -139,8 +141,8 @@ fn run_one(command: &mut Command, log: &Path) -> Result<(), String> {
     let (file, _) = fs::File::create(log).map_err(|e| e.to_string())?.into_parts();
     let errors = file.try_clone().map_err(|e| e.to_string())?;
     std::os::unix::process::CommandExt::process_group(command, 0);
-    // It is no part of the terminal's job any more, so an interrupt has to reach it through this
-    // process's end.
+    // The job is no longer in the terminal's process group. An interrupt reaches it because this
+    // process ends.
     quiz_host::process::die_with_parent(command, Signal::TERM);
     let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
     let mut child = child.map_err(|e| format!("{}: {e}", command.get_program().display()))?;
@@ -157,7 +159,7 @@ fn run_one(command: &mut Command, log: &Path) -> Result<(), String> {
     }
 }
 
-/// Waits for the end of `child`; `None` when it still runs after `limit`.
+/// Waits for the end of `child`; `None` if it still runs after `limit`.
 fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
     use rustix::event::{PollFd, PollFlags};
     let until = Instant::now() + limit;
@@ -177,7 +179,7 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus
     }
 }
 
-/// The passed and the failed tests of a test program's output: `test result: ok. 7 passed; 0
+/// The numbers of passed and failed tests in a test program's output: `test result: ok. 7 passed; 0
 /// failed; …`.
 fn counts(text: &str) -> Option<(u64, u64)> {
     let results = text.lines().filter_map(|line| line.trim().strip_prefix("test result: "));
@@ -192,7 +194,7 @@ fn counts(text: &str) -> Option<(u64, u64)> {
     sums
 }
 
-/// As much of the end of a log as helps at first sight.
+/// The end of a log, for a first look.
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].iter().map(|line| format!("    {line}\n")).collect()

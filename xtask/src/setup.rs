@@ -1,4 +1,4 @@
-//! Installs what quiz, its tests and its benchmarks need on this host.
+//! Installs the host programs that quiz, its tests and its benchmarks need.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -12,11 +12,11 @@ use crate::packages::{self, Plan, as_root};
 use crate::qemu;
 use crate::sh::check;
 
-/// The Debian release whose QEMU the tests use where none can be installed: the oldest that quiz
-/// works with.
+/// The Debian release whose QEMU the tests use if none can be installed: the oldest QEMU that quiz
+/// supports.
 const RELEASE: &str = "bookworm";
 
-/// What somebody who works with quiz does on the host, for guests of its own architecture.
+/// The everyday purposes of quiz, for guests of the host's architecture.
 fn everyday() -> Vec<Purpose> {
     let arch = quiz_arch::host();
     vec![
@@ -41,19 +41,19 @@ fn for_guests_of(arch: &'static Arch) -> [Purpose; 6] {
     ]
 }
 
-/// Installs every host program that is missing for guests of the host's architecture.
+/// Installs every missing host program for guests of the host's architecture.
 ///
 /// # Errors
-/// If the host has not got all of it afterwards: what is missing, and the ways to get it.
+/// Fails if programs are still missing afterwards; names them and the ways to get them.
 pub fn setup() -> Result<(), String> {
     install(&everyday())
 }
 
-/// Installs what guests of the host's architecture and of `archs` need, and what the tests and
-/// benchmarks need if `tests`.
+/// Installs what guests of the host's architecture and of `archs` need. With `tests`, also installs
+/// what the tests and benchmarks need.
 ///
 /// # Errors
-/// As [`setup`].
+/// As for [`setup`].
 pub fn all(tests: bool, archs: &[String]) -> Result<(), String> {
     let mut purposes = everyday();
     if tests {
@@ -69,7 +69,7 @@ pub fn all(tests: bool, archs: &[String]) -> Result<(), String> {
 /// Installs what the benchmarks need.
 ///
 /// # Errors
-/// As [`setup`].
+/// As for [`setup`].
 pub fn for_benches() -> Result<(), String> {
     install(&[everyday(), vec![Purpose::Test, Purpose::Bench]].concat())
 }
@@ -77,29 +77,28 @@ pub fn for_benches() -> Result<(), String> {
 /// Installs what fuzzing needs.
 ///
 /// # Errors
-/// As [`setup`].
+/// As for [`setup`].
 pub fn for_fuzzing() -> Result<(), String> {
     install(&[Purpose::Fuzz])
 }
 
-/// Installs what is missing to run guests of `arch`, and to make their kernels and roots.
+/// Installs what is missing for running guests of `arch`, and for making their kernels and roots.
 ///
 /// # Errors
-/// As [`setup`].
+/// As for [`setup`].
 pub fn foreign(arch: &'static Arch) -> Result<(), String> {
     let purposes = for_guests_of(arch);
     install(&purposes)?;
-    // Registrations are gone with each boot, where no service makes them.
+    // Registrations are lost at each boot, unless a service makes them.
     register_emulator(arch);
     Ok(())
 }
 
-/// Installs what the tests need, with guests of `archs` too. Returns the `PATH` for the tests:
-/// where apt would have to remove a package to install a QEMU, the tests use one that is only
-/// unpacked.
+/// Installs what the tests need, also with guests of `archs`. Returns the `PATH` for the tests. If
+/// apt would have to remove a package to install a QEMU, the tests use one that is only unpacked.
 ///
 /// # Errors
-/// As [`setup`].
+/// As for [`setup`].
 pub fn for_tests(archs: &[&str]) -> Result<OsString, String> {
     let archs: Vec<&'static Arch> = archs.iter().filter_map(|name| quiz_arch::find(name)).collect();
     let mut purposes = [everyday(), vec![Purpose::KernelGit, Purpose::Test, Purpose::Bench]].concat();
@@ -127,7 +126,7 @@ pub fn for_tests(archs: &[&str]) -> Result<OsString, String> {
     std::env::join_paths(dirs).map_err(|e| e.to_string())
 }
 
-/// Installs what is missing for `purposes`, or says why that cannot be done and what can.
+/// Installs what is missing for `purposes`; the error names the cause and a solution.
 fn install(purposes: &[Purpose]) -> Result<(), String> {
     let plan = plan(&missing(purposes))?;
     if !plan.refused.is_empty() {
@@ -138,11 +137,10 @@ fn install(purposes: &[Purpose]) -> Result<(), String> {
     usable_qemu(&search())
 }
 
-/// The oldest QEMU that quiz works with.
+/// The oldest QEMU that quiz supports.
 const OLDEST_QEMU: (u32, u32) = (7, 2);
 
-/// Fails if the host's QEMU is too old to be used. The one that is there is taken otherwise,
-/// whichever it is.
+/// Fails if the host's QEMU is too old. Any newer QEMU is used.
 fn usable_qemu(search: &Search) -> Result<(), String> {
     let Some(program) = search.program(quiz_arch::host().qemu) else { return Ok(()) };
     let output = Command::new(&program).arg("--version").output().map_err(|e| format!("{}: {e}", program.display()))?;
@@ -169,14 +167,13 @@ fn search() -> Search {
     Search::new(&std::env::var_os("PATH").unwrap_or_default())
 }
 
-/// The tools that are missing and that a package brings: a registration of an emulator is made
-/// afterwards, if it can be.
+/// The missing tools that a package contains. An emulator's registration is made afterwards, if
+/// possible.
 fn missing(purposes: &[Purpose]) -> Vec<Tool> {
     let search = search();
     let present = |sign: Sign| match sign {
         Sign::Emulator(_) => {
-            // The registration stays where it is if the emulator goes, and is gone at the next
-            // boot.
+            // A registration stays when the emulator is removed, and is lost at the next boot.
             search.has(sign) || search.has(Sign::Program("update-binfmts"))
         }
         _ => search.has(sign),
@@ -184,7 +181,7 @@ fn missing(purposes: &[Purpose]) -> Vec<Tool> {
     quiz_needs::missing(purposes, quiz_arch::host(), present)
 }
 
-/// Fails if something is still missing, by all that was installed.
+/// Fails if a tool is still missing after the installation.
 fn ensure(purposes: &[Purpose]) -> Result<(), String> {
     let names: Vec<&str> = missing(purposes).iter().map(|tool| tool.name()).collect();
     if names.is_empty() {
@@ -194,7 +191,7 @@ fn ensure(purposes: &[Purpose]) -> Result<(), String> {
     }
 }
 
-/// What apt is to install so that this host has `tools`.
+/// The packages that apt has to install so that this host has `tools`.
 fn plan(tools: &[Tool]) -> Result<Plan, String> {
     if tools.is_empty() {
         return Ok(Plan::default());
@@ -212,8 +209,8 @@ fn plan(tools: &[Tool]) -> Result<Plan, String> {
     packages::plan(&names)
 }
 
-/// The error that some packages cannot be added to what is installed: which, why, and what the user
-/// can do. Nothing was installed.
+/// The error for packages that cannot be added: their names, the reasons and what the user can do.
+/// Nothing was installed.
 fn refusal(plan: &Plan) -> String {
     let names: Vec<&str> = plan.refused.iter().map(|(name, _)| name.as_str()).collect();
     let mut text = "set-up stops, because it never removes or downgrades a package:\n".to_owned();
@@ -231,9 +228,9 @@ fn refusal(plan: &Plan) -> String {
     text
 }
 
-/// Has the kernel start user-mode emulation for programs of `arch`, where that is installed and
-/// nobody has done it: mmdebstrap makes roots sooner than a VM does. Where it cannot be done, as in
-/// most containers, quiz makes them in a VM.
+/// Registers user-mode emulation of `arch` with the kernel, if it is installed but not registered:
+/// mmdebstrap makes roots faster than a VM does. If that is impossible, as in most containers, quiz
+/// makes roots in a VM.
 fn register_emulator(arch: &Arch) {
     let registration = Path::new(tools::BINFMT_MISC).join(arch.user_mode);
     if registration.exists() || !search().has(Sign::Program("update-binfmts")) {

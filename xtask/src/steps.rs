@@ -1,4 +1,4 @@
-//! The tasks that build quiz and run it.
+//! Tasks that build quiz and run it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ fn named_arch(arguments: &[OsString]) -> Option<String> {
     })
 }
 
-/// Installs quiz and runs it; its exit code is ours. If guests of another architecture are asked
-/// for, sets up for those, too.
+/// Installs quiz, runs it, and returns its exit code. If the arguments name another architecture,
+/// sets up for its guests, too.
 pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
     let known = named_arch(arguments).filter(|name| quiz_arch::find(name).is_some());
     if let Some(arch) = known {
@@ -32,7 +32,7 @@ pub fn quiz(arguments: &[OsString]) -> Result<u8, String> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(125))
 }
 
-/// Packs the program with the agents for all architectures but those `without`, its man pages and
+/// Packs the program with the agents for all architectures except `without`, its man pages and
 /// completions.
 pub fn release(without: &[String]) -> Result<(), String> {
     let all = quiz_arch::ALL.iter().map(|arch| arch.name.to_owned());
@@ -67,16 +67,17 @@ pub fn release(without: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// The program as it is released, built now.
+/// Builds the release version of the program and returns its path.
 pub fn released_quiz() -> Result<PathBuf, String> {
     check(cargo().args(["build", "--quiet", "--locked", "--release", "--package", "quiz"]))?;
     Ok(target_dir().join("release/quiz"))
 }
 
-/// Writes the pages that are made from the definitions of the options, and the schema of records.
+/// Writes the pages that are generated from the definitions of the options, and the schema of
+/// records.
 ///
 /// # Errors
-/// If a test that makes them fails.
+/// Fails if a test that generates them fails.
 pub fn reference() -> Result<(), String> {
     for (package, tests) in [("quiz", "reference::"), ("quiz-run", "outcome::record::")] {
         let mut test = cargo();

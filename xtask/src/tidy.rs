@@ -1,5 +1,5 @@
-//! The invariants of ARCHITECTURE.md that the compiler does not hold, as tests over the sources;
-//! and its picture of the crates. Not for style: that is rustfmt's and clippy's.
+//! Checks the invariants of ARCHITECTURE.md that the compiler does not enforce, as tests over the
+//! sources, and draws its picture of the crates. Not for style: rustfmt and clippy check that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -16,7 +16,7 @@ const END: &str = "<!-- end -->\n";
 /// Writes the picture of the crates into ARCHITECTURE.md.
 ///
 /// # Errors
-/// If the page cannot be read or written, or has no place for the picture.
+/// Fails if the page cannot be read or written, or lacks the marks around the picture.
 pub fn draw() -> Result<(), String> {
     let page = top().join("ARCHITECTURE.md");
     let text = fs::read_to_string(&page).map_err(|e| e.to_string())?;
@@ -30,7 +30,7 @@ fn with_picture(page: &str, picture: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}{picture}{END}{after}"))
 }
 
-/// The crates of the workspace by name, each with those of the workspace that it needs at run time.
+/// The crates of the workspace by name, each with the workspace crates that it needs at run time.
 fn crates() -> Result<BTreeMap<String, BTreeSet<String>>, String> {
     let packages = packages()?;
     let names: BTreeSet<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
@@ -38,7 +38,7 @@ fn crates() -> Result<BTreeMap<String, BTreeSet<String>>, String> {
     Ok(packages.iter().map(|package| (text(&package["name"]), own(package))).collect())
 }
 
-/// What cargo knows of the packages of the workspace.
+/// Cargo's metadata of the workspace's packages.
 fn packages() -> Result<Vec<Value>, String> {
     let output = cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]).output();
     let output = output.map_err(|e| format!("cargo metadata: {e}"))?;
@@ -59,7 +59,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// The crates in layers, each above those that it needs; only the nearest are named.
+/// The crates in layers, each above the crates that it needs; only direct dependencies are named.
 fn picture(crates: &BTreeMap<String, BTreeSet<String>>) -> String {
     let shown = |name: &str| !["quiz-fuzz", "quiz-testing", "xtask"].contains(&name);
     fn all<'a>(name: &str, crates: &'a BTreeMap<String, BTreeSet<String>>, found: &mut BTreeSet<&'a str>) {
@@ -86,7 +86,7 @@ fn picture(crates: &BTreeMap<String, BTreeSet<String>>) -> String {
     text + "```\n"
 }
 
-/// How many crates are on the longest way down.
+/// The number of crates on the longest path of dependencies.
 fn depth(name: &str, crates: &BTreeMap<String, BTreeSet<String>>) -> usize {
     let below = crates.get(name).into_iter().flatten();
     below.map(|needed| depth(needed, crates) + 1).max().unwrap_or(0)
@@ -98,13 +98,13 @@ mod tests {
 
     use super::*;
 
-    /// The directories of the crates' sources, by the crates' names.
+    /// The directories of the crates' sources, by crate name.
     fn all_sources() -> Vec<(String, PathBuf)> {
         let dir = |package: &Value| Path::new(&text(&package["manifest_path"])).with_file_name("src");
         packages().unwrap().iter().map(|package| (text(&package["name"]), dir(package))).collect()
     }
 
-    /// The Rust files below `dir`; not those of tests alone.
+    /// The Rust files below `dir`, without files that contain only tests.
     fn sources(dir: &Path) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
         let (dirs, files): (Vec<_>, Vec<_>) =
@@ -122,14 +122,14 @@ mod tests {
         text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect()
     }
 
-    /// `a::b` of the file `src/a/b.rs`; empty for the crate's root.
+    /// The module path of a file: `a::b` for `src/a/b.rs`; empty for the crate's root.
     fn module(src: &Path, file: &Path) -> String {
         let path = file.strip_prefix(src).unwrap().with_extension("");
         let parts: Vec<_> = path.iter().map(|part| part.to_str().unwrap()).filter(|part| *part != "mod").collect();
         if parts == ["lib"] || parts == ["main"] { String::new() } else { parts.join("::") }
     }
 
-    /// The paths in a `use`, or in a path expression: `a::{b, c::d}` is two.
+    /// The paths in a `use` or a path expression: `a::{b, c::d}` contains two.
     fn expand(prefix: &str, text: &str, paths: &mut Vec<String>) {
         let text = text.trim();
         let Some((front, group)) = text.split_once('{') else {
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    /// The modules that `code`, the module `here`, names by `crate::`, `super::` or as its own
+    /// The modules that `code` of the module `here` refers to by `crate::`, `super::` or as its own
     /// children.
     fn imports(code: &str, here: &str, known: &BTreeSet<String>) -> BTreeSet<String> {
         let mut paths = Vec::new();
@@ -200,7 +200,7 @@ mod tests {
         found
     }
 
-    /// A circle in `graph`, if there is one.
+    /// A cycle in `graph`, if there is one.
     fn circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
         fn visit(
             node: &str,
@@ -277,7 +277,7 @@ mod tests {
         }
     }
 
-    /// The libraries get what they need as data, and report through what they are given.
+    /// The libraries get their inputs as data, and report through a parameter.
     #[test]
     fn only_programs_read_the_environment_and_write_to_standard_streams() {
         let programs = ["quiz", "quiz-agent", "quiz-agent-build", "quiz-testing", "xtask"];
@@ -308,16 +308,16 @@ mod tests {
         }
     }
 
-    /// An architecture is a row of quiz-arch's table: no other code asks for one by its name.
+    /// An architecture is a row of quiz-arch's table: no other code checks for one by name.
     #[test]
     fn no_code_asks_which_architecture_it_has() {
         for (name, src) in all_sources() {
-            // These say for which architectures something is tested or measured.
+            // These crates name the architectures that are tested or measured.
             if ["quiz-arch", "xtask", "quiz-testing"].contains(&name.as_str()) {
                 continue;
             }
             for file in sources(&src) {
-                // What quiz itself is compiled for is no guest's architecture.
+                // The architecture that quiz is compiled for is not a guest's architecture.
                 let code: String = code(&file).lines().filter(|line| !line.contains("target_arch")).collect();
                 for arch in quiz_arch::ALL {
                     let named = format!("\"{}\"", arch.name);

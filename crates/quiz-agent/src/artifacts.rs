@@ -1,4 +1,4 @@
-//! Sends what the program left in `/quiz/out` to the host, as a tar archive.
+//! Sends the program's files in `/quiz/out` to the host, as a tar archive.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -10,8 +10,8 @@ use quiz_proto::{CHUNK, ProgramId, Stream, ToHost};
 use crate::link::Link;
 use crate::setup::OUT;
 
-/// Sends all artifacts, or nothing if there are none. Reports what cannot be read, because the run
-/// then failed.
+/// Sends all artifacts, or nothing if there are none. Reports files that cannot be read, because
+/// the run then failed.
 pub fn send_all(link: &Link) {
     let writer = BufWriter::with_capacity(CHUNK, link.sender(ProgramId::MAIN, Stream::Artifacts));
     let sent = archive(link, writer);
@@ -22,7 +22,7 @@ pub fn send_all(link: &Link) {
     }
 }
 
-/// Looks for what there is to send, for practice.
+/// Lists the artifacts without sending them, as a rehearsal.
 pub fn rehearse() {
     entries_of(Path::new(OUT)).ok();
 }
@@ -33,7 +33,7 @@ fn spoilt(link: &Link, what: impl std::fmt::Display, why: &io::Error) {
 
 fn archive(link: &Link, writer: impl Write) -> io::Result<()> {
     let mut entries = entries_of(Path::new(OUT))?;
-    // The file system's own; empty unless it was repaired.
+    // The file system makes this directory; it is empty unless the file system was repaired.
     entries.retain(|name| name.as_os_str() != "lost+found");
     if entries.is_empty() {
         return Ok(());
@@ -72,14 +72,14 @@ fn archive(link: &Link, writer: impl Write) -> io::Result<()> {
     archive.into_inner()?.flush()
 }
 
-/// The file at `path`, if it is one: what cannot be opened is left out before anything of it is in
-/// the archive.
+/// Opens `path` if `is_file`. A file that cannot be opened is left out before any of it is in the
+/// archive.
 fn open(path: &Path, is_file: bool) -> io::Result<Option<File>> {
     is_file.then(|| fs::File::open(path).map(|file| file.into_parts().0)).transpose()
 }
 
-/// Adds a file, or a link where there is none. Gives the error of a file that could not be read to
-/// its end.
+/// Adds a file to the archive, or a link if there is no file. Returns the error of a file that
+/// could not be read to its end.
 fn append(
     archive: &mut tar::Builder<impl Write>,
     path: &Path,
@@ -100,8 +100,8 @@ fn append(
     Ok(contents.error)
 }
 
-/// Just as many bytes as the archive has been told that there are, with zeros in the place of those
-/// that cannot be read: what follows in the archive would be lost otherwise.
+/// Yields exactly as many bytes as the archive's header announced. Zeros replace bytes that cannot
+/// be read: otherwise the rest of the archive would be lost.
 struct Contents {
     file: File,
     left: u64,

@@ -1,7 +1,7 @@
-//! From the kernel's hand-over to an open channel: the first mounts, the modules of the initramfs,
-//! the port.
+//! Boots from the kernel's hand-over to an open channel: the first mounts, the modules of the
+//! initramfs, the port.
 //!
-//! Not for anything that depends on the run; that is `setup`.
+//! Not for steps that depend on the run (see `setup`).
 
 use std::ffi::CString;
 use std::io;
@@ -14,7 +14,7 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use crate::disks;
 use crate::mounts::{self, Mount};
 
-/// Mounts what the agent itself needs and loads the initramfs's modules.
+/// Mounts what the agent needs and loads the modules of the initramfs.
 pub fn early() -> io::Result<()> {
     mounts::mount(&Mount::new("devtmpfs", "/dev", "devtmpfs"))?;
     mounts::mount(&Mount::new("proc", "/proc", "proc"))?;
@@ -34,7 +34,7 @@ fn load_modules() -> io::Result<()> {
         let parameters = CString::new(parameters(name, &command_line)).expect("the command line is text");
         match rustix::system::finit_module(file.as_fd(), &parameters, 0) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            // A faster form of what another one does, for processors that are not this one.
+            // The module is a faster variant of another one, for other processors than this.
             Err(rustix::io::Errno::NODEV) => {}
             Err(e) => return Err(io::Error::other(format!("module {name} was refused by the kernel: {e}"))),
         }
@@ -42,11 +42,11 @@ fn load_modules() -> io::Result<()> {
     Ok(())
 }
 
-/// The words of the kernel command line that are for the module in the file `NN-name.ko`, without
-/// its name.
+/// The parameters on the kernel command line for the module in the file `NN-name.ko`, without the
+/// module's name.
 ///
-/// The kernel itself gives them only to what is built in; for modules that is the work of whoever
-/// loads them.
+/// The kernel applies such parameters only to built-in code. For a module, the program that loads
+/// it has to pass them.
 fn parameters(file: &str, command_line: &str) -> String {
     let stem = file.strip_suffix(".ko").unwrap_or(file);
     let name = stem.split_once('-').map_or(stem, |(_, name)| name).replace('-', "_");
@@ -57,7 +57,7 @@ fn parameters(file: &str, command_line: &str) -> String {
     words.map(|word| &word[name.len() + 1..]).collect::<Vec<_>>().join(" ")
 }
 
-/// Opens the port to the host, waiting for it to appear.
+/// Opens the port to the host, after waiting for it to appear.
 pub fn open_port() -> io::Result<std::fs::File> {
     let path = disks::wait_for(&format!("virtio port {}", quiz_proto::PORT), || {
         let ports = fs::read_dir("/sys/class/virtio-ports").ok()?;

@@ -1,4 +1,5 @@
-//! Links in `/dev` under the names that the user knows devices by. Not for the devices themselves.
+//! Makes links in `/dev` under the names that the user knows devices by. Not for making the
+//! devices.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -8,11 +9,11 @@ use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 use quiz_proto::{Device, Link};
 
-/// How many partitions get a link: OpenZFS gives its disks a first and a ninth.
+/// How many partitions get a link. OpenZFS gives its disks a first and a ninth partition.
 const PARTITIONS: u32 = 9;
 
-/// Makes a link. Those of partitions lead nowhere until the partition is made, as with udev they
-/// would not be there.
+/// Makes a link. A partition's link dangles until the partition is made, where udev would make the
+/// link only then.
 pub fn link(link: &Link) -> io::Result<()> {
     let target = match &link.target {
         Device::Serial(serial) => crate::disks::disk(serial)?.to_string_lossy().into_owned(),
@@ -30,19 +31,19 @@ pub fn link(link: &Link) -> io::Result<()> {
     Ok(())
 }
 
-/// The major number of partitions and devices that have none of their own: numbered as they come.
+/// The major number of partitions and devices that have no own one. The kernel hands out its minor
+/// numbers in order of appearance.
 const EXTENDED: u32 = 259;
 
-/// How many of those are told to be ready.
+/// How many of those minor numbers are marked as ready.
 const AS_THEY_COME: u32 = 64;
 
-/// Says of the devices that links lead to, and of their partitions, what udev says when it is done
-/// with one. Programs that ask libudev, as those of OpenZFS do when they have partitioned a disk,
-/// otherwise wait for half a minute and give up.
+/// Marks the devices that links lead to, and their partitions, as ready in udev's database.
+/// Programs that ask libudev otherwise wait for half a minute and give up. OpenZFS's programs do so
+/// after they have partitioned a disk.
 pub fn settle(links: &[Link]) -> io::Result<()> {
     const DATABASE: &str = "/run/udev/data";
-    // To be ready means to have a link, for those who ask an old libudev, and the link has to be
-    // there.
+    // An old libudev counts a device as ready if it has a link, and the link has to exist.
     const READY: &str = "disk/quiz-ready";
     if links.is_empty() {
         return Ok(());
@@ -55,7 +56,7 @@ pub fn settle(links: &[Link]) -> io::Result<()> {
         let Ok(device) = fs::canonicalize(&link.path) else { continue };
         let Some(name) = device.file_name().and_then(|name| name.to_str()) else { continue };
         if let Some((major, minor, minors)) = numbers(name) {
-            // Those beyond the device's own minor numbers are extended ones.
+            // Partitions beyond the device's own minor numbers have extended ones.
             (0..=PARTITIONS.min(minors.saturating_sub(1))).try_for_each(|n| ready(major, minor + n))?;
         }
     }
@@ -70,9 +71,9 @@ fn numbers(name: &str) -> Option<(u32, u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?, attribute("range")?.trim_end().parse().ok()?))
 }
 
-/// Lets the kernel read the partitions of a disk anew, which may have changed behind its back.
+/// Makes the kernel read the partitions of a disk again, which the host may have changed.
 pub fn look_again(serial: &str) -> io::Result<()> {
-    /// `_IO(0x12, 95)`, whose encoding is the architecture's.
+    /// `_IO(0x12, 95)`, encoded for this architecture.
     const BLKRRPART: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 95);
     let disk = fs::File::open(crate::disks::disk(serial)?)?;
     // SAFETY: BLKRRPART takes no argument.
@@ -96,7 +97,7 @@ fn replace(target: &str, path: &str) -> io::Result<()> {
     }
 }
 
-/// The name of a partition: the kernel's is `vda1`, and `ram0p1` where the device's own ends in a
+/// The name of a partition. The kernel's is `vda1`, or `ram0p1` if the device's name ends in a
 /// digit; udev's below `/dev/disk` is `disk1-part1`.
 fn partition(device: &str, n: u32) -> String {
     if device.starts_with("/dev/disk/") {

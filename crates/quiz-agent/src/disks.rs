@@ -1,4 +1,4 @@
-//! Devices that may take a while to appear: disks by their serial numbers.
+//! Finds devices that may take a while to appear, such as disks by their serial numbers.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 
-/// How long devices may take to appear after their driver is there.
+/// How long a device may take to appear after its driver is loaded.
 const DEVICE_WAIT: Duration = Duration::from_secs(20);
 
-/// The block device whose virtio serial number is `serial`, waiting for it to appear.
+/// The block device whose virtio serial number is `serial`, after waiting for it to appear.
 pub fn disk(serial: &str) -> io::Result<PathBuf> {
     wait_for(&format!("the disk {serial}"), || find_disk(serial))
 }
 
-/// The same, if it is there.
+/// The same without waiting: `None` if the disk is not there.
 pub fn find_disk(serial: &str) -> Option<PathBuf> {
     let disks = fs::read_dir("/sys/block").ok()?;
     disks.flatten().find_map(|disk| {

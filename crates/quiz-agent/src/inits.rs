@@ -1,5 +1,5 @@
-//! The programs of profiles that complete the guest before the run's own program. Not for that
-//! program (see `program`).
+//! Runs the `init` programs of profiles, which complete the guest before the run's own program
+//! starts. Not for the run's own program (see `program`).
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -9,16 +9,17 @@ use std::process::{Command, Stdio};
 use fs_err as fs;
 use quiz_proto::{Init, Inits};
 
-/// How much of what one says is told, from its end, in bytes.
+/// How much of a program's output is reported, in bytes, counted from its end.
 const TOLD: u64 = 16 * 1024;
 
-/// Runs each to its end, until one fails.
+/// Runs each program to its end, until one fails.
 pub fn run_all(inits: &Inits) -> io::Result<()> {
     inits.programs.iter().try_for_each(|init| run(init, &inits.env))
 }
 
 fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
-    // A file and no pipe: what it leaves running may keep its output open.
+    // The output goes to a file, not a pipe: a process that the program leaves running may keep it
+    // open.
     fs::create_dir_all("/run/quiz")?;
     let log = format!("/run/quiz/{}.log", init.name);
     let output = fs::File::create(&log)?.into_parts().0;
@@ -33,7 +34,7 @@ fn run(init: &Init, env: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
         let said = if said.is_empty() { "it printed nothing".to_owned() } else { said };
         return Err(io::Error::other(format!("the profile {}'s init failed ({status}):\n{said}", init.name)));
     }
-    // To the console and not to the host, which would hear it only in the run that makes a
+    // Print to the console, not to the host: the host would receive it only in the run that makes a
     // template.
     for line in said.lines() {
         crate::log::mention(&format!("{}: {line}", init.name));

@@ -1,5 +1,5 @@
-//! The kernel's log: the messages that the user wants to see at once, and all of a run for the host
-//! to judge. Not for the console, where all are in any case, some of them late.
+//! The kernel's log: sends messages that the user wants to see at once, and the whole log of a run
+//! for the host to judge. Not for the console, which shows all messages, some of them late.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,11 +12,11 @@ use quiz_proto::{CHUNK, ToHost};
 
 use crate::link::Link;
 
-/// How much of the log is sent at most, in bytes: more than any kernel's holds. One that never
-/// stops to talk is not to keep the run from its end.
+/// The most that is sent of the log, in bytes: more than any kernel's log holds. A kernel that
+/// never stops logging must not keep the run from ending.
 const LOG: usize = 8 << 20;
 
-/// Forwards those of this level and worse from now on, on a thread of its own.
+/// Forwards messages of level `least` and more severe ones from now on, on a thread of its own.
 pub fn forward(link: Link, least: u8) {
     let Ok(mut log) = fs_err::File::open("/dev/kmsg") else { return };
     if log.seek(SeekFrom::End(0)).is_err() {
@@ -32,7 +32,8 @@ pub fn forward(link: Link, least: u8) {
                         link.send(&ToHost::Kernel { level, micros, text: text.into() });
                     }
                 }
-                // EPIPE: the ring buffer was overwritten before we read; go on with what is there.
+                // EPIPE: the kernel overwrote the record before the agent read it; continue with
+                // the next.
                 Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {}
                 Err(_) => return,
             }
@@ -40,7 +41,7 @@ pub fn forward(link: Link, least: u8) {
     });
 }
 
-/// What tells whether anything was wrong with the kernel during a run, beside what it prints on its
+/// Watches for kernel problems during a run: the kernel's log and its taint, in addition to the
 /// console.
 pub struct Watch {
     log: Option<File>,
@@ -49,8 +50,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks from now on. A kernel without one of the two is judged by the other, and by its
-    /// console.
+    /// Starts watching. If the kernel lacks the log or the taint file, the other one and the
+    /// console remain.
     pub fn start() -> Watch {
         let mut log = fs_err::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok();
         if log.as_mut().is_some_and(|log| log.seek(SeekFrom::End(0)).is_err()) {
@@ -66,12 +67,12 @@ impl Watch {
         watch
     }
 
-    /// The program begins: what the kernel was tainted with before is not its doing.
+    /// Marks the program's start: taint from before is not the program's doing.
     pub fn begin(&mut self) {
         self.taint_before = self.taint();
     }
 
-    /// Tells the host what has come since it was told last.
+    /// Sends the host the log since the last call, and the taint bits set since [`Watch::begin`].
     pub fn tell(&mut self, link: &Link) {
         self.send_log(link);
         let gained = self.taint() & !self.taint_before;
@@ -88,8 +89,7 @@ impl Watch {
                 Ok(n) => {
                     let record = String::from_utf8_lossy(&record[..n]);
                     let Some(text) = text(&record) else { continue };
-                    // The kernel writes what is not to be printed as a number, such as the end of a
-                    // line.
+                    // The kernel writes unprintable characters, such as newlines, as numbers.
                     lines += &text.replace("\\x0a", "\n");
                     lines.push('\n');
                 }
@@ -114,13 +114,13 @@ impl Watch {
     }
 }
 
-/// The text of one record of `/dev/kmsg`, of the kernel or of a program, as the console shows it.
+/// The text of one `/dev/kmsg` record as the console shows it, from the kernel or a program.
 fn text(record: &str) -> Option<&str> {
     record.split_once(';')?.1.split('\n').next()
 }
 
-/// Level, time and text of one record of `/dev/kmsg` (`Documentation/ABI/testing/dev-kmsg`), if it
-/// is the kernel's own.
+/// Level, time and text of one `/dev/kmsg` record (`Documentation/ABI/testing/dev-kmsg`). `None` if
+/// the record is not the kernel's own.
 fn parse(record: &str) -> Option<(u8, u64, &str)> {
     let (prefix, rest) = record.split_once(';')?;
     let mut fields = prefix.split(',');

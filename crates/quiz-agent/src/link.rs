@@ -1,5 +1,5 @@
-//! The channel to the host: frames out under a lock, frames in on one thread, and the credit of
-//! every stream.
+//! The channel to the host: sends frames under a lock, receives frames on one thread, and tracks
+//! the credit of every stream.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use quiz_proto::{CHUNK, Decoder, ProgramId, Sent, Stream, ToGuest, ToHost, WINDOW, encode};
 
-/// How long a port that takes nothing is left alone before it is tried again.
+/// How long to wait before writing again to a port that accepts nothing.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The sending end, shared by every thread that has something to say.
+/// The sending end, shared by all threads that send.
 #[derive(Clone)]
 pub struct Link {
     shared: Arc<Shared>,
@@ -29,13 +29,13 @@ struct Shared {
 struct Port {
     file: File,
     buffer: Vec<u8>,
-    /// Of the run's own program.
+    /// Byte counts of the run's own program.
     sent: Sent,
-    /// A frame could not be written whole: the host would not understand the next.
+    /// A frame was not written whole: the host could not decode the next one.
     is_broken: bool,
 }
 
-/// What may still be sent of one stream, in bytes; `None` when nobody reads it any more.
+/// How many bytes of one stream may still be sent; `None` when nobody reads it any more.
 struct Window {
     credit: Mutex<Option<u32>>,
     changed: Condvar,
@@ -48,13 +48,13 @@ pub struct Receiver {
     buffer: Vec<u8>,
 }
 
-/// What a mutex holds, whatever the thread that held it before has come to.
+/// Locks a mutex, even if the thread that held it before has panicked.
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Link {
-    /// Both ends of the channel on an open port.
+    /// Makes both ends of the channel on an open port.
     pub fn new(port: File) -> (Link, Receiver) {
         let reader = port.try_clone().expect("a descriptor can be duplicated this early");
         let port = Port { file: port, buffer: Vec::new(), sent: Sent::default(), is_broken: false };
@@ -65,33 +65,33 @@ impl Link {
         )
     }
 
-    /// Sends a message. A host that is gone takes the VM with it, so there is no error to handle.
+    /// Sends a message. There is no error to handle: if the host process is gone, so is the VM.
     pub fn send(&self, message: &ToHost) {
         send_on(&mut locked(&self.shared.port), message);
     }
 
-    /// Sends a message unless another thread is in the middle of one; for a thread that must not
-    /// wait.
+    /// Sends a message unless another thread is sending one. For a thread that must not wait.
     pub fn send_if_free(&self, message: &ToHost) {
         if let Ok(mut port) = self.shared.port.try_lock() {
             send_on(&mut port, message);
         }
     }
 
-    /// How much of the program's streams was sent, so that the host can tell that it has all.
+    /// How many bytes of the program's streams were sent, so that the host can check that it has
+    /// all.
     pub fn sent(&self) -> Sent {
         locked(&self.shared.port).sent
     }
 
-    /// The sending end of a stream that begins.
+    /// The sending end of a new stream.
     pub fn sender(&self, program: ProgramId, stream: Stream) -> Sender {
         let window = Arc::new(Window { credit: Mutex::new(Some(WINDOW)), changed: Condvar::new() });
         locked(&self.shared.outgoing).insert((program, stream), window.clone());
         Sender { link: self.clone(), program, stream, window }
     }
 
-    /// The host has taken bytes of a stream, or (`None`) will take no more. It may not know yet
-    /// that the stream has ended.
+    /// Adds `more` bytes to a stream's credit, or closes the stream for `None`. A stream that has
+    /// ended is ignored: the host may not know of its end yet.
     pub fn credit(&self, program: ProgramId, stream: Stream, more: Option<u32>) {
         let window = locked(&self.shared.outgoing).get(&(program, stream)).cloned();
         if let Some(window) = window {
@@ -105,7 +105,7 @@ impl Link {
     }
 }
 
-/// The sending end of one stream. Its end is sent when this is dropped.
+/// The sending end of one stream. Dropping it sends the end of the stream.
 pub struct Sender {
     link: Link,
     program: ProgramId,
@@ -114,8 +114,8 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Waits until some bytes may be sent, and says how many (at most [`CHUNK`]); `None` when
-    /// nobody reads them any more.
+    /// Waits until some bytes may be sent, and returns how many (at most [`CHUNK`]). Returns `None`
+    /// when nobody reads them any more.
     pub fn wait_for_credit(&self) -> Option<usize> {
         let mut credit = locked(&self.window.credit);
         loop {
@@ -127,7 +127,7 @@ impl Sender {
         }
     }
 
-    /// Sends bytes that [`Sender::wait_for_credit`] allowed.
+    /// Sends bytes that [`Sender::wait_for_credit`] has allowed.
     pub fn send(&self, bytes: &[u8]) {
         if let Some(credit) = locked(&self.window.credit).as_mut() {
             *credit = credit.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -165,7 +165,8 @@ fn send_on(port: &mut Port, message: &ToHost) {
     }
     port.buffer.clear();
     if let Err(e) = encode(message, &mut port.buffer) {
-        // What is not data may be of any length, and the host is to know that something is missing.
+        // Messages other than data may be of any length, and the host must know that one is
+        // missing.
         let broken = ToHost::Broken(format!("the agent failed: {e}").into());
         encode(&broken, &mut port.buffer).expect("a short message fits a frame");
     }
@@ -175,8 +176,8 @@ fn send_on(port: &mut Port, message: &ToHost) {
     }
 }
 
-/// Writes to a port. The kernel copies what is written, and a guest that is short of memory, or is
-/// made to look so, has none for that at times: nothing is lost by trying again.
+/// Writes to a port. The kernel copies what is written. A guest that is short of memory, or is made
+/// to look so, may lack memory for the copy: trying again loses nothing.
 fn write_whole(mut port: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match port.write(bytes) {
@@ -193,7 +194,7 @@ fn write_whole(mut port: &File, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 impl Receiver {
-    /// Waits for the next message and gives it to `take`.
+    /// Waits for the next message and passes it to `take`.
     pub fn next<T>(&mut self, take: impl FnOnce(ToGuest) -> T) -> io::Result<T> {
         loop {
             // Two steps, because the borrow checker cannot see that a returned message ends the

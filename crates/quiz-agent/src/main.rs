@@ -1,8 +1,8 @@
-//! The guest's first process: makes the guest ready, runs one program in it, reports, and leaves
-//! nothing to wait for.
+//! The guest's first process: it prepares the guest, runs one program in it, and reports the
+//! result.
 //!
-//! It is static and runs from the initramfs as `/init`. Everything it does comes from the host's
-//! first message; it has no configuration, and nothing is decided here that the host could decide.
+//! The agent is a static binary that the kernel runs from the initramfs as `/init`. It has no
+//! configuration: the host's messages decide everything that the host can decide.
 
 mod artifacts;
 mod boot;
@@ -47,14 +47,14 @@ fn main() {
     }
 }
 
-/// Does what the host says, to the end.
+/// Carries out the host's orders until the run is over.
 fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
     let order = next(&mut receiver)?;
     link.send(&ToHost::Begun);
     let identity = match order {
         First::Prepare(moment, system) => setup::prepare(&moment, &system).map_err(|e| e.to_string())?,
         First::Salvage(nonce, out_serial) => {
-            // The credits for the archive have to be heard.
+            // Sending the archive needs the credits that the host sends.
             programs::listen(receiver, link);
             setup::mount_out(&out_serial).map_err(|e| e.to_string())?;
             artifacts::send_all(link);
@@ -66,7 +66,7 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
     };
     program::rehearse(&program::nothing());
     let (nonce, order) = loop {
-        // From here on this may be another VM than the one that was booted.
+        // The host may save the VM here: what follows may run in a resumed copy of the VM.
         link.send(&ToHost::Ready);
         let order = next(&mut receiver)?;
         link.send(&ToHost::Begun);
@@ -93,7 +93,7 @@ fn obey(link: &Link, mut receiver: Receiver) -> Result<(), String> {
     Ok(())
 }
 
-/// Does what a run does, and undoes it.
+/// Performs the steps of a run, then undoes them.
 fn rehearse(order: &Order, identity: &setup::Identity) -> std::io::Result<()> {
     setup::personalize(&order.personal, identity)?;
     program::rehearse(&program::nothing_like(&order.program));
@@ -120,8 +120,8 @@ fn next(receiver: &mut Receiver) -> Result<First, String> {
         .map_err(|e| format!("the host's message could not be read: {e}"))?
 }
 
-/// A panic of the agent ends the guest's first process, which would look like a kernel panic of the
-/// user's making.
+/// Reports panics of the agent to the host. Such a panic ends the guest's first process, which
+/// would look like a kernel panic that the user caused.
 fn report_panics_on(link: Link) {
     std::panic::set_hook(Box::new(move |info| {
         link.send_if_free(&ToHost::Broken(format!("the agent failed: {info}").into()));

@@ -1,5 +1,5 @@
-//! Kernel modules that the run asks for, from files of the finished root. Not for those that the
-//! agent itself needs to get there (see `boot`).
+//! Loads kernel modules that the run asks for, from files of the finished root. Not for modules
+//! that the agent itself needs to get there (see `boot`).
 
 use std::ffi::CString;
 use std::io;
@@ -10,7 +10,7 @@ use std::process::Command;
 use fs_err as fs;
 use quiz_proto::Module;
 
-/// Loads one.
+/// Loads one module.
 pub fn load(module: &Module) -> io::Result<()> {
     if !module.path.ends_with(".ko") {
         return load_compressed(module);
@@ -30,7 +30,7 @@ fn refused(module: &Module, why: &dyn std::fmt::Display) -> io::Error {
     ))
 }
 
-/// modprobe knows every compression.
+/// Loads a compressed module with modprobe, which knows every compression.
 fn load_compressed(module: &Module) -> io::Result<()> {
     let file = Path::new(&module.path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let name = file.split(".ko").next().unwrap_or_default();

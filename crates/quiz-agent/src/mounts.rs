@@ -1,4 +1,4 @@
-//! Mounting, with errors that name what was mounted where.
+//! Mounts file systems, with errors that name the source and the target.
 
 use std::ffi::CString;
 use std::io;
@@ -10,7 +10,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::{disks, log};
 
-/// One mount: what, where, how.
+/// One mount: source, target, type, flags and options.
 pub struct Mount<'a> {
     source: &'a str,
     target: &'a Path,
@@ -25,18 +25,18 @@ impl<'a> Mount<'a> {
         Mount { source, target: target.as_ref(), kind, flags: MountFlags::empty(), options: String::new() }
     }
 
-    /// The same with these flags.
+    /// Replaces the flags.
     pub fn flags(self, flags: MountFlags) -> Self {
         Mount { flags, ..self }
     }
 
-    /// The same with these file-system options, comma separated.
+    /// Replaces the file-system options, which are comma separated.
     pub fn options(self, options: impl Into<String>) -> Self {
         Mount { options: options.into(), ..self }
     }
 }
 
-/// Mounts it, making the mount point if needed.
+/// Mounts `m`, after making the mount point if needed.
 pub fn mount(m: &Mount) -> io::Result<()> {
     if !m.target.is_dir() {
         fs::create_dir_all(m.target)?;
@@ -46,8 +46,7 @@ pub fn mount(m: &Mount) -> io::Result<()> {
         .map_err(|e| io::Error::other(format!("mounting {} ({}) on {}: {e}", m.source, m.kind, m.target.display())))
 }
 
-/// Mounts what a guest can live without: a file system that is not in the kernel's list is no fault
-/// of the run.
+/// Mounts an optional file system. If the kernel's list lacks it, that is no error.
 pub fn mount_if_known(m: &Mount, known: &str) {
     if is_known(m.kind, known)
         && m.target.is_dir()
@@ -57,26 +56,26 @@ pub fn mount_if_known(m: &Mount, known: &str) {
     }
 }
 
-/// The running kernel's list of file systems, to ask [`is_known`] of.
+/// The running kernel's list of file systems, for [`is_known`].
 pub fn known_filesystems() -> String {
     fs::read_to_string("/proc/filesystems").unwrap_or_default()
 }
 
-/// Whether this file system is in the kernel's list.
+/// Whether the kernel's list has this file system.
 pub fn is_known(name: &str, list: &str) -> bool {
     list.lines().any(|line| line.split_whitespace().next_back() == Some(name))
 }
 
-/// Moves a mount to another place.
+/// Moves a mount to another path.
 pub fn move_to(from: &str, to: &str) -> io::Result<()> {
     rustix::mount::mount_move(from, to).map_err(|e| io::Error::other(format!("moving {from} to {to}: {e}")))
 }
 
-/// Everything that outlives the VM is written back: shares that can be written (`shares`), and
-/// disks that are kept, by their serial numbers. Calls `failed` with what could not be.
+/// Writes back everything that outlives the VM: writable shares (`shares`) and the disks that are
+/// kept, given by their serial numbers. Calls `failed` for each that could not be written back.
 ///
-/// What is thrown away with the VM is not worth the time, and may have been made to fail. A share
-/// that is still in use is left mounted: it is synced.
+/// Disks that are discarded with the VM are skipped: that saves time, and they may have been made
+/// to fail. A share that is still in use is synced but stays mounted.
 pub fn write_back(shares: bool, disks: &[String], mut failed: impl FnMut(String)) {
     if !shares && disks.is_empty() {
         return;
@@ -94,13 +93,13 @@ pub fn write_back(shares: bool, disks: &[String], mut failed: impl FnMut(String)
         let fields: Vec<&str> = line.split(' ').collect();
         let [source, target, kind, options, ..] = fields[..] else { continue };
         let is_share = shares && kind == "9p";
-        // A partition has the name of its disk and a number.
+        // A partition's name is its disk's name followed by a number.
         let is_kept = devices.iter().any(|device| source.starts_with(device));
         if !(is_share || is_kept) || !options.split(',').any(|option| option == "rw") {
             continue;
         }
         let target = unescape(target);
-        // Unlike `sync`, this tells of what has failed before, too.
+        // Unlike `sync`, this also reports earlier failures.
         let mut done = sync_file_system(Path::new(&target));
         if is_share {
             done = done.and(unmount(&target));
@@ -110,7 +109,7 @@ pub fn write_back(shares: bool, disks: &[String], mut failed: impl FnMut(String)
         }
     }
     rustix::fs::sync();
-    // What programs have written to the devices themselves.
+    // Sync the devices themselves: programs may have written to them directly.
     for device in devices {
         let synced = fs::File::open(&device).and_then(|disk| disk.file().sync_all());
         if let Err(e) = synced {
@@ -120,10 +119,10 @@ pub fn write_back(shares: bool, disks: &[String], mut failed: impl FnMut(String)
 }
 
 fn sync_file_system(place: &Path) -> io::Result<()> {
-    // Whatever is mounted there is not waited for.
+    // Do not block on whatever is mounted there.
     let (place, _) = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(place)?.into_parts();
     match rustix::fs::syncfs(&place) {
-        // File systems that have nothing to write back need not know how.
+        // File systems that have nothing to write back need not implement this.
         Ok(()) | Err(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ROFS) => Ok(()),
         Err(e) => Err(e.into()),
     }
@@ -131,13 +130,14 @@ fn sync_file_system(place: &Path) -> io::Result<()> {
 
 fn unmount(target: &str) -> io::Result<()> {
     match rustix::mount::unmount(target, UnmountFlags::empty()) {
-        // It is covered by another mount, or gone with one; or in use.
+        // The share is covered by another mount, was unmounted with one, or is in use.
         Ok(()) | Err(rustix::io::Errno::BUSY | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
 
-/// `/proc/self/mounts` writes blanks, tabs, newlines and backslashes as three octal digits.
+/// Decodes a path: `/proc/self/mounts` writes blanks, tabs, newlines and backslashes as three octal
+/// digits.
 fn unescape(path: &str) -> String {
     let mut out = String::new();
     let mut rest = path;

@@ -1,5 +1,5 @@
-//! One program: started on pipes or a terminal, waited for. Not for what goes on between it and the
-//! host (see `programs`).
+//! Starts one program on pipes or a terminal, and waits for it. Not for exchanging data between the
+//! program and the host (see `programs`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,7 +15,7 @@ use quiz_proto::{Program, Status, Stream};
 
 use crate::terminal;
 
-/// A program that does nothing, by a shell.
+/// A shell that does nothing.
 pub fn nothing() -> Program {
     Program {
         argv: ["/bin/sh", "-c", "/bin/true"].map(|word| word.as_bytes().to_vec()).to_vec(),
@@ -27,13 +27,13 @@ pub fn nothing() -> Program {
     }
 }
 
-/// The same in the place of another program, with its environment, directory and terminal.
+/// The same with the environment, directory and terminal of `program`.
 pub fn nothing_like(program: &Program) -> Program {
     Program { argv: nothing().argv, shell_after: false, ..program.clone() }
 }
 
-/// Has a program run to its end that nobody feeds and nobody hears. What every program needs, from
-/// the loader to the shell, is in memory then. A root without them is fine, too.
+/// Runs a program to its end, without input and with its output discarded. That brings into memory
+/// what every program needs, from the loader to the shell. A root that lacks these is fine, too.
 pub fn rehearse(program: &Program) {
     let Ok(running) = Running::start(program) else { return };
     let Running { pid, input, outputs, terminal, slave } = running;
@@ -42,7 +42,7 @@ pub fn rehearse(program: &Program) {
     let readers: Vec<_> = readers.collect();
     while wait_for_any(|| ()).is_some_and(|(ended, _)| ended != pid) {}
     for reader in readers {
-        // A terminal says EIO where a pipe ends.
+        // Reading a terminal fails with EIO where a pipe would end.
         reader.join().ok();
     }
     drop(terminal);
@@ -50,20 +50,20 @@ pub fn rehearse(program: &Program) {
 
 /// A program that was started.
 pub struct Running {
-    /// Its process, and at first its process group.
+    /// Its process, which starts as the leader of its own process group.
     pub pid: i32,
-    /// Its standard input.
+    /// The agent's end of its standard input.
     pub input: Option<File>,
-    /// What it writes to.
+    /// The agent's ends of its output streams.
     pub outputs: Vec<(Stream, File)>,
-    /// Our end of its terminal.
+    /// The agent's end of its terminal.
     pub terminal: Option<File>,
-    /// Its own end, kept open for the shell that follows.
+    /// The program's end of its terminal, kept open for the shell that follows.
     pub slave: Option<OwnedFd>,
 }
 
 impl Running {
-    /// Starts it. A program that cannot be has ended at once.
+    /// Starts a program. If that fails, returns the status that the program has ended with.
     pub fn start(program: &Program) -> Result<Running, Status> {
         let broken = |e: io::Error| Status::NotExecutable(e.raw_os_error().unwrap_or(libc::EIO));
         let mut command = command(program, program.argv.iter().map(|a| OsStr::from_bytes(a)));
@@ -138,7 +138,7 @@ fn on_terminal(command: &mut Command, slave: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells a program that is not there from one that cannot be executed, as shells do.
+/// Distinguishes a program that does not exist from one that cannot be executed, as shells do.
 fn explain(program: &Program, error: &io::Error) -> Status {
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     if errno == libc::ENOENT && find(program).is_none() {
@@ -161,8 +161,8 @@ fn find(program: &Program) -> Option<PathBuf> {
     std::env::split_paths(&OsString::from_vec(path)).find_map(|dir| exists(dir.join(&name)))
 }
 
-/// Starts a shell for looking around afterwards, on the terminal of a program that has ended; its
-/// exit code is in `QUIZ_STATUS`.
+/// Starts a shell on the terminal of a program that has ended, so that the user can look around.
+/// `QUIZ_STATUS` holds the program's exit code.
 pub fn shell_after(program: &Program, slave: &OwnedFd, status: Status) -> Option<i32> {
     let mut shell = command(program, [OsStr::new("/bin/sh")].into_iter());
     if Path::new("/bin/bash").exists() {
@@ -179,11 +179,11 @@ pub fn shell_after(program: &Program, slave: &OwnedFd, status: Status) -> Option
     i32::try_from(shell.spawn().ok()?.id()).ok()
 }
 
-/// Waits for the next process that ends, orphans among them: the first process inherits them.
-/// `None` when there is none.
+/// Waits for the next process that ends, including orphans: the first process inherits them.
+/// Returns `None` when there is no process.
 ///
-/// It is taken under the guard that `hold` gives: whoever is starting a program holds it, and waits
-/// for that one alone if it cannot be executed.
+/// The process is reaped under the guard that `hold` returns. A thread that starts a program holds
+/// that guard; it reaps the program itself if the program cannot be executed.
 pub fn wait_for_any<G>(hold: impl Fn() -> G) -> Option<(i32, Status)> {
     loop {
         // SAFETY: all zeroes is a siginfo; waitid and waitpid write to live variables.

@@ -1,5 +1,5 @@
-//! The programs of the guest: the run's own and those beside it, fed, read, signalled, and waited
-//! for by the first process. Not for starting one (see `program`).
+//! The programs of the guest: the run's own program and the programs started beside it. The agent
+//! feeds, reads, signals and waits for them. Not for starting a program (see `program`).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,19 +16,19 @@ use crate::link::{Link, Receiver, Sender, locked};
 use crate::program::{self, Running};
 use crate::{kmsg, stacks, terminal};
 
-/// How often the agent says that it is alive.
+/// Time between two heartbeats.
 const PULSE: Duration = Duration::from_secs(1);
 
-/// How long output may still trickle in after a program has ended; only what it left behind needs
-/// it.
+/// How long output may still arrive after a program has ended. Only processes that the program left
+/// behind need this time.
 const DRAIN: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
-/// How long what a program left behind is listened to at most, without the time that the host
-/// takes; and how much is read of it, in bytes. The program's own last words are less than the
-/// largest pipe holds.
+/// Limits for reading from processes that an ended program left behind: time, without the time that
+/// the host takes, and size in bytes. The program's own last output always fits: the largest pipe
+/// holds no more.
 const TALK: (Duration, usize) = (Duration::from_secs(1), 1 << 20);
 
-/// All that run.
+/// All programs that run.
 pub struct Programs {
     link: Link,
     table: Mutex<Table>,
@@ -38,20 +38,20 @@ pub struct Programs {
 #[derive(Default)]
 struct Table {
     running: HashMap<ProgramId, Entry>,
-    /// How many were started.
+    /// Number of programs started.
     started: u64,
-    /// The guest is no longer kept.
+    /// The host no longer keeps the guest.
     ending: bool,
 }
 
-/// What the host's orders about a program act on.
+/// The parts of a running program that the host's orders act on.
 struct Entry {
     /// Its process group.
     group: i32,
     terminal: Option<Arc<File>>,
     /// Its input, until that has ended.
     feed: Option<mpsc::Sender<Vec<u8>>>,
-    /// Hears how it ended.
+    /// Receives the status when the program ends.
     ended: Option<mpsc::Sender<Status>>,
 }
 
@@ -63,8 +63,8 @@ impl Entry {
             unsafe { libc::kill(-group, signal) };
         }
         if signal == libc::SIGHUP && self.group > 1 {
-            // Its terminal is gone for all, those that stand still too, and for the shell behind
-            // the foreground.
+            // The terminal is gone for all of its processes: stopped ones too, and the shell that
+            // is not in the foreground.
             for signal in [libc::SIGHUP, libc::SIGCONT] {
                 // SAFETY: as above.
                 unsafe { libc::kill(-self.group, signal) };
@@ -73,7 +73,8 @@ impl Entry {
     }
 }
 
-/// The threads that carry a program's output, and how they hear that it has ended.
+/// The threads that carry a program's output, and the eventfd that reports the program's end to
+/// them.
 struct Outputs {
     over: Arc<OwnedFd>,
     pumps: Vec<JoinHandle<()>>,
@@ -90,8 +91,9 @@ impl Outputs {
     }
 }
 
-/// Runs the order's program to its end and reports it; all its output is sent before that, and what
-/// `watch` has seen. A guest that is to be kept then waits for its end.
+/// Runs the order's program to its end and reports its status. Before that it sends all of the
+/// program's output and the findings of `watch`. A guest that is to be kept then waits until the
+/// host ends it.
 pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver, mut watch: Option<&mut kmsg::Watch>) {
     let program = &order.program;
     let programs = listen(receiver, link);
@@ -104,7 +106,8 @@ pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver, mut wat
     };
     let (pid, slave) = (running.pid, running.slave.take());
     let outputs = {
-        // What the host sends as soon as it hears that the program runs finds it in the table.
+        // The host sends orders as soon as it knows that the program runs. They must find the
+        // program in the table.
         let mut table = locked(&programs.table);
         link.send(&ToHost::Started);
         programs.add(&mut table, ProgramId::MAIN, running, None)
@@ -120,11 +123,11 @@ pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver, mut wat
         if let Some(entry) = locked(&programs.table).running.get_mut(&ProgramId::MAIN) {
             entry.group = shell;
         }
-        // The program's status stays the run's.
+        // The run's status is the program's, not the shell's.
         programs.wait_for(shell);
     }
     if !order.keep {
-        // What the program left behind would hold its output open, and the VM is about to end
+        // Processes that the program left behind would hold its output open. The VM is about to end
         // anyway.
         kill_all();
     }
@@ -141,7 +144,7 @@ pub fn run(order: &Order, nonce: Nonce, link: &Link, receiver: Receiver, mut wat
     }
 }
 
-/// Hears the host from now on.
+/// Receives the host's messages from now on, on a thread of its own.
 pub fn listen(receiver: Receiver, link: &Link) -> Arc<Programs> {
     let table = Mutex::new(Table::default());
     let programs = Arc::new(Programs { link: link.clone(), table, changed: Condvar::new() });
@@ -151,7 +154,7 @@ pub fn listen(receiver: Receiver, link: &Link) -> Arc<Programs> {
 }
 
 impl Programs {
-    /// Does what the host says, as it comes.
+    /// Carries out the host's messages as they arrive.
     fn hear(self: &Arc<Self>, mut receiver: Receiver) {
         loop {
             if let Err(e) = receiver.next(|message| self.obey(message)) {
@@ -165,7 +168,8 @@ impl Programs {
             ToGuest::Exec { id, program } => self.exec(id, &program),
             ToGuest::Data(id, Stream::Stdin, bytes) => self.with(id, |entry| {
                 if let Some(feed) = &entry.feed {
-                    // The feeder has told the host when the program takes no more.
+                    // If the program takes no more input, the feeder has already reported that to
+                    // the host.
                     feed.send(bytes.into_owned()).ok();
                 }
             }),
@@ -178,7 +182,7 @@ impl Programs {
             ToGuest::Close(id, stream) => self.link.credit(id, stream, None),
             ToGuest::Resize(id, size) => self.with(id, |entry| {
                 if let Some(terminal) = &entry.terminal {
-                    // The old size is no reason to end the run.
+                    // A terminal that keeps its old size must not end the run.
                     terminal::resize(&**terminal, size).ok();
                 }
             }),
@@ -199,16 +203,17 @@ impl Programs {
     }
 
     fn with(&self, id: ProgramId, act: impl FnOnce(&mut Entry)) {
-        // One that has just ended is no longer there, which the host may not know yet.
+        // A program that has just ended is no longer in the table; the host may not know that yet.
         if let Some(entry) = locked(&self.table).running.get_mut(&id) {
             act(entry);
         }
     }
 
-    /// Starts a program beside the run's own, and reports its end when that has come.
+    /// Starts a program beside the run's own, and reports its end.
     fn exec(self: &Arc<Self>, id: ProgramId, program: &Program) {
         let (ended, end) = mpsc::channel();
-        // Whoever learns of its end finds it in the table.
+        // The table stays locked until it holds the program: the thread that learns of its end
+        // looks it up there.
         let mut table = locked(&self.table);
         let outputs = match Running::start(program) {
             Ok(running) => self.add(&mut table, id, running, Some(ended)),
@@ -218,7 +223,7 @@ impl Programs {
         self.changed.notify_all();
         let ours = self.clone();
         thread::spawn(move || {
-            // Without a status the guest is being ended.
+            // No status arrives if the guest is shutting down.
             let Ok(status) = end.recv() else { return };
             outputs.drain();
             locked(&ours.table).running.remove(&id);
@@ -226,7 +231,7 @@ impl Programs {
         });
     }
 
-    /// Carries a program's streams from now on.
+    /// Adds a started program to the table and carries its streams from now on.
     fn add(&self, table: &mut Table, id: ProgramId, running: Running, ended: Option<mpsc::Sender<Status>>) -> Outputs {
         let feed = running.input.map(|input| {
             let (feed, fed) = mpsc::channel();
@@ -245,14 +250,14 @@ impl Programs {
         Outputs { over, pumps }
     }
 
-    /// Waits for the process `pid`, and lets others know of theirs.
+    /// Waits for the process `pid`. Forwards the statuses of other programs that end meanwhile.
     fn wait_for(&self, pid: i32) -> Status {
         loop {
             match program::wait_for_any(|| locked(&self.table)) {
                 Some((ended, status)) if ended == pid => return status,
                 Some((ended, status)) => self.on_end(ended, status),
-                // The kernel no longer knows the program: whatever it did, it cannot be called a
-                // success.
+                // The kernel no longer knows the program. Its status is unknown, so it must not
+                // count as success.
                 None => return Status::Signal(libc::SIGKILL as u8),
             }
         }
@@ -260,16 +265,17 @@ impl Programs {
 
     fn on_end(&self, pid: i32, status: Status) {
         let mut table = locked(&self.table);
-        // Its number may have been another's, whose output is still on its way.
+        // An earlier program may have had the same process number, and its output may still be on
+        // its way.
         let entry = table.running.values_mut().find(|entry| entry.group == pid && entry.ended.is_some());
         if let Some(ended) = entry.and_then(|entry| entry.ended.take()) {
-            // Whoever waits for it waits as long as it takes.
+            // The thread that waits for the status waits without a time limit.
             ended.send(status).ok();
         }
     }
 
-    /// Returns when the guest is no longer kept. Whatever is stuck in the kernel then does not hold
-    /// that up.
+    /// Returns when the host no longer keeps the guest. Processes that are stuck in the kernel do
+    /// not delay that.
     fn wait_for_end(self: &Arc<Self>) {
         let ours = self.clone();
         thread::spawn(move || ours.reap());
@@ -309,8 +315,8 @@ fn feed_input(link: &Link, id: ProgramId, mut input: File, fed: &mpsc::Receiver<
     }
 }
 
-/// Carries one output stream to the host until it ends, nobody reads it, or the program is over and
-/// it is drained.
+/// Carries one output stream to the host. Stops when the stream ends, when nobody reads it any
+/// more, or when the program has ended and the stream is drained.
 fn pump(sender: Sender, mut file: File, over: &OwnedFd) {
     let mut buffer = vec![0; CHUNK];
     let mut is_over = false;
@@ -326,7 +332,7 @@ fn pump(sender: Sender, mut file: File, over: &OwnedFd) {
         }
         match polled {
             Ok(0) => break,
-            // What it left behind talks on.
+            // Processes that the program left behind keep writing.
             Ok(_) if waited > TALK.0 || taken > TALK.1 => break,
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
@@ -343,7 +349,7 @@ fn pump(sender: Sender, mut file: File, over: &OwnedFd) {
                 taken += if is_over { n } else { 0 };
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            // A terminal whose last user is gone says EIO.
+            // Reading a terminal whose last user is gone fails with EIO.
             Err(_) => break,
         }
     }

@@ -1,7 +1,8 @@
-//! The guest as the run wants it: root, file systems, identity, clock, randomness, shares, links.
+//! Sets up the guest for a run: root, file systems, identity, clock, randomness, shares, links.
 //!
-//! Two parts: [`prepare`] is what all runs on this guest have in common, [`personalize`] what is
-//! one run's own. Between them the VM may be saved, and resumed many times.
+//! There are two parts: [`prepare`] does what all runs on this guest have in common, and
+//! [`personalize`] does what belongs to one run. Between them the host may save the VM, and resume
+//! it many times.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,17 +19,17 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use crate::mounts::{self, Mount};
 use crate::{devices, inits, modules};
 
-/// What stands in for a machine id until there is one.
+/// Content of the machine-id file until a run sets one.
 const NO_MACHINE: &str = "00000000000000000000000000000000";
 
-/// Where the program leaves what goes back to the host.
+/// Directory in which the program leaves its artifacts for the host.
 pub const OUT: &str = "/quiz/out";
 
-/// Makes the guest what it is for every run on it. It may be saved after this and resumed many
+/// Prepares the guest for every run on it. The host may save the VM after this and resume it many
 /// times.
 ///
-/// An emulated CPU translates every piece of the kernel anew that it meets after that, so whatever
-/// can be done here is.
+/// This function does all work that can be done this early: after a resume, an emulated CPU has to
+/// translate again every piece of the kernel that it runs.
 pub fn prepare(moment: &Moment, system: &System) -> io::Result<Identity> {
     now(moment)?;
     switch_to_root(system)?;
@@ -47,18 +48,18 @@ pub fn prepare(moment: &Moment, system: &System) -> io::Result<Identity> {
     Ok(identity)
 }
 
-/// Makes a prepared guest ready for the program of one run.
+/// Sets up a prepared guest for the program of one run.
 pub fn personalize(personal: &Personal, identity: &Identity) -> io::Result<()> {
     now(&personal.moment)?;
     identity.become_machine(&personal.machine_id)?;
     personal.changed.iter().try_for_each(|serial| devices::look_again(serial))?;
-    // One may lie within another: in order.
+    // A share may lie within another, so they are mounted in order.
     personal.shares.iter().try_for_each(mount_share)?;
     inits::run_all(&personal.inits)
 }
 
-/// Makes a guest that was made ready for a run a prepared one again. A run's `init` cannot be
-/// undone: it must have had none.
+/// Undoes [`personalize`], so that the guest is a prepared one again. A run's `init` programs
+/// cannot be undone: the run must have none.
 pub fn forget(personal: &Personal, identity: &Identity) -> io::Result<()> {
     for share in personal.shares.iter().rev() {
         let target = Path::new(OsStr::from_bytes(&share.path));
@@ -79,7 +80,7 @@ fn set_clock((tv_sec, nanoseconds): (i64, u32)) -> io::Result<()> {
         .map_err(|e| io::Error::other(format!("setting the clock: {e}")))
 }
 
-/// Mixes the host's bytes into the pool and makes the generator take them up at once.
+/// Mixes the host's bytes into the kernel's random pool and makes the generator use them at once.
 fn seed_random_pool(seed: &[u8]) -> io::Result<()> {
     /// The kernel's `struct rand_pool_info` with room for the seed.
     #[repr(C)]
@@ -88,7 +89,7 @@ fn seed_random_pool(seed: &[u8]) -> io::Result<()> {
         bytes: libc::c_int,
         data: [u8; 64],
     }
-    // Their numbers are not the same on every architecture.
+    // The ioctl numbers differ between architectures.
     const RNDADDENTROPY: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<[libc::c_int; 2]>(b'R', 0x03);
     const RNDRESEEDCRNG: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(b'R', 0x07);
     let mut info = PoolInfo { entropy_bits: 0, bytes: 0, data: [0; 64] };
@@ -102,7 +103,7 @@ fn seed_random_pool(seed: &[u8]) -> io::Result<()> {
     if added != 0 {
         return Err(io::Error::other(format!("seeding the random pool: {}", io::Error::last_os_error())));
     }
-    // Kernels before 4.14 do not have it; they take the seed up by themselves.
+    // Kernels before 4.14 do not have this ioctl; they take up the seed by themselves.
     // SAFETY: RNDRESEEDCRNG takes no argument.
     unsafe { libc::ioctl(pool.as_raw_fd(), RNDRESEEDCRNG as _) };
     Ok(())
@@ -146,12 +147,12 @@ fn switch_to_root(system: &System) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// What a Linux user space expects to find mounted.
+/// Mounts the file systems that a Linux user space expects.
 fn kernel_file_systems() {
     let plain = MountFlags::NOSUID | MountFlags::NODEV;
     let none = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     for dir in ["/dev/pts", "/dev/shm", "/dev/mqueue", "/run", "/tmp"] {
-        // Whatever cannot be made is missed by the mount below, which says so on the console.
+        // If a directory cannot be made, the mount below fails and reports that on the console.
         fs::create_dir_all(dir).ok();
     }
     let known = crate::mounts::known_filesystems();
@@ -179,7 +180,7 @@ fn kernel_file_systems() {
         ("/run", "/var/run"),
         ("/run/lock", "/var/lock"),
     ] {
-        // A root that has them already is fine.
+        // A root that already has these links is fine.
         symlink(to, at).ok();
     }
     for dir in ["/run/lock", "/run/user", "/dev/disk/by-id"] {
@@ -209,7 +210,7 @@ fn names(hostname: &str) -> io::Result<()> {
     )
 }
 
-/// The files that say which machine this is: no two runs are the same. They are open, so that a run
+/// The files that identify the machine; no two runs share them. They are kept open, so that a run
 /// only has to write to them.
 pub struct Identity {
     machine_id: std::fs::File,
@@ -217,7 +218,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// No machine in particular yet.
+    /// Opens the files, without identifying a machine yet.
     fn none() -> io::Result<Identity> {
         let create = |path: &str| fs::File::create(path).map(|file| file.into_parts().0);
         let identity = Identity { machine_id: create("/etc/machine-id")?, host_id: create("/etc/hostid")? };
@@ -227,7 +228,7 @@ impl Identity {
 
     fn become_machine(&self, machine_id: &str) -> io::Result<()> {
         self.machine_id.write_all_at(format!("{machine_id}\n").as_bytes(), 0)?;
-        // What `hostid` and OpenZFS call this machine: four bytes, of which zero would mean none.
+        // `hostid` and OpenZFS identify the machine by these four bytes; zero would mean none.
         let id = u32::from_str_radix(machine_id.get(..8).unwrap_or_default(), 16).unwrap_or(1).max(1);
         self.host_id.write_all_at(&id.to_ne_bytes(), 0)
     }
@@ -261,8 +262,8 @@ fn loopback_up() -> io::Result<()> {
 fn mount_share(share: &Share) -> io::Result<()> {
     let target = Path::new(OsStr::from_bytes(&share.path));
     let flags = if share.writable { MountFlags::empty() } else { MountFlags::RDONLY };
-    // Without a cache a file edited on the host is seen at once; `mmap` adds just what writable
-    // mappings need.
+    // Without a cache the guest sees at once when the host edits a file. `mmap` adds only what
+    // writable mappings need.
     let cache = if share.writable { "mmap" } else { "none" };
     mounts::mount(
         &Mount::new(&share.tag, target, "9p")
@@ -271,7 +272,7 @@ fn mount_share(share: &Share) -> io::Result<()> {
     )
 }
 
-/// Mounts the disk for what goes back to the host.
+/// Mounts the disk that holds the artifacts, `/quiz/out`.
 pub fn mount_out(serial: &str) -> io::Result<()> {
     let device = crate::disks::disk(serial)?;
     let device = device.to_str().ok_or_else(|| io::Error::other("a device without a readable name"))?;

@@ -1,4 +1,4 @@
-//! Says where every task of the guest stands, for a run whose time is over.
+//! Reports the stack of every task in the guest, for a run that has timed out.
 
 use std::fmt::Write as _;
 
@@ -7,18 +7,19 @@ use quiz_proto::{CHUNK, ToHost};
 
 use crate::link::Link;
 
-/// The most text that is sent, in bytes: a guest with thousands of stuck tasks is not to delay the
+/// The most text that is sent, in bytes: a guest with thousands of stuck tasks must not delay the
 /// verdict.
 const LIMIT: usize = 1024 * 1024;
 
-/// Sends the stacks, and lets the kernel print those of busy CPUs and blocked tasks on the console.
+/// Sends the stacks, and makes the kernel print those of busy CPUs and blocked tasks on the
+/// console.
 pub fn send(link: &Link) {
     let text = collect();
     for piece in pieces(&text) {
         link.send(&ToHost::Stacks(piece.into()));
     }
     for key in ["l", "w"] {
-        // A kernel without sysrq has said what it can above.
+        // A kernel without sysrq still has the stacks above.
         fs::write("/proc/sysrq-trigger", key).ok();
     }
     link.send(&ToHost::StacksEnd);
@@ -30,7 +31,7 @@ fn collect() -> String {
     for process in processes.flatten() {
         let name = process.file_name();
         let Some(pid) = name.to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-        // Kernel threads have no memory map; idle ones are noise.
+        // Kernel threads have no memory map; idle ones are left out as noise.
         let is_kernel = fs::read_to_string(format!("/proc/{pid}/statm")).is_ok_and(|m| m.starts_with("0 "));
         let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
         for task in tasks.flatten() {

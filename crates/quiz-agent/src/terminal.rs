@@ -8,7 +8,7 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use quiz_proto::WinSize;
 use rustix::pty::OpenptFlags;
 
-/// A new pseudo-terminal of this size: our end and the program's.
+/// Opens a new pseudo-terminal of this size: the agent's end and the program's.
 pub fn open(size: WinSize) -> io::Result<(File, OwnedFd)> {
     let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     rustix::pty::grantpt(&master)?;
@@ -26,13 +26,13 @@ pub fn open(size: WinSize) -> io::Result<(File, OwnedFd)> {
     Ok((File::from(master), slave.into()))
 }
 
-/// Tells the terminal, and with SIGWINCH its foreground process group, the size.
+/// Sets the terminal's size. The kernel then sends SIGWINCH to the foreground process group.
 pub fn resize(master: impl AsFd, size: WinSize) -> io::Result<()> {
     let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
     Ok(rustix::termios::tcsetwinsize(master, size)?)
 }
 
-/// The process group that a signal from the keyboard would go to.
+/// The process group that receives signals from the keyboard.
 pub fn foreground_group(master: impl AsFd) -> Option<i32> {
     let mut group: libc::pid_t = 0;
     // SAFETY: TIOCGPGRP writes one pid_t, to a live variable.

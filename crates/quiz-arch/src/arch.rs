@@ -1,13 +1,13 @@
-//! What is known of an architecture: the columns of the table. Not for the rows.
+//! The columns of the table of architectures. Not for the rows.
 
-/// One architecture that quiz can run guests of, build kernels and roots for.
+/// An architecture for which quiz can run guests, and build kernels and roots.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arch {
-    /// The name quiz uses everywhere, which is also what `uname -m` prints.
+    /// quiz's name for it, which is also what `uname -m` prints.
     pub name: &'static str,
     /// Debian's name for it.
     pub debian: &'static str,
-    /// Where Debian has it.
+    /// Which Debian releases have it.
     pub port: Port,
     /// Debian's metapackage of the stock kernel.
     pub debian_kernel: &'static str,
@@ -17,34 +17,33 @@ pub struct Arch {
     pub kernel_arch: &'static str,
     /// The kernel's `make` target for an image that QEMU can start.
     pub kernel_image: &'static str,
-    /// Where the image is after the build, relative to the build directory.
+    /// The path of the built image, relative to the build directory.
     pub kernel_image_path: &'static str,
-    /// What quiz asks of the configuration of its kernels, beyond what it asks of all: a fragment
-    /// of Kconfig.
+    /// The fragment of kernel configuration for this architecture, in addition to the one for all.
     pub kernel_config: &'static str,
-    /// Debian's multiarch tuple: the name of its directories of libraries.
+    /// Debian's multiarch tuple: the name of its library directories.
     pub multiarch: &'static str,
-    /// The directories of libraries at the top of Debian's merged-/usr systems, `lib` apart, that
-    /// are links into `/usr`.
+    /// The top-level library directories, except `lib`, that are links into `/usr` on Debian's
+    /// merged-/usr systems.
     pub lib_links: &'static [&'static str],
-    /// Other architectures, by quiz's names, whose processors run its programs.
+    /// Other architectures, by quiz's names, whose processors run its programs natively.
     pub native_on: &'static [&'static str],
-    /// `CROSS_COMPILE=` when the host is another architecture (Debian's cross toolchain prefix).
+    /// `CROSS_COMPILE=` on a host of another architecture (Debian's cross toolchain prefix).
     pub cross: &'static str,
     /// The cross compiler's program.
     pub cross_gcc: &'static str,
-    /// The packages of that program, by family of distributions.
+    /// The packages of the cross compiler, by family of distributions.
     pub cross_packages: Packages,
-    /// What Rust calls it when the agent is built for it.
+    /// Rust's target name for building the agent.
     pub rust: &'static str,
     /// A file of the C library that the agent is linked with on other hosts, and Debian's package
-    /// of it.
+    /// of that file.
     pub cross_libc: (&'static str, &'static str),
-    /// binfmt_misc's name of the emulator for its programs.
+    /// The name in binfmt_misc of the emulator for its programs.
     pub user_mode: &'static str,
     /// QEMU's program.
     pub qemu: &'static str,
-    /// The packages of that program, by family of distributions.
+    /// The packages of the QEMU program, by family of distributions.
     pub qemu_packages: Packages,
     /// Machines to choose from, the preferred one first.
     pub machines: &'static [Machine],
@@ -52,39 +51,39 @@ pub struct Arch {
     pub cpu: &'static str,
     /// The kernel's console device.
     pub console: &'static str,
-    /// QEMU's device for that console, where it is not the machine's first serial port.
+    /// QEMU's device for that console, if it is not the machine's first serial port.
     pub console_device: Option<&'static str>,
-    /// A CPU that waits in a loop says so, and QEMU then has another one run. Where none does,
-    /// several CPUs need several threads: in one, each wait of one CPU for another lasts until
-    /// QEMU's next turn, a tenth of a second.
+    /// Whether a CPU in a waiting loop yields to QEMU, which then runs another CPU. Without that,
+    /// several CPUs need several threads. In a single thread, each wait of one CPU for another
+    /// would last until QEMU's next turn, a tenth of a second.
     pub yields: bool,
-    /// It has a time-stamp counter whose rate the kernel can be told.
+    /// Whether it has a time-stamp counter whose rate the kernel can be given.
     pub tsc: bool,
-    /// Words for the kernel's command line that have it panic, and so tell where it is, when a
-    /// non-maskable interrupt comes from outside.
+    /// Kernel parameters that make the kernel panic on an external non-maskable interrupt, and so
+    /// print its stack.
     pub nmi_words: &'static [&'static str],
     /// Whether KVM on a host of this same architecture can run it.
     pub kvm: bool,
 }
 
-/// The names of a package in Debian, Fedora, Arch, openSUSE and Alpine, in this order, and
-/// relatives of each. Several names are separated by blanks; where there is none it is empty.
+/// The names of a package in Debian, Fedora, Arch, openSUSE and Alpine, in this order, and in
+/// relatives of each. Blanks separate several names; empty if there is no package.
 pub type Packages = [&'static str; 5];
 
-/// Where Debian has an architecture.
+/// Which Debian releases have an architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Port {
-    /// In all releases of these years.
+    /// All releases of recent years.
     Released,
-    /// In this release and those after it.
+    /// This release and later ones.
     Since(&'static str),
-    /// In the archive of unofficial ports only: built by volunteers, signed by keys of its own, and
-    /// without any release but `sid`.
+    /// Only the archive of unofficial ports: volunteers build it, its keys are separate, and `sid`
+    /// is its only release.
     Unofficial,
 }
 
 impl Port {
-    /// The release to take where the user has not chosen one, if it is not the usual one.
+    /// The default release, if it is not the usual one.
     pub fn release(self) -> Option<&'static str> {
         match self {
             Port::Released => None,
@@ -105,16 +104,16 @@ pub struct Machine {
     pub discovery: Discovery,
     /// Further properties of `-machine`.
     pub options: &'static [&'static str],
-    /// Properties that are right only with KVM.
+    /// Properties to use only with KVM.
     pub kvm_options: &'static [&'static str],
-    /// The machine starts an uncompressed ELF kernel through its PVH entry point.
+    /// Whether the machine starts an uncompressed ELF kernel through its PVH entry point.
     pub pvh: bool,
-    /// The guest cannot find out its TSC frequency under TCG and must be told (`tsc_early_khz=`).
+    /// Whether the guest cannot detect its TSC frequency under TCG and needs `tsc_early_khz=`.
     pub needs_tsc_khz: bool,
-    /// How many virtio devices it has room for.
+    /// The number of virtio devices that fit.
     pub slots: usize,
-    /// It has QEMU's firmware configuration device, and guests find it. Through it they say where a
-    /// dump of their memory has what (`vmcoreinfo`).
+    /// Whether it has QEMU's firmware configuration device and guests find it. Guests use it to
+    /// report the layout of their memory for dumps (`vmcoreinfo`).
     pub fw_cfg: bool,
 }
 
@@ -133,7 +132,7 @@ pub enum Transport {
 /// How a kernel finds virtio devices; decides which of its options are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Discovery {
-    /// The bus lists them.
+    /// The bus enumerates them.
     Bus,
     /// QEMU names them on the kernel command line (`CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`).
     CommandLine,
@@ -142,7 +141,7 @@ pub enum Discovery {
 }
 
 impl Arch {
-    /// Whether programs of this architecture have to be emulated on processors of `host`.
+    /// Whether programs of this architecture need emulation on processors of `host`.
     pub fn is_foreign_to(&self, host: &Arch) -> bool {
         self.name != host.name && !self.native_on.contains(&host.name)
     }

@@ -1,8 +1,8 @@
-//! The table of architectures: everything that quiz knows about one is a row here.
+//! The table of architectures: all facts about an architecture are in its row.
 //!
-//! Adding an architecture is adding a row to `rows.rs`, with its fragment of kernel configuration
-//! beside it. No other code asks *which* architecture it has in hand; it asks the row. Not for
-//! detection of what a host can do (that is measured, see `quiz-vm::accel`).
+//! To add an architecture, add a row to `rows.rs`, with its fragment of kernel configuration beside
+//! it. Other code never checks *which* architecture it has; it reads the row. Not for detecting
+//! what a host can do (that is measured, see `quiz-vm::accel`).
 
 mod arch;
 mod rows;
@@ -10,7 +10,7 @@ mod rows;
 pub use arch::*;
 pub use rows::ALL;
 
-/// The architecture that is called `name`: quiz's name, Debian's, or the kernel's.
+/// The architecture with this name: quiz's, Debian's, or the kernel's.
 pub fn find(name: &str) -> Option<&'static Arch> {
     ALL.iter().copied().find(|a| a.name == name || a.debian == name || a.kernel_arch == name)
 }
@@ -28,7 +28,7 @@ pub fn host() -> &'static Arch {
     .unwrap_or(ALL[0])
 }
 
-/// Whether KVM on this host can run guests of `arch`, if there is a KVM that works.
+/// Whether KVM on this host, if it works, can run guests of `arch`.
 pub fn runs_under_kvm_here(arch: &Arch) -> bool {
     arch.kvm && arch.name == host().name
 }

@@ -1,4 +1,4 @@
-//! The rows of the table. Not for what the columns mean: that is `arch`.
+//! The rows of the table. Not for the meaning of the columns (see `arch`).
 
 use crate::arch::{Arch, Discovery, Machine, Port, Transport};
 
@@ -15,21 +15,21 @@ const fn pci(name: &'static str) -> Machine {
         kvm_options: &[],
         pvh: false,
         needs_tsc_khz: false,
-        // A PCI bus has 32, of which machines take the first and the last for themselves.
+        // A PCI bus has 32 slots; machines use the first and the last themselves.
         slots: 30,
         fw_cfg: false,
     }
 }
 
-/// `virt` of the architectures that have it.
+/// The machine `virt`, which several architectures have.
 const VIRT: Machine = Machine { fw_cfg: true, ..pci("virt") };
 
-/// With the newest interrupt controller that the host has, or QEMU emulates: the oldest serves
-/// eight CPUs, and not every host has it.
+/// `virt` with the newest interrupt controller that the host has or QEMU emulates. The oldest
+/// supports only eight CPUs, and not every host has it.
 const ARM_VIRT: Machine = Machine { options: &["gic-version=max"], ..VIRT };
 
-/// A microvm has no port that tells an NMI's reason, which a kernel then takes for an error of the
-/// bus.
+/// A microvm lacks the port that reports an NMI's reason. Its kernel therefore takes an NMI for a
+/// bus error.
 const X86_NMI: &[&str] = &["unknown_nmi_panic", "sysctl.kernel.panic_on_unrecovered_nmi=1"];
 
 const MICROVM: Machine = Machine {
@@ -37,7 +37,8 @@ const MICROVM: Machine = Machine {
     transport: Transport::Mmio,
     discovery: Discovery::Acpi,
     options: &["acpi=on", "isa-serial=on"],
-    // kvmclock and the local APIC timer do their work. Under TCG leaving them out costs seconds.
+    // kvmclock and the local APIC timer replace PIT and PIC. Under TCG, leaving these out costs
+    // seconds.
     kvm_options: &["pit=off", "pic=off", "rtc=on"],
     pvh: true,
     needs_tsc_khz: true,
@@ -45,19 +46,21 @@ const MICROVM: Machine = Machine {
     fw_cfg: true,
 };
 
-/// A real processor as a whole, and what a kernel gains by. Not QEMU's `max` less what is slow:
-/// what is left need not make sense, and it is another processor with each QEMU. So QEMU 10's `max`
-/// without ERMS kept FSRM, which implies it, and Linux 6.1 then never left its memmove().
+/// A model of a real processor, plus features that speed up a kernel. Not QEMU's `max` minus slow
+/// features: the remainder need not be consistent, and it differs between QEMU versions. For
+/// example, QEMU 10's `max` without ERMS kept FSRM, which implies ERMS. Linux 6.1 then never left
+/// its memmove().
 ///
-/// - Westmere is an x86-64-v2 with AES and CLMUL. It has no AVX, which is slower than SSE when
-///   emulated and which OpenZFS and RAID 6 would measure at each load; no ERMS and FSRM, since a
-///   string instruction is emulated step by step; no 5-level page tables; no PCID, which QEMU
-///   emulates by emptying its whole TLB; no XSAVE, so that a task's state is 512 bytes.
-/// - `v1`, because later ones have IBRS, which QEMU does not emulate and warns of.
-/// - RDRAND, so that the kernel's random numbers are there at once. Not RDSEED, which QEMU 7.2
-///   lacks.
-/// - SMEP and SMAP, because a kernel that wrongly uses a user's memory is to be caught.
-/// - FSGSBASE, because entering the kernel by an exception is cheaper with it.
+/// - Westmere is an x86-64-v2 with AES and CLMUL.
+/// - It has no AVX. Emulated AVX is slower than SSE, and OpenZFS and RAID 6 would measure it at
+///   each load.
+/// - It has no ERMS and FSRM: QEMU emulates a string instruction step by step.
+/// - It has no 5-level page tables, and no PCID, which QEMU emulates by emptying its whole TLB.
+/// - It has no XSAVE, so that a task's state is 512 bytes.
+/// - `v1`, because later versions have IBRS, which QEMU does not emulate and warns about.
+/// - RDRAND, so that the kernel has random numbers at once. Not RDSEED, which QEMU 7.2 lacks.
+/// - SMEP and SMAP, to catch a kernel that wrongly uses a user's memory.
+/// - FSGSBASE makes entering the kernel by an exception cheaper.
 const X86_64_CPU: &str = "Westmere-v1,+rdrand,+smep,+smap,+fsgsbase";
 
 static X86_64: Arch = Arch {
@@ -82,13 +85,13 @@ static X86_64: Arch = Arch {
     qemu: "qemu-system-x86_64",
     qemu_packages: ["qemu-system-x86", "qemu-system-x86-core", "qemu-system-x86", "qemu-x86", "qemu-system-x86_64"],
     machines: &[
-        // Without ACPI tables to read it boots sooner, but the kernel must take its devices from
-        // the command line.
+        // Without ACPI tables it boots sooner, but the kernel must take its devices from the
+        // command line.
         Machine {
             discovery: Discovery::CommandLine,
             options: &["acpi=off", "isa-serial=on"],
             slots: 8,
-            // Linux's driver warns of missing ACPI even where it is told of the device
+            // Linux's driver warns about missing ACPI even if the command line names the device
             // (`fw_cfg_read_blob`).
             fw_cfg: false,
             ..MICROVM
@@ -139,8 +142,8 @@ static AARCH64: Arch = Arch {
         "qemu-system-aarch64",
     ],
     machines: &[ARM_VIRT],
-    // Emulated, a newer one signs every return address, which takes four fifths of the time of a
-    // boot; done the cheap way, a third.
+    // A newer model signs every return address. Emulated, that takes four fifths of a boot's time,
+    // or a third with the cheap algorithm.
     cpu: "neoverse-n1",
     console: "ttyAMA0",
     console_device: None,
@@ -208,7 +211,8 @@ static PPC64LE: Arch = Arch {
     user_mode: "qemu-ppc64le",
     qemu: "qemu-system-ppc64",
     qemu_packages: ["qemu-system-ppc", "qemu-system-ppc-core", "qemu-system-ppc", "qemu-ppc", "qemu-system-ppc64"],
-    // Without its firmware, which is most of a boot, and speaks to the guest from QEMU instead.
+    // VOF instead of the usual firmware, which takes most of a boot. QEMU itself implements VOF's
+    // services.
     machines: &[Machine { options: &["x-vof=on"], ..pci("pseries") }],
     cpu: "power9",
     console: "hvc0",
@@ -252,7 +256,7 @@ static RISCV64: Arch = Arch {
         "qemu-extra",
         "qemu-system-riscv64",
     ],
-    // Its firmware configuration device has no DMA, which vmcoreinfo wants.
+    // QEMU's firmware configuration device has no DMA here, which vmcoreinfo needs.
     machines: &[pci("virt")],
     cpu: "rv64",
     console: "ttyS0",
@@ -263,7 +267,7 @@ static RISCV64: Arch = Arch {
     kvm: true,
 };
 
-/// The big-endian one.
+/// Big-endian PowerPC.
 static PPC64: Arch = Arch {
     name: "ppc64",
     debian: "ppc64",
@@ -341,7 +345,8 @@ static ARMV7: Arch = Arch {
     user_mode: "qemu-arm",
     qemu: "qemu-system-arm",
     qemu_packages: ["qemu-system-arm", "qemu-system-arm-core", "qemu-system-arm", "qemu-arm", "qemu-system-arm"],
-    // A kernel with short page tables finds nothing above 4 GiB, where the PCI bus is otherwise.
+    // A kernel with short page tables cannot reach addresses above 4 GiB, where the PCI bus is by
+    // default.
     machines: &[Machine { options: &["highmem=off"], ..VIRT }],
     cpu: "cortex-a15",
     console: "ttyAMA0",

@@ -1,25 +1,25 @@
-//! What single settings can be: the types of their values that are more than text or a number. Not
-//! for reading them (`value`, `item`).
+//! The types of settings that are more than text or a number. Not for reading them (`value`,
+//! `item`).
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// What runs the guest's instructions.
+/// The accelerator that runs the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AccelChoice {
-    /// KVM where it was seen to work, else TCG.
+    /// KVM if it works, else TCG.
     #[default]
     Auto,
-    /// KVM or nothing.
+    /// KVM only.
     Kvm,
-    /// QEMU's own translation, slower but everywhere.
+    /// QEMU's own translation: slower, but works everywhere.
     Tcg,
 }
 
-/// What makes roots.
+/// The builder of roots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RootBuilder {
-    /// mmdebstrap where it works, else a VM.
+    /// mmdebstrap if it works, else a VM.
     #[default]
     Auto,
     /// mmdebstrap, on the host.
@@ -28,58 +28,58 @@ pub enum RootBuilder {
     Vm,
 }
 
-/// How the guest sees the worktree.
+/// The guest's access to the worktree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WorktreeMode {
-    /// It can read it.
+    /// Read-only.
     #[default]
     ReadOnly,
-    /// It can change it.
+    /// Read and write.
     ReadWrite,
-    /// Not at all.
+    /// None.
     Off,
 }
 
-/// A host directory that the guest sees.
+/// A host directory that the guest mounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShareSpec {
     /// The directory on the host, absolute.
     pub host: PathBuf,
-    /// Where the guest sees it, absolute.
+    /// The mount point in the guest, absolute.
     pub guest: PathBuf,
-    /// The guest can change it.
+    /// The guest may write to it.
     pub writable: bool,
 }
 
 /// A block device of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskSpec {
-    /// An empty one, thrown away with the run.
+    /// An empty disk, discarded after the run.
     Blank {
         /// Its size.
         bytes: u64,
     },
-    /// A file or block device of the host, which keeps what the guest writes.
+    /// A file or block device of the host, which keeps the guest's writes.
     File {
-        /// Where it is, absolute.
+        /// Its path, absolute.
         path: PathBuf,
-        /// What is in it.
+        /// Its format.
         format: ImageFormat,
     },
 }
 
-/// How the contents of a disk are in its file. The user says it, by the file's name or behind it:
-/// what is in the file is the guest's to write.
+/// The format of a disk image. The user gives it, by the file's name or after it. The file's
+/// contents do not decide: the guest can write them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageFormat {
-    /// As they are.
+    /// Raw: the disk's bytes as they are.
     Raw,
-    /// QEMU's own form.
+    /// QEMU's qcow2.
     Qcow2,
 }
 
 impl ImageFormat {
-    /// What a file's name says.
+    /// The format that a file's name indicates.
     pub fn of_name(path: &Path) -> ImageFormat {
         if path.extension().is_some_and(|extension| extension == "qcow2") {
             ImageFormat::Qcow2
@@ -97,7 +97,7 @@ impl ImageFormat {
     }
 }
 
-/// Which messages of the guest's kernel are shown: those of a level of syslog and worse ones.
+/// The kernel messages to show: those of this syslog level and more severe ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "the names are syslog's")]
 pub enum KernelMessages {
@@ -114,13 +114,13 @@ pub enum KernelMessages {
 }
 
 impl KernelMessages {
-    /// The number of the least severe level that is shown, 0 to 7.
+    /// The number of the least severe level that is shown, 0 to 7; `None` shows no messages.
     pub fn level(self) -> Option<u8> {
         (self as u8).checked_sub(1)
     }
 }
 
-/// When the guest's memory is kept.
+/// When to keep the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DumpWhen {
     /// Never.
@@ -128,11 +128,11 @@ pub enum DumpWhen {
     Off,
     /// After a panic.
     OnPanic,
-    /// After whatever was not the program's own end: a panic, a hang, a reset.
+    /// After every failure other than the program's own: a panic, a hang, a reset.
     OnFailure,
 }
 
-/// The form of a dump of the guest's memory.
+/// The format of a dump of the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DumpForm {
     /// Compressed physical memory, for drgn and crash.
@@ -142,7 +142,7 @@ pub enum DumpForm {
     Elf,
 }
 
-/// The key that, pressed three times, leaves a terminal; none if there is no such key.
+/// The key that leaves a terminal if it is pressed three times; `None` if there is no such key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Escape(pub Option<u8>);
 
@@ -150,12 +150,12 @@ impl Escape {
     /// Ctrl-], as for systemd-nspawn.
     pub const DEFAULT: Escape = Escape(Some(0x1d));
 
-    /// The key as it is written: `ctrl-]`.
+    /// The key's name: `ctrl-]`.
     pub fn name(self) -> String {
         self.0.map_or_else(|| "off".to_owned(), |byte| format!("ctrl-{}", char::from(byte | 0x40).to_ascii_lowercase()))
     }
 
-    /// The key that is written like this.
+    /// The key with this name.
     pub fn named(text: &str) -> Option<Escape> {
         if text == "off" {
             return Some(Escape(None));
@@ -163,7 +163,7 @@ impl Escape {
         let (ctrl, key) = text.split_at_checked(5)?;
         match key.as_bytes() {
             [key] if ctrl.eq_ignore_ascii_case("ctrl-") => match key.to_ascii_uppercase() {
-                // Not those that every shell needs: Ctrl-M is Enter, Ctrl-I the tabulator, Ctrl-[
+                // Not the keys that every shell needs: Ctrl-M is Enter, Ctrl-I is Tab, and Ctrl-[
                 // begins each arrow key.
                 b'M' | b'I' | b'J' | b'[' => None,
                 key @ b'A'..=b'_' => Some(Escape(Some(key & 0x1f))),
@@ -180,34 +180,34 @@ impl Default for Escape {
     }
 }
 
-/// How much quiz says on stderr.
+/// How much quiz prints on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
 pub enum Verbosity {
     /// Errors only.
     Quiet,
-    /// What is being waited for, and the guest's kernel warnings.
+    /// What quiz waits for, and warnings of the guest's kernel.
     #[default]
     Normal,
     /// Every kernel message, and what quiz does.
     Verbose,
 }
 
-/// Where a record goes.
+/// Where to write a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JsonTo {
-    /// To standard output, after what the program has written there.
+    /// Standard output, after the program's output.
     Output,
-    /// To a descriptor that quiz was started with.
+    /// A file descriptor that quiz inherited.
     Descriptor(i32),
-    /// To a file.
+    /// A file.
     File(PathBuf),
 }
 
 impl JsonTo {
-    /// The place that `text` names: `fd:3`, or a file; relative paths are so to `cwd`.
+    /// The destination that `text` names: `fd:3`, or a file, relative to `cwd`.
     ///
     /// # Errors
-    /// A descriptor that is no number.
+    /// Fails if the descriptor is not a number.
     pub fn parse(text: &OsStr, cwd: &Path) -> Result<JsonTo, String> {
         match text.to_str().and_then(|text| text.strip_prefix("fd:")) {
             Some(number) => match number.parse() {

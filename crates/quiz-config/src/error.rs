@@ -1,5 +1,4 @@
-//! What can be wrong with a configuration, with the place in the file where there is one. Not for
-//! printing it.
+//! Errors in a configuration, with the place in the file where there is one. Not for printing them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,13 +8,13 @@ use miette::{Diagnostic, NamedSource, SourceSpan};
 use crate::origin::Origin;
 use crate::value::ValueError;
 
-/// What is wrong with the configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file is there and cannot be read.
+    /// A file exists but cannot be read.
     #[error("cannot read the settings")]
     Read(#[source] std::io::Error),
-    /// A file has mistakes: at least one.
+    /// A file has at least one mistake.
     #[error("{}", summary(.0))]
     File(Vec<FileProblem>),
     /// A variable or an option has a bad value.
@@ -26,7 +25,7 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: ValueError,
     },
-    /// Values do not fit each other or the limits of a VM.
+    /// Values do not fit each other, or exceed the limits of a VM.
     #[error("{problem} ({set_by})")]
     Meaning {
         /// What is wrong.
@@ -54,13 +53,13 @@ pub struct FileProblem {
     pub line: usize,
     /// What is wrong.
     pub message: String,
-    /// What to write instead.
+    /// A replacement to suggest.
     #[help]
     pub help: Option<String>,
     /// The file's text.
     #[source_code]
     pub source_code: NamedSource<Arc<str>>,
-    /// Where in the text.
+    /// The place in the text.
     #[label("here")]
     pub span: SourceSpan,
 }

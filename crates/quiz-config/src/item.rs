@@ -10,30 +10,30 @@ use crate::choices::{DiskSpec, ImageFormat, ShareSpec};
 use crate::size::Size;
 use crate::value::{Name, Place, Value, ValueError, describe, plain, text_of};
 
-/// How a variable, which is one text, holds several items.
+/// How the text of a variable separates several items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Separator {
-    /// A comma is between them.
+    /// Commas separate the items.
     Comma,
-    /// White space is between them.
+    /// White space separates the items.
     Space,
-    /// It holds one.
+    /// The variable holds one item.
     Nothing,
 }
 
-/// What a list can be made of.
+/// The type of a list's items.
 pub trait Item: Sized + Clone {
-    /// What a list of these is, for messages.
+    /// The name of a list of these, for messages.
     const WANTED: &'static str;
-    /// What is between several of them in a variable.
+    /// The separator in a variable.
     const VARIABLE: Separator;
-    /// What is between several of them in one option.
+    /// The separator in one option.
     const OPTION: Separator = Separator::Nothing;
 
-    /// Reads one.
+    /// Reads one item.
     fn read(text: &OsStr, place: &Place) -> Result<Self, ValueError>;
 
-    /// As the user would write it.
+    /// The item as the user would write it.
     fn show(&self) -> String;
 }
 
@@ -63,8 +63,8 @@ impl<T: Item> Value for Vec<T> {
         read_all(text, T::VARIABLE, place)
     }
 
-    /// Adds to what was there. An empty text drops all of that instead: it is how one run does
-    /// without what a file asks for.
+    /// Adds to the list. An empty text empties the list instead, so that one run can do without the
+    /// items from a file.
     fn from_option(before: Option<Self>, text: &OsStr, place: &Place) -> Result<Self, ValueError> {
         if text.is_empty() {
             return Ok(Vec::new());
@@ -93,7 +93,8 @@ impl Item for Name {
     }
 }
 
-/// A profile to include, and perhaps the value of one of its options: `memdev`, `memdev:count=2`.
+/// A profile to include, optionally with the value of one of its options: `memdev`,
+/// `memdev:count=2`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileUse {
     /// The profile.
@@ -132,8 +133,8 @@ impl Item for ProfileUse {
     }
 }
 
-/// A word for a program that takes options too, and so does not begin with a dash: a package, a
-/// mirror.
+/// An argument for a program that also takes options, so it does not begin with a dash: a package,
+/// a mirror.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Word(pub String);
 
@@ -156,7 +157,7 @@ impl Item for Word {
     }
 }
 
-/// One or more words of the kernel's command line.
+/// One or more parameters of the kernel command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelWords(pub String);
 
@@ -190,7 +191,7 @@ impl Item for OsString {
     }
 }
 
-/// A piece of kernel configuration: the name of one that quiz has, or a file's absolute path.
+/// A fragment of kernel configuration: the name of a built-in one, or a file's absolute path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fragment(pub String);
 
@@ -198,7 +199,7 @@ impl Item for Fragment {
     const WANTED: &'static str = "a list of names or files";
     const VARIABLE: Separator = Separator::Comma;
 
-    /// A name has neither `/` nor `.` in it.
+    /// A name contains neither `/` nor `.`.
     fn read(text: &OsStr, place: &Place) -> Result<Self, ValueError> {
         let text = plain(text)?;
         if !text.is_empty() && !text.contains(['/', '.']) {
@@ -218,7 +219,7 @@ impl Item for ShareSpec {
     const WANTED: &'static str = "a list of shares";
     const VARIABLE: Separator = Separator::Comma;
 
-    /// `HOST[:GUEST][:rw]`.
+    /// Reads `HOST[:GUEST][:rw]`.
     fn read(text: &OsStr, place: &Place) -> Result<Self, ValueError> {
         let wrong = |reason| ValueError::Share { text: text.to_string_lossy().into_owned(), reason };
         let mut parts: Vec<&[u8]> = text.as_bytes().split(|b| *b == b':').collect();
@@ -259,7 +260,7 @@ impl Item for ShareSpec {
     }
 }
 
-/// `path` with `..` taken literally, for a place in the guest.
+/// `path` with `..` resolved by name only, for a path in the guest.
 fn flat(path: &Path) -> PathBuf {
     let mut flat = PathBuf::new();
     for component in path.components() {
@@ -275,7 +276,7 @@ impl Item for DiskSpec {
     const WANTED: &'static str = "a list of disks";
     const VARIABLE: Separator = Separator::Comma;
 
-    /// A size, or a file, of which `:raw` or `:qcow2` may say what is in it. What begins with a
+    /// Reads a size, or a file with an optional format `:raw` or `:qcow2`. Text that begins with a
     /// digit and has no `/` is a size, so that a mistyped size never becomes a file's name.
     fn read(text: &OsStr, place: &Place) -> Result<Self, ValueError> {
         let bytes = text.as_bytes();
@@ -313,9 +314,9 @@ impl Item for DiskSpec {
 /// A variable of the program's environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnvItem {
-    /// The caller's, if it has it.
+    /// The caller's value, if the caller has the variable.
     Pass(OsString),
-    /// This one.
+    /// This value.
     Set(OsString, OsString),
 }
 

@@ -1,5 +1,5 @@
 //! Reads the layers of configuration, lowest first, into [`Settings`]: the defaults, files,
-//! variables, options. Not for finding the files, and not for what the values mean together (see
+//! variables, options. Not for finding the files, nor for checking values against each other (see
 //! `lower`).
 
 use std::ffi::OsString;
@@ -21,10 +21,10 @@ use crate::value::{Place, describe};
 
 const DEFAULTS: &str = include_str!("defaults.toml");
 
-/// Variables that begin with `QUIZ_` and are not keys.
+/// Variables that begin with `QUIZ_` and do not set a key.
 const OTHER_VARIABLES: [&str; 1] = ["QUIZ_CACHE"];
 
-/// Which layer a file is.
+/// The layer that a file belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileLayer {
     BuiltIn,
@@ -42,48 +42,47 @@ impl FileLayer {
     }
 }
 
-/// An option as it was typed: the key that it sets, its spelling, and what follows it.
+/// An option as it was typed: the key that it sets, its spelling, and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypedOption {
     /// The key's name; one of [`KEYS`].
     pub key: &'static str,
     /// The option's spelling, for messages: `--memory`.
     pub option: &'static str,
-    /// What it was given.
+    /// The value that was typed.
     pub value: OsString,
 }
 
-/// Where the layers are, and the ones that are no files.
+/// The inputs of all layers: the paths of the files, and the contents of the other layers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
     /// The user's `config.toml`, which need not exist.
     pub user_file: Option<PathBuf>,
     /// The worktree's `quiz.toml`, which need not exist.
     pub worktree_file: Option<PathBuf>,
-    /// The environment; other variables than `QUIZ_*` are passed over.
+    /// The environment; variables other than `QUIZ_*` are ignored.
     pub variables: Vec<(OsString, OsString)>,
     /// The command line's options, in order.
     pub options: Vec<TypedOption>,
-    /// The directory that quiz was called in.
+    /// The directory in which quiz was called.
     pub cwd: PathBuf,
-    /// What `~` is.
+    /// The directory that `~` stands for.
     pub home: Option<PathBuf>,
 }
 
-/// The settings, and what only the profiles can tell the meaning of.
+/// The settings, and the values whose meaning only the profiles define.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// The values.
     pub settings: Settings,
     /// Options of profiles that files set, the strongest last.
     pub profile_options: Vec<Given>,
-    /// Variables that begin with `QUIZ_` and are no settings, with their values: options of
+    /// Variables that begin with `QUIZ_` and set no key, with their values. They are options of
     /// profiles, or mistakes.
     pub unknown_variables: Vec<(String, String)>,
 }
 
-/// The value that quiz's own defaults give to `key`, or what happens without one, for help; empty
-/// for an empty list.
+/// The built-in default of `key`, or what happens without one, for help. Empty for an empty list.
 pub fn default_text(key: &Key) -> String {
     let mut loaded = Loaded::default();
     let place = Place { dir: "/".into(), home: None };
@@ -101,7 +100,7 @@ pub fn default_text(key: &Key) -> String {
 /// Reads all layers.
 ///
 /// # Errors
-/// A file that cannot be read, and any value or key that is not right. All mistakes of one file are
+/// Fails if a file cannot be read, or if any value or key is invalid. All mistakes of one file are
 /// reported together.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded::default();
@@ -137,7 +136,7 @@ fn read_variables(loaded: &mut Loaded, variables: &[(OsString, OsString)], place
             }
             continue;
         };
-        // As usual for variables, an empty one is one that is not set.
+        // By convention, an empty variable counts as not set.
         if value.is_empty() {
             continue;
         }
@@ -148,9 +147,8 @@ fn read_variables(loaded: &mut Loaded, variables: &[(OsString, OsString)], place
     Ok(())
 }
 
-/// What to say about a variable that neither a setting nor a profile of `catalog` has. A warning
-/// and no error: the environment is shared with programs and versions of quiz that know other
-/// variables.
+/// The warning about a variable that neither a setting nor a profile of `catalog` has. It is not an
+/// error: the environment is shared with programs and versions of quiz that know other variables.
 pub fn unknown_variable(name: &str, catalog: &Catalog) -> String {
     let usable = catalog.all().filter_map(|(_, profile)| profile.as_ref().ok());
     let options = usable.flat_map(|profile| profile.options.keys().map(|option| profile.variable(option)));
@@ -162,7 +160,7 @@ pub fn unknown_variable(name: &str, catalog: &Catalog) -> String {
     }
 }
 
-/// One file's text, and what was found wrong in it so far.
+/// One file's text, and the mistakes found in it so far.
 struct Reader<'a> {
     text: Arc<str>,
     path: &'a Path,
@@ -199,7 +197,7 @@ impl Reader<'_> {
         });
     }
 
-    /// Reads the table `prefix`, which is empty for the whole file and ends in a dot otherwise.
+    /// Reads the table `prefix`: empty for the whole file, otherwise a name that ends in a dot.
     fn table(&mut self, loaded: &mut Loaded, prefix: &str, table: &DeTable<'_>) {
         for (name, value) in table {
             let full = format!("{prefix}{}", name.get_ref());
@@ -222,7 +220,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads `[profile.NAME]`: which options there are is not known here.
+    /// Reads `[profile.NAME]`. The names of its options are not checked here.
     fn profiles(&mut self, loaded: &mut Loaded, profiles: &Spanned<DeValue<'_>>) {
         let help = "write a line [profile.NAME], and its options below";
         let DeValue::Table(profiles) = profiles.get_ref() else {
@@ -261,7 +259,8 @@ impl Reader<'_> {
     }
 
     fn unknown(&mut self, full: &str, prefix: &str, span: Range<usize>) {
-        // The nearest word of the same table; else the right word may be in the wrong table.
+        // Suggest the nearest name of the same table; otherwise the right name may be in the wrong
+        // table.
         let (same, other): (Vec<&str>, Vec<&str>) =
             KEYS.iter().map(|key| key.name).partition(|name| table_of(name) == prefix);
         let near = [same, other].into_iter().find_map(|names| {
@@ -276,7 +275,7 @@ impl Reader<'_> {
     }
 }
 
-/// A value that an option of a profile could have.
+/// Converts a value to one that an option of a profile can have; `None` if it has another type.
 fn written(value: &DeValue<'_>) -> Option<Written> {
     let one = |value: &DeValue<'_>| match value {
         DeValue::String(text) => Some(text.to_string()),
@@ -290,12 +289,12 @@ fn written(value: &DeValue<'_>) -> Option<Written> {
     }
 }
 
-/// The part of a key's name up to its last word: empty, or a table and a dot.
+/// The table of a key's name, with its dot; empty for a key outside of tables.
 fn table_of(name: &str) -> &str {
     &name[..name.len() - last(name).len()]
 }
 
-/// The part of a key's name behind its table.
+/// The part of a key's name after its table.
 fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }

@@ -1,9 +1,9 @@
-//! Layers of configuration, and the plain [`RunSpec`] that they end in.
+//! Reads the layers of configuration and turns them into a plain [`RunSpec`].
 //!
-//! Not for reading the environment, `$HOME` or the command line: callers hand those over as data.
+//! Not for reading the environment, `$HOME` or the command line: callers pass these as data.
 //!
-//! [`load`] reads the layers into [`Settings`], each value with its [`Origin`]; [`lower()`] makes
-//! the [`RunSpec`] of them.
+//! [`load`] reads the layers into [`Settings`], each value with its [`Origin`]. [`lower()`] makes
+//! the [`RunSpec`] from them.
 
 pub mod choices;
 pub mod error;

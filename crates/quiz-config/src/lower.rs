@@ -1,5 +1,5 @@
-//! Turns settled values and what was typed into one [`RunSpec`]: a pure function. Not for reading
-//! any of it.
+//! Turns the settings and the command line into one [`RunSpec`]: a pure function. Not for reading
+//! either of them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::spec::RunSpec;
 use crate::time::Limit;
 use crate::value::{Keep, Name};
 
-/// What belongs to one call of quiz and has no key.
+/// The parts of one call of quiz that have no key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Invocation {
     /// The program and its arguments.
@@ -37,9 +37,9 @@ pub struct Invocation {
     pub verbosity: Verbosity,
     /// `--json`
     pub json: Option<JsonTo>,
-    /// The directory that quiz was called in.
+    /// The directory in which quiz was called.
     pub cwd: PathBuf,
-    /// The worktree's top.
+    /// The worktree's top directory.
     pub worktree: Option<PathBuf>,
     /// The caller's environment.
     pub variables: Vec<(OsString, OsString)>,
@@ -47,34 +47,34 @@ pub struct Invocation {
     pub profile_options: Vec<Given>,
 }
 
-/// What `quiz kernel build` does where its command line does not say.
+/// The defaults of `quiz kernel build`, for options that its command line does not give.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildDefaults {
-    /// How many compilers run at once. None: one for each processor.
+    /// How many compilers run at once. `None`: one for each processor.
     pub jobs: Option<u32>,
-    /// A command in front of every compiler call.
+    /// A command to put before every compiler call.
     pub prefix: Option<String>,
-    /// Pieces of kernel configuration: names of quiz's own, or files' absolute paths.
+    /// Fragments of kernel configuration: names of built-in ones, or files' absolute paths.
     pub fragments: Vec<String>,
     /// Build with Clang.
     pub llvm: bool,
-    /// Where the archives of releases come from. None: kernel.org.
+    /// The mirror of release archives. `None`: kernel.org.
     pub mirror: Option<String>,
-    /// Where the archives of release candidates come from. None: kernel.org.
+    /// The mirror of release candidate archives. `None`: kernel.org.
     pub rc_mirror: Option<String>,
-    /// The git repository of linux-next. None: kernel.org's.
+    /// The git repository of linux-next. `None`: kernel.org's.
     pub next_git: Option<String>,
-    /// The keyring that sources are checked against.
+    /// The keyring that kernel sources are checked against.
     pub keyring: Option<PathBuf>,
 }
 
 /// The profile that `--tmux` needs.
 const TMUX: &str = "tmux";
 
-/// Longer than any VM lives, short enough for arithmetic.
+/// Longer than any VM runs, short enough for arithmetic.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// Too little for any Linux to start in.
+/// With less memory no Linux starts.
 const LEAST_MEMORY_MIB: u64 = 64;
 
 fn value<T: Clone>(slot: &Option<Sourced<T>>) -> Option<T> {
@@ -85,7 +85,7 @@ fn list<T: Clone>(slot: &Option<Sourced<Vec<T>>>) -> Vec<T> {
     value(slot).unwrap_or_default()
 }
 
-/// The names of the profiles, each once, and the options that stand behind them.
+/// The names of the profiles, each once, and the options given with them.
 fn profiles(slot: &Option<Sourced<Vec<ProfileUse>>>) -> (Vec<String>, Vec<Given>) {
     let mut names = Vec::new();
     let mut options = Vec::new();
@@ -110,11 +110,11 @@ fn wrong<T>(slot: &Option<Sourced<T>>, problem: String) -> ConfigError {
     ConfigError::Meaning { problem, set_by: slot.as_ref().map(Sourced::from_where).unwrap_or_default() }
 }
 
-/// The run that `settings` and `invocation` ask for.
+/// Makes the run that `settings` and `invocation` describe.
 ///
 /// # Errors
-/// Values that are each good and together, or for a VM, are not: too little memory, a machine of
-/// another architecture.
+/// Fails if values are each valid but do not fit each other or a VM: too little memory, or a
+/// machine of another architecture.
 pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, ConfigError> {
     let arch = value(&settings.arch).map_or_else(quiz_arch::host, |name| {
         quiz_arch::find(name.0).unwrap_or_else(|| unreachable!("`{}` was checked when it was read", name.0))
@@ -153,7 +153,7 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
         shares: shares(list(&settings.shares)),
         disks: list(&settings.disks),
         env: environment(list(&settings.env), &invocation.variables),
-        // A guest that stands still for a debugger does not hang.
+        // A guest that a debugger has stopped does not hang.
         timeout: limit(&settings.timeout).filter(|_| !invocation.gdb),
         boot_timeout: limit(&settings.boot_timeout).filter(|_| !invocation.gdb),
         hang_timeout: limit(&settings.hang_timeout).filter(|_| !invocation.gdb),
@@ -178,7 +178,7 @@ pub fn lower(settings: &Settings, invocation: Invocation) -> Result<RunSpec, Con
     })
 }
 
-/// What `quiz kernel build` takes from the settings.
+/// Takes the defaults of `quiz kernel build` from the settings.
 pub fn build_defaults(settings: &Settings) -> BuildDefaults {
     BuildDefaults {
         jobs: value(&settings.build_jobs).map(|count| count.0),
@@ -214,7 +214,7 @@ fn machine(settings: &Settings, arch: &quiz_arch::Arch) -> Result<Option<String>
     Err(wrong(&settings.machine, problem))
 }
 
-/// One share for each place in the guest: the last one that asked for it.
+/// Keeps one share for each path in the guest: the last one given.
 fn shares(asked: Vec<ShareSpec>) -> Vec<ShareSpec> {
     let mut shares: Vec<ShareSpec> = Vec::new();
     for share in asked {
@@ -224,7 +224,7 @@ fn shares(asked: Vec<ShareSpec>) -> Vec<ShareSpec> {
     shares
 }
 
-/// Each variable once, with the value that was asked for last; a passed-on one only where the
+/// Keeps each variable once, with the value given last. A passed-on variable appears only if the
 /// caller has it.
 fn environment(items: Vec<EnvItem>, caller: &[(OsString, OsString)]) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> = Vec::new();

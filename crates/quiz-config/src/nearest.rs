@@ -1,7 +1,7 @@
-//! What somebody may have meant who mistyped a name.
+//! Suggests a correction for a mistyped name.
 
-/// The one of `names` that `typed` was most likely meant to be, if any is close: up to a third of
-/// it mistyped.
+/// The one of `names` that is most similar to `typed`. `None` if more than a third of it would have
+/// to differ.
 pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_ascii_lowercase();
     let most = (typed.chars().count() / 3).max(1);

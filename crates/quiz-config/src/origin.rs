@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// The place that set a value, so that the user can go there and change it.
+/// The place that set a value, so that the user can find and change it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// quiz's own defaults.

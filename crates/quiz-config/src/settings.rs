@@ -1,5 +1,5 @@
-//! Every key there is, with its type, and the values that the layers gave them. Not for how a layer
-//! is read (see `layer`), nor for what the values mean together (see `lower`).
+//! All keys with their types, and the values that the layers gave them. Not for reading a layer
+//! (see `layer`), nor for checking values against each other (see `lower`).
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -20,25 +20,25 @@ use crate::value::{ArchName, Count, Keep, Name, Place, Program, ShellCommand, Va
 pub struct Sourced<T> {
     /// The value.
     pub value: T,
-    /// What set it: one origin, or for a list that options added to, those too.
+    /// What set it: one origin, or for a list also the options that added to it.
     pub origins: Vec<Origin>,
 }
 
 impl<T> Sourced<T> {
-    /// The origins as words: `quiz.toml:3 + --append`.
+    /// The origins as text: `quiz.toml:3 + --append`.
     pub fn from_where(&self) -> String {
         self.origins.iter().map(Origin::to_string).collect::<Vec<_>>().join(" + ")
     }
 }
 
-/// A value as it was written.
+/// A value as the user wrote it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Raw<'a> {
-    /// In a TOML file.
+    /// From a TOML file.
     Toml(&'a DeValue<'a>),
-    /// In a variable.
+    /// From a variable.
     Variable(&'a OsStr),
-    /// After an option.
+    /// From an option.
     Option(&'a OsStr),
 }
 
@@ -47,15 +47,15 @@ pub(crate) enum Raw<'a> {
 pub struct Key {
     /// Its name: `memory`, or `kernel_build.jobs` for one in a table.
     pub name: &'static str,
-    /// What kind of value it has.
+    /// The type of its value.
     pub wanted: &'static str,
-    /// A value as it would be written in a file.
+    /// An example value, as written in a file.
     pub example: &'static str,
-    /// What happens where no layer sets it; empty where the built-in layer does.
+    /// What happens if no layer sets it; empty if the built-in layer does.
     pub unset: &'static str,
-    /// What it is for.
+    /// Its purpose.
     pub about: &'static str,
-    /// It is a list: an option adds to it, and can be given several times.
+    /// Whether it is a list: an option adds to it, and can be given several times.
     pub list: bool,
     /// The option of a run that sets it.
     pub option: Option<KeyOption>,
@@ -68,11 +68,11 @@ pub struct KeyOption {
     pub long: &'static str,
     /// Its short spelling, a letter.
     pub short: Option<char>,
-    /// What stands for its value in help.
+    /// The placeholder of its value in help.
     pub value: &'static str,
-    /// Its value may begin with a dash.
+    /// Whether its value may begin with a dash.
     pub hyphens: bool,
-    /// It is a flag of its own on the command line, whose value this key has.
+    /// Whether the option is a flag of its own, which sets this key's value.
     pub by_flag: bool,
 }
 
@@ -89,22 +89,22 @@ const fn short(short: char, long: &'static str, value: &'static str) -> Option<K
 }
 
 impl Key {
-    /// The variable of the environment that sets it: `QUIZ_MEMORY`.
+    /// The environment variable that sets it: `QUIZ_MEMORY`.
     pub fn variable(&self) -> String {
         format!("QUIZ_{}", self.name.replace('.', "_").to_ascii_uppercase())
     }
 }
 
-/// A key with the value that is in effect.
+/// A key with its effective value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effective {
     /// The key's name.
     pub key: &'static str,
-    /// Its value as it would be written in a file; none where no layer sets it.
+    /// Its value as written in a file; `None` if no layer sets it.
     pub value: Option<toml::Value>,
-    /// Where it comes from; empty where no layer sets it.
+    /// Where its value comes from; empty if no layer sets it.
     pub origins: Vec<Origin>,
-    /// What happens where no layer sets it.
+    /// What happens if no layer sets it.
     pub unset: &'static str,
 }
 
@@ -276,7 +276,7 @@ settings! {
     build_keyring: PathBuf = "kernel_build.keyring", "\"~/kernel-keys.gpg\"", unset "none", None;
 }
 
-/// The key that is called `name`.
+/// The key with the name `name`.
 pub fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }

@@ -7,21 +7,21 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(u64);
 
-/// What is wrong with the text of a size.
+/// Why a text is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
-    /// There is a number and nothing after it.
+    /// A number without a unit.
     #[error("`{0}` has no unit; write {0}M or {0}G")]
     NoUnit(u64),
-    /// The number is not a whole one.
+    /// The number is not a whole number.
     #[error("`{0}` is not a whole number of units; use the next smaller unit, 1536M for one and a half G")]
     Fraction(String),
-    /// A decimal unit, or something else behind the number.
+    /// A decimal unit, or other text after the number.
     #[error("`{text}` has the unit `{unit}`; the units are K, M, G and T, each 1024 times the one before")]
     Unit {
-        /// All that was written.
+        /// The whole text.
         text: String,
-        /// What is behind the number.
+        /// The text after the number.
         unit: String,
     },
     /// It does not begin with a number.
@@ -35,7 +35,7 @@ pub enum SizeError {
 const UNITS: [(char, u32); 5] = [('T', 40), ('G', 30), ('M', 20), ('K', 10), ('B', 0)];
 
 impl Size {
-    /// The size of so many bytes.
+    /// A size of `bytes` bytes.
     pub const fn from_bytes(bytes: u64) -> Size {
         Size(bytes)
     }
@@ -64,7 +64,7 @@ impl FromStr for Size {
         let number: u64 = number.parse().map_err(|_| SizeError::TooLarge(text.to_owned()))?;
         let unit = unit.trim_start();
         if unit.is_empty() {
-            // 0 needs no unit: it is the same in all of them.
+            // 0 needs no unit.
             return if number == 0 { Ok(Size(0)) } else { Err(SizeError::NoUnit(number)) };
         }
         if unit.starts_with('.') || unit.starts_with(',') {
@@ -80,7 +80,7 @@ impl FromStr for Size {
 }
 
 impl fmt::Display for Size {
-    /// In the largest unit that leaves a whole number; what is printed can be read again.
+    /// Prints the largest unit that leaves a whole number; the output can be read again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 == 0 {
             return f.write_str("0");

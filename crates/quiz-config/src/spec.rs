@@ -1,8 +1,8 @@
-//! `RunSpec`: everything that one run was asked to do, as plain data with every layer of
-//! configuration settled.
+//! `RunSpec`: the complete request for one run as plain data, after all layers of configuration are
+//! settled.
 //!
-//! Not for how it is done: which kernel a selector means, which accelerator works and what QEMU's
-//! command line looks like are found out later, from this.
+//! Not for how to do it: later steps choose the kernel, the accelerator and QEMU's command line
+//! from this.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,107 +14,108 @@ use crate::choices::{
 };
 use crate::profile::Given;
 
-/// One run, as it was asked for. All paths are absolute.
+/// The request for one run. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunSpec {
     /// The program and its arguments, exactly as they were typed. Empty: a shell.
     pub command: Vec<OsString>,
-    /// Give the user a shell in the VM after the program has ended, however it ended.
+    /// Start a shell in the VM for the user after the program has ended, however it ended.
     pub shell_after: bool,
-    /// The directory that quiz was called in; the program's working directory where the guest can
+    /// The directory in which quiz was called. The program's working directory, if the guest can
     /// see it.
     pub cwd: PathBuf,
 
     /// Which installed kernel: its name, its `uname -r`, or the beginning of its version (`6.12`).
-    /// None: the best one.
+    /// `None`: the best one.
     pub kernel: Option<String>,
-    /// The guest's architecture, by the name that `quiz_arch` uses.
+    /// The guest's architecture, by its name in `quiz_arch`.
     pub arch: String,
-    /// The distribution release of the root, `bookworm` for one.
+    /// The distribution release of the root, such as `bookworm`.
     pub release: String,
-    /// Nobody has chosen the release; an architecture that it does not have takes another one.
+    /// The user did not choose the release: an architecture that it lacks takes another release.
     pub release_is_default: bool,
-    /// Packages that the root has on top of what quiz itself asks for; sorted, each once.
+    /// Packages for the root, in addition to those that quiz needs; sorted, each once.
     pub packages: Vec<String>,
-    /// Where packages are fetched from. Empty: the distribution's own mirror.
+    /// Mirrors for packages. Empty: the distribution's own mirror.
     pub mirrors: Vec<String>,
-    /// The keyring that the mirror's signatures are checked against. None: the distribution's own.
+    /// The keyring that the mirror's signatures are checked against. `None`: the distribution's
+    /// own.
     pub keyring: Option<PathBuf>,
-    /// What makes a root that is missing.
+    /// The builder of a missing root.
     pub root_builder: RootBuilder,
 
     /// The guest's memory, in MiB; at least 64.
     pub memory_mib: u32,
     /// The guest's processors; at least 1.
     pub cpus: u32,
-    /// QEMU's machine. None: the best one of the architecture that works here.
+    /// QEMU's machine type. `None`: the best one of the architecture that works here.
     pub machine: Option<String>,
-    /// What runs the guest's instructions.
+    /// The accelerator.
     pub accel: AccelChoice,
-    /// The QEMU program. None: the architecture's, from `PATH`.
+    /// The QEMU program. `None`: the architecture's, from `PATH`.
     pub qemu: Option<PathBuf>,
-    /// Words for the end of QEMU's command line.
+    /// Arguments for the end of QEMU's command line.
     pub qemu_args: Vec<OsString>,
-    /// Words for the end of the kernel's command line.
+    /// Parameters for the end of the kernel command line.
     pub append: Vec<String>,
-    /// An oops is a panic, and so ends the run with the verdict "panic".
+    /// An oops causes a panic, and so ends the run with the verdict "panic".
     pub panic_on_oops: bool,
-    /// A report of the guest's kernel about itself is a failure.
+    /// A report of the guest's kernel about a problem in itself fails the run.
     pub strict: bool,
-    /// An emulated guest calibrates a timer that is finer than its tick, which costs each boot a
+    /// An emulated guest calibrates a timer that is finer than its tick. That costs each boot a
     /// quarter of a second.
     pub fine_timers: bool,
 
-    /// Profiles, in the order in which they were named, each once; without those that they need.
+    /// Profiles in the order in which the user named them, each once; without those that they need.
     pub profiles: Vec<String>,
-    /// Options of profiles that some layer sets, the strongest last; also of profiles that this run
-    /// does not include.
+    /// Options of profiles that some layer sets, the strongest last. Profiles that this run does
+    /// not include may be among them.
     pub profile_options: Vec<Given>,
     /// The VM waits for gdb.
     pub gdb: bool,
-    /// The program is run in a session of tmux.
+    /// Run the program in a tmux session.
     pub tmux: bool,
     /// The worktree that the caller is in, if any.
     pub worktree: Option<PathBuf>,
-    /// How the guest sees that worktree, at its own path.
+    /// The guest's access to that worktree, which it sees at the same path.
     pub worktree_mode: WorktreeMode,
-    /// Further host directories that the guest sees.
+    /// Further host directories to share with the guest.
     pub shares: Vec<ShareSpec>,
     /// Block devices, in the guest's order.
     pub disks: Vec<DiskSpec>,
     /// Variables of the program's environment, each once.
     pub env: Vec<(OsString, OsString)>,
 
-    /// How long the program may run. None: for ever.
+    /// Time limit of the program. `None`: no limit.
     pub timeout: Option<Duration>,
-    /// How long the guest may take from QEMU's start until the program's. None: for ever.
+    /// Time limit from QEMU's start until the program's start. `None`: no limit.
     pub boot_timeout: Option<Duration>,
-    /// How long the guest may give no sign of life before it counts as hung. None: for ever.
+    /// How long the guest may send nothing before it counts as hung. `None`: no limit.
     pub hang_timeout: Option<Duration>,
 
-    /// Which of its kernel's messages are shown.
+    /// Which kernel messages are shown.
     pub kernel_messages: KernelMessages,
-    /// When its memory is kept.
+    /// When to keep the guest's memory.
     pub dump: DumpWhen,
-    /// How its memory is kept.
+    /// The format of the memory dump.
     pub dump_format: DumpForm,
-    /// How its terminal is left.
+    /// The key that leaves the terminal.
     pub escape: Escape,
-    /// The VM stays after its program, so long.
+    /// How long the VM stays after its program has ended.
     pub keep: Option<Duration>,
 
-    /// Boot, even where a template would save it.
+    /// Boot, even if a template could be used.
     pub cold: bool,
-    /// A VM is left waiting for the next run of the same kind.
+    /// Leave a standby VM for the next run of the same kind.
     pub standby: bool,
-    /// The guest may make set-uid files and devices in what it may write to.
+    /// The guest may make set-uid files and devices in writable shares.
     pub special_files: bool,
-    /// How much quiz says.
+    /// How much quiz prints.
     pub verbosity: Verbosity,
-    /// Where the run's record is written as one line of JSON at the end. None: nowhere.
+    /// Where to write the run's record at the end, as one line of JSON. `None`: nowhere.
     pub json: Option<JsonTo>,
-    /// How many runs' directories are kept in a worktree. None: all.
+    /// How many run directories a worktree keeps. `None`: all.
     pub keep_runs: Option<u32>,
-    /// For how many days runs' directories are kept in a worktree. None: for ever.
+    /// For how many days a worktree keeps run directories. `None`: no limit.
     pub keep_days: Option<u32>,
 }

@@ -4,31 +4,31 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A bound on how long something may take, or none.
+/// A limit on how long something may take, or no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit(pub Option<Duration>);
 
-/// What is wrong with the text of a length of time.
+/// Why a text is not a length of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
-    /// There is a number and nothing after it.
+    /// A number without a unit.
     #[error("`{0}` has no unit; write {0}s or {0}m")]
     NoUnit(u64),
-    /// What is behind a number is no unit.
+    /// An unknown unit after a number.
     #[error("`{text}` has the unit `{unit}`; the units are d, h, m, s and ms, and can be combined: 1m30s")]
     Unit {
-        /// All that was written.
+        /// The whole text.
         text: String,
-        /// What is behind the number.
+        /// The text after the number.
         unit: String,
     },
-    /// A smaller unit comes before a larger one, or one comes twice.
+    /// A smaller unit comes before a larger one, or a unit comes twice.
     #[error("`{0}` has its units out of order; write each once, the largest first: 1h30m")]
     Order(String),
     /// It does not begin with a number.
     #[error("`{0}` is not a length of time; write 30s, 5m, 1m30s or 250ms")]
     NotATime(String),
-    /// It is longer than quiz can count.
+    /// It is longer than quiz supports.
     #[error("`{0}` is too long; write `off` for no limit")]
     TooLong(String),
 }
@@ -36,10 +36,10 @@ pub enum TimeError {
 /// Largest first, in milliseconds.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-/// A hundred years: far from any overflow when added to a clock.
+/// A hundred years: short enough to add to a clock without overflow.
 const LONGEST: u64 = 100 * 365 * 86_400_000;
 
-/// The length of time that `text` says.
+/// Reads a length of time.
 pub fn parse(text: &str) -> Result<Duration, TimeError> {
     let text = text.trim();
     let mut rest = text;
@@ -73,7 +73,7 @@ pub fn parse(text: &str) -> Result<Duration, TimeError> {
     if next_unit == 0 { Err(TimeError::NotATime(text.to_owned())) } else { Ok(Duration::from_millis(millis)) }
 }
 
-/// `time` as [`parse`] reads it; parts of a millisecond are dropped.
+/// `time` in the form that [`parse`] reads; fractions of a millisecond are dropped.
 pub fn show(time: Duration) -> String {
     let mut millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let mut text = String::new();
@@ -89,7 +89,8 @@ pub fn show(time: Duration) -> String {
 impl FromStr for Limit {
     type Err = TimeError;
 
-    /// `off`, or a length of time. A limit of nothing would end everything at once; it means none.
+    /// Reads `off`, or a length of time. A limit of zero would end everything at once, so it means
+    /// no limit.
     fn from_str(text: &str) -> Result<Limit, TimeError> {
         match text.trim() {
             "off" => Ok(Limit(None)),

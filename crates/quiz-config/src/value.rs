@@ -1,5 +1,5 @@
-//! How one value is read, from TOML and from plain text, and shown again. Not for which keys there
-//! are (see `settings`), nor for the items of lists (see `item`).
+//! Reads one value from TOML or plain text, and shows it again. Not for the list of keys (see
+//! `settings`), nor for the items of lists (see `item`).
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use crate::choices::{AccelChoice, DumpForm, DumpWhen, Escape, KernelMessages, Ro
 use crate::size::{Size, SizeError};
 use crate::time::{Limit, TimeError};
 
-/// Where a value was written, as far as its meaning depends on that.
+/// The place where a value was written, as far as its meaning depends on that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// Relative paths begin here: the directory of the file, or the one that quiz was called in.
-    /// Absolute.
+    /// The absolute directory that relative paths start from: the file's directory, or the one in
+    /// which quiz was called.
     pub dir: PathBuf,
-    /// What `~` is.
+    /// The directory that `~` stands for.
     pub home: Option<PathBuf>,
 }
 
 impl Place {
-    /// `path` as an absolute one: `~` is the home directory, and anything relative begins at the
+    /// `path` as an absolute one: `~` is the home directory, and a relative path starts from the
     /// place.
     pub(crate) fn anchor(&self, path: &Path) -> Result<PathBuf, ValueError> {
         if path.as_os_str().is_empty() {
@@ -37,16 +37,16 @@ impl Place {
     }
 }
 
-/// `path` without `.` components and final slashes. `..` stays: behind a symbolic link only the
-/// file system knows what it means.
+/// `path` without `.` components and final slashes. `..` stays: after a symbolic link only the file
+/// system knows what it means.
 pub(crate) fn tidy(path: &Path) -> PathBuf {
     path.components().filter(|c| *c != std::path::Component::CurDir).collect()
 }
 
-/// What is wrong with a value.
+/// Why a value is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
-    /// It is of another type.
+    /// It has the wrong type.
     #[error("found {found} where {wanted} is expected")]
     Type {
         /// What it is.
@@ -54,13 +54,13 @@ pub enum ValueError {
         /// What it should be.
         wanted: &'static str,
     },
-    /// A size that is none.
+    /// It is not a size.
     #[error(transparent)]
     Size(#[from] SizeError),
-    /// A length of time that is none.
+    /// It is not a length of time.
     #[error(transparent)]
     Time(#[from] TimeError),
-    /// It is none of a few words.
+    /// It is not one of the allowed words.
     #[error("`{found}` is not one of {choices}")]
     Choice {
         /// What it is.
@@ -68,7 +68,7 @@ pub enum ValueError {
         /// What it could be.
         choices: String,
     },
-    /// It is no number, or outside of the range.
+    /// It is not a number, or outside of the range.
     #[error("`{found}` is not {wanted}")]
     Number {
         /// What it is.
@@ -79,19 +79,19 @@ pub enum ValueError {
     /// It is empty.
     #[error("the value is empty")]
     Empty,
-    /// It is not UTF-8, or holds a NUL byte, where a name or a number is expected.
+    /// It is not UTF-8, or has a NUL byte, where a name or a number is expected.
     #[error("`{0}` is not plain text")]
     NotText(String),
-    /// A name with other characters than names have.
+    /// It has characters that a name must not have.
     #[error("`{0}` is not a name; names have letters, digits and any of . _ + ~ -, and begin with a letter or digit")]
     Name(String),
-    /// It would be read as an option by the program that it is for.
+    /// The program that receives it would read it as an option.
     #[error("`{0}` begins with `-`, which the program that it is for would take for an option")]
     Dash(String),
     /// It is below `~`, and there is no home directory.
     #[error("`{}` is below the home directory, and HOME is not set", .0.display())]
     NoHome(PathBuf),
-    /// No architecture is called so.
+    /// There is no architecture of this name.
     #[error("`{found}` is not an architecture that quiz knows; it knows {known}")]
     Arch {
         /// What was written.
@@ -99,7 +99,7 @@ pub enum ValueError {
         /// All names.
         known: String,
     },
-    /// A share that is none.
+    /// It is not a share.
     #[error("`{text}` is not a share: {reason}; write HOST, HOST:GUEST or either with :rw at the end")]
     Share {
         /// What was written.
@@ -107,7 +107,7 @@ pub enum ValueError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A disk that is none.
+    /// It is not a disk.
     #[error("`{text}` is not a disk: {reason}; write a size like 1G, or a file with a `/` in its path (./{text})")]
     Disk {
         /// What was written.
@@ -115,38 +115,38 @@ pub enum ValueError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A profile that is none.
+    /// It is not a profile.
     #[error("`{0}` is not a profile; write NAME or NAME:OPTION=VALUE, with a comma between several")]
     Profile(String),
-    /// A variable that has no name.
+    /// The variable has no name.
     #[error("`{0}` is not a variable; write NAME to pass on the caller's, or NAME=VALUE")]
     Variable(String),
 }
 
-/// A value that a key can have.
+/// The type of a key's value.
 pub trait Value: Sized {
-    /// What is expected, for messages: "a size", "true or false".
+    /// The expected type, for messages: "a size", "true or false".
     const WANTED: &'static str;
-    /// It is a list, to which an option adds.
+    /// Whether this is a list, to which an option adds.
     const LIST: bool = false;
 
-    /// Reads what a TOML file says.
+    /// Reads a value from a TOML file.
     fn from_toml(value: &DeValue<'_>, place: &Place) -> Result<Self, ValueError>;
 
-    /// Reads the text of a variable.
+    /// Reads a value from the text of a variable.
     fn from_text(text: &OsStr, place: &Place) -> Result<Self, ValueError>;
 
-    /// Reads what an option says, on top of what was there before. Lists grow by that; all else is
-    /// replaced.
+    /// Reads a value from the text of an option, given the value of the layers below. A list grows;
+    /// any other value is replaced.
     fn from_option(_before: Option<Self>, text: &OsStr, place: &Place) -> Result<Self, ValueError> {
         Self::from_text(text, place)
     }
 
-    /// As the user would write it in a file.
+    /// The value as the user would write it in a file.
     fn show(&self) -> toml::Value;
 }
 
-/// What `value` is, for messages.
+/// The type of `value`, for messages.
 pub(crate) fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the text \"{text}\""),
@@ -159,12 +159,12 @@ pub(crate) fn describe(value: &DeValue<'_>) -> String {
     }
 }
 
-/// The text that `value` is, or the error that it is something else.
+/// The text in `value`, or an error if it has another type.
 pub(crate) fn text_of<'a>(value: &'a DeValue<'_>, wanted: &'static str) -> Result<&'a str, ValueError> {
     value.as_str().ok_or_else(|| ValueError::Type { found: describe(value), wanted })
 }
 
-/// `text` as UTF-8 without NUL bytes, which no command line can hold.
+/// `text` as UTF-8 without NUL bytes, which no command line can contain.
 pub(crate) fn plain(text: &OsStr) -> Result<&str, ValueError> {
     match text.to_str() {
         Some(plain) if !plain.contains('\0') => Ok(plain),
@@ -204,7 +204,7 @@ text_value!(
     |text| text.clone()
 );
 
-/// A name that is safe as a part of a path and as a word of a command line.
+/// A name that is safe as a part of a path and as an argument.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name(pub String);
 
@@ -247,7 +247,7 @@ text_value!(
     |arch| arch.0.to_owned()
 );
 
-/// A program: a bare name to be looked up in `PATH`, or an absolute path.
+/// A program: a bare name to look up in `PATH`, or an absolute path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program(pub PathBuf);
 
@@ -265,7 +265,7 @@ text_value!(
     |program| program.0.display().to_string()
 );
 
-/// A number of one or more.
+/// A number, at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count(pub u32);
 
@@ -295,7 +295,7 @@ impl Value for Count {
     }
 }
 
-/// How many of something are kept; none is all.
+/// How many of something to keep; `None` keeps all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep(pub Option<u32>);
 

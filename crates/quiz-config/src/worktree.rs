@@ -1,4 +1,4 @@
-//! Finds the worktree that a directory is in. Not for what is kept in it.
+//! Finds the worktree that contains a directory. Not for the worktree's contents.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 /// The worktree's settings file.
 pub const SETTINGS_FILE: &str = "quiz.toml";
 
-/// The worktree's directory of what quiz keeps there.
+/// The directory in the worktree where quiz keeps its state.
 pub const STATE_DIR: &str = ".quiz";
 
-/// Who is asking, as far as it matters for whose files are trusted.
+/// The calling user, to decide whose files are trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The effective user id.
@@ -21,46 +21,46 @@ pub struct Caller {
 /// A directory tree that the user works in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worktree {
-    /// Its top.
+    /// Its top directory.
     pub dir: PathBuf,
     /// Its `quiz.toml`, if it has one.
     pub settings: Option<PathBuf>,
 }
 
 impl Worktree {
-    /// Where quiz keeps what belongs to this worktree.
+    /// The directory where quiz keeps this worktree's state.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.join(STATE_DIR)
     }
 }
 
-/// What makes a directory a worktree and belongs to somebody else.
+/// A file or directory that marks a worktree but belongs to another user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignMark {
     /// The mark.
     pub path: PathBuf,
-    /// Whose it is.
+    /// The user id of its owner.
     pub owner: u32,
 }
 
-/// What was found, going up from a directory.
+/// The result of a search upwards from a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Found {
     /// The worktree.
     pub worktree: Option<Worktree>,
-    /// The first mark that was passed over, because of its owner.
+    /// The first mark that was skipped because of its owner.
     pub foreign: Option<ForeignMark>,
 }
 
-/// The nearest directory from `start` upwards that holds `quiz.toml`, `.quiz/` or `.git`, each as
-/// the caller's or root's own.
+/// Finds the nearest directory from `start` upwards that holds `quiz.toml`, `.quiz/` or `.git`,
+/// owned by the caller or root.
 ///
-/// `.git` alone does not make the home directory a worktree: many people keep their dot files that
-/// way, and a run there would show all of the home directory to the guest. `/` is never one.
+/// `.git` alone does not make the home directory a worktree. Many people keep their dot files that
+/// way, and a run there would show the whole home directory to the guest. `/` is never a worktree.
 ///
-/// What belongs to somebody else is passed over: in a shared directory like `/tmp` anyone could
-/// leave it, and what is in it decides where quiz writes and which programs it runs. So are marks
-/// in a directory of somebody else's, who may at any time put others in their place.
+/// Marks of other users are skipped. In a shared directory like `/tmp` any user could leave one,
+/// and its contents decide where quiz writes and which programs it runs. Marks in a directory of
+/// another user are skipped too, because that user can replace them at any time.
 pub fn find(start: &Path, caller: &Caller) -> Found {
     let mut found = Found::default();
     for dir in start.ancestors().filter(|dir| dir.parent().is_some()) {
@@ -77,7 +77,7 @@ pub fn find(start: &Path, caller: &Caller) -> Found {
     found
 }
 
-/// What makes `dir` a worktree.
+/// The file or directory that makes `dir` a worktree.
 fn mark(dir: &Path, is_home: bool) -> Option<PathBuf> {
     let settings = dir.join(SETTINGS_FILE);
     let state = dir.join(STATE_DIR);
@@ -91,8 +91,8 @@ fn mark(dir: &Path, is_home: bool) -> Option<PathBuf> {
     }
 }
 
-/// Whose `dir` or `mark` is, if neither the caller's nor root's; of a link both it and what it
-/// leads to.
+/// The owner of `dir` or `mark`, if that is neither the caller nor root. For a link, checks both
+/// the link and its target.
 fn foreign_owner(dir: &Path, mark: &Path, caller: &Caller) -> Option<u32> {
     let metas = [fs_err::metadata(dir), fs_err::symlink_metadata(mark), fs_err::metadata(mark)];
     let mut owners = metas.into_iter().flatten().map(|meta| meta.uid());
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(found_by(0), refused(1001));
         give(&dir, 0);
         assert!(found_by(0).worktree.is_some());
-        // A link of somebody else's to what is the caller's own.
+        // A link that belongs to another user, with a target that belongs to the caller.
         let own = top.path().join("own");
         fs_err::rename(&mark, &own).unwrap();
         std::os::unix::fs::symlink(&own, &mark).unwrap();

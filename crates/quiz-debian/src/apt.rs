@@ -1,9 +1,9 @@
-//! Fetching single packages of a Debian-like release through the host's apt, with its signature
-//! checks, for any architecture, without privileges and without touching the host's own package
-//! state. Not for making a file system of packages (`root`).
+//! Fetches single packages of a Debian-like release through the host's apt, which checks
+//! signatures. It works for any architecture, without privileges, and without touching the host's
+//! own package state. Not for making a file system from packages (`root`).
 //!
-//! apt gets a configuration, package lists and a (blank) dpkg status of its own; of the host's
-//! configuration only the proxy and connection settings are kept.
+//! apt gets its own configuration, package lists and (blank) dpkg status. It takes only the proxy
+//! and connection settings from the host's configuration.
 
 use fs_err as fs;
 use quiz_arch::Arch;
@@ -16,14 +16,14 @@ use std::process::Command;
 
 pub mod install;
 
-/// Where Debian's packages are.
+/// Debian's main mirror.
 pub const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
-/// Where the packages of Debian's unofficial ports are.
+/// The mirror of Debian's unofficial ports.
 pub const PORTS_MIRROR: &str = "http://deb.debian.org/debian-ports";
 const DEBIAN_SECURITY: &str = "http://deb.debian.org/debian-security";
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const PORTS_KEYRING: &str = "/usr/share/keyrings/debian-ports-archive-keyring.gpg";
-/// Keyrings of archives by the last part of their mirrors' paths.
+/// Keyrings of archives, by the last part of their mirrors' paths.
 const KEYRINGS: &[(&str, &str)] = &[
     ("debian", DEBIAN_KEYRING),
     ("debian-security", DEBIAN_KEYRING),
@@ -32,7 +32,7 @@ const KEYRINGS: &[(&str, &str)] = &[
     ("ubuntu-ports", "/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
 ];
 
-/// Why packages could not be had.
+/// Why packages could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum AptError {
     /// The cache failed.
@@ -41,10 +41,10 @@ pub enum AptError {
     /// One of apt's programs failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// The release, mirror or keyring is not usable.
+    /// The release, mirror or keyring cannot be used.
     #[error("{0}")]
     Source(String),
-    /// The release has no such package for that architecture.
+    /// The release lacks the package for that architecture.
     #[error("{release} has no package `{package}` for {arch}{hint}")]
     NoPackage {
         /// The suite.
@@ -53,21 +53,21 @@ pub enum AptError {
         package: String,
         /// Debian's name of the architecture.
         arch: String,
-        /// What else there is, ready to follow the rest.
+        /// Alternatives, as text to append to the message.
         hint: String,
     },
 }
 
-/// A release of a Debian-like distribution, and where to get it.
+/// A release of a Debian-like distribution, and its mirrors.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Source {
     /// The suite: `bookworm`, `trixie`, `bookworm-backports`, `sid`, `noble`, ….
     pub release: String,
-    /// Mirrors: URLs, or whole `deb …` lines for what needs other suites or components. Empty means
+    /// Mirrors: URLs, or whole `deb …` lines if other suites or components are needed. Empty:
     /// Debian's own.
     pub mirrors: Vec<String>,
-    /// The keys that may sign the release; None means those that the host has for the mirror's
-    /// archive (`…/debian`, `…/ubuntu`), else those that the host's apt trusts for everything.
+    /// The keyring that may sign the release. `None`: the host's keyring for the mirror's archive
+    /// (`…/debian`, `…/ubuntu`), else all keys that the host's apt trusts.
     pub keyring: Option<PathBuf>,
 }
 
@@ -88,8 +88,8 @@ impl Source {
         line.split_whitespace().find(|w| w.contains(":/")).unwrap_or(line).to_owned()
     }
 
-    /// The lines of apt's `sources.list`; without `updates` only what the release was when it was
-    /// made.
+    /// The lines of apt's `sources.list`. Without `updates`, they cover only the original state of
+    /// the release.
     pub fn lines(&self, updates: bool) -> Result<Vec<String>, AptError> {
         let plain = |text: &str| !text.is_empty() && !text.contains(['\n', '\r']);
         let word = |text: &str| plain(text) && !text.contains([' ', '\t', '[', ']']);
@@ -133,8 +133,9 @@ impl Source {
         Ok(lines)
     }
 
-    /// Whether `error` is about the updates of the release alone, so that one can do without them:
-    /// some mirrors have them only for some architectures, or out of step with their index.
+    /// Whether `error` is only about the release's updates, so that the caller can retry without
+    /// them. Some mirrors have updates only for some architectures, or out of step with their
+    /// index.
     pub fn can_do_without_updates(&self, error: &CommandError) -> bool {
         let CommandError::Failed { lines, .. } = error else { return false };
         let errors: Vec<_> = lines.iter().filter(|l| l.starts_with("E: ") && l.contains(":/")).collect();
@@ -159,7 +160,7 @@ impl Source {
         }
     }
 
-    /// The keys of the ports are no part of what a host's apt trusts.
+    /// Checks for the ports' keyring: a host's apt does not trust the ports' keys by default.
     fn check_ports_keyring(&self, mirror: &str) -> Result<(), AptError> {
         let ports = Path::new(PORTS_KEYRING);
         if self.keyring.is_some() || archive(mirror) != "debian-ports" || ports.is_file() {
@@ -172,7 +173,7 @@ impl Source {
         )))
     }
 
-    /// The options of a line for `mirror`, with a blank after them.
+    /// The options of a line for `mirror`, followed by a blank.
     fn options(&self, mirror: &str) -> String {
         let archive = archive(mirror);
         let known = KEYRINGS.iter().find(|(name, _)| *name == archive).map(|(_, path)| PathBuf::from(path));
@@ -188,24 +189,24 @@ fn archive(mirror: &str) -> &str {
     mirror.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
 }
 
-/// One version of a package, as the release's index describes it.
+/// One version of a package, as described in the release's index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Package {
     /// Its name.
     pub name: String,
-    /// Debian's version of it.
+    /// Its version in Debian's format.
     pub version: String,
-    /// Debian's name of its architecture, or `all`.
+    /// Its architecture in Debian's name, or `all`.
     pub arch: String,
-    /// The names of the packages that it depends on, the first of each alternative, without
-    /// versions.
+    /// The names of the packages that it depends on, without versions. Of alternatives, only the
+    /// first.
     pub depends: Vec<String>,
-    /// Bytes of its file.
+    /// Size of its file in bytes.
     pub size: u64,
 }
 
-/// A private apt for one release and architecture, ready to be asked. What it fetched is deleted
-/// when this value is dropped.
+/// A private apt for one release and architecture, with current lists. Dropping this value deletes
+/// everything that it fetched.
 #[derive(Debug)]
 pub struct Apt {
     dir: tempfile::TempDir,
@@ -215,14 +216,14 @@ pub struct Apt {
 }
 
 impl Apt {
-    /// Fetches and verifies the package lists of `source` for the Debian architectures `archs`; the
-    /// first is the one that packages are looked up for. Takes about a second with a near mirror.
+    /// Fetches and verifies the package lists of `source` for the Debian architectures `archs`.
+    /// Packages are looked up for the first one. Takes about a second with a near mirror.
     pub fn update(cache: &Cache, source: &Source, archs: &[&str], report: &dyn Report) -> Result<Apt, AptError> {
         Apt::prepare(cache, source, archs, preferred(source), report)
     }
 
-    /// The same for whole file systems, in which a package has the version that apt would choose on
-    /// an installed system: of backports only where the release itself has none.
+    /// The same for whole file systems. A package has the version that apt would choose on an
+    /// installed system: from backports only if the release itself lacks it.
     pub fn for_root(cache: &Cache, source: &Source, arch: &Arch, report: &dyn Report) -> Result<Apt, AptError> {
         Apt::prepare(cache, source, &[arch.debian], None, report)
     }
@@ -278,7 +279,7 @@ impl Apt {
         Run { command, doing, log: &self.log }
     }
 
-    /// The version of `package` (optionally `name:arch`) that the release offers, if any.
+    /// The release's version of `package` (optionally `name:arch`), if there is one.
     pub fn show(&self, package: &str) -> Result<Option<Package>, AptError> {
         let doing = format!("look up the package {package}");
         let mut text = String::new();
@@ -292,18 +293,18 @@ impl Apt {
         });
         match shown {
             Ok(_) => Ok(parse(&text)),
-            // That is how it says that it knows no such package.
+            // apt reports an unknown package like this.
             Err(CommandError::Failed { .. }) if text.trim().is_empty() => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Like [`Apt::show`], for a package that has to be there.
+    /// Like [`Apt::show`], but a missing package is an error.
     pub fn require(&self, package: &str) -> Result<Package, AptError> {
         if let Some(found) = self.show(package)? {
             return Ok(found);
         }
-        // `linux-image` of `linux-image-fancy` and of `linux-image-6.1.0-1-amd64`.
+        // The stem `linux-image` of `linux-image-fancy` and of `linux-image-6.1.0-1-amd64`.
         let stem: Vec<&str> = package.splitn(3, '-').take(2).collect();
         let mut alike = self.names(&format!("^{}-[a-z0-9-]*$", stem.join("-"))).unwrap_or_default();
         alike.retain(|name| !name.ends_with("-dbg") && !name.ends_with("-template"));
@@ -320,8 +321,8 @@ impl Apt {
         })
     }
 
-    /// `packages` and all that they lead to through names that `follow` takes. A name that no
-    /// package has, but several provide, leads nowhere.
+    /// `packages` and all dependencies of theirs whose names `follow` accepts. A name that only
+    /// several other packages provide is ignored.
     pub fn with_dependencies(
         &self,
         packages: &[&str],
@@ -360,8 +361,8 @@ impl Apt {
         Ok(names)
     }
 
-    /// Downloads packages; apt checks each against the signed lists. The files, in the order asked
-    /// for, live as long as `self`.
+    /// Downloads packages; apt checks each against the signed lists. The files are in the given
+    /// order and exist as long as `self`.
     pub fn download(&self, packages: &[Package], report: &dyn Report) -> Result<Vec<PathBuf>, AptError> {
         let total = packages.iter().map(|p| p.size).sum();
         let first = packages.first().map_or("", |p| &p.name);
@@ -389,19 +390,19 @@ impl Apt {
         Ok(paths)
     }
 
-    /// The lines of its `sources.list`.
+    /// The lines of this apt's `sources.list`.
     pub fn sources(&self) -> Result<String, AptError> {
         let path = self.dir.path().join("sources.list");
         Ok(fs::read_to_string(path).map_err(StoreError::io("read the sources of packages"))?)
     }
 
-    /// Where what apt said is kept.
+    /// The log file of apt's output.
     pub fn log(&self) -> &Path {
         &self.log
     }
 }
 
-/// What to tell the user before going on without updates.
+/// The message for the user before a retry without updates.
 pub fn without_updates(source: &Source, error: &CommandError) -> String {
     let why = match error {
         CommandError::Failed { lines, .. } => lines.iter().find_map(|l| l.strip_prefix("E: ")).unwrap_or_default(),
@@ -410,9 +411,9 @@ pub fn without_updates(source: &Source, error: &CommandError) -> String {
     format!("continuing without the updates of {}, which the mirror does not serve properly: {why}", source.release)
 }
 
-/// The suites whose packages are taken before those of others.
+/// The suites that apt prefers over others.
 fn preferred(source: &Source) -> Option<String> {
-    // What is not preferred loses to it, however new: the updates have to be, too.
+    // A preferred version wins over any newer one, so the updates must be preferred, too.
     Some(match source.base_release() {
         base if base == source.release => format!("/^{base}(|-security|-updates)$/"),
         _ => source.release.clone(),
@@ -449,9 +450,8 @@ fn config(dir: &Path, preferred: Option<&str>, archs: &[&str]) -> String {
     )
 }
 
-/// What the host's apt configuration says about proxies, connections and the freshness of mirrors,
-/// as lines for another configuration. The rest of it (hooks, extra indexes) must not have a part
-/// in this.
+/// The host's apt settings for proxies, connections and the freshness of mirrors, as lines for
+/// another configuration. All other settings (hooks, extra indexes) must not apply here.
 pub fn host_connection_settings() -> String {
     let kept = [
         "Acquire::http::",
@@ -470,7 +470,7 @@ pub fn host_connection_settings() -> String {
         .collect()
 }
 
-/// Deletes what a killed quiz has left: directories are named by the process that made them.
+/// Deletes directories that a killed quiz has left; their names contain its process id.
 fn sweep(parent: &Path) {
     let Ok(found) = fs::read_dir(parent) else { return };
     for item in found.flatten() {

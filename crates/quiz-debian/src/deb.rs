@@ -1,4 +1,5 @@
-//! Unpacking a `.deb` file, choosing where each of its files goes. Not for installing packages.
+//! Unpacks a `.deb` file, with a choice of the target path for each file. Not for installing
+//! packages.
 
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
@@ -17,15 +18,15 @@ pub enum DebError {
     /// Its files could not be read or written.
     #[error("cannot {doing}: {cause}")]
     Io {
-        /// What was being done, to follow "cannot".
+        /// The failed step; the text follows "cannot".
         doing: String,
         /// The system's answer.
         cause: io::Error,
     },
 }
 
-/// Unpacks a `.deb`, each of its files to where `place` says (below `dir`), given the path in the
-/// package without a leading `./` and the target of a symbolic link.
+/// Unpacks a `.deb` below `dir`. `place` maps each file's path to its target path. Its arguments
+/// are the path without a leading `./`, and the target of a symbolic link.
 pub fn unpack(
     deb: &Path,
     dir: &Path,
@@ -74,7 +75,7 @@ pub fn unpack(
     })
 }
 
-/// A path without `./` at its start; None if it would lead outside.
+/// A path without a leading `./`; `None` if it would lead outside.
 fn plain(path: &Path) -> Option<PathBuf> {
     let mut out = PathBuf::new();
     for part in path.components() {
@@ -130,13 +131,13 @@ mod tests {
         found.sort();
         assert_eq!(found, ["config", "lib/modules/1.0-x/a.ko", "lib/modules/1.0-x/b.ko"]);
 
-        // A file that cannot be written is named with the reason.
+        // The error for a file that cannot be written names the file and the reason.
         fs::remove_file(out.join("config")).unwrap();
         fs::create_dir_all(out.join("config/in the way")).unwrap();
         let error = unpack(&deb, &out, &log, &|path, _| place(path)).unwrap_err().to_string();
         assert!(error.starts_with("cannot unpack x.deb: ") && error.contains("(os error "), "{error}");
 
-        // Damaged, it must be an error.
+        // A damaged package is an error.
         let bytes = fs::read(&deb).unwrap();
         fs::write(&deb, &bytes[..bytes.len() / 2]).unwrap();
         assert!(unpack(&deb, &out, &log, &|path, _| place(path)).is_err());

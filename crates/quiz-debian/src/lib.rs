@@ -1,6 +1,6 @@
-//! Packages of Debian and its relatives: apt with its own state, so that the host's is never
-//! touched; unpacking; and sysroots for cross compilers. Not for what is made of the packages:
-//! kernels are `quiz-kernel`'s, roots are `quiz-image`'s.
+//! Packages of Debian and its relatives: runs apt with separate state, so that the host's stays
+//! unchanged; unpacks packages; and makes sysroots for cross compilers. Not for products made from
+//! packages: see `quiz-kernel` for kernels and `quiz-image` for roots.
 
 pub mod apt;
 pub mod deb;

@@ -1,6 +1,5 @@
-//! Sysroots: headers and libraries of a distribution release for one architecture, which a cross
-//! compiler compiles and links with. Not for roots, which guests run on: nothing in a sysroot is
-//! configured or run.
+//! Sysroots: headers and libraries of a distribution release for one architecture, for cross
+//! compilers. Not for roots, which guests run on: packages in a sysroot are only unpacked.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,17 +17,17 @@ use quiz_host::digest;
 use quiz_host::report::{Report, Unit};
 use quiz_host::store::{Cache, Entry, Shelf, StoreError};
 
-/// What nobody compiles with.
+/// Directories that compilers do not need.
 const LEFT_OUT: &[&str] =
     &["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/bin", "usr/sbin"];
 
-/// Why there is no sysroot.
+/// Why a sysroot could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SysrootError {
     /// The cache failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The packages could not be had.
+    /// The packages could not be fetched.
     #[error(transparent)]
     Apt(#[from] AptError),
     /// A package could not be unpacked.
@@ -36,10 +35,10 @@ pub enum SysrootError {
     Deb(#[from] DebError),
 }
 
-/// A sysroot in the cache, in use until this value is dropped.
+/// A sysroot in the cache. The entry counts as in use until this value is dropped.
 #[derive(Debug)]
 pub struct Sysroot {
-    /// Where it is, by a path that stays the same when it is made again.
+    /// Its path, which stays the same when the sysroot is made again.
     pub dir: PathBuf,
     _entry: Entry,
 }
@@ -58,8 +57,8 @@ pub fn shelf(cache: &Cache) -> Shelf {
     cache.shelf("sysroots")
 }
 
-/// The sysroot with `packages` and all that they depend on, from the cache if it was made before.
-/// Some ten seconds.
+/// The sysroot with `packages` and all their dependencies, from the cache if it exists. Making it
+/// takes about ten seconds.
 pub fn make(
     cache: &Cache,
     source: &Source,
@@ -92,13 +91,13 @@ pub fn make(
     Ok(Sysroot { dir: shelf.dir().join(name), _entry: entry })
 }
 
-/// Where a file of a package goes, if anywhere.
+/// The path in the sysroot for a file of a package; `None` leaves the file out.
 fn place(path: &Path) -> Option<PathBuf> {
     let path = merged(path);
     (path.starts_with("usr") && LEFT_OUT.iter().all(|left| !path.starts_with(left))).then_some(path)
 }
 
-/// Makes the links of the top, and has the others lead to places inside.
+/// Makes the top-level links, and changes other links to lead inside the sysroot.
 fn finish(dir: &Path) -> io::Result<()> {
     for name in MERGED {
         if dir.join("usr").join(name).is_dir() {

@@ -1,14 +1,14 @@
-//! The merged `/usr` of Debian's releases since 12: `/bin`, `/lib` and their like are links to
-//! their namesakes in `/usr`.
+//! The merged `/usr` of Debian's releases since 12: `/bin`, `/lib` and similar directories are
+//! links to the directories of the same name in `/usr`.
 
 use std::path::{Component, Path, PathBuf};
 
 use quiz_arch::Arch;
 
-/// The directories at the top that are such links, on all architectures taken together.
+/// The top-level directories that are such links on any architecture.
 pub const MERGED: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-/// Where a path of a guest really is, without the leading slash.
+/// The real path of a guest's path, without the leading slash.
 pub fn merged(guest: &Path) -> PathBuf {
     let plain: PathBuf = guest.components().filter(|c| matches!(c, Component::Normal(_))).collect();
     match plain.components().next() {
@@ -17,7 +17,7 @@ pub fn merged(guest: &Path) -> PathBuf {
     }
 }
 
-/// The directories at the top that are such links on `arch`.
+/// The top-level directories that are such links on `arch`.
 pub fn links(arch: &Arch) -> Vec<&'static str> {
     let always = ["bin", "sbin", "lib"];
     MERGED.iter().copied().filter(|name| always.contains(name) || arch.lib_links.contains(name)).collect()

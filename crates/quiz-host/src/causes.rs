@@ -1,9 +1,9 @@
-//! The causes of an error, for those that do not tell them themselves.
+//! Adds the cause to errors that do not print it. Not for errors that already do.
 
 use std::io;
 
-/// `error`, with its first cause in its text. An error of `tar` tells only what was tried, not why
-/// it failed.
+/// `error`, with its root cause in its text. An error of `tar` has only what was tried, not why it
+/// failed.
 pub fn told(error: io::Error) -> io::Error {
     let mut first = None;
     let mut next = error.get_ref().and_then(|inner| inner.source());

@@ -1,5 +1,5 @@
-//! Running a program of the host to its end: its words go to a log file, its failure becomes an
-//! error that shows the lines that matter. Not for programs that are spoken to while they run.
+//! Runs a program of the host to its end. Its output goes to a log file. If it fails, the error
+//! shows the important lines. Not for interactive programs.
 
 use fs_err as fs;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -16,22 +16,22 @@ pub enum CommandError {
     /// The program is not installed.
     #[error("cannot {doing}: the program `{program}` is not installed{}", crate::tools::advice(program))]
     Missing {
-        /// What it was wanted for, to follow "cannot".
+        /// What the program was needed for, to follow "cannot".
         doing: String,
-        /// Its name.
+        /// The program's name.
         program: String,
     },
-    /// It could not be started, or its output not be read or kept.
+    /// The program could not be started, or its output could not be read or written.
     #[error("cannot {doing}: running `{program}`: {cause}")]
     Io {
         /// What was being done, to follow "cannot".
         doing: String,
         /// The program.
         program: String,
-        /// The system's answer.
+        /// The system's error.
         cause: io::Error,
     },
-    /// It ran and said no.
+    /// The program ran and failed.
     #[error("cannot {doing}: `{program}` ended with {status}{}\nthe whole log is {}", quote(lines), log.display())]
     Failed {
         /// What was being done, to follow "cannot".
@@ -40,15 +40,15 @@ pub enum CommandError {
         program: String,
         /// How it ended.
         status: ExitStatus,
-        /// The lines of its output that tell most.
+        /// The most important lines of its output.
         lines: Vec<String>,
-        /// Everything that it said.
+        /// The file with its whole output.
         log: PathBuf,
     },
 }
 
 impl CommandError {
-    /// What went wrong, in one line.
+    /// The cause in one line.
     pub fn reason(&self) -> String {
         match self {
             CommandError::Failed { lines, .. } if !lines.is_empty() => {
@@ -68,26 +68,26 @@ fn quote(lines: &[String]) -> String {
 pub struct Run<'a> {
     /// The program and its arguments.
     pub command: Command,
-    /// What it is for, to follow "cannot".
+    /// What the program is for, to follow "cannot".
     pub doing: &'a str,
-    /// Where its output goes; what is there already stays.
+    /// The file that its output is appended to.
     pub log: &'a Path,
 }
 
 impl Run<'_> {
-    /// Runs it with its standard output and error in the log. `watch` is called about ten times a
-    /// second with the line that the program said last.
+    /// Runs the program with its standard output and error in the log. Calls `watch` about ten
+    /// times a second with the last line of the output.
     pub fn run(self, watch: impl FnMut(&str)) -> Result<(), CommandError> {
         self.wait(Stdio::null(), None, watch)
     }
 
-    /// Like [`Run::run`], with a file as its standard input.
+    /// As [`Run::run`], with a file as standard input.
     pub fn run_with_input(self, input: std::fs::File, watch: impl FnMut(&str)) -> Result<(), CommandError> {
         self.wait(input.into(), None, watch)
     }
 
-    /// Like [`Run::run`], for a program whose children would go on when it alone is told to stop:
-    /// all of them end with this process, whatever ended it. It has no terminal.
+    /// As [`Run::run`], for a program whose children would continue after it is stopped. All of
+    /// them end with this process, for whatever reason it ends. The program has no terminal.
     pub fn run_group(mut self, watch: impl FnMut(&str)) -> Result<(), CommandError> {
         let guard = Guard::over(&mut self.command).map_err(|e| self.io(e))?;
         self.wait(Stdio::null(), Some(guard), watch)
@@ -96,7 +96,7 @@ impl Run<'_> {
     fn wait(mut self, input: Stdio, guard: Option<Guard>, mut watch: impl FnMut(&str)) -> Result<(), CommandError> {
         let (mut running, from) = self.start(input, false, guard)?;
         loop {
-            // A short job must not wait for the tick of the clock.
+            // Returns at once when the program ends, so that short programs are not delayed.
             let ended = running.wait_for(Duration::from_millis(100)).map_err(|e| self.io(e))?;
             if let Some(status) = ended {
                 return self.check(status, from);
@@ -105,8 +105,9 @@ impl Run<'_> {
         }
     }
 
-    /// Runs it with its standard output read by `read`, the rest in the log. If both fail, the
-    /// program's own error is told unless `read` stopped early and the program was cut off by that.
+    /// Runs the program with its standard output read by `read`, and its standard error in the log.
+    /// If both fail, the program's error is returned. If the program failed only because `read`
+    /// stopped early, the error of `read` is returned.
     pub fn stream<T, E: From<CommandError>>(
         mut self,
         read: impl FnOnce(&mut ChildStdout) -> Result<T, E>,
@@ -117,13 +118,13 @@ impl Run<'_> {
         };
         let result = read(&mut stdout);
         if result.is_ok() {
-            // Padding after the end of an archive; unread, it would be a broken pipe for the
-            // program.
+            // There may be padding after the end of an archive. If quiz did not read it, the
+            // program would fail with a broken pipe.
             io::copy(&mut stdout, &mut io::sink()).map_err(|e| self.io(e))?;
         }
         drop(stdout);
         let status = running.child.wait().map_err(|e| self.io(e))?;
-        // Then it is we who stopped, and our own error that counts.
+        // Then the program failed because quiz stopped reading, and the error of `read` counts.
         let cut_off = result.is_err()
             && (std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGPIPE)
                 || !last_lines(self.log, from, 1, &|line| line.contains("roken pipe")).is_empty());
@@ -142,8 +143,8 @@ impl Run<'_> {
         let log = log.into_parts().0;
         let out = if stdout { Stdio::piped() } else { log.try_clone().map_err(|e| self.io(e))?.into() };
         self.command.stdin(input).stdout(out).stderr(log).env("LC_ALL", "C.UTF-8");
-        // If quiz is killed, its helpers end too. The kernel watches the thread that spawns, and
-        // that one waits right here.
+        // If quiz is killed, its child processes end too. The kernel watches the thread that spawns
+        // them, and that thread waits here.
         crate::process::die_with_parent(&mut self.command, crate::process::Signal::TERM);
         match self.command.spawn() {
             Ok(child) => Ok((Running { child, guard }, from)),
@@ -159,8 +160,8 @@ impl Run<'_> {
         }
     }
 
-    /// What the system calls "not found" when a program is started may be something else that the
-    /// program needs.
+    /// The error for "not found" when a program is started. The system may mean something else that
+    /// the program needs, such as its interpreter.
     fn not_found(&self) -> CommandError {
         let program = self.command.get_program();
         let dir = self.command.get_current_dir();
@@ -211,7 +212,7 @@ impl Run<'_> {
     }
 }
 
-/// The lines of a log, from a byte of it on, that tell most about what went wrong.
+/// The lines of a log that say most about a failure: up to 6, from the byte `from` on.
 pub fn telling_lines(log: &Path, from: u64) -> Vec<String> {
     let telling = |line: &str| {
         let low = line.to_ascii_lowercase();
@@ -222,10 +223,10 @@ pub fn telling_lines(log: &Path, from: u64) -> Vec<String> {
     if lines.is_empty() { last_lines(log, from, 6, &|_| true) } else { lines }
 }
 
-/// A child that does not outlive this value.
+/// A child process that ends with this value.
 struct Running {
     child: Child,
-    /// Ends the child's children with it.
+    /// Ends the child's own children with it.
     guard: Option<Guard>,
 }
 
@@ -253,7 +254,7 @@ impl Drop for Running {
         if let Ok(None) = self.child.try_wait() {
             if let Some(mut guard) = self.guard.take() {
                 guard.alarm();
-                // It ends the child too, which may have something to clear away.
+                // The guard also ends the child, which may have to clean up.
                 let _ended = self.wait_for(Duration::from_secs(3));
             }
             let _killed = self.child.kill();
@@ -262,8 +263,8 @@ impl Drop for Running {
     }
 }
 
-/// Up to `count` of the last lines that pass `wanted`, in the log's order; only its last 64 KiB are
-/// looked at.
+/// Up to `count` of the last lines that pass `wanted`, in the order of the log. Only the last 64
+/// KiB are read.
 fn last_lines(log: &Path, from: u64, count: usize, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = fs::File::open(log)?;
@@ -339,7 +340,7 @@ mod tests {
         let error = Run { command, doing: "try", log: &log }.run_group(|_| {}).unwrap_err().to_string();
         assert!(error.contains("`quiz-no-such-program` is not installed"), "{error}");
 
-        // A grandchild that pays no heed to its parent's death.
+        // A grandchild that does not end with its parent.
         let pid = dir.path().join("pid");
         let script = format!("sh -c 'echo $$ > {0}.new; mv {0}.new {0}; sleep 60; :' & wait", pid.display());
         let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -408,7 +409,7 @@ mod tests {
         assert!(text.contains("`./no-such-script` is not installed"), "{text}");
     }
 
-    /// Set where the test calls itself, to be killed: where its grandchild leaves its pid.
+    /// Set if the test has started itself to be killed: the file for the pid of its grandchild.
     const VICTIM: &str = "QUIZ_IMAGE_TEST_VICTIM";
 
     #[test]
@@ -416,7 +417,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         if let Some(pid) = std::env::var_os(VICTIM).map(PathBuf::from) {
             let mut command = Command::new("sh");
-            // None of them heeds a kind word, and the leader is gone before the others.
+            // All of them ignore SIGTERM, and the leader ends first.
             let script =
                 format!("trap '' TERM; sh -c 'echo $$ > {0}.new; mv {0}.new {0}; sleep 60; :' & wait", pid.display());
             command.args(["-c", &script]);
@@ -431,7 +432,7 @@ mod tests {
             }
         };
         let name = "command::tests::a_group_ends_with_a_process_that_is_killed";
-        // By force, and kindly together with all processes of its own group, as `timeout` does it.
+        // With SIGKILL, and with SIGTERM to all processes of its own group, as `timeout` does.
         for (signal, whole_group) in [(Signal::KILL, false), (Signal::TERM, true)] {
             let pid = dir.path().join(format!("pid-{}", signal.as_raw()));
             let mut victim = Command::new(std::env::current_exe().unwrap());

@@ -5,7 +5,10 @@ use sha2::{Digest, Sha256};
 use std::io::{self, Read};
 use std::path::Path;
 
-/// The sum of a file, as 64 hexadecimal digits.
+/// The SHA-256 of a file, as 64 hexadecimal digits.
+///
+/// # Errors
+/// If the file cannot be read.
 pub fn of_file(path: &Path) -> io::Result<String> {
     let mut file = fs::File::open(path)?;
     let mut sum = Sha256::new();
@@ -20,7 +23,7 @@ pub fn of_file(path: &Path) -> io::Result<String> {
     }
 }
 
-/// The sum of bytes, as 64 hexadecimal digits.
+/// The SHA-256 of bytes, as 64 hexadecimal digits.
 pub fn of_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }

@@ -1,18 +1,18 @@
-//! The environment that every program of a build runs in: what it takes to run on this host, and
-//! nothing that changes what is made. Options of a compiler, of make, of `configure` come from
-//! quiz's own arguments, so that a build is the same from any shell. Not for programs of the guest.
+//! The environment of all programs of a build. It has the variables that a program needs to run on
+//! this host, and none that change the result. Options for a compiler, make or `configure` come
+//! from quiz's own arguments, so a build is the same from any shell. Not for programs of the guest.
 
 use std::ffi::{OsStr, OsString};
 use std::process::Command;
 
-/// Variables that programs of a build get. What is not listed, they do not get.
+/// The variables that programs of a build get. They get no others but [`KEPT_FAMILIES`].
 const KEPT: &[&str] = &[
     "PATH",
     "HOME",
     "USER",
     "LOGNAME",
     "TMPDIR",
-    // Where ccache and its like keep their files.
+    // Where ccache and similar programs keep their files.
     "XDG_CACHE_HOME",
     "XDG_CONFIG_HOME",
     "XDG_RUNTIME_DIR",
@@ -28,11 +28,11 @@ const KEPT: &[&str] = &[
     "NO_PROXY",
 ];
 
-/// The beginnings of the names of variables that programs of a build get too: those of programs
-/// that keep or share the work of compilers.
+/// Prefixes of further variables that programs of a build get. They configure programs that cache
+/// or distribute compilation.
 const KEPT_FAMILIES: &[&str] = &["CCACHE_", "SCCACHE_", "DISTCC_", "ICECC_"];
 
-/// Where programs are if the caller does not say it.
+/// The `PATH` if the caller has none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The environment of a build.
@@ -42,7 +42,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// What of the caller's environment `variables` a build gets.
+    /// The variables of the caller's environment that a build gets.
     pub fn of(variables: &[(OsString, OsString)]) -> Environment {
         let is_kept = |name: &OsStr| {
             let name = name.to_string_lossy();
@@ -52,7 +52,7 @@ impl Environment {
         if !kept.iter().any(|(name, _)| name == "PATH") {
             kept.push(("PATH".into(), PATH.into()));
         }
-        // Every program speaks the language that quiz reads.
+        // quiz parses messages of programs, so they must be in English.
         kept.push(("LC_ALL".into(), "C.UTF-8".into()));
         Environment { variables: kept }
     }
@@ -66,7 +66,7 @@ impl Environment {
 }
 
 impl Default for Environment {
-    /// One that has nothing of any caller's.
+    /// An environment without variables of the caller.
     fn default() -> Environment {
         Environment::of(&[])
     }

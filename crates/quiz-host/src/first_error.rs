@@ -1,13 +1,14 @@
-//! What went wrong first in a failed build, out of its log: the compiler's, the linker's or any
-//! other tool's own words with file and line, and not the many that follow from them.
+//! Finds the first error of a failed build in its log: the message of the compiler, linker or other
+//! tool, with file and line. Leaves out the errors that follow from it. Not for running the build
+//! (`command`).
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use fs_err as fs;
 
-/// The first error in the file `log` from the byte `from` on, as [`first_error`] finds it. Empty
-/// too if the file cannot be read.
+/// The first error in the file `log` from the byte `from` on, as [`first_error`] finds it. Also
+/// empty if the file cannot be read.
 pub fn in_log(log: &Path, from: u64) -> Vec<String> {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = fs::File::open(log)?;
@@ -19,12 +20,14 @@ pub fn in_log(log: &Path, from: u64) -> Vec<String> {
     first_error(&String::from_utf8_lossy(&read().unwrap_or_default()))
 }
 
-/// The lines that tell what went wrong first in a build that printed `said`, with those that lead
-/// to it and explain it. Empty if nothing in it looks like an error.
+/// The lines of the first error of a build that printed `said`, with the lines that lead to it and
+/// explain it. Empty if no line looks like an error. The order of preference is:
 ///
-/// Tools whose words have a form of their own (compilers, linkers, modpost, objtool, autotools,
-/// interpreters) come first; then what a shell or a small tool said just before make gave up; then
-/// whatever was said before that; make's own words last, since they name the target alone.
+/// - messages of tools with a format of their own (compilers, linkers, modpost, objtool, autotools,
+///   interpreters)
+/// - what a shell or a small tool printed just before make gave up
+/// - anything that was printed before that
+/// - make's own message, which names only the target
 pub fn first_error(said: &str) -> Vec<String> {
     let plain: Vec<String> = said.split(['\n', '\r']).map(|line| without_colors(line).trim_end().to_owned()).collect();
     let lines: Vec<&str> = plain.iter().map(String::as_str).collect();
@@ -48,7 +51,7 @@ pub fn first_error(said: &str) -> Vec<String> {
     told.into_iter().map(str::to_owned).collect()
 }
 
-/// Like [`first_error`], of a build of many parts that goes on after errors: what went wrong with
+/// As [`first_error`], for a build of many parts that continues after errors. Finds the error of
 /// the part whose paths contain `part`.
 pub fn first_error_of(part: &str, said: &str) -> Vec<String> {
     let plain: Vec<String> = said.split(['\n', '\r']).map(|line| without_colors(line).trim_end().to_owned()).collect();
@@ -56,7 +59,7 @@ pub fn first_error_of(part: &str, said: &str) -> Vec<String> {
     if let Some(at) = lines.iter().position(|line| line.contains(part) && is_error(line)) {
         return with_context(&lines, at);
     }
-    // Some tools do not say what they work on; make then does, when it gives the target up.
+    // Some tools do not print which file they work on, but make prints its target when it gives up.
     let Some(gave_up) = lines.iter().position(|line| line.contains(part) && is_make_failing(line)) else {
         return Vec::new();
     };
@@ -66,7 +69,7 @@ pub fn first_error_of(part: &str, said: &str) -> Vec<String> {
     }
 }
 
-/// The line at `at`, those that lead to it, and those that explain it.
+/// The line at `at`, with the lines that lead to it and those that explain it.
 fn with_context(lines: &[&str], at: usize) -> Vec<String> {
     if is_python(lines[at]) {
         return python(&lines[at..]);
@@ -80,7 +83,7 @@ fn with_context(lines: &[&str], at: usize) -> Vec<String> {
     lines[start..=at].iter().chain(following).map(|line| (*line).to_owned()).collect()
 }
 
-/// The last call of a traceback, and the exception.
+/// The last call of a Python traceback, and the exception.
 fn python(lines: &[&str]) -> Vec<String> {
     let calls = lines.iter().skip(1).take_while(|line| line.starts_with(' ')).count();
     let end = (calls + 1).min(lines.len() - 1);
@@ -92,7 +95,7 @@ fn is_python(line: &str) -> bool {
     line == "Traceback (most recent call last):" || line.starts_with("  File \"") && line.contains("\", line ")
 }
 
-/// How a compiler or linker came to the place comes before what is wrong there.
+/// Whether a compiler or linker prints this line in front of an error, to show how it got there.
 fn leads_to_error(line: &str) -> bool {
     line.starts_with("In file included from")
         || line.trim_start().starts_with("from ") && line.starts_with(' ')
@@ -102,7 +105,7 @@ fn leads_to_error(line: &str) -> bool {
         || line.ends_with(": Assembler messages:")
 }
 
-/// Words of a form that only an error has.
+/// Whether the line has a form that only errors have.
 fn is_error(line: &str) -> bool {
     let is_about_it = is_compiler(line)
         || is_linker(line)
@@ -114,7 +117,7 @@ fn is_error(line: &str) -> bool {
     is_about_it && !is_consequence(line)
 }
 
-/// What is said because of something that was said before.
+/// Whether the line only follows from an earlier error.
 fn is_consequence(line: &str) -> bool {
     line.starts_with("collect2: error: ld returned")
         || line.contains("linker command failed")
@@ -123,8 +126,8 @@ fn is_consequence(line: &str) -> bool {
         || line.contains("warnings being treated as errors")
 }
 
-/// Compilers, assemblers, autotools, libtool, kconfig, and all who speak like them: `FILE:LINE:
-/// error: ...`, `TOOL: error: ...`.
+/// Whether the line is an error of a compiler, assembler, autotools, libtool, kconfig or a tool
+/// with the same format: `FILE:LINE: error: ...`, `TOOL: error: ...`.
 fn is_compiler(line: &str) -> bool {
     let marks = [
         ": error: ",
@@ -136,8 +139,8 @@ fn is_compiler(line: &str) -> bool {
         ":error: ",
     ];
     let by_mark = marks.iter().filter_map(|mark| line.find(mark)).min().is_some_and(|at| {
-        // A place or a tool is one word; `x.y:3.1-4` of bison, `Makefile.am:5`, `clang-16`. Before
-        // a sentence it is something else.
+        // A place or a tool is one word: `x.y:3.1-4` of bison, `Makefile.am:5`, `clang-16`. After
+        // several words the mark is part of a sentence.
         !line[..at].contains(char::is_whitespace)
     });
     let by_start =
@@ -162,7 +165,7 @@ fn is_linker(line: &str) -> bool {
     speaks && !["warning: ", "NOTE: ", ": in function `"].iter().any(|harmless| line.contains(harmless))
 }
 
-/// make's own complaint about a makefile or a target, which no other tool has explained.
+/// Whether make itself complains about a makefile or a target, and no other tool has explained it.
 fn is_make_itself(line: &str) -> bool {
     line.find(": *** ").is_some_and(|at| {
         let said = &line[at + 6..];
@@ -173,7 +176,7 @@ fn is_make_itself(line: &str) -> bool {
     })
 }
 
-/// Interpreters that refuse a script.
+/// Whether an interpreter refuses a script.
 fn is_script(line: &str) -> bool {
     let low = line.to_ascii_lowercase();
     let awk =
@@ -184,8 +187,8 @@ fn is_script(line: &str) -> bool {
     awk || perl || low.contains(": syntax error") && line.contains(':')
 }
 
-/// What a shell or a small tool says of a program or file that it cannot use. Often harmless: it
-/// counts only where make gave up next.
+/// Whether a shell or a small tool complains about a program or file that it cannot use. This is
+/// often harmless, so it counts only if make gives up next.
 fn is_complaint(line: &str) -> bool {
     let ends = [
         ": not found",
@@ -212,14 +215,14 @@ fn is_complaint(line: &str) -> bool {
     ends.iter().any(|end| line.ends_with(end)) || by_tool || perl && !line.starts_with("Use of uninitialized") || died
 }
 
-/// make has given a target up.
+/// Whether make has given up a target.
 fn is_make_failing(line: &str) -> bool {
     line.starts_with("make") && line.contains(": *** [")
         || line.starts_with("gmake") && line.contains(": *** [")
         || line.starts_with("ninja: build stopped")
 }
 
-/// What make and kbuild print of what they do.
+/// Whether make or kbuild prints what it does.
 fn is_progress(line: &str) -> bool {
     let of_kbuild = line.strip_prefix("  ").is_some_and(|rest| {
         let word = rest.split(' ').next().unwrap_or_default();
@@ -239,7 +242,7 @@ fn is_telling(line: &str) -> bool {
         && !is_command.iter().any(|start| line.starts_with(start))
 }
 
-/// A line without the escapes that color it.
+/// The line without color escape sequences.
 fn without_colors(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());
     let mut rest = line;
@@ -486,7 +489,7 @@ mod tests {
             ("init/Kconfig:12: syntax error\nmake[1]: *** [a] Error 1\n", "init/Kconfig:12"),
             ("configure: error: no acceptable C compiler\n", "configure: error"),
             ("make: *** [y] Terminated\n", "make: *** [y] Terminated"),
-            // It comes after what make says where its output and the errors take different ways.
+            // If output and errors go different ways, the error can come after make's message.
             ("make: *** [Makefile:3: all] Error 1\na.c:1:2: error: late\n", "a.c:1:2: error: late"),
         ] {
             let lines = first_error(said);

@@ -1,13 +1,13 @@
-//! A process that ends a group of processes when this one is gone, whatever ended it. Not for
-//! starting the group (see `command`).
+//! A process that ends a process group when quiz is gone, for whatever reason. Not for starting the
+//! group (`command`).
 
 use std::io::{self, PipeWriter, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-/// What the guard is told first is the group. If its input ends without another line, whoever had
-/// to tell it is gone.
+/// The guard first reads the number of the group. If its input then ends without another line, quiz
+/// is gone.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT TERM
 read -r group || exit 0
@@ -18,26 +18,26 @@ sleep 2
 kill -KILL "-$group"
 "#;
 
-/// A guard over the processes of one command. Dropped before [`Guard::dismiss`], it ends them:
-/// kindly, and after 2 s by force.
+/// A guard over the processes of one command. If it is dropped without [`Guard::dismiss`], the
+/// guard ends the processes: with SIGTERM, and 2 s later with SIGKILL.
 pub(crate) struct Guard {
     process: Child,
-    /// Its other end is the guard's input. None once the guard need not be told anything any more.
+    /// The other end of the guard's input. Closing it makes the guard end the group.
     words: Option<PipeWriter>,
 }
 
 impl Guard {
-    /// Makes `command` the leader of a process group (and session) of its own, and sets a guard
-    /// over it. The command is otherwise as it was.
+    /// Makes `command` the leader of its own process group and session, and starts a guard for the
+    /// group. Nothing else about the command changes.
     ///
     /// # Errors
-    /// The guard cannot be started.
+    /// If the guard cannot be started.
     pub fn over(command: &mut Command) -> io::Result<Guard> {
         let (input, words) = io::pipe()?;
         let mut guard = Command::new("sh");
         guard.args(["-c", SCRIPT]).stdin(input).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
-        // What ends all of quiz's processes, typed at the terminal or sent by `timeout`, must not
-        // end the guard first.
+        // A signal to all processes of quiz, from the terminal or from `timeout`, must not end the
+        // guard first.
         guard.process_group(0);
         let process = guard.spawn()?;
         let told = words.as_raw_fd();
@@ -56,22 +56,22 @@ impl Guard {
         Ok(Guard { process, words: Some(words) })
     }
 
-    /// Ends the guard, and leaves what is left of the group alone.
+    /// Ends the guard without ending the rest of the group.
     pub fn dismiss(mut self) {
         if let Some(mut words) = self.words.take() {
-            // A guard that is gone cannot be told, and need not be.
+            // If the guard is gone, there is nothing to dismiss.
             let _told = words.write_all(b"over\n");
         }
         let _reaped = self.process.wait();
     }
 
-    /// Has the guard end the group, which takes it up to 2 s.
+    /// Makes the guard end the group, which takes up to 2 s.
     pub fn alarm(&mut self) {
         self.words = None;
     }
 }
 
-/// A number and the end of the line, and how long that is. Memory must not be allocated between
+/// `number` with a newline, and the length of both. Allocates no memory, which is forbidden between
 /// fork and exec.
 fn line(mut number: i32) -> ([u8; 12], usize) {
     let mut backwards = [0; 11];

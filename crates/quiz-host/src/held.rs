@@ -1,5 +1,5 @@
-//! Directories that stay open: files are created in the directory itself, even if another process
-//! moves it or replaces its path by a link.
+//! Directories that stay open. Files are created in the directory itself, even if another process
+//! moves it or replaces its path by a link. Not for whole paths: names are single components.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use rustix::fs::{Mode, OFlags};
 
-/// A directory, and the path by which it was found. Names of what is in it are single components,
+/// An open directory, and the path at which it was opened. Names of entries are single components,
 /// never paths.
 #[derive(Debug)]
 pub struct HeldDir {
@@ -18,20 +18,20 @@ pub struct HeldDir {
     dir: Dir,
 }
 
-/// What a directory is opened with. A last component that is a link is not followed.
+/// The flags to open a directory with. A link as the last component is an error.
 const FLAGS: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::RDONLY).union(OFlags::CLOEXEC);
 
 impl HeldDir {
-    /// Opens the directory at `path`, whose last component is no link.
+    /// Opens the directory at `path`. The last component must not be a link.
     ///
     /// # Errors
-    /// If it is not there, is no directory or is a link.
+    /// If it does not exist, is not a directory or is a link.
     pub fn open(path: &Path) -> io::Result<HeldDir> {
         let dir = rustix::fs::open(path, FLAGS, Mode::empty()).map_err(|e| named(path, e.into()))?;
         Ok(HeldDir { path: path.to_owned(), dir: Dir::from_std_file(dir.into()) })
     }
 
-    /// Opens the directory `name` in it.
+    /// Opens its subdirectory `name`.
     ///
     /// # Errors
     /// As for [`HeldDir::open`].
@@ -41,10 +41,10 @@ impl HeldDir {
         Ok(HeldDir { path, dir: Dir::from_std_file(dir.into()) })
     }
 
-    /// Makes the directory `name` in it unless it is there, and opens it.
+    /// Opens its subdirectory `name`, and makes it if it does not exist.
     ///
     /// # Errors
-    /// If it cannot be made, or is no directory.
+    /// If it cannot be made, or is not a directory.
     pub fn make_below(&self, name: &str) -> io::Result<HeldDir> {
         match self.dir.create_dir(name) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(named(&self.path.join(name), e)),
@@ -52,25 +52,25 @@ impl HeldDir {
         }
     }
 
-    /// Makes the directory `name` in it, which must not be there, and opens it.
+    /// Makes its subdirectory `name`, which must not exist, and opens it.
     ///
     /// # Errors
-    /// If anything of that name is there.
+    /// If anything of that name exists, or the directory cannot be made.
     pub fn make_new_below(&self, name: &str) -> io::Result<HeldDir> {
         self.dir.create_dir(name).map_err(|e| named(&self.path.join(name), e))?;
         self.below(name)
     }
 
-    /// Makes the file `name`, in the place of what is there, which is not written to. An empty file
-    /// is all that others can find before it is written.
+    /// Creates the file `name`. An existing file is replaced, not written to. Until the caller
+    /// writes to the new file, other processes find it empty.
     ///
     /// # Errors
-    /// If a directory is in the way, or it cannot be made.
+    /// If `name` is a directory, or the file cannot be created.
     pub fn create(&self, name: &str) -> io::Result<File> {
         self.create_with_mode(name, 0o666)
     }
 
-    /// The same with a mode, of which the umask takes its part.
+    /// As [`HeldDir::create`], with these permissions, less those that the umask removes.
     ///
     /// # Errors
     /// As for [`HeldDir::create`].
@@ -85,12 +85,12 @@ impl HeldDir {
         Ok(file.into_std())
     }
 
-    /// Writes the file `name` so that it is whole or not there.
+    /// Writes the file `name` atomically: it is complete, or not there.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn write_whole(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        // Others may write the same file at the same time.
+        // Another process may write the same file at the same time.
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         let new = format!(".{name}.{:016x}", u64::from_le_bytes(random));
@@ -101,10 +101,10 @@ impl HeldDir {
         })
     }
 
-    /// Opens the plain file `name` to read it.
+    /// Opens the regular file `name` for reading.
     ///
     /// # Errors
-    /// If it is not there, is a link or is no plain file.
+    /// If it does not exist, is a link or is not a regular file.
     pub fn read(&self, name: &str) -> io::Result<File> {
         let path = || self.path.join(name);
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::RDONLY | OFlags::CLOEXEC;
@@ -113,27 +113,27 @@ impl HeldDir {
         if file.metadata()?.is_file() { Ok(file) } else { Err(named(&path(), io::Error::other("it is no plain file"))) }
     }
 
-    /// Whether anything of that name is there, if only a link that leads nowhere.
+    /// Whether anything of that name exists, even a broken link.
     pub fn has(&self, name: &str) -> bool {
         self.dir.symlink_metadata(name).is_ok()
     }
 
-    /// Whether the directory `name` in it is `dir`, not another that has taken its place.
+    /// Whether its entry `name` is the directory `dir`, and not another one in its place.
     pub fn is_same(&self, name: &str, dir: &HeldDir) -> bool {
         let id = |meta: rustix::fs::Stat| (meta.st_dev, meta.st_ino);
         let there = rustix::fs::statat(&self.dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).map(id);
         there.is_ok() && there == rustix::fs::fstat(&dir.dir).map(id)
     }
 
-    /// Whether there is a plain file of that name.
+    /// Whether a regular file of that name exists.
     pub fn has_file(&self, name: &str) -> bool {
         self.dir.symlink_metadata(name).is_ok_and(|meta| meta.is_file())
     }
 
-    /// The names of the directories in it.
+    /// The names of its subdirectories.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the directory cannot be read.
     pub fn dirs(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in self.dir.entries()? {
@@ -147,13 +147,13 @@ impl HeldDir {
         Ok(names)
     }
 
-    /// Removes the file `name`; whether it was there.
+    /// Removes the file `name`. Returns whether that succeeded.
     pub fn remove_file(&self, name: &str) -> bool {
         self.dir.remove_file(name).is_ok()
     }
 
-    /// Moves the directory `name` into `to`, where nothing of that name may be but an empty
-    /// directory.
+    /// Moves its subdirectory `name` into `to`. There, only an empty directory of that name may
+    /// exist.
     ///
     /// # Errors
     /// If it cannot be moved.
@@ -161,44 +161,44 @@ impl HeldDir {
         self.dir.rename(name, &to.dir, name)
     }
 
-    /// Removes the directory `name` with all that is in it, and follows no link.
+    /// Removes its subdirectory `name` with its content. Follows no link.
     ///
     /// # Errors
-    /// If something of it stays.
+    /// If something cannot be removed.
     pub fn remove_dir_all(&self, name: &str) -> io::Result<()> {
         self.dir.remove_dir_all(name)
     }
 
-    /// A second handle of it.
+    /// A second handle of the same directory.
     ///
     /// # Errors
-    /// If there are too many open files.
+    /// If the process has too many open files.
     pub fn try_clone(&self) -> io::Result<HeldDir> {
         Ok(HeldDir { path: self.path.clone(), dir: self.dir.try_clone()? })
     }
 
-    /// Whose it is.
+    /// The user id of the owner.
     ///
     /// # Errors
-    /// If the system does not tell.
+    /// If the system does not report it.
     pub fn owner(&self) -> io::Result<u32> {
         Ok(self.std_file()?.metadata()?.uid())
     }
 
-    /// Itself as a file, for what is done with those: locks.
+    /// The directory as a [`File`], for what needs one, such as locks.
     ///
     /// # Errors
-    /// If there are too many open files.
+    /// If the process has too many open files.
     pub fn std_file(&self) -> io::Result<File> {
         Ok(self.dir.try_clone()?.into_std_file())
     }
 
-    /// Where it was when it was opened: for messages, and for those who look for it later.
+    /// The path at which it was opened, for messages and for later use by path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The handle of what is below it, which no path and no link leaves.
+    /// The handle to access its content. No path and no link leads out of it.
     pub fn handle(&self) -> &Dir {
         &self.dir
     }
@@ -210,8 +210,8 @@ impl AsFd for HeldDir {
     }
 }
 
-/// The path by which another process of the same user opens a file that this process has open,
-/// whatever has become of the file's own name.
+/// The path by which another process of the same user can open `file`, which this process has open.
+/// The path works even if the file's own name is gone.
 pub fn path_of(file: &File) -> PathBuf {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }

@@ -1,8 +1,12 @@
-//! The host that quiz runs on: the cache and its locks, child processes that do not outlive quiz,
-//! programs of the host and the packages that have them, directories held open. Knows nothing of
-//! kernels, images or VMs, so that the crates that do can share it.
+//! Everything about the host that quiz runs on. Not for kernels, images or VMs, so that all other
+//! crates can share it. This crate has:
 //!
-//! Nothing here reads the environment, `$HOME` or a terminal: long work reports its progress
+//! - the cache and its locks
+//! - child processes that do not outlive quiz
+//! - the host's programs, and the packages that have them
+//! - directories that are held open
+//!
+//! Nothing here reads the environment, `$HOME` or a terminal. Long work reports its progress
 //! through a [`Report`].
 
 pub mod causes;

@@ -1,6 +1,6 @@
-//! Locks between quiz processes (and threads), as `flock` on small files that say who holds them
-//! and why. Not for protecting memory, and not a registry: the kernel drops a lock with its holder,
-//! whatever ended it.
+//! Locks between quiz processes (and threads): `flock` on small files. The files have the holder's
+//! process id and what it does. Not for protecting memory, and not a registry: the kernel releases
+//! a lock when its holder ends, for whatever reason.
 
 use crate::report::Report;
 use fs_err as fs;
@@ -10,19 +10,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// A file with a `flock` on it, which is given up when the value is dropped. Closing the file is
-/// not enough for that: a child that another thread has just forked has the file, too, until it
-/// executes its program.
+/// A file with a `flock` on it. Dropping the value unlocks the file. Closing the file would not be
+/// enough: a child that another thread has just forked also has it open, until it executes its
+/// program.
 #[derive(Debug)]
 pub struct Locked(fs::File);
 
 impl Locked {
-    /// Takes over a file that its owner has locked.
+    /// Takes over a file that the caller has already locked.
     pub fn new(file: fs::File) -> Locked {
         Locked(file)
     }
 
-    /// The file.
     pub fn file(&self) -> &fs::File {
         &self.0
     }
@@ -30,28 +29,31 @@ impl Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // What remains is what closing does.
+        // If unlocking fails, closing the file still releases the lock.
         self.0.file().unlock().ok();
     }
 }
 
-/// An exclusive lock, given up when dropped.
+/// An exclusive lock, released when dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: Locked,
 }
 
-/// Who holds a lock, as far as the lock file tells.
+/// The process that holds a lock, as the lock file has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     /// Process id.
     pub pid: u32,
-    /// What it is doing, to follow "which is" ("building kernel 6.12.30").
+    /// What the process does, to follow "which is" ("building kernel 6.12.30").
     pub what: String,
 }
 
 impl Lock {
-    /// Takes the lock if nobody has it.
+    /// Takes the lock. `None` if another process or thread holds it.
+    ///
+    /// # Errors
+    /// If the lock file cannot be opened, locked or written.
     pub fn attempt(path: &Path, what: &str) -> io::Result<Option<Lock>> {
         let file = open(path)?;
         match file.file().try_lock() {
@@ -61,8 +63,11 @@ impl Lock {
         }
     }
 
-    /// Takes the lock. If somebody else has it, says so once through `report` and waits for as long
-    /// as it takes. The boolean tells whether there was a wait.
+    /// Takes the lock. If another process holds it, reports that once through `report` and waits
+    /// without limit. The boolean is true if it had to wait.
+    ///
+    /// # Errors
+    /// If the lock file cannot be opened, locked or written.
     pub fn wait(path: &Path, what: &str, report: &dyn Report) -> io::Result<(Lock, bool)> {
         let file = open(path)?;
         match file.file().try_lock() {
@@ -102,8 +107,8 @@ fn named(path: &Path, e: io::Error) -> io::Error {
     io::Error::new(e.kind(), format!("failed to lock `{}`: {e}", path.display()))
 }
 
-/// Reads who holds the lock at `path`. The holder writes its name just after it gets the lock, so a
-/// text that is empty or names a dead process is given a moment to be replaced.
+/// Reads which process holds the lock at `path`. The holder writes its name just after it gets the
+/// lock. So if the text is empty or names a dead process, this retries for up to 200 ms.
 pub fn holder(path: &Path) -> Option<Holder> {
     for _ in 0..20 {
         let mut text = String::new();
@@ -119,8 +124,8 @@ pub fn holder(path: &Path) -> Option<Holder> {
     None
 }
 
-/// The processes that hold a `flock` on the file at `path`, found in `/proc/locks`. Empty when that
-/// cannot be told (some file systems report other device numbers there).
+/// The processes that hold a `flock` on the file at `path`, from `/proc/locks`. Empty if that
+/// cannot be found out: some file systems report other device numbers there.
 pub fn flock_pids(path: &Path) -> Vec<u32> {
     let Ok(meta) = fs::metadata(path) else { return Vec::new() };
     let device = meta.dev();
@@ -129,7 +134,8 @@ pub fn flock_pids(path: &Path) -> Vec<u32> {
     let mut pids: Vec<u32> = locks
         .lines()
         .filter_map(|line| {
-            // `1: FLOCK  ADVISORY  READ 1234 fe:00:131 0 EOF`; waiters have `->` in second place.
+            // `1: FLOCK  ADVISORY  READ 1234 fe:00:131 0 EOF`; the line of a waiter has `->` as its
+            // second field.
             let words: Vec<&str> = line.split_whitespace().collect();
             (words.len() >= 6 && words[1] == "FLOCK" && words[5] == wanted).then(|| words[4].parse().ok())?
         })
@@ -150,7 +156,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let lock = Lock::attempt(&path, "holding").unwrap().unwrap();
-        // What a fork of another thread would have.
+        // A copy of the descriptor, as a fork of another thread would have.
         let other = lock._file.file().try_clone().unwrap();
         assert!(Lock::attempt(&path, "trying").unwrap().is_none());
         drop(lock);

@@ -1,5 +1,5 @@
-//! Processes: children that do not outlive the process that started them, and what a process has
-//! used. Not for what they do.
+//! Processes: children that do not outlive their parent, and the processor time of a process. Not
+//! for running a program to its end (`command`).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,12 +11,13 @@ use fs_err as fs;
 
 pub use rustix::process::Signal;
 
-/// Has the child that `command` starts killed with `signal` as soon as the thread that starts it
-/// ends, whatever ends it; a process that is killed ends with all its threads. If the parent
-/// process has ended before the child's program starts, the program never starts.
+/// Makes the kernel send `signal` to the child of `command` when the thread that starts the child
+/// ends, for whatever reason. The threads of a killed process also end. If the parent process has
+/// ended before the child's program starts, the program never starts.
 ///
-/// The kernel watches the thread that calls `spawn`, not the process: call it from a thread that
-/// lives as long as the child is wanted. Only the child itself is killed, not what it has started.
+/// The kernel watches the thread that calls `spawn`, not the process. Call `spawn` from a thread
+/// that lives as long as the child is needed. Only the child gets the signal, not the child's own
+/// children.
 pub fn die_with_parent(command: &mut Command, signal: Signal) {
     let parent = rustix::process::getpid();
     // SAFETY: prctl and getppid are async-signal-safe and touch no memory of the parent; so are
@@ -24,7 +25,8 @@ pub fn die_with_parent(command: &mut Command, signal: Signal) {
     unsafe {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(signal))?;
-            // A parent that ended before the line above took effect sends no signal any more.
+            // If the parent ended before the line above took effect, the kernel sends no signal any
+            // more.
             if rustix::process::getppid() != Some(parent) {
                 return Err(io::Error::from(rustix::io::Errno::SRCH));
             }
@@ -33,8 +35,8 @@ pub fn die_with_parent(command: &mut Command, signal: Signal) {
     }
 }
 
-/// The processor time that the process behind `pidfd` has used with all its threads, in steps of a
-/// hundredth of a second. None of one that is gone.
+/// The processor time that the process of `pidfd` has used with all its threads, to 10 ms. `None`
+/// if the process is gone.
 pub fn processor_time(pidfd: BorrowedFd) -> Option<Duration> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
     let pid: u32 = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
@@ -42,8 +44,8 @@ pub fn processor_time(pidfd: BorrowedFd) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
 }
 
-/// User and system time in a `/proc/<pid>/stat`, whose second field may contain blanks and
-/// parentheses (proc(5)).
+/// User and system time in ticks, from the text of `/proc/<pid>/stat`. Its second field may contain
+/// blanks and parentheses (proc(5)).
 fn used_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
@@ -70,7 +72,7 @@ mod tests {
         }
     }
 
-    /// This test again, in another process, which starts a child as `role` says.
+    /// Starts this test again in another process, which starts a child as `role` has it.
     fn parent(test: &str, role: &str, dir: &Path) -> Child {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", test, "--nocapture"]).env(ROLE, role).env(DIR, dir);
@@ -108,7 +110,7 @@ mod tests {
         wait_until("the child ends", || !is_running(&pid));
     }
 
-    /// Between fork and prctl there is no way to be told of the parent's end.
+    /// Between fork and prctl, the kernel does not report the parent's end.
     #[test]
     fn a_child_of_a_parent_that_has_ended_already_never_runs_its_program() {
         if let Some(dir) = role() {

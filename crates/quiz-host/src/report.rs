@@ -1,41 +1,41 @@
-//! How long work speaks: lines that the user should read, and progress. Not for rendering, which is
-//! the program's business.
+//! How long work reports to the user: lines of text, and progress. Not for rendering, which the
+//! `quiz` program does.
 
-/// Receives what long work has to say. Implementations may be called from several threads.
+/// Receives reports of long work. Implementations may be called from several threads.
 pub trait Report: Sync {
     /// One line that the user should read, without a prefix or newline.
     fn say(&self, line: &str);
 
-    /// Something that the user did not ask about and should know.
+    /// Reports a warning: something that the user should know without having asked.
     fn warn(&self, line: &str) {
         self.say(&format!("warning: {line}"));
     }
 
-    /// A piece of work begins: `what` in a few words ("downloading linux-6.12.30.tar.xz"), `total`
-    /// if known, counted in `unit`.
+    /// Starts the progress of one piece of work. `what` names it in a few words ("downloading
+    /// linux-6.12.30.tar.xz"). `total` is counted in `unit`, if known.
     fn start(&self, what: &str, total: Option<u64>, unit: Unit) -> Box<dyn Progress>;
 }
 
 /// One piece of work under way. Dropping it without [`Progress::done`] means that the work failed.
 pub trait Progress: Send {
-    /// `done` units of the total are behind us.
+    /// `done` units of the total are complete.
     fn at(&self, done: u64);
     /// The total became known, or changed.
     fn total(&self, total: u64);
-    /// What is being worked on right now; a later note replaces it.
+    /// What is being worked on now. It replaces the last note.
     fn note(&self, text: &str);
     /// The work has succeeded.
     fn done(self: Box<Self>);
 }
 
-/// What a progress counts.
+/// The unit of a progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes.
     Bytes,
-    /// Things, with their plural name ("objects").
+    /// Things, by their plural name ("objects").
     Items(&'static str),
-    /// Nothing countable: the work either goes on or is done.
+    /// Nothing countable: the work is either under way or done.
     None,
 }
 
@@ -49,7 +49,7 @@ impl<R: Report + ?Sized> Report for Box<R> {
     }
 }
 
-/// Says nothing.
+/// Discards all reports.
 #[derive(Debug, Clone, Copy)]
 pub struct Silent;
 

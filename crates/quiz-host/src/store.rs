@@ -1,14 +1,14 @@
-//! The cache on disk: shelves of entries, each of which is whole or absent. Not for what is in an
-//! entry; that is for the module that makes it.
+//! The cache on disk: shelves of entries, each of which is complete or absent. Not for the content
+//! of an entry, which the module that makes it defines.
 //!
 //! A shelf is a directory. An entry `NAME` in it is a symbolic link to a directory below
-//! `.data/NAME/`; making the link is the one step by which an entry appears or is replaced. So a
-//! builder that dies leaves nothing visible, and whoever uses the old entry keeps it, under an
-//! unchanged path, while a new one takes the name.
+//! `.data/NAME/`. An entry appears, or is replaced, only when the link is made. So a builder that
+//! dies leaves nothing visible. A process that uses the old entry keeps it under an unchanged path,
+//! even after a new entry has taken the name.
 //!
-//! Two kinds of locks: `.locks/NAME` is held by whoever builds or removes `NAME`;
-//! `.data/NAME/…/.in-use` is held, shared, by every [`Entry`]. A directory below `.data/` that no
-//! link points to is deleted by the next builder once neither lock is held.
+//! There are two kinds of locks. A process that builds or removes `NAME` holds `.locks/NAME`. Every
+//! [`Entry`] holds a shared lock on `.data/NAME/…/.in-use`. The next builder deletes a directory
+//! below `.data/` that no link points to, once neither lock is held.
 
 use crate::lock::{self, Lock, Locked};
 use crate::report::Report;
@@ -26,18 +26,18 @@ const LOCKS: &str = ".locks";
 const IN_USE: &str = ".in-use";
 const MANIFEST: &str = "manifest.json";
 
-/// Why the cache could not do what was asked.
+/// Why a cache operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file system said no.
+    /// A file system operation failed.
     #[error("cannot {doing}: {cause}{}", advice(cause))]
     Io {
         /// What was being done, to follow "cannot".
         doing: String,
-        /// The system's answer, which names the path.
+        /// The system's error, which names the path.
         cause: io::Error,
     },
-    /// Not a name that an entry can have.
+    /// An entry cannot have this name.
     #[error(
         "`{name}` cannot be the name of a cache entry: use up to 200 letters, digits and `.+-_~`, not starting with a dot"
     )]
@@ -45,12 +45,12 @@ pub enum StoreError {
         /// The name.
         name: String,
     },
-    /// The entry cannot be removed because somebody uses it.
+    /// The entry cannot be removed because a process uses it.
     #[error("{} is in use{}: try again when that has ended", path.display(), users(pids))]
     InUse {
         /// The entry's path.
         path: PathBuf,
-        /// Who uses it; empty if that is not known.
+        /// The processes that use it; empty if unknown.
         pids: Vec<u32>,
     },
     /// No such entry.
@@ -59,7 +59,7 @@ pub enum StoreError {
         /// The entry's path.
         path: PathBuf,
     },
-    /// The entry's manifest cannot be understood, as when a newer quiz wrote it.
+    /// The entry's manifest cannot be parsed, for example because a newer quiz wrote it.
     #[error("cannot understand {}: {cause}; remove the entry and make it again", path.display())]
     Manifest {
         /// The manifest's path.
@@ -70,8 +70,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// For use with `map_err`: an error of the file system while doing `doing` (to follow
-    /// "cannot").
+    /// For `map_err`: wraps a file system error. `doing` follows "cannot".
     pub fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> StoreError {
         let doing = doing.into();
         move |cause| StoreError::Io { doing, cause }
@@ -98,8 +97,8 @@ fn users(pids: &[u32]) -> String {
     }
 }
 
-/// The whole cache: a directory with one sub-directory per shelf. Making this value touches
-/// nothing.
+/// The whole cache: a directory with one subdirectory per shelf. Constructing it does not access
+/// the file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     dir: PathBuf,
@@ -111,7 +110,7 @@ impl Cache {
         Cache { dir }
     }
 
-    /// Where it is.
+    /// The directory of the cache.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -121,13 +120,15 @@ impl Cache {
         self.dir.join("logs").join(format!("{name}.log"))
     }
 
-    /// One kind of entries: `kernels`, `roots`, `initramfs`, `downloads` or `templates`.
+    /// The shelf of one kind of entries: `kernels`, `roots`, `initramfs`, `downloads` or
+    /// `templates`.
     pub fn shelf(&self, name: &'static str) -> Shelf {
         Shelf { dir: self.dir.join(name), volatile: false }
     }
 
-    /// The same for entries that are of no use after the host's next boot, and say so themselves:
-    /// they are not brought to the disk, which takes longer than making them.
+    /// As [`Cache::shelf`], for entries that are valid only until the host's next boot, and that
+    /// record this themselves. They are not flushed to the disk, which would take longer than
+    /// making them.
     pub fn volatile_shelf(&self, name: &'static str) -> Shelf {
         Shelf { volatile: true, ..self.shelf(name) }
     }
@@ -141,7 +142,7 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// Where it is; may not exist yet.
+    /// The directory of the shelf. It may not exist yet.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -168,8 +169,8 @@ impl Shelf {
         Ok(names)
     }
 
-    /// The entry called `name`, in use (so that nobody removes it) until the returned value is
-    /// dropped.
+    /// The entry `name`; `None` if there is none. No process can remove the entry until the
+    /// returned value is dropped.
     pub fn open(&self, name: &str) -> Result<Option<Entry>, StoreError> {
         check(name)?;
         loop {
@@ -178,7 +179,8 @@ impl Shelf {
             let in_use = match fs::File::open(dir.join(IN_USE)) {
                 Ok(file) => file,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    // Replaced or removed since we read the link, or a link that leads nowhere.
+                    // The entry was replaced or removed since the link was read, or the link is
+                    // broken.
                     if self.target(name).as_ref() == Some(&dir) {
                         return Ok(None);
                     }
@@ -188,7 +190,7 @@ impl Shelf {
             };
             match in_use.file().try_lock_shared() {
                 Ok(()) => {}
-                // Somebody is about to delete it; a moment later the link will tell.
+                // Another process is about to delete it; the link shows that shortly.
                 Err(TryLockError::WouldBlock) => {
                     std::thread::sleep(std::time::Duration::from_millis(2));
                     continue;
@@ -206,15 +208,17 @@ impl Shelf {
         }
     }
 
-    /// Makes the entry `name` unless it exists (or in any case, if `replace`). For names that say
-    /// all that an entry is made from; otherwise there is [`Shelf::build_unless`].
+    /// Makes the entry `name` unless it exists, or always if `replace`. For entries whose name
+    /// identifies all their inputs; otherwise use [`Shelf::build_unless`].
     ///
-    /// `make` fills the directory that it is given and returns the manifest, which is kept as
-    /// `manifest.json`. It runs under the exclusive lock of `name`; if another quiz holds that,
-    /// `report` is told so and this one waits, and then takes what the other has made. When `make`
-    /// fails, what it wrote is deleted and an entry that was there before stays. The directory
-    /// keeps its path for as long as the entry is in use, but the cache as a whole may be moved
-    /// later, so no absolute path should be written into it.
+    /// `make` fills the directory that it is given and returns the manifest, which is stored as
+    /// `manifest.json`. It runs under the exclusive lock of `name`. If another quiz holds the lock,
+    /// this one reports that through `report` and waits. It then takes the entry that the other has
+    /// made.
+    ///
+    /// If `make` fails, its directory is deleted and an existing entry stays. The directory keeps
+    /// its path while the entry is in use. The cache as a whole may be moved later, so do not write
+    /// absolute paths into the directory.
     ///
     /// `what` follows "waiting for quiz (pid N), which is …": "building kernel 6.12.30".
     pub fn build<T: Serialize, E: From<StoreError>>(
@@ -228,12 +232,12 @@ impl Shelf {
         self.build_unless(name, what, &|_| !replace, report, make)
     }
 
-    /// Makes the entry `name` as [`Shelf::build`] does, unless there is one that `fits`. It is
-    /// asked once before the lock of `name` is taken and once after, so that what another process
-    /// has made meanwhile is seen, and nothing is made twice.
+    /// As [`Shelf::build`], unless an existing entry `fits`. Calls `fits` before it takes the lock
+    /// of `name`, and again afterwards. So it uses an entry that another process has made in the
+    /// meantime, and nothing is made twice.
     ///
     /// # Errors
-    /// If the file system fails, or `make` does.
+    /// If a file system operation or `make` fails.
     pub fn build_unless<T: Serialize, E: From<StoreError>>(
         &self,
         name: &str,
@@ -251,16 +255,16 @@ impl Shelf {
         }
     }
 
-    /// Tells an entry `name` that is made from now on from the one that there is now. For
-    /// [`Shelf::build_unless`], where a new one is wanted: what another process makes while this
-    /// one waits is new enough.
+    /// Returns a predicate that is true for an entry `name` made from now on, and false for the
+    /// current one. For [`Shelf::build_unless`], if a new entry is needed. An entry that another
+    /// process makes while this one waits is new enough.
     pub fn newer(&self, name: &str) -> impl Fn(&Entry) -> bool + use<> {
         let old = self.target(name);
         move |entry| old.as_deref() != Some(entry.dir())
     }
 
-    /// What [`Shelf::build`] does up to the making, for those who make the entry on the way of
-    /// something else.
+    /// The first part of [`Shelf::build`], up to `make`. For callers that make the entry in the
+    /// course of other work.
     pub fn begin(&self, name: &str, what: &str, replace: bool, report: &dyn Report) -> Result<Begun, StoreError> {
         self.begin_unless(name, what, &|_| !replace, report)
     }
@@ -325,8 +329,8 @@ impl Shelf {
         Ok(Entry { name: name.to_owned(), link: self.dir.join(name), dir, _in_use: Locked::new(in_use) })
     }
 
-    /// Deletes the entry `name`. Waits for no one: an entry that is in use or being built is an
-    /// error.
+    /// Deletes the entry `name`. Does not wait: it is an error if the entry is in use or being
+    /// built.
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
         check(name)?;
         let path = self.dir.join(name);
@@ -351,8 +355,8 @@ impl Shelf {
         Err(StoreError::InUse { path, pids: lock::flock_pids(&dir.join(IN_USE)) })
     }
 
-    /// Deletes all but the `kept` entries that were used last ([`Entry::touch`]); those in use stay
-    /// too.
+    /// Deletes all entries but the `kept` most recently used ones ([`Entry::touch`]). Entries in
+    /// use also stay.
     pub fn keep_newest(&self, kept: usize) -> Result<(), StoreError> {
         let names = self.names()?;
         if names.len() <= kept {
@@ -375,8 +379,8 @@ impl Shelf {
         Ok(())
     }
 
-    /// Holds the right to build or remove `name`, waiting for another holder and saying so. For
-    /// work on a shelf that is not the building of one entry; [`Shelf::build`] does this by itself.
+    /// Takes the lock to build or remove `name`. Reports if it has to wait for another holder. For
+    /// work on a shelf that does not build one entry: [`Shelf::build`] takes the lock itself.
     pub fn lock(&self, name: &str, what: &str, report: &dyn Report) -> Result<Lock, StoreError> {
         check(name)?;
         let (lock, _waited) = Lock::wait(&self.lock_path(name), what, report)
@@ -388,15 +392,14 @@ impl Shelf {
         self.dir.join(LOCKS).join(name)
     }
 
-    /// The directory that `name` stands for, whether or not it is there.
+    /// The directory that the link `name` points to, whether or not it exists.
     fn target(&self, name: &str) -> Option<PathBuf> {
         let target = fs::read_link(self.dir.join(name)).ok()?;
         target.starts_with(DATA).then(|| self.dir.join(target))
     }
 
-    /// Deletes what dead builders and replaced entries have left. `mine` is the name whose lock the
-    /// caller holds. What cannot be deleted now is left for the next time, so nothing here is an
-    /// error.
+    /// Deletes directories that dead builders and replaced entries have left. `mine` is the name
+    /// whose lock the caller holds. Errors are ignored, because the next sweep tries again.
     fn sweep(&self, mine: Option<&str>) {
         let Ok(names) = fs::read_dir(self.dir.join(DATA)) else { return };
         for named in names.flatten() {
@@ -417,13 +420,13 @@ impl Shelf {
                     let _deleted = delete(&dir);
                 }
             }
-            // Fails if something is left in it, as it should.
+            // Fails if the directory is not empty, which is intended.
             let _deleted = fs::remove_dir(named.path());
         }
     }
 }
 
-/// Proof that nobody uses the directory, for as long as the value lives.
+/// Proof that no process uses the directory while this value lives.
 struct Unused {
     _file: Option<Locked>,
 }
@@ -431,7 +434,7 @@ struct Unused {
 fn unused(dir: &Path) -> io::Result<Option<Unused>> {
     let file = match fs::OpenOptions::new().read(true).write(true).open(dir.join(IN_USE)) {
         Ok(file) => file,
-        // Never finished, so nobody can have it; or not a directory at all.
+        // The entry was never finished, so no process uses it; or it is not a directory.
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(Some(Unused { _file: None }));
         }
@@ -444,21 +447,21 @@ fn unused(dir: &Path) -> io::Result<Option<Unused>> {
     }
 }
 
-/// Brings all of a directory to the disk.
+/// Flushes a directory with its content to the disk.
 fn flush(dir: &Path, within: &fs::File) -> io::Result<()> {
     let items: Vec<_> = walkdir::WalkDir::new(dir).into_iter().take(65).collect::<Result<_, _>>()?;
     if items.len() > 64 {
-        // For tens of thousands of small files one by one would take minutes.
+        // Flushing tens of thousands of small files one by one would take minutes.
         return Ok(rustix::fs::syncfs(within.file())?);
     }
-    // The whole file system may have gigabytes of somebody else's to write.
+    // Flushing the whole file system could write gigabytes of other programs' data.
     for item in items.iter().filter(|i| i.file_type().is_file() || i.file_type().is_dir()) {
         fs::File::open(item.path())?.sync_all()?;
     }
     Ok(())
 }
 
-/// Deletes a file or a directory, read-only sub-directories (as kernel builds leave them) included.
+/// Deletes a file or a directory, including read-only subdirectories, which kernel builds leave.
 fn delete(path: &Path) -> io::Result<()> {
     if !fs::symlink_metadata(path)?.is_dir() {
         return fs::remove_file(path);
@@ -473,16 +476,17 @@ fn delete(path: &Path) -> io::Result<()> {
     fs::remove_dir_all(path)
 }
 
-/// An entry for someone who would make it.
+/// The result of [`Shelf::begin`].
 #[derive(Debug)]
 pub enum Begun {
-    /// It was made before.
+    /// The entry exists.
     Made(Entry),
-    /// It is to be made.
+    /// The caller must make it.
     Ours(Making),
 }
 
-/// An entry that is being made, under the lock of its name. It goes if nothing comes of it.
+/// An entry that is being made, under the lock of its name. If it is dropped without
+/// [`Making::finish`], its directory is deleted.
 #[derive(Debug)]
 pub struct Making {
     shelf: Shelf,
@@ -497,13 +501,13 @@ impl Making {
         self.dir.path()
     }
 
-    /// The entry is whole.
+    /// Publishes the complete entry.
     pub fn finish<T: Serialize>(mut self, manifest: &T) -> Result<Entry, StoreError> {
         self.shelf.publish(&self.name, &mut self.dir, manifest)
     }
 }
 
-/// A directory that is deleted again unless it is kept.
+/// A directory that is deleted when dropped, unless it is kept.
 #[derive(Debug)]
 struct Unfinished {
     path: PathBuf,
@@ -532,7 +536,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// A whole entry, which nobody can remove until this value is dropped.
+/// A complete entry. No process can remove it until this value is dropped.
 #[derive(Debug)]
 pub struct Entry {
     name: String,
@@ -547,28 +551,28 @@ impl Entry {
         &self.name
     }
 
-    /// Its directory. The path stays valid while this value lives, also when another process
+    /// The entry's directory. The path stays valid while this value lives, even if another process
     /// replaces the entry.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Notes that it was used now, for [`Shelf::keep_newest`].
+    /// Sets the time of the last use to now, for [`Shelf::keep_newest`].
     pub fn touch(&self) {
-        // Whoever may read a cache but not write it must not fail here: the entry only seems older
-        // than it is.
+        // This must not fail for a user who can read the cache but not write it. The entry then
+        // only seems older than it is.
         if let Ok(dir) = fs::File::open(&self.dir) {
             dir.file().set_modified(SystemTime::now()).ok();
         }
     }
 
-    /// Where the entry of this name is found, whichever it is at the time: for those who want a
-    /// path that stays the same when the entry is replaced.
+    /// The path of the entry's link. It stays the same when the entry is replaced, and then leads
+    /// to the new entry.
     pub fn link(&self) -> &Path {
         &self.link
     }
 
-    /// What its maker wrote down about it.
+    /// The manifest that the entry's maker has stored.
     pub fn manifest<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
         let path = self.dir.join(MANIFEST);
         let text = fs::read(&path).map_err(StoreError::io("read a cache entry's manifest"))?;

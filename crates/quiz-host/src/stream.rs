@@ -1,13 +1,14 @@
-//! The user's standard streams. Other programs may share them and have made them non-blocking
-//! (Node.js and ssh do); they are nobody's to change, so whoever reads or writes them waits.
+//! The user's standard streams. Programs that share them may have made them non-blocking (Node.js
+//! and ssh do). quiz must not change that, so a reader or writer waits instead. Not for quiz's own
+//! sockets.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags};
 
-/// A stream that waits where a non-blocking descriptor has no data or no room, as a blocking one
-/// does.
+/// Wraps a stream: if a non-blocking descriptor has no data or no room, it waits, as a blocking
+/// descriptor does.
 #[derive(Debug)]
 pub struct Patient<S>(pub S);
 

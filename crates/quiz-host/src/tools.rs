@@ -1,5 +1,6 @@
-//! Programs, headers and files of the host: whether each is there, and which package of a
-//! distribution has it. Not for running programs (`command`), nor for what needs which of them.
+//! The host's programs, headers and files: whether each is installed, and which package of a
+//! distribution has it. Not for running programs (`command`), nor for which work needs which of
+//! them.
 
 pub mod table;
 
@@ -23,19 +24,19 @@ pub enum Family {
     Alpine,
 }
 
-/// What shows that something is installed.
+/// What shows that a tool is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign {
-    /// A program by its name.
+    /// A program of this name.
     Program(&'static str),
-    /// A header of a library, below an include directory.
+    /// A header of a library, relative to an include directory.
     Header(&'static str),
-    /// A file by its path.
+    /// A file at this path.
     File(&'static str),
     /// A module that `python3` can import.
     PythonModule(&'static str),
-    /// A registration with binfmt_misc, by its name: the kernel starts an emulator for programs of
-    /// another architecture.
+    /// A registration with binfmt_misc, by its name. With it, the kernel starts an emulator for
+    /// programs of another architecture.
     Emulator(&'static str),
 }
 
@@ -46,7 +47,7 @@ pub struct Tool {
     pub sign: Sign,
     /// What it does, in a few words.
     pub does: &'static str,
-    /// The packages that have it; by [`Family`].
+    /// The packages that have it, indexed by [`Family`].
     pub packages: Packages,
 }
 
@@ -65,17 +66,20 @@ impl Tool {
     }
 }
 
-/// The directory in which the kernel lists the emulators that it starts for programs of other
-/// architectures.
+/// The directory in which the kernel lists its binfmt_misc registrations.
 pub const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
 
-/// Which boot of this host it is: what was not brought to the disk is of use in the same one only.
+/// The id of the host's current boot. Files that were not flushed to the disk are valid only in the
+/// same boot.
+///
+/// # Errors
+/// If `/proc` cannot be read.
 pub fn boot_id() -> std::io::Result<String> {
     Ok(fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Which of `tools` are missing, each once. `present` reports whether one is there; [`Search::has`]
-/// is the usual one.
+/// Those of `tools` that are missing, without duplicates. `present` returns whether a tool is
+/// installed; normally it is [`Search::has`].
 pub fn missing(tools: impl IntoIterator<Item = Tool>, present: impl Fn(Sign) -> bool) -> Vec<Tool> {
     let mut all = Vec::new();
     for tool in tools {
@@ -86,7 +90,7 @@ pub fn missing(tools: impl IntoIterator<Item = Tool>, present: impl Fn(Sign) -> 
     all
 }
 
-/// Looks for programs and headers in directories that are given as data.
+/// Looks for tools in given directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Search {
     programs: Vec<PathBuf>,
@@ -94,8 +98,8 @@ pub struct Search {
 }
 
 impl Search {
-    /// `path` is a value of `$PATH`; the system's `sbin` directories, where `depmod` and `mke2fs`
-    /// may be, are always searched too.
+    /// `path` is a value of `$PATH`. The system's `sbin` directories, which may have `depmod` and
+    /// `mke2fs`, are always searched too.
     pub fn new(path: &OsStr) -> Search {
         let mut programs: Vec<PathBuf> = std::env::split_paths(path).collect();
         programs.extend(SBIN.iter().map(PathBuf::from));
@@ -107,12 +111,12 @@ impl Search {
         Search { programs, headers }
     }
 
-    /// The file of a program.
+    /// The path of a program; `None` if it is not installed.
     pub fn program(&self, name: &str) -> Option<PathBuf> {
         self.programs.iter().map(|dir| dir.join(name)).find(|p| is_executable(p))
     }
 
-    /// Whether a tool is there.
+    /// Whether a tool is installed.
     pub fn has(&self, sign: Sign) -> bool {
         match sign {
             Sign::Program(name) => self.program(name).is_some(),
@@ -131,8 +135,8 @@ impl Search {
 
 const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// A program to start that may be in an `sbin` directory, which ordinary users do not have on their
-/// path. Falls back on the plain name.
+/// The path of a program that may be in an `sbin` directory. Ordinary users do not have these in
+/// `$PATH`. Returns the plain name if it is in none.
 pub fn in_sbin(name: &str) -> PathBuf {
     SBIN.iter().map(|dir| Path::new(dir).join(name)).find(|p| is_executable(p)).unwrap_or_else(|| name.into())
 }
@@ -144,9 +148,9 @@ fn is_executable(path: &Path) -> bool {
 /// What `/etc/os-release` says about the user's distribution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Distribution {
-    /// What it calls itself ("Debian GNU/Linux 12 (bookworm)").
+    /// The distribution's name ("Debian GNU/Linux 12 (bookworm)").
     pub name: String,
-    /// Whose package names it uses, if that is one we know.
+    /// The family whose package names it uses; `None` if unknown.
     pub family: Option<Family>,
 }
 
@@ -176,8 +180,8 @@ impl Distribution {
     }
 }
 
-/// One command that installs `tools` on the distribution, or a sentence where we do not know its
-/// package names.
+/// One command that installs `tools` on the distribution. If its family is unknown, a sentence that
+/// lists the tools.
 pub fn install_hint(distribution: &Distribution, tools: &[Tool]) -> String {
     let Some(family) = distribution.family else {
         let names: Vec<_> = tools.iter().map(|t| t.name()).collect();
@@ -210,10 +214,10 @@ pub fn install_hint(distribution: &Distribution, tools: &[Tool]) -> String {
     parts.join("; ")
 }
 
-/// For an error about a program that is not there: the packages that have it, ready to follow the
-/// sentence.
+/// For an error about a missing program: the packages that have it, to be appended to the sentence.
+/// Empty if unknown.
 pub(crate) fn advice(program: &str) -> String {
-    // Several programs come in the package of one that the table has.
+    // Some programs are in the package of another program of the table.
     let listed = match program {
         "apt-cache" | "apt-config" => "apt-get",
         "dpkg" => "dpkg-deb",

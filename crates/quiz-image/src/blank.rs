@@ -13,10 +13,10 @@ use quiz_host::store::{Cache, Entry, StoreError};
 /// The name of the image in its entry.
 const FILE: &str = "blank.ext4";
 
-/// Where `mke2fs` is; users' `PATH`s often lack the system directories.
+/// The search path for `mke2fs`; users' `PATH`s often lack the system directories.
 const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
 
-/// Why there is no empty file system.
+/// Why an empty file system could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BlankError {
     /// The cache failed.
@@ -37,7 +37,7 @@ struct Manifest {
     quiz_version: String,
 }
 
-/// An empty file system in the cache, in use until dropped.
+/// An empty file system in the cache. The entry counts as in use until this value is dropped.
 #[derive(Debug)]
 pub struct Blank {
     entry: Entry,
@@ -50,10 +50,10 @@ impl Blank {
     }
 }
 
-/// The empty ext4 file system of this size, from the cache if it was made before.
+/// The empty ext4 file system of this size in bytes, from the cache if it exists.
 ///
-/// It has no journal: what is synced is in its place at once, so that a reader needs no recovery,
-/// and mounting costs less.
+/// It has no journal. Synced data is in its final place at once, so a reader needs no recovery, and
+/// mounting is faster.
 pub fn ext4(cache: &Cache, bytes: u64, report: &dyn Report) -> Result<Blank, BlankError> {
     let name = format!("ext4-{}m", bytes >> 20);
     let entry = cache.shelf("blank").build(&name, "making an empty file system", false, report, |dir| {

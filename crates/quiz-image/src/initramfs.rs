@@ -1,5 +1,5 @@
-//! The initramfs that starts a guest: the agent and just the modules that it needs to reach its
-//! root. Not for what happens in the guest.
+//! The initramfs that starts a guest: the agent, and only the modules that it needs to reach its
+//! root. Not for the agent's work in the guest.
 
 use cpio::newc;
 use fs_err as fs;
@@ -13,16 +13,16 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "initramfs.cpio";
-/// Each is a few megabytes, and every new agent or set of modules makes one.
+/// How many are kept. Each is a few megabytes, and every new agent or set of modules makes one.
 const KEPT: usize = 32;
 
-/// Why there is no initramfs.
+/// Why an initramfs could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum InitramfsError {
     /// The cache failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The modules could not be had.
+    /// The modules could not be found or read.
     #[error(transparent)]
     Modules(#[from] ModuleError),
 }
@@ -36,7 +36,7 @@ pub struct Initramfs {
     pub entry: Entry,
 }
 
-/// What an entry says about itself.
+/// The manifest of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The kernel's entry name.
@@ -47,7 +47,7 @@ pub struct Manifest {
     pub agent_sha256: String,
     /// When it was made.
     pub built_at: jiff::Timestamp,
-    /// Which quiz made it.
+    /// The version of quiz that made it.
     pub quiz_version: String,
 }
 
@@ -56,12 +56,15 @@ pub fn shelf(cache: &Cache) -> Shelf {
     cache.shelf("initramfs")
 }
 
-/// The initramfs for `kernel` with `agent` as its first process and `modules` (with all that they
-/// need, less what is built in), from the cache if it was made before.
+/// Makes the initramfs for `kernel`, or takes it from the cache. It has `agent` as the first
+/// process, and `modules` with their dependencies, except for built-in ones.
 ///
-/// In it: `/init` (the agent), empty `/dev`, `/proc`, `/sys`, `/run`, `/root`, the device
-/// `/dev/console`, and the modules, decompressed, as `/modules/NN-name.ko`, with their file names
-/// in load order, one per line, in `/modules/order`.
+/// It contains:
+///
+/// - `/init`, the agent
+/// - empty `/dev`, `/proc`, `/sys`, `/run`, `/root`, and the device `/dev/console`
+/// - the modules, decompressed, as `/modules/NN-name.ko`
+/// - their file names in load order, one per line, in `/modules/order`
 pub fn make(
     cache: &Cache,
     kernel: &Kernel,
@@ -97,7 +100,7 @@ pub fn make(
 
 fn key(kernel: &Kernel, agent_sha256: &str, modules: &[&str]) -> String {
     let mut sum = Sha256::new();
-    // The format of the image, to be raised when it changes.
+    // The format of the image; increase it when the format changes.
     sum.update(b"2\0");
     for part in [agent_sha256, &kernel.identity()].iter().chain(modules) {
         sum.update(part.as_bytes());
@@ -132,13 +135,13 @@ fn write(path: &Path, agent: &[u8], modules: &[PathBuf]) -> io::Result<Vec<Strin
     Ok(names)
 }
 
-/// The next size that leaves all but four bytes of the guest's last page free; the kernel takes the
-/// zeros for what they are.
+/// The next size that leaves all but four bytes of the guest's last page free. The kernel ignores
+/// the zeros.
 ///
-/// QEMU puts the initramfs as high in the memory as a start at a page allows. A microvm's firmware
-/// puts the ACPI tables at the top of that memory, some 1.5 KiB, unless they are so few that they
-/// fit below 1 MiB; and then the initramfs over them, if it reaches so far. Guests of QEMU 10 lose
-/// their devices by that.
+/// QEMU puts the initramfs at the highest page boundary in memory where it fits. A microvm's
+/// firmware puts the ACPI tables, some 1.5 KiB, at the top of that memory, unless they fit below 1
+/// MiB. It then loads the initramfs over them, if that reaches so far. Guests of QEMU 10 lose their
+/// devices that way.
 fn padded(bytes: u64) -> u64 {
     const PAGE: u64 = 4096;
     const LAST: u64 = 4;

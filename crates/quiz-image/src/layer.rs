@@ -1,8 +1,8 @@
-//! Layers: images of host directories that a run lays over its root, read-only. Not for the root
+//! Layers: read-only images of host directories that a run puts over its root. Not for the root
 //! itself.
 //!
-//! A layer is known by a key that its maker derives from what is in it: [`fingerprint`] for
-//! directories that change, or something shorter for those that do not.
+//! A key identifies a layer. Its maker derives the key from the contents: with [`fingerprint`] for
+//! directories that change, or in a shorter way for those that do not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter};
@@ -23,12 +23,12 @@ use quiz_host::tools;
 use quiz_kernel::kernel::Kernel;
 
 const IMAGE: &str = "layer.squashfs";
-/// A change to a module makes a new one of some megabytes.
+/// How many layers are kept. Each change to a module makes a new layer of some megabytes.
 const KEPT: usize = 24;
 /// The smallest image, in bytes.
 const SMALLEST: u64 = 16 << 20;
 
-/// Why there is no layer.
+/// Why a layer could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
     /// The cache failed.
@@ -37,18 +37,18 @@ pub enum LayerError {
     /// A program of the host failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// What is to be in it cannot be read.
+    /// Its contents cannot be read.
     #[error("cannot read what is to be laid over the guest's root: {0}")]
     Read(#[from] io::Error),
-    /// Something that only a running system has.
+    /// A file type that an image cannot contain, such as a socket.
     #[error("{} cannot be laid over the guest's root: it is neither a file nor a directory nor a symbolic link", .0.display())]
     Kind(PathBuf),
 }
 
-/// Host files and where the guest sees them.
+/// Host files, and their place in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// A directory, whose contents are taken, or a file.
+    /// A file, or a directory whose contents are included.
     pub host: PathBuf,
     /// The directory's or the file's path in the guest, absolute.
     pub guest: PathBuf,
@@ -57,11 +57,11 @@ pub struct Source {
 /// A layer in the cache, in use until this value is dropped.
 #[derive(Debug)]
 pub struct Layer {
-    /// The image, to be attached read-only.
+    /// The image, to attach read-only.
     pub image: PathBuf,
-    /// The name of the entry, which is another for other contents.
+    /// The name of the entry, which is different for different contents.
     pub name: String,
-    /// What its contents are known by, in any boot of the host.
+    /// The key of its contents, valid across reboots of the host.
     pub key: String,
     _entry: Entry,
 }
@@ -74,21 +74,21 @@ struct Manifest {
     quiz_version: String,
 }
 
-/// The shelf of layers. They are made between an edit and its run, where waiting for the disk would
-/// be most of the time; so each is of use only in the boot of the host that has seen it written.
+/// The shelf of layers. A layer is made between an edit and its run, where syncing to disk would
+/// take most of the time. So a layer is valid only in the boot of the host in which it was written.
 pub fn shelf(cache: &Cache) -> Shelf {
     cache.volatile_shelf("layers")
 }
 
-/// A key that differs whenever something below `sources` has changed: names, modes, sizes, inodes
-/// and their times. The contents are not read.
+/// A key that changes with anything below `sources`: names, modes, sizes, inode numbers and inode
+/// times. The contents are not read.
 pub fn fingerprint(sources: &[Source]) -> Result<String, LayerError> {
     let mut sum = Sha256::new();
     for (guest, found) in collect(sources)? {
         let m = &found.meta;
         sum.update(guest.as_os_str().as_bytes());
         sum.update([0]);
-        // A directory's own times change with files that are not taken.
+        // A directory's own times also change with files that are left out.
         let times = if m.is_dir() {
             [0; 6]
         } else {
@@ -104,8 +104,8 @@ pub fn fingerprint(sources: &[Source]) -> Result<String, LayerError> {
     Ok(quiz_host::digest::hex(&sum.finalize()))
 }
 
-/// The layer of `sources`, which are known by `key`; from the cache if it was made before. `label`
-/// begins its name, `about` is for people.
+/// The layer of `sources`, which `key` identifies; from the cache if it exists. `label` begins its
+/// name, and `about` describes it for people.
 pub fn make(
     cache: &Cache,
     label: &str,
@@ -115,7 +115,7 @@ pub fn make(
     report: &dyn Report,
 ) -> Result<Layer, LayerError> {
     let shelf = shelf(cache);
-    // The format of the image, to be raised when it changes.
+    // The first number is the format of the image; increase it when the format changes.
     let name =
         format!("{label}-{}", &quiz_host::digest::of_bytes(format!("3 {} {key}", tools::boot_id()?).as_bytes())[..20]);
     if let Some(entry) = shelf.open(&name)? {
@@ -138,7 +138,7 @@ pub fn make(
                 &log,
             );
             let written = written.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            // What could not be read says more than a program that got half an archive.
+            // A read error explains more than the error of a program that got half an archive.
             match (written, made) {
                 (Err(LayerError::Read(e)), Err(made)) if e.kind() == io::ErrorKind::BrokenPipe => Err(made.into()),
                 (Err(error), _) => Err(error),
@@ -146,8 +146,8 @@ pub fn make(
             }
         })?;
         let bytes = fs::metadata(&image)?.len();
-        // A guest learns a disk's size when it boots. What changes a little mostly keeps it so, and
-        // a saved guest can be given the new image.
+        // A guest learns a disk's size at boot. Rounding mostly keeps the size after a small
+        // change, so a saved guest can use the new image.
         fs::OpenOptions::new().write(true).open(&image)?.set_len(bytes.max(SMALLEST).next_power_of_two())?;
         progress.done();
         Ok::<_, LayerError>(Manifest {
@@ -161,7 +161,8 @@ pub fn make(
     Ok(Layer { image: entry.dir().join(IMAGE), name, key: key.to_owned(), _entry: entry })
 }
 
-/// The layer with the modules of `kernel`, if it has any: they are where modprobe looks for them.
+/// The layer with the modules of `kernel`, if it has any, at the path where modprobe looks for
+/// them.
 pub fn of_modules(cache: &Cache, kernel: &Kernel, report: &dyn Report) -> Result<Option<Layer>, LayerError> {
     let Some(modules) = kernel.modules_dir() else { return Ok(None) };
     let guest = Path::new("/lib/modules").join(&kernel.manifest.release);
@@ -175,8 +176,8 @@ struct Found {
     meta: std::fs::Metadata,
 }
 
-/// Everything below `sources` by its path in the guest, without the leading slash; of two at one
-/// place the later.
+/// Everything below `sources` by its path in the guest, without the leading slash. If two sources
+/// have the same path, the later wins.
 fn collect(sources: &[Source]) -> Result<BTreeMap<PathBuf, Found>, LayerError> {
     let mut all = BTreeMap::new();
     for source in sources {
@@ -184,7 +185,7 @@ fn collect(sources: &[Source]) -> Result<BTreeMap<PathBuf, Found>, LayerError> {
             let entry = entry.map_err(io::Error::from)?;
             let below = entry.path().strip_prefix(&source.host).unwrap_or(Path::new(""));
             let guest = merged(&source.guest.join(below));
-            // Through `path`, so that the source itself may be a link.
+            // Follow the link if the source itself is one.
             let meta =
                 if entry.depth() == 0 { fs::metadata(entry.path())? } else { fs::symlink_metadata(entry.path())? };
             let kind = meta.file_type();
@@ -218,7 +219,7 @@ fn write_tar(out: impl io::Write, files: &BTreeMap<PathBuf, Found>) -> Result<()
             archive.append_link(&mut header(tar::EntryType::Symlink, 0o777, 0, time), guest, target)?;
         } else {
             let file = fs::File::open(&found.path)?;
-            // It may have grown since; the archive must not.
+            // The file may have grown since; the archive needs the size in its header.
             let mut header = header(tar::EntryType::Regular, m.mode(), m.len(), time);
             archive.append_data(&mut header, guest, io::Read::take(file, m.len()))?;
         }

@@ -1,8 +1,8 @@
 //! Root images: one read-only file system per distribution release, architecture and set of
-//! packages. Not for what a run puts on top of it.
+//! packages. Not for the layers that a run puts over it.
 //!
-//! The image is squashfs; docs/decisions/0001-root-image-format.md says why. `mmdebstrap` and
-//! `inside` make it; which of them does is decided in `way`.
+//! The image is squashfs; docs/decisions/0001-root-image-format.md explains why. `mmdebstrap` or
+//! `inside` makes it, and `way` decides which of them.
 
 use crate::squashfs::{self, FORMAT};
 use fs_err as fs;
@@ -30,8 +30,8 @@ pub fn shelf(cache: &Cache) -> Shelf {
     cache.shelf("roots")
 }
 
-/// All roots, sorted by name. One whose manifest this quiz cannot read is left out and told to
-/// `report`.
+/// All roots, sorted by name. Roots whose manifest this quiz cannot read are left out and reported
+/// to `report`.
 pub fn list(cache: &Cache, report: &dyn Report) -> Result<Vec<Root>, RootError> {
     let shelf = shelf(cache);
     let mut roots = Vec::new();
@@ -45,11 +45,11 @@ pub fn list(cache: &Cache, report: &dyn Report) -> Result<Vec<Root>, RootError> 
     Ok(roots)
 }
 
-/// The root that is `wanted`, if it was made; else the smallest one that has all that is wanted and
-/// more.
+/// The root that is exactly `wanted`, if it exists; otherwise the smallest root that has everything
+/// wanted and more.
 pub fn find(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
     let shelf = shelf(cache);
-    // One that an older quiz has made may lack what every root has by now.
+    // A root from an older quiz may lack packages that every root has now.
     if let Some(entry) = shelf.open(&wanted.name())?
         && let root = Root::from_entry(entry)?
         && root.manifest.serves(wanted)
@@ -58,8 +58,7 @@ pub fn find(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
     }
     let mut holding: Option<Root> = None;
     for name in shelf.names()? {
-        // One that cannot be read, or is from another version of quiz, does not serve; whoever
-        // lists them will say so.
+        // Skip roots that cannot be read or are from another version of quiz; `list` reports them.
         let Ok(Some(root)) = shelf.open(&name).and_then(|entry| entry.map(Root::from_entry).transpose()) else {
             continue;
         };
@@ -71,8 +70,8 @@ pub fn find(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
     Ok(holding)
 }
 
-/// The root of that very name, if an older quiz has made it and it lacks only what every root has
-/// by now: of use where a new one cannot be made.
+/// The root of that exact name, if an older quiz made it and it lacks only packages that every root
+/// has now. It is useful if a new root cannot be made.
 pub fn outdated(cache: &Cache, wanted: &Wanted) -> Result<Option<Root>, RootError> {
     let root = shelf(cache).open(&wanted.name())?.map(Root::from_entry).transpose()?;
     Ok(root.filter(|root| root.manifest.is_outdated_for(wanted)))
@@ -83,18 +82,18 @@ pub fn remove(cache: &Cache, name: &str) -> Result<(), RootError> {
     Ok(shelf(cache).remove(name)?)
 }
 
-/// What can make roots.
+/// The ways to make roots.
 pub struct Builders<'a> {
-    /// What the user asked for.
+    /// The user's choice.
     pub asked: Builder,
-    /// What is known of this host for the root's architecture.
+    /// What this host offers for the root's architecture.
     pub facts: Facts,
-    /// Runs VMs of it.
+    /// Runs VMs of the root's architecture.
     pub vm: &'a dyn Vm,
 }
 
-/// Makes the root that is `wanted`, or takes it from the cache unless `replace`. Takes twenty
-/// seconds to a few minutes.
+/// Makes the `wanted` root, or takes it from the cache unless `replace`. Takes twenty seconds to a
+/// few minutes.
 pub fn build(
     cache: &Cache,
     wanted: &Wanted,
@@ -119,7 +118,7 @@ pub fn build(
     }
     let shelf = shelf(cache);
     let newer = shelf.newer(&name);
-    // What cannot be read is not replaced: it may be a newer quiz's.
+    // A root that cannot be read is not replaced: a newer quiz may have made it.
     let is_outdated = |entry: &Entry| entry.manifest::<RootManifest>().is_ok_and(|there| there.is_outdated_for(wanted));
     let fits = |entry: &Entry| !is_outdated(entry) && (!replace || newer(entry));
     let entry = shelf.build_unless(&name, &what, &fits, report, |dir| {
@@ -187,9 +186,8 @@ fn make(
     inside::make(cache, wanted, dir, tar, log, builders.vm, report)
 }
 
-/// Makes a root of the user's own `archive`: a tar archive of a whole file system, plain or
-/// compressed by gzip, xz or zstd. Runs take it where `name` is the release and `arch` the
-/// architecture that they want.
+/// Makes a root from the user's `archive`: a tar archive of a whole file system, plain or
+/// compressed by gzip, xz or zstd. Runs use it for the release `name` and the architecture `arch`.
 pub fn add(
     cache: &Cache,
     name: &str,
@@ -254,7 +252,7 @@ pub fn add(
     Ok(Root::from_entry(entry)?)
 }
 
-/// Makes sure that it is an archive of a file system with programs; else says why not.
+/// Checks that the archive contains a file system with programs; the error says why not.
 fn has_programs(tar: &Path) -> Result<(), String> {
     let not_tar = |e: io::Error| format!("it is no tar archive: {e}");
     let mut archive = tar::Archive::new(fs::File::open(tar).map_err(not_tar)?);
@@ -283,7 +281,7 @@ mod tests {
         }
     }
 
-    /// None that could make a root.
+    /// Builders that cannot make a root.
     fn builders() -> Builders<'static> {
         struct None;
         impl Vm for None {

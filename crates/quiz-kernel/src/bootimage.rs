@@ -1,19 +1,18 @@
-//! Taking the kernel proper out of the self-extracting images that distributions ship, and
-//! recognising one that starts through PVH. Not for symbols or debug information.
+//! Extracts the kernel from the self-extracting images that distributions ship, and detects PVH
+//! entry points. Not for symbols or debug information.
 
 use object::elf::{FileHeader32, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, FileKind};
 use std::io::Read;
 
-/// No kernel is larger, so a decompressor that makes more is being fooled.
+/// Size limit in bytes, against decompression bombs: no kernel is larger.
 const LIMIT: u64 = 1 << 30;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: the 32-bit address where a PVH boot enters the kernel.
 const XEN_ELFNOTE_PHYS32_ENTRY: object::elf::NoteType = object::elf::NoteType(18);
 
 /// The kernel inside `image`, decompressed: the ELF file in an x86 bzImage, or the plain image in
-/// an EFI zboot image (arm64, riscv). None if `image` is neither, or compressed in a way that we do
-/// not know.
+/// an EFI zboot image (arm64, riscv). `None` if `image` is neither, or has an unknown compression.
 pub fn inner(image: &[u8]) -> Option<Vec<u8>> {
     bzimage_payload(image).or_else(|| zboot_payload(image)).and_then(decompress)
 }
@@ -22,7 +21,7 @@ pub fn inner(image: &[u8]) -> Option<Vec<u8>> {
 fn bzimage_payload(image: &[u8]) -> Option<&[u8]> {
     let word = |at: usize| Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?) as usize);
     let version = u16::from_le_bytes(image.get(0x206..0x208)?.try_into().ok()?);
-    // The fields for the payload came with protocol 2.08.
+    // Protocol 2.08 introduced the fields for the payload.
     if image.get(0x202..0x206)? != b"HdrS" || version < 0x208 {
         return None;
     }
@@ -45,7 +44,7 @@ fn zboot_payload(image: &[u8]) -> Option<&[u8]> {
 }
 
 fn decompress(data: &[u8]) -> Option<Vec<u8>> {
-    // All but gzip have the unpacked size appended, which is no part of the stream.
+    // All formats but gzip have the unpacked size appended, which is not part of the stream.
     let bare = data.get(..data.len().checked_sub(4)?)?;
     let reader: Box<dyn Read + '_> = match data {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::GzDecoder::new(data)),
@@ -66,7 +65,7 @@ fn decompress(data: &[u8]) -> Option<Vec<u8>> {
     (read as u64 <= LIMIT).then_some(kernel)
 }
 
-/// Whether `kernel` is an ELF file that says where a PVH boot enters it.
+/// Whether `kernel` is an ELF file with a PVH entry point.
 pub fn boots_pvh(kernel: &[u8]) -> bool {
     match FileKind::parse(kernel) {
         Ok(FileKind::Elf64) => FileHeader64::parse(kernel).is_ok_and(|h| has_entry_note(h, kernel)),
@@ -94,7 +93,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    /// An ELF64 file with nothing but one note.
+    /// An ELF64 file with only one note.
     fn elf(name: &[u8; 4], kind: u32) -> Vec<u8> {
         let mut note = Vec::new();
         for word in [4u32, 4, kind] {
@@ -143,7 +142,7 @@ mod tests {
         assert!(!boots_pvh(&elf(b"GNU\0", 18)));
         assert!(!boots_pvh(b""));
         assert!(!boots_pvh(b"MZ, not ELF at all, but long enough for a header of some kind"));
-        // Truncated anywhere, it must neither panic nor be taken.
+        // A file truncated anywhere must neither panic nor be accepted.
         let whole = elf(b"Xen\0", 18);
         for length in 0..whole.len() {
             assert!(!boots_pvh(&whole[..length]));
@@ -177,7 +176,7 @@ mod tests {
             ("zstd", appended(zstd::encode_all(&kernel[..], 1).unwrap())),
         ] {
             assert!(inner(&bzimage(&payload, 4)).as_ref() == Some(&kernel), "{name}");
-            // 0 stands for 4 for the oldest boot loaders' sake.
+            // 0 means 4, for the oldest boot loaders.
             assert!(inner(&bzimage(&payload, 0)).as_ref() == Some(&kernel), "{name}");
             let mut cut = bzimage(&payload, 4);
             cut.truncate(2700);

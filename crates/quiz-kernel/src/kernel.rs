@@ -1,5 +1,5 @@
-//! Installed kernels: what is known about one, and finding the one that is meant. Not for making
-//! them (`debian`, `build`).
+//! Installed kernels: their manifests, and the choice of one. Not for making them (`stock`,
+//! `build`).
 
 use crate::trusted::Trusted;
 pub use crate::version::{NotAVersion, Version};
@@ -12,10 +12,10 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What is known about an installed kernel. Paths are relative to the entry.
+/// The manifest of an installed kernel. Paths are relative to the entry.
 ///
-/// Every entry has `config`; most have `lib/modules/<release>` (with `modules.dep`) and `kbuild`,
-/// the tree that out-of-tree modules are built against with `make -C`; those that quiz built have
+/// Every entry has `config`. Most have `lib/modules/<release>` (with `modules.dep`) and `kbuild`,
+/// the tree that out-of-tree modules are built against with `make -C`. Kernels that quiz built have
 /// `System.map`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelManifest {
@@ -25,36 +25,36 @@ pub struct KernelManifest {
     pub release: String,
     /// The upstream version.
     pub version: Version,
-    /// quiz-arch's name of the architecture.
+    /// The architecture's name in quiz-arch.
     pub arch: String,
-    /// Where it is from.
+    /// Where it comes from.
     pub origin: Origin,
-    /// How it is started.
+    /// How QEMU starts it.
     pub boot: Boot,
     /// The file for QEMU's `-kernel`.
     pub boot_file: String,
-    /// The unstripped `vmlinux` with symbols, where there is one.
+    /// The unstripped `vmlinux` with symbols, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmlinux_file: Option<String>,
-    /// The compiler's version line, where known.
+    /// The compiler's version line, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compiler: Option<String>,
     /// Built with Clang and LLVM's tools.
     #[serde(default)]
     pub llvm: bool,
-    /// What kind of kernel it is, where it is not a plain one: `kasan`. Such a kernel is taken only
-    /// when that is asked for.
+    /// The variant, such as `kasan`; `None` for a plain kernel. quiz uses a variant only on
+    /// request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// When the entry was made.
     pub built_at: jiff::Timestamp,
-    /// Which quiz made it.
+    /// The version of quiz that made it.
     pub quiz_version: String,
-    /// SHA-256, in hexadecimal, of the main files by path.
+    /// SHA-256 sums of the main files in hexadecimal, by path.
     pub sha256: BTreeMap<String, String>,
 }
 
-/// Where a kernel is from.
+/// Where a kernel comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Origin {
@@ -68,17 +68,17 @@ pub enum Origin {
         version: String,
         /// The mirror it came from.
         mirror: String,
-        /// The package that was asked for, which led to it: `linux-image-amd64`.
+        /// The requested package, which led to the image's package: `linux-image-amd64`.
         #[serde(default)]
         asked: String,
     },
     /// An upstream source archive.
     Tarball {
-        /// Where it was fetched.
+        /// The archive's URL.
         url: String,
         /// Its SHA-256 in hexadecimal.
         sha256: String,
-        /// Why that was taken for the right one.
+        /// Why quiz trusted the archive.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trusted: Option<Trusted>,
     },
@@ -86,11 +86,11 @@ pub enum Origin {
     Git {
         /// The repository.
         url: String,
-        /// The branch, tag or commit that was asked for.
+        /// The requested branch, tag or commit.
         reference: String,
-        /// The commit that this was.
+        /// The commit that it named.
         commit: String,
-        /// Why that was taken for the right one.
+        /// Why quiz trusted the commit.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trusted: Option<Trusted>,
     },
@@ -109,18 +109,18 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Built by quiz from source, as opposed to a distribution's binary.
+    /// Whether quiz built it from source. Otherwise it is a distribution's binary.
     pub fn is_built(&self) -> bool {
         !matches!(self, Origin::DebianPackage { .. })
     }
 
-    /// From the user's own tree: such a kernel is taken only when it is asked for by name.
+    /// Whether it is from the user's own tree. quiz uses such a kernel only when the user names it.
     pub fn is_tree(&self) -> bool {
         matches!(self, Origin::Tree { .. })
     }
 }
 
-/// How a monitor starts a kernel.
+/// How QEMU starts a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Boot {
@@ -143,12 +143,12 @@ pub enum KernelError {
     Config {
         /// The entry's name.
         kernel: String,
-        /// The system's answer, which names the path.
+        /// The system's error, which names the path.
         cause: std::io::Error,
     },
 }
 
-/// An installed kernel, in use until this value is dropped.
+/// An installed kernel. The entry counts as in use until this value is dropped.
 #[derive(Debug)]
 pub struct Kernel {
     /// What is known about it.
@@ -157,7 +157,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Reads what an entry of the shelf of kernels says about itself.
+    /// Opens a kernel from an entry of the shelf of kernels.
     pub fn from_entry(entry: Entry) -> Result<Kernel, StoreError> {
         Ok(Kernel { manifest: entry.manifest()?, entry })
     }
@@ -182,17 +182,17 @@ impl Kernel {
         self.dir().join("config")
     }
 
-    /// Addresses of the kernel's symbols, if known.
+    /// The addresses of the kernel's symbols, if the entry has them.
     pub fn system_map(&self) -> Option<PathBuf> {
         Some(self.dir().join("System.map")).filter(|p| p.is_file())
     }
 
-    /// The directory that is `/lib/modules/<release>` in the guest, if the kernel has modules.
+    /// The directory to mount as `/lib/modules/<release>` in the guest, if the kernel has modules.
     pub fn modules_dir(&self) -> Option<PathBuf> {
         Some(self.dir().join("lib/modules").join(&self.manifest.release)).filter(|p| p.is_dir())
     }
 
-    /// The tree that out-of-tree modules are built against.
+    /// The tree to build out-of-tree modules against, if the entry has one.
     pub fn kbuild(&self) -> Option<PathBuf> {
         Some(self.dir().join("kbuild")).filter(|p| p.is_dir())
     }
@@ -203,7 +203,7 @@ impl Kernel {
     }
 
     /// The value of a configuration option (named with or without `CONFIG_`): `y`, `m`, a number,
-    /// or a string with its quotes. None if it is not set.
+    /// or a string with its quotes. `None` if it is not set.
     pub fn option(&self, option: &str) -> Result<Option<String>, KernelError> {
         let text = fs::read_to_string(self.config())
             .map_err(|cause| KernelError::Config { kernel: self.name().to_owned(), cause })?;
@@ -214,13 +214,13 @@ impl Kernel {
         }))
     }
 
-    /// Whether an option is built in (`=y`). A configuration that cannot be read has nothing built
-    /// in.
+    /// Whether an option is built in (`=y`). `false` if the configuration cannot be read.
     pub fn has_builtin(&self, option: &str) -> bool {
         self.option(option).is_ok_and(|value| value.as_deref() == Some("y"))
     }
 
-    /// Names exactly this kernel as it is now: differs for every rebuild under the same name.
+    /// A text that identifies this build of the kernel: it differs after every rebuild under the
+    /// same name.
     pub fn identity(&self) -> String {
         let m = &self.manifest;
         format!("{} {} {}", m.name, m.built_at, m.sha256.get(&m.boot_file).map_or("", String::as_str))
@@ -232,8 +232,8 @@ pub fn shelf(cache: &Cache) -> Shelf {
     cache.shelf("kernels")
 }
 
-/// All installed kernels, the newest version first, of every architecture. An entry whose manifest
-/// this quiz cannot read is left out and told to `report`.
+/// All installed kernels of every architecture, the newest version first. Entries whose manifest
+/// this quiz cannot read are left out and reported to `report`.
 pub fn list(cache: &Cache, report: &dyn Report) -> Result<Vec<Kernel>, KernelError> {
     let shelf = shelf(cache);
     let mut kernels = Vec::new();
@@ -248,7 +248,7 @@ pub fn list(cache: &Cache, report: &dyn Report) -> Result<Vec<Kernel>, KernelErr
     Ok(kernels)
 }
 
-/// The kernel of `arch` that is meant by `selector` (see [`select`]).
+/// The kernel of `arch` that `selector` chooses (see [`select`]).
 pub fn find(
     cache: &Cache,
     arch: &Arch,
@@ -262,12 +262,16 @@ pub fn find(
 
 /// Chooses among `kernels` of the architecture `arch`.
 ///
-/// A selector is, in this order, an entry's exact name, an exact release (`uname -r`), or a version
-/// or its start: `6.12` means the best 6.12.x and never a release candidate. Without one it is the
-/// newest stable kernel that quiz built, else the newest stable one of a distribution. Kernels from
-/// a user's own tree are chosen by exact name or release only, and variants by these or by a
-/// version and the variant's name: `6.12-kasan`. Of equal versions a built one goes before a
-/// distribution's, and GCC's before Clang's.
+/// A selector is one of these, tried in this order:
+///
+/// - an entry's exact name
+/// - an exact release (`uname -r`)
+/// - a version or its start: `6.12` means the best 6.12.x and never a release candidate
+///
+/// Without a selector, the newest stable kernel that quiz built is chosen, else the newest stable
+/// one of a distribution. Kernels from a user's own tree are chosen by exact name or release only.
+/// Variants are chosen by these, or by a version and the variant's name: `6.12-kasan`. Of equal
+/// versions, a built kernel comes before a distribution's, and GCC's before Clang's.
 pub fn select<'a>(
     kernels: impl IntoIterator<Item = &'a KernelManifest>,
     arch: &str,
@@ -287,13 +291,13 @@ pub fn select<'a>(
     }
 }
 
-/// Whether `text` is a version of the kernel's, or the start of it, and its variant.
+/// Whether `text` is a version, or the start of one, followed by the kernel's variant.
 fn is_variant_of(kernel: &KernelManifest, text: &str) -> bool {
     let version = |variant: &String| text.strip_suffix(variant.as_str())?.strip_suffix('-');
     kernel.variant.as_ref().and_then(version).is_some_and(|version| kernel.version.matches(version))
 }
 
-/// The better of two comes first.
+/// Orders the better of two kernels first.
 fn better(a: &KernelManifest, b: &KernelManifest) -> Ordering {
     let key = |k: &KernelManifest| {
         (k.origin.is_tree(), Reverse(k.version), !k.origin.is_built(), k.llvm, Reverse(k.built_at))
@@ -306,14 +310,16 @@ pub fn remove(cache: &Cache, name: &str) -> Result<(), KernelError> {
     Ok(shelf(cache).remove(name)?)
 }
 
-/// Which kernels an update has made superfluous: per architecture, series (`6.12`), kind (built,
-/// Clang-built, a variant, or a distribution's, with its flavour), all but the newest. Release
-/// candidates go when their release or a later candidate is there; of linux-next the newest day
-/// stays. Kernels from a user's own tree stay.
+/// The kernels that an update has made superfluous: all but the newest of each group. A group is an
+/// architecture, a series (`6.12`) and a kind: built, Clang-built, a variant, or a distribution's
+/// with its flavour.
+///
+/// A release candidate is superfluous if its release or a later candidate is installed. Of
+/// linux-next the newest day stays. Kernels from a user's own tree stay.
 pub fn superseded(kernels: &[KernelManifest]) -> Vec<&KernelManifest> {
     let group = |k: &KernelManifest| {
         let flavour = match &k.origin {
-            // `rt-amd64` of `6.1.0-56-rt-amd64`.
+            // The flavour `rt-amd64` of `6.1.0-56-rt-amd64`.
             Origin::DebianPackage { .. } => Some(
                 k.release
                     .split('-')
@@ -332,10 +338,10 @@ pub fn superseded(kernels: &[KernelManifest]) -> Vec<&KernelManifest> {
         .collect()
 }
 
-/// Removes the superseded kernels that nobody uses, and returns the names of those removed and the
+/// Removes the superseded kernels that are not in use. Returns the names of those removed, and the
 /// errors for those that stay.
 pub fn prune(cache: &Cache, report: &dyn Report) -> Result<(Vec<String>, Vec<StoreError>), KernelError> {
-    // Only the manifests: an open kernel would count as in use.
+    // Keep only the manifests: an open kernel would count as in use.
     let manifests: Vec<_> = list(cache, report)?.into_iter().map(|k| k.manifest).collect();
     let (mut removed, mut kept) = (Vec::new(), Vec::new());
     for old in superseded(&manifests) {
@@ -487,7 +493,7 @@ mod tests {
         for version in ["6.12.4", "6.12.30", "6.12.5"] {
             drop(install(&cache, built(version, version)));
         }
-        // Of a quiz to come.
+        // An entry of a future version of quiz.
         shelf(&cache).build("7.0", "testing", false, &Silent, |_| Ok::<_, StoreError>("another form")).unwrap();
         let names: Vec<_> = list(&cache, &Silent).unwrap().iter().map(|k| k.name().to_owned()).collect();
         assert_eq!(names, ["6.12.30", "6.12.5", "6.12.4"]);

@@ -1,5 +1,5 @@
-//! Kernels in the cache: stock ones of a distribution (`stock`), those built from source (`build`),
-//! and how a run finds one (`kernel`). Not for starting them: that is `quiz-vm`.
+//! Kernels in the cache: a distribution's stock kernels (`stock`), kernels built from source
+//! (`build`), and the choice of one for a run (`kernel`). Not for starting them: that is `quiz-vm`.
 
 pub mod bootimage;
 pub mod build;

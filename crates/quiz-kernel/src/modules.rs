@@ -1,5 +1,5 @@
-//! Kernel modules on disk: their index (`modules.dep`), which files a module needs, and their
-//! contents. Not for loading them, which is the agent's work.
+//! Kernel modules on disk: their index (`modules.dep`), their dependencies, and their contents. Not
+//! for loading them, which is the agent's work.
 
 use crate::kernel::Kernel;
 use fs_err as fs;
@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Why modules could not be had.
+/// Why modules are not available.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
     /// Files cannot be read.
@@ -18,10 +18,10 @@ pub enum ModuleError {
     Io {
         /// The kernel's name.
         kernel: String,
-        /// The system's answer, which names the path.
+        /// The system's error, which names the path.
         cause: io::Error,
     },
-    /// The kernel has no such module, built in or not.
+    /// The kernel has no such module, neither as a file nor built in.
     #[error(
         "kernel {kernel} has no module {}: use another kernel, or one that was built with it{}",
         names.join(", "),
@@ -32,7 +32,7 @@ pub enum ModuleError {
         kernel: String,
         /// The modules.
         names: Vec<String>,
-        /// Whether it has any module.
+        /// Whether the kernel has any module.
         any: bool,
     },
 }
@@ -48,7 +48,7 @@ pub fn index(base: &Path, release: &str, doing: &str, log: &Path) -> Result<(), 
     if base.join("lib/modules").join(release).join("modules.dep").exists() {
         return Ok(());
     }
-    // A kmod that is configured for /usr/lib/modules looks there below the base too.
+    // A kmod configured for /usr/lib/modules uses that directory below the base, too.
     let io = |cause| CommandError::Io { doing: doing.to_owned(), program: "depmod".to_owned(), cause };
     let usr = base.join("usr");
     fs::create_dir(&usr).map_err(io)?;
@@ -62,17 +62,15 @@ pub fn index(base: &Path, release: &str, doing: &str, log: &Path) -> Result<(), 
     }
 }
 
-/// The files of the modules called `names` and of all that they depend on, in the order in which
-/// they have to be loaded. `-` and `_` are the same in names. What is built into the kernel is left
-/// out; soft dependencies are taken where they exist.
+/// The files of the modules `names` and of all their dependencies, in load order. `-` and `_` are
+/// the same in names. Built-in modules are left out; soft dependencies are included if they exist.
 pub fn files(kernel: &Kernel, names: &[&str]) -> Result<Vec<PathBuf>, ModuleError> {
     let name = kernel.name();
     let io = |cause| ModuleError::Io { kernel: name.to_owned(), cause };
     let Some(dir) = kernel.modules_dir() else {
         return match names.is_empty() {
             true => Ok(Vec::new()),
-            // A kernel without any module may still have them all built in, which only its build
-            // could tell.
+            // A kernel without any module may have them all built in. Only its build could tell.
             false => Err(ModuleError::Missing {
                 kernel: name.to_owned(),
                 names: names.iter().map(|&n| n.to_owned()).collect(),
@@ -99,14 +97,14 @@ pub fn is_called(file: &Path, name: &str) -> bool {
     file.to_str().is_some_and(|file| stem(file) == fold(name))
 }
 
-/// What depmod and the kernel's build wrote down about the modules of one kernel.
+/// The index that depmod and the kernel's build wrote about the modules of one kernel.
 struct Index<'a> {
-    /// By folded name: the file and the files that it needs, the deepest last.
+    /// By folded name: the file and the files that it needs, the deepest dependency last.
     modules: HashMap<String, (&'a str, Vec<&'a str>)>,
     builtin: HashSet<String>,
     /// By folded name: modules to load before and after it, if they exist.
     soft: HashMap<String, (Vec<String>, Vec<String>)>,
-    /// By folded alias: modules.
+    /// By folded alias: the modules that it stands for.
     aliases: HashMap<String, Vec<&'a str>>,
 }
 
@@ -136,8 +134,7 @@ impl<'a> Index<'a> {
             }
         }
         let mut aliases: HashMap<String, Vec<&str>> = HashMap::new();
-        // `alias fs-ext4 ext4`; patterns with wildcards are for devices and cannot be asked for by
-        // name.
+        // `alias fs-ext4 ext4`; patterns with wildcards are for devices, and no name matches them.
         for words in alias.lines().map(|l| l.split_whitespace().collect::<Vec<_>>()) {
             if let ["alias", from, to] = words[..]
                 && !from.contains(['*', '?', '['])
@@ -162,7 +159,7 @@ struct Order<'a, 'i> {
 }
 
 impl Order<'_, '_> {
-    /// Adds a module after all that it needs; false if there is none of that name.
+    /// Adds a module after its dependencies. Returns `false` if there is none of that name.
     fn add(&mut self, name: &str) -> bool {
         let key = fold(name);
         let Some((file, needs)) = self.index.modules.get(&key) else {
@@ -170,7 +167,7 @@ impl Order<'_, '_> {
                 return true;
             }
             // Soft dependencies and file systems are often named by an alias ("crypto-crc32c"),
-            // which always leads to modules.
+            // which always stands for modules.
             let targets = self.index.aliases.get(&key);
             let mut any = false;
             for target in targets.into_iter().flatten().filter(|t| self.index.modules.contains_key(&fold(t))) {
@@ -196,7 +193,7 @@ impl Order<'_, '_> {
     }
 }
 
-/// `nls-utf8` and `kernel/fs/nls/nls_utf8.ko.xz` are the same module.
+/// The folded name of a module: `nls-utf8` and `kernel/fs/nls/nls_utf8.ko.xz` are the same module.
 fn stem(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     fold(file.split(".ko").next().unwrap_or(file))

@@ -1,5 +1,5 @@
-//! Stock kernels of Debian-like distributions, from their packages into the cache. Not for building
-//! kernels (`build`).
+//! Adds stock kernels of Debian-like distributions to the cache, from their packages. Not for
+//! building kernels (`build`).
 
 use crate::kernel::{self, Boot, Kernel, KernelManifest, Origin, Version};
 use crate::{bootimage, modules};
@@ -22,7 +22,7 @@ pub enum DebianError {
     /// The cache failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The packages could not be had.
+    /// The packages could not be fetched.
     #[error(transparent)]
     Apt(#[from] AptError),
     /// A program of the host failed.
@@ -31,27 +31,27 @@ pub enum DebianError {
     /// A package could not be unpacked.
     #[error(transparent)]
     Deb(#[from] deb::DebError),
-    /// The packages hold something that we did not expect.
+    /// A package has unexpected contents.
     #[error(
         "cannot use the kernel package {package}: {what}; please report it, and meanwhile try another release or package"
     )]
     Package {
         /// The package.
         package: String,
-        /// What is wrong with it.
+        /// The problem.
         what: String,
     },
 }
 
-/// Which stock kernel is wanted.
+/// The stock kernel to add.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The release and where to get it.
+    /// The release and its mirrors.
     pub source: Source,
     /// The architecture.
     pub arch: &'static Arch,
-    /// A package (`linux-image-cloud-amd64`, `linux-image-6.1.0-49-amd64`) or what follows
-    /// `linux-image-` in its name; None is the architecture's usual kernel.
+    /// A package (`linux-image-cloud-amd64`, `linux-image-6.1.0-49-amd64`), or the part of its name
+    /// after `linux-image-`. `None`: the architecture's usual kernel.
     pub package: Option<String>,
 }
 
@@ -65,16 +65,16 @@ impl Wanted {
     }
 }
 
-/// Adds a stock kernel with its modules and headers; about ten seconds. If it is there already in
-/// the version that the release has now, it is returned as it is, unless `replace`; also one that
-/// another process adds while this one waits for it.
+/// Adds a stock kernel with its modules and headers. Takes about ten seconds.
+///
+/// If the cache has the release's version already, returns that kernel as it is, unless `replace`.
+/// The same holds for one that another process adds while this one waits for it.
 pub fn add_kernel(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Report) -> Result<Kernel, DebianError> {
     let shelf = kernel::shelf(cache);
     let image = wanted.image_package();
     let what = format!("adding the kernel {image} of {}", wanted.source.release);
     let asked = jiff::Timestamp::now();
-    // What the kernel will be called is known only after a look at the release, so this lock is for
-    // the question.
+    // Only the release reveals the kernel's name, so this lock is for the question.
     let question = format!("{}-{image}-{}", wanted.source.release, wanted.arch.debian);
     let _lock = shelf.lock(&question, &what, report)?;
     if let Some(made) = made_since(cache, wanted, asked, report)? {
@@ -86,7 +86,7 @@ pub fn add_kernel(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Re
     let packages = Packages::find(&apt, &image, host, report)?;
     let name = packages.release.clone();
     let newer = shelf.newer(&name);
-    // A package of the same name can be there in a newer version.
+    // A kernel of the same name may exist in an older version than the release has now.
     let fits = |entry: &Entry| {
         entry.manifest::<KernelManifest>().map_or(true, |there| packages.are_in(&there)) && (!replace || newer(entry))
     };
@@ -110,7 +110,7 @@ pub fn add_kernel(cache: &Cache, wanted: &Wanted, replace: bool, report: &dyn Re
     Ok(Kernel::from_entry(entry)?)
 }
 
-/// The kernel that another quiz has made to the same question while we waited for it.
+/// The kernel that another quiz process made for the same question during the wait.
 fn made_since(
     cache: &Cache,
     wanted: &Wanted,
@@ -130,15 +130,15 @@ fn made_since(
     }))
 }
 
-/// The packages that make up a kernel.
+/// The packages of one kernel.
 struct Packages {
     /// What `uname -r` will print.
     release: String,
-    /// The package with the image itself.
+    /// The package with the kernel image.
     main: Package,
-    /// It, and those with its modules where they are separate.
+    /// The main package, and the packages with its modules if they are separate.
     image: Vec<Package>,
-    /// Headers, the one for exactly this kernel first; empty if there are none.
+    /// Headers, those for exactly this kernel first; empty if there are none.
     headers: Vec<Package>,
 }
 
@@ -165,14 +165,15 @@ impl Packages {
         Ok(Packages { release, main, image, headers })
     }
 
-    /// Whether `kernel` was made of them.
+    /// Whether `kernel` was made from these packages.
     fn are_in(&self, kernel: &KernelManifest) -> bool {
         matches!(&kernel.origin, Origin::DebianPackage { package, version, .. }
             if *package == self.main.name && *version == self.main.version)
     }
 }
 
-/// `6.1.0-50-amd64` of `linux-image-6.1.0-50-amd64`, with or without `unsigned`.
+/// The release in a package name: `6.1.0-50-amd64` of `linux-image-6.1.0-50-amd64`, with or without
+/// `unsigned`.
 fn release_of(package: &str) -> Option<&str> {
     let rest = package.strip_prefix("linux-image-")?;
     let rest = rest.strip_prefix("unsigned-").unwrap_or(rest);
@@ -182,8 +183,8 @@ fn release_of(package: &str) -> Option<&str> {
     numbers.contains('.').then_some(rest)
 }
 
-/// `first` and what it depends on, as far as the names start with one of `prefixes`. The tools that
-/// a build runs (`linux-kbuild-…`) are taken for the architecture `host`.
+/// `first` and its dependencies, as far as their names start with one of `prefixes`. The tools that
+/// a build runs (`linux-kbuild-…`) are for the architecture `host`.
 fn closure(apt: &Apt, first: Package, prefixes: &[&str], host: Option<&str>) -> Result<Vec<Package>, AptError> {
     let mut all = vec![first];
     let mut next = 0;
@@ -235,8 +236,7 @@ fn unpack_image(
     if !dir.join("lib/modules").join(release).is_dir() {
         return Err(strange(format!("it has no modules for {release}")));
     }
-    // Debian ships a few words instead, the real file being in a huge package with debug
-    // information.
+    // Debian ships a short text instead; the real file is in a huge package with debug information.
     let map = dir.join("System.map");
     if fs::metadata(&map).is_ok_and(|m| m.len() < 4096) {
         fs::remove_file(&map).map_err(doing())?;
@@ -277,14 +277,14 @@ fn after_epoch(version: &str) -> &str {
     version.split_once(':').map_or(version, |(_, rest)| rest)
 }
 
-/// The compiler as the configuration tells it.
+/// The compiler's version line in the configuration.
 fn compiler(dir: &Path) -> Option<String> {
     let config = fs::read_to_string(dir.join("config")).ok()?;
     let text = config.lines().find_map(|l| l.strip_prefix("CONFIG_CC_VERSION_TEXT="))?;
     Some(text.trim_matches('"').to_owned())
 }
 
-/// Puts the form of the image that starts fastest in its place.
+/// Installs the form of the image that starts fastest.
 fn install_boot_file(dir: &Path, image: &Path, bytes: &[u8], arch: &Arch) -> io::Result<(Boot, String)> {
     let inner = bootimage::inner(bytes);
     if let Some(kernel) = &inner {
@@ -305,7 +305,7 @@ fn install_boot_file(dir: &Path, image: &Path, bytes: &[u8], arch: &Arch) -> io:
     Ok((boot, arch.kernel_image.to_owned()))
 }
 
-/// Where a file of an image package goes in the entry, if anywhere.
+/// The path in the entry for a file of an image package; `None` leaves the file out.
 fn image_path(path: &Path, release: &str) -> Option<PathBuf> {
     let path = path.strip_prefix("usr").unwrap_or(path);
     if let Ok(boot) = path.strip_prefix("boot") {
@@ -318,9 +318,9 @@ fn image_path(path: &Path, release: &str) -> Option<PathBuf> {
     }
     let within = path.strip_prefix("lib/modules").ok()?.strip_prefix(release).ok()?;
     match within.to_str()? {
-        // Links to headers at fixed places of a file system that is not this one.
+        // Links to headers at fixed places of another file system.
         "build" | "source" | "vdso" => None,
-        // Debian 14 has them here instead of in /boot.
+        // Debian 14 has the images here instead of in /boot.
         "vmlinuz" | "vmlinux" => Some("image".into()),
         name @ ("config" | "System.map") => Some(name.into()),
         within if within.starts_with("vdso/") => None,
@@ -328,8 +328,8 @@ fn image_path(path: &Path, release: &str) -> Option<PathBuf> {
     }
 }
 
-/// Makes `kbuild` of the header packages: one tree, as if the kernel had been built inside its
-/// source, without any absolute path, so that it works wherever the cache is.
+/// Makes `kbuild` from the header packages: one tree, as if the kernel had been built inside its
+/// source. It has no absolute paths, so it works wherever the cache is.
 fn unpack_headers(dir: &Path, debs: &[PathBuf], arch: &'static Arch, apt: &Apt) -> Result<(), DebianError> {
     if debs.is_empty() {
         return Ok(());
@@ -353,8 +353,8 @@ fn source_arch(arch: &'static Arch) -> &'static str {
     arch.kernel_image_path.strip_prefix("arch/").and_then(|p| p.split('/').next()).unwrap_or(arch.kernel_arch)
 }
 
-/// Where a file of a header package goes in the entry, if anywhere. `link` is its target if it is a
-/// symbolic link.
+/// The path in the entry for a file of a header package; `None` leaves the file out. `link` is the
+/// target of a symbolic link.
 fn header_path(path: &Path, link: Option<&Path>, srcarch: &str) -> Option<PathBuf> {
     let path = path.strip_prefix("usr").unwrap_or(path);
     let rest = path.strip_prefix("src").or_else(|_| path.strip_prefix("lib")).ok()?;
@@ -364,11 +364,12 @@ fn header_path(path: &Path, link: Option<&Path>, srcarch: &str) -> Option<PathBu
         return None;
     }
     let within = parts.as_path();
-    // Between the packages' trees, which here are one.
+    // This link connects the trees of two packages, which are one tree here.
     if link.is_some_and(|link| leads_out(within, link)) {
         return None;
     }
-    // With it a module's build wants pahole, to make type information that nobody here reads.
+    // With this file, a module's build would run pahole to make type information that quiz does not
+    // use.
     if within == Path::new("vmlinux") {
         return None;
     }
@@ -376,7 +377,7 @@ fn header_path(path: &Path, link: Option<&Path>, srcarch: &str) -> Option<PathBu
     if names.next() == Some("arch")
         && let Some(name) = names.next()
         && within.components().count() > 2
-        // arm64 has some headers in common with arm.
+        // arm64 shares some headers with arm.
         && !srcarch.starts_with(name)
     {
         return None;
@@ -384,7 +385,7 @@ fn header_path(path: &Path, link: Option<&Path>, srcarch: &str) -> Option<PathBu
     (within != Path::new("")).then(|| Path::new("kbuild").join(within))
 }
 
-/// Whether a link at `path` to `target` leads out of the directory that `path` is relative to.
+/// Whether a link at `path` to `target` leaves the directory that `path` is relative to.
 fn leads_out(path: &Path, target: &Path) -> bool {
     let mut depth = path.components().count() as isize - 1;
     target.components().any(|part| {
@@ -398,8 +399,8 @@ fn leads_out(path: &Path, target: &Path) -> bool {
     })
 }
 
-/// Debian's make variables name the exact compiler that built the kernel, which another host may
-/// not have, and leave the cross compiler to the packaging.
+/// Adapts Debian's make variables. They name the exact compiler that built the kernel, which
+/// another host may lack, and leave the cross compiler to the packaging.
 fn adapt_variables(text: &str, cross: Option<&str>) -> String {
     let mut out = String::new();
     if let Some(cross) = cross {

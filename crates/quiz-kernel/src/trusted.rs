@@ -1,8 +1,8 @@
-//! What makes the source of a kernel trustworthy, as it is recorded.
+//! Records why the source of a kernel was trusted.
 
 use serde::{Deserialize, Serialize};
 
-/// Why a source was taken for the right one.
+/// Why a source was trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "kebab-case")]
 pub enum Trusted {
@@ -10,17 +10,17 @@ pub enum Trusted {
     Signature {
         /// The fingerprint of the key.
         key: String,
-        /// The SHA-256 of the keyring that the user named; None for quiz's own.
+        /// The SHA-256 of the user's keyring; `None` for quiz's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         keyring: Option<String>,
     },
-    /// The archive's SHA-256, which the user gave.
+    /// The user gave the archive's SHA-256.
     Sha256,
-    /// The whole id of the commit, which the user gave.
+    /// The user gave the whole id of the commit.
     CommitId,
-    /// A repository of this host.
+    /// The repository is on this host.
     Local,
-    /// Nothing: the user said to take what the server sends.
+    /// The user allowed an unverified download.
     Unverified,
 }
 

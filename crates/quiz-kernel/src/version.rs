@@ -1,5 +1,5 @@
-//! Versions of the upstream kernel: reading, writing, ordering and matching them. Not for package
-//! versions or for what `uname -r` prints, which may say anything.
+//! Versions of the upstream kernel: reads, prints, orders and matches them. Not for package
+//! versions, nor for the output of `uname -r`, which may be any text.
 
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A version of the upstream kernel, such as `6.12.30`, `6.19.0-rc3` or `next-20261120`. `6.12` is
-/// read as `6.12.0`, which is what that source calls itself.
+/// read as `6.12.0`, the version in that source's Makefile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Version {
@@ -32,12 +32,12 @@ pub enum Version {
 pub struct NotAVersion(pub String);
 
 impl Version {
-    /// Neither a release candidate nor linux-next.
+    /// Whether it is neither a release candidate nor linux-next.
     pub fn is_stable(&self) -> bool {
         matches!(self, Version::Release { rc: None, .. })
     }
 
-    /// The series, `6.12` of `6.12.30`; linux-next has none.
+    /// The series: `6.12` for `6.12.30`. linux-next has none.
     pub fn series(&self) -> Option<(u32, u32)> {
         match self {
             Version::Release { major, minor, .. } => Some((*major, *minor)),
@@ -45,8 +45,7 @@ impl Version {
         }
     }
 
-    /// The name that kernel.org gives to the source: `6.12` for 6.12.0, `6.12.30`, `6.19-rc3`,
-    /// `next-20261120`.
+    /// kernel.org's name of the source: `6.12` for 6.12.0, `6.12.30`, `6.19-rc3`, `next-20261120`.
     pub fn source_name(&self) -> String {
         match *self {
             Version::Release { major, minor, patch: 0, rc: None } => format!("{major}.{minor}"),
@@ -55,7 +54,7 @@ impl Version {
         }
     }
 
-    /// The version at the start of what `uname -r` prints or of a Debian version: `6.1.137` of
+    /// The version at the start of `uname -r` or of a Debian version: `6.1.137` of
     /// `6.1.137-1~bpo11+1`, `6.19.0-rc3` of `6.19.0-rc3-00012-gdeadbeef` or of `6.19~rc3-1~exp1`.
     pub fn leading(text: &str) -> Option<Version> {
         if let Some(rest) = text.find("next-").map(|at| &text[at..])
@@ -73,9 +72,9 @@ impl Version {
         text[..end].trim_end_matches('.').parse().ok()
     }
 
-    /// Whether a user who asks for `wanted` means this version: `6.12` (or `6`) is any stable
-    /// `6.12.x`, `6.12.30` and `6.19-rc3` only themselves. A release candidate is never meant by
-    /// accident.
+    /// Whether `wanted` stands for this version. `6.12` (or `6`) matches any stable `6.12.x`;
+    /// `6.12.30` and `6.19-rc3` match only themselves. An incomplete version never matches a
+    /// release candidate.
     pub fn matches(&self, wanted: &str) -> bool {
         let parts: Option<Vec<u32>> = wanted.split('.').map(|p| p.parse().ok()).collect();
         match (self, parts.as_deref()) {
@@ -100,7 +99,7 @@ fn parse(text: &str) -> Option<Version> {
     }
     let text = text.strip_prefix('v').unwrap_or(text);
     let (numbers, rc) = match text.split_once("-rc") {
-        // There is no -rc0, and u32::MAX stands for "released" in the order.
+        // There is no -rc0, and u32::MAX means "released" in the order.
         Some((numbers, rc)) => (numbers, Some(number(rc).filter(|&n| n > 0 && n < u32::MAX)?)),
         None => (text, None),
     };

@@ -1,14 +1,14 @@
-//! What a message of the kernel's is the first line of: an oops, a report of something wrong, or
-//! word of a task or processor that does not get on. Not for finding the message in a line
-//! (`line`).
+//! Classifies kernel messages by the report that they begin: an oops, another report of a problem,
+//! or a stalled task or processor. Not for finding the message in a line (`line`).
 //!
-//! A message counts as soon as it begins as the kernel's reports do, whatever follows. Ordinary
-//! messages of kernels and programs that begin with the same words are told apart by what the
-//! kernel's always have: a place in the code, a number of an oops, the words of a checker.
+//! A message counts if it begins like a kernel report, whatever follows. Ordinary messages of
+//! kernels and programs may begin with the same words. The kernel's reports differ by parts that
+//! they always have: a place in the code, an oops number, a checker's wording.
 
-/// What begins the report of a kernel in trouble. The words are those of
-/// `Documentation/admin-guide/bug-hunting.rst`, of the `pr_*` calls in `kernel/panic.c`,
-/// `lib/bug.c` and the architectures' fault handlers, and of OpenZFS's `spl_panic` and `vcmn_err`.
+/// Text that begins the report of a kernel in trouble. It is from
+/// `Documentation/admin-guide/bug-hunting.rst`, from the `pr_*` calls in `kernel/panic.c`,
+/// `lib/bug.c` and the architectures' fault handlers, and from OpenZFS's `spl_panic` and
+/// `vcmn_err`.
 const TROUBLE: &[&str] = &[
     "BUG: ",
     "Internal error: ",
@@ -37,13 +37,13 @@ const TROUBLE: &[&str] = &[
     "PANIC: ",
 ];
 
-/// What a panicking kernel prints whatever the cause.
+/// Text that a panicking kernel prints, whatever the cause.
 pub const PANIC: &str = "Kernel panic - not syncing";
 
-/// What begins the report of a checker that was built into the kernel: the kernel goes on, and
-/// something is wrong with it. The words are those of `lib/ubsan.c`, `kernel/locking/lockdep.c`,
-/// `lib/refcount.c`, `lib/list_debug.c`, `mm/usercopy.c`, `mm/slab.c` and `kernel/sched/idle.c`;
-/// those that begin with `BUG` are known by that.
+/// Text that begins the report of a checker built into the kernel: something is wrong, but the
+/// kernel continues. It is from `lib/ubsan.c`, `kernel/locking/lockdep.c`, `lib/refcount.c`,
+/// `lib/list_debug.c`, `mm/usercopy.c`, `mm/slab.c` and `kernel/sched/idle.c`. Reports that begin
+/// with `BUG` are recognised by that word.
 const REPORTS: &[&str] = &[
     "[ BUG: ",
     "UBSAN",
@@ -58,11 +58,11 @@ const REPORTS: &[&str] = &[
     "bad: scheduling from the idle thread",
 ];
 
-/// The line in front of what a `WARN()` or `BUG()` says, whatever that is.
+/// The line before the message of any `WARN()` or `BUG()`.
 pub const CUT: &str = "------------[ cut here ]------------";
 
-/// What is in the first line of lockdep's reports, which all begin with `WARNING: `, and of those
-/// of the stack unwinder.
+/// Text in the first line of reports by lockdep, which all begin with `WARNING: `, and by the stack
+/// unwinder.
 const WARNINGS: &[&str] = &[
     "locking dependency",
     "recursive locking",
@@ -86,31 +86,31 @@ const WARNINGS: &[&str] = &[
     "can't dereference registers",
 ];
 
-/// What makes of a `BUG: ` an oops.
+/// Text that makes a `BUG: ` message an oops.
 const FAULTS: &[&str] = &["handle kernel", "handle page fault", "NULL pointer", "guard page"];
 
 /// Whether a message begins the report of a kernel that is in trouble.
 pub fn is_trouble(text: &str) -> bool {
     TROUBLE.iter().any(|words| text.starts_with(words))
-        // On some architectures the processor comes first.
+        // On some architectures the processor is named first.
         || text.contains("Unable to handle kernel ")
         || is_oops(text)
         || is_assertion(text)
 }
 
-/// Whether a message begins a report of something wrong in a kernel that goes on.
+/// Whether a message begins a report of a problem after which the kernel continues.
 pub fn is_report(text: &str) -> bool {
     REPORTS.iter().any(|words| text.starts_with(words))
         || (text.starts_with("BUG: ") && !FAULTS.iter().any(|words| text.contains(words)))
-        // SLUB names the cache in between.
+        // SLUB names the cache between these two.
         || (text.starts_with("BUG ") && text.contains("ainted"))
         || (text.starts_with("kmemleak: ") && text.contains("new suspected memory leak"))
         || (text.starts_with("irq ") && text.contains(": nobody cared"))
         || text.strip_prefix("WARNING: ").is_some_and(is_warning)
 }
 
-/// Whether a message says that a task or a processor does not get on. The words are those of
-/// `kernel/watchdog.c`, `kernel/hung_task.c`, `kernel/rcu/tree_stall.h`, `kernel/smp.c` and
+/// Whether a message reports a stalled task or processor. The text is from `kernel/watchdog.c`,
+/// `kernel/hung_task.c`, `kernel/rcu/tree_stall.h`, `kernel/smp.c` and
 /// `arch/powerpc/kernel/watchdog.c`.
 pub fn is_stall(text: &str) -> bool {
     let starts = |words: &[&str]| words.iter().any(|words| text.starts_with(words));
@@ -122,21 +122,20 @@ pub fn is_stall(text: &str) -> bool {
         || starts(&["smp: csd: Detected non-responsive"])
 }
 
-/// Whether a kernel that says this is about to die of it, and everything that it says then is about
-/// that.
+/// Whether the kernel is about to die after this message, so that all later messages belong to it.
 pub fn is_fatal(text: &str) -> bool {
-    // OpenZFS only has the task stand still that found something wrong.
+    // OpenZFS only stops the task that found the problem.
     let of_openzfs = is_assertion(text) || text.starts_with("PANIC at ");
     is_trouble(text) && !is_report(text) && !of_openzfs
 }
 
-/// Whether a message is one that a run must not have had that is to be free of them.
+/// Whether a message fails a run that must be free of kernel reports.
 pub fn is_any(text: &str) -> bool {
     is_trouble(text) || is_report(text) || is_stall(text)
 }
 
-/// Of `WARN()`, which names the place in the code, and of lockdep; others warn of their users'
-/// matters in the same word.
+/// Whether this is a warning of `WARN()`, which names the place in the code, or of lockdep. Other
+/// messages use the same word for problems of their users.
 fn is_warning(text: &str) -> bool {
     let of_processor = text.strip_prefix("CPU: ").is_some_and(|rest| {
         rest.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(" PID: ") && !rest.starts_with(' ')
@@ -147,8 +146,8 @@ fn is_warning(text: &str) -> bool {
         || WARNINGS.iter().any(|words| text.contains(words))
 }
 
-/// The first line of an oops: by its name, or by its number (`[#1]`), in front of which is the
-/// error code.
+/// Whether this is the first line of an oops: by its name, or by its number (`[#1]`), which follows
+/// the error code.
 fn is_oops(text: &str) -> bool {
     let named =
         text.strip_prefix("Oops").is_some_and(|rest| [":", "[", " [", " -"].iter().any(|c| rest.starts_with(c)));
@@ -165,7 +164,7 @@ fn is_oops(text: &str) -> bool {
     named || numbered
 }
 
-/// A failed assertion of OpenZFS, such as `VERIFY3U(a, ==, b) failed`.
+/// Whether this is a failed assertion of OpenZFS, such as `VERIFY3U(a, ==, b) failed`.
 fn is_assertion(text: &str) -> bool {
     ["VERIFY", "ASSERT"]
         .iter()
@@ -180,7 +179,7 @@ mod tests {
     #[test]
     fn every_kind_of_report_is_any() {
         for text in [
-            // lib/bug.c and kernel/panic.c, in the forms of 4.18 to 7.2.
+            // lib/bug.c and kernel/panic.c, as in versions 4.18 to 7.2.
             "WARNING: CPU: 1 PID: 7 at fs/x.c:3 f+0x1/0x2",
             "WARNING: CPU: 0 PID: 1 at 0xffffffff81000000",
             "WARNING: fs/x.c:3 at f+0x1/0x2, CPU#1: sh/7",
@@ -244,7 +243,7 @@ mod tests {
             "WARNING: Nested lock was not taken",
             "WARNING: held lock freed!",
             "WARNING: sh/77 still has locks held!",
-            // What does not get on.
+            // Stalls.
             "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:77]",
             "watchdog: Watchdog detected hard LOCKUP on cpu 1",
             "watchdog: CPU1: Watchdog detected hard LOCKUP on cpu 0",

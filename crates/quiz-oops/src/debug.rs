@@ -1,8 +1,8 @@
 //! Looks frames up in the debug information (DWARF) of a kernel or a module. Not for finding the
 //! file.
 //!
-//! Frames are what a guest has said, and a module may lie where a guest can write: sums wrap, and
-//! nothing is taken for granted.
+//! The frames come from a guest, and a module may lie where a guest can write. So all input is
+//! untrusted, and sums wrap.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -25,35 +25,36 @@ pub enum DebugError {
     /// It cannot be read.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It is no ELF file, or damaged.
+    /// It is not an ELF file, or is damaged.
     #[error("{path} cannot be read as an ELF file: {why}")]
     Elf {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// The problem.
         why: String,
     },
-    /// It is stripped.
+    /// It has no debug information.
     #[error("{0} has no debug information")]
     None(String),
 }
 
-/// How far functions lie apart at most, beyond their own size, in bytes.
+/// The largest gap between two functions, beyond the first one's size, in bytes.
 const PADDING: u64 = 64;
-/// Where the sections of a module are put, one behind the other: each begins at 0 in the file.
+/// The address of the first section of a module. The sections follow one another: in the file each
+/// begins at 0.
 const FIRST: u64 = 0x1000;
 
-/// What was found in a file.
+/// The results for one file.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Where each frame is; empty where the file's function of that name is another one.
+    /// The places of each frame; empty if the file's function of that name is a different one.
     pub places: Vec<Places>,
-    /// The source file of the function that was asked for as a landmark.
+    /// The source file of the landmark function.
     pub landmark: Option<String>,
 }
 
-/// Opens a file, and nothing else that may be called like one: what a guest can write to may hold a
-/// FIFO, for whose other end one waits.
+/// Opens a regular file only. A directory that a guest can write to may hold a FIFO, and opening
+/// that would wait for its other end.
 pub(crate) fn open(path: &Path) -> std::io::Result<std::fs::File> {
     use fs_err::os::unix::fs::OpenOptionsExt;
     let file = fs_err::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
@@ -63,25 +64,25 @@ pub(crate) fn open(path: &Path) -> std::io::Result<std::fs::File> {
     }
 }
 
-/// Whether the file at `path` has any.
+/// Whether the file at `path` has debug information.
 pub fn is_in(path: &Path) -> bool {
     let Ok(file) = open(path) else { return false };
     let cache = object::ReadCache::new(file);
     File::parse(&cache).is_ok_and(|file| file.section_by_name(".debug_info").is_some())
 }
 
-/// No kernel is larger, in bytes. A file that somebody has made may be, and take no space on the
-/// disk.
+/// Size limit for a file, in bytes: no kernel is larger. A sparse file can be larger without taking
+/// space on the disk.
 const LARGEST: u64 = 4 << 30;
 
-/// Looks `frames` up in the file at `path`; `landmark` is a function whose source file is wanted,
-/// too.
+/// Looks up `frames` in the file at `path`. `landmark` is a function whose source file is returned
+/// as well.
 ///
-/// A frame is taken for what it says only if the function is as large as it says: debug information
-/// of another build would name wrong lines.
+/// A frame matches only if the function has the size that the frame names: debug information of
+/// another build would lead to wrong lines.
 ///
 /// # Errors
-/// If the file is of no use at all.
+/// Fails if the file cannot be used at all.
 pub fn look_up(path: &Path, frames: &[&Frame], landmark: Option<&str>) -> Result<Found, DebugError> {
     let damaged = |e: String| DebugError::Elf { path: path.display().to_string(), why: e };
     let mut data = Vec::new();
@@ -106,10 +107,10 @@ pub fn look_up(path: &Path, frames: &[&Frame], landmark: Option<&str>) -> Result
     let places = frames.iter().map(|frame| {
         let at = functions.get(frame.function.as_str()).into_iter().flatten().find(|f| f.fits(frame));
         at.map_or_else(Vec::new, |function| {
-            // A return address is behind the call.
+            // A return address is after the call instruction.
             let offset = if frame.exact { frame.offset } else { frame.offset.saturating_sub(1) };
             let mut places = places_at(&context, function.address.wrapping_add(offset));
-            // Code of the assembler's has lines, and no functions.
+            // Assembler code has lines but no functions.
             for place in places.iter_mut().filter(|place| place.function.is_empty()) {
                 place.function.clone_from(&frame.function);
             }
@@ -124,7 +125,7 @@ pub fn look_up(path: &Path, frames: &[&Frame], landmark: Option<&str>) -> Result
     Ok(Found { places, landmark })
 }
 
-/// The inlined functions at an address and the one that they are in, the innermost first.
+/// The inlined functions at an address and the function that contains them, innermost first.
 fn places_at(context: &Context<EndianSlice<'_, RunTimeEndian>>, address: u64) -> Places {
     let mut found = Vec::new();
     let Ok(mut frames) = context.find_frames(address).skip_all_loads() else { return found };
@@ -138,8 +139,8 @@ fn places_at(context: &Context<EndianSlice<'_, RunTimeEndian>>, address: u64) ->
     found
 }
 
-/// Where each section lies: of a finished kernel where it says, of a module's at an address that no
-/// other has.
+/// The address of each section: for a linked kernel its own, for a module one that no other section
+/// has.
 fn bases(file: &File<'_>) -> HashMap<SectionIndex, u64> {
     if file.kind() != ObjectKind::Relocatable {
         return HashMap::new();
@@ -155,8 +156,8 @@ fn bases(file: &File<'_>) -> HashMap<SectionIndex, u64> {
     bases
 }
 
-/// The contents of a section of debug information, which in a module still has places for
-/// addresses.
+/// The contents of a debug information section. In a module the addresses in it still have to be
+/// filled in.
 fn section<'a>(file: &File<'a>, name: &str, bases: &HashMap<SectionIndex, u64>) -> object::Result<Cow<'a, [u8]>> {
     let Some(section) = file.section_by_name(name) else { return Ok(Cow::Borrowed(&[])) };
     let mut data = section.uncompressed_data()?;
@@ -197,8 +198,8 @@ fn number(bytes: &[u8], little: bool) -> u64 {
 struct Function {
     address: u64,
     size: u64,
-    /// To the next symbol of its section, which is what the kernel takes for its size; none for the
-    /// last one.
+    /// Distance to the next symbol of its section, which the kernel takes as its size; `None` for
+    /// the last one.
     distance: Option<u64>,
 }
 
@@ -208,19 +209,19 @@ impl Function {
         frame.offset <= frame.size
             && match self.distance {
                 Some(distance) => distance == frame.size || beyond.is_some_and(|beyond| beyond < PADDING),
-                // The kernel has put other sections behind.
+                // The kernel has placed other sections after this one.
                 None => beyond.is_some(),
             }
     }
 }
 
-/// The functions of a file by their names; several may have the same.
+/// The functions of a file by name; several may have the same name.
 fn functions<'a>(file: &'a File<'_>, bases: &HashMap<SectionIndex, u64>) -> HashMap<&'a str, Vec<Function>> {
     let mut starts: HashMap<SectionIndex, BTreeSet<u64>> = HashMap::new();
     let mut all = Vec::new();
     for symbol in file.symbols() {
         let (Ok(name), Some(index)) = (symbol.name(), symbol.section_index()) else { continue };
-        // Labels of the assembler and marks of instruction sets are no symbols of the kernel's.
+        // Assembler labels and instruction set marks are not symbols of the kernel.
         if name.is_empty() || name.starts_with(".L") || name.starts_with('$') {
             continue;
         }

@@ -1,5 +1,5 @@
-//! Finds the files with the debug information of a kernel and of modules, and looks frames up in
-//! all of them. Not for what is in one file (`debug`).
+//! Finds the files with debug information of a kernel and of modules, and looks up frames in all of
+//! them. Not for the contents of one file (`debug`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
@@ -13,35 +13,36 @@ use crate::debug::{self, DebugError};
 use crate::place::{Place, Places};
 use crate::report::Frame;
 
-/// Where debug information can be.
+/// Where to look for debug information.
 #[derive(Debug, Clone, Default)]
 pub struct Origins {
     /// The kernel with its symbols, if it is known.
     pub vmlinux: Option<PathBuf>,
-    /// What `uname -r` prints in the guest: modules for another kernel are not the ones that ran.
+    /// The guest's `uname -r`: modules for another kernel are ignored.
     pub release: String,
-    /// Where modules are, the kernel's own and the user's; searched with all that is below them.
+    /// Directories with modules, the kernel's own and the user's; searched recursively.
     pub modules: Vec<PathBuf>,
-    /// What is left out at the beginning of source files' paths, beside the kernel's own source
+    /// Prefixes to remove from the paths of source files, in addition to the kernel's own source
     /// tree.
     pub roots: Vec<PathBuf>,
-    /// What gives a kernel debug information, for a user whose kernel has none; to follow "no debug
-    /// information of the kernel: ".
+    /// How to get a kernel with debug information, for a user whose kernel has none. The text
+    /// follows "no debug information of the kernel: ".
     pub remedy: String,
 }
 
-/// How many different frames are looked up. A kernel in trouble tells of some hundred.
+/// The most different frames that are looked up. A kernel in trouble reports some hundred.
 const FRAMES: usize = 10_000;
 
-/// Where frames are in the source.
+/// The places of frames in the source.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Symbols {
     places: HashMap<String, Places>,
-    /// What is missing, one line for each kernel or module.
+    /// Missing debug information, one line for each kernel or module.
     pub missing: Vec<String>,
 }
 
-/// The function whose source file shows where the kernel's source tree is, and that file in it.
+/// A function whose source file shows where the kernel's source tree is, and that file's path in
+/// the tree.
 const LANDMARK: (&str, &str) = ("start_kernel", "init/main.c");
 
 impl Symbols {
@@ -65,7 +66,7 @@ impl Symbols {
         if !kernel.is_empty() || !by_owner.is_empty() {
             symbols.of_kernel(&kernel, origins, &mut roots);
         }
-        // The longest first: a checkout may be in a directory that is a root, too.
+        // Longest first: a checkout may lie in a directory that is also a root.
         roots.sort_by_key(|root| std::cmp::Reverse(root.as_os_str().len()));
         let names: Vec<&str> = by_owner.keys().flatten().map(String::as_str).collect();
         let mut files = module_files(&names, origins);
@@ -79,7 +80,7 @@ impl Symbols {
         symbols
     }
 
-    /// Where a frame is; empty if that is not known.
+    /// The places of a frame; empty if unknown.
     pub fn places(&self, frame: &Frame) -> &[Place] {
         self.places.get(&key(frame)).map_or(&[], Vec::as_slice)
     }
@@ -122,8 +123,8 @@ impl Symbols {
     }
 }
 
-/// The newest file of each module for the guest's kernel that has debug information, by the
-/// module's name.
+/// For each module its name and newest file that is for the guest's kernel and has debug
+/// information.
 pub fn all_modules(origins: &Origins) -> Vec<(String, PathBuf)> {
     let mut newest: BTreeMap<String, (SystemTime, PathBuf)> = BTreeMap::new();
     for_each_module(origins, |name, time, path| {
@@ -137,14 +138,12 @@ pub fn all_modules(origins: &Origins) -> Vec<(String, PathBuf)> {
     newest.into_iter().map(|(name, (_, path))| (name, path)).collect()
 }
 
-/// What tells frames apart; the address to return to and that of an instruction are different
-/// places.
+/// The key of a frame. A return address and an instruction's address are different places.
 fn key(frame: &Frame) -> String {
     format!("{}{}", frame.text(), if frame.exact { "!" } else { "" })
 }
 
-/// The files of these modules that are for the guest's kernel, those of each module the newest
-/// first.
+/// The files of these modules that are for the guest's kernel; for each module the newest first.
 fn module_files<'a>(names: &[&'a str], origins: &Origins) -> HashMap<&'a str, Vec<PathBuf>> {
     let mut found: HashMap<&str, Vec<(SystemTime, PathBuf)>> = HashMap::new();
     if names.is_empty() {
@@ -177,14 +176,14 @@ fn for_each_module(origins: &Origins, mut take: impl FnMut(String, SystemTime, &
     }
 }
 
-/// Leaves out what is large and holds no module that was just compiled.
+/// Skips directories that are large and hold no modules that were just compiled.
 fn may_have_modules(entry: &DirEntry) -> bool {
     let in_state = entry.path().parent().is_some_and(|dir| dir.ends_with(".quiz"));
     let name = entry.file_name();
     !(name == ".git" || (in_state && (name == "runs" || name == "install" || name == "disks")))
 }
 
-/// Whether a module says that it is for the kernel `release`.
+/// Whether a module's own data names the kernel `release`.
 fn is_for(path: &Path, release: &str) -> bool {
     let Ok(file) = debug::open(path) else { return false };
     let cache = ReadCache::new(file);
@@ -198,7 +197,7 @@ fn is_for(path: &Path, release: &str) -> bool {
     })
 }
 
-/// A path without `.` and `..`, relative to the first root that it is below.
+/// A path without `.` and `..`, relative to the first root that contains it.
 fn short(path: &str, roots: &[PathBuf]) -> String {
     let mut plain = PathBuf::new();
     for part in Path::new(path).components() {

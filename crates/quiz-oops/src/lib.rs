@@ -1,7 +1,10 @@
-//! A kernel's last words: the message in a line of the console (`line`), which messages begin a
-//! report (`classify`), what a report says (`report`), where each frame lies in the source
-//! (`debug`), which files know that (`find`), and how it is shown (`render`). Not for reading the
-//! console: the supervisor does that.
+//! Reads the reports of a kernel in trouble. Not for reading the console: the supervisor does that.
+//!
+//! - `line` finds the message in a line of the console.
+//! - `classify` decides which messages begin a report.
+//! - `report` reads the report.
+//! - `find` finds the files with debug information, and `debug` looks up each frame's source there.
+//! - `render` prints the result.
 //!
 //! ```text
 //! text ─ report::frame ─► Frame ─ find, debug ─► Place (innermost inlined function first)

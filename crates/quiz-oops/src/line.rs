@@ -1,21 +1,20 @@
-//! One line of the kernel's log: what the kernel puts in front of its message, and the message. Not
-//! for what the message says.
+//! Splits one line of the kernel's log into the kernel's prefix and its message. Not for the
+//! meaning of the message.
 
-/// A line of the console, as far as it is the kernel's.
+/// The kernel's part of a console line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// The kernel's message. Indentation stays.
+    /// The kernel's message, with its indentation.
     pub message: &'a str,
-    /// It has a time stamp in front of it.
+    /// It follows a time stamp.
     pub stamped: bool,
 }
 
-/// The message in a line of the kernel's log, without the log level (`<4>`), the time stamp (`[
-/// 1.234567]`) and the caller (`[  T123]`, `[    C0]`) that the kernel may have printed in front of
-/// it. Each is taken away once, and only in that order: text in brackets that follows is part of
-/// the message.
+/// Reads a line of the kernel's log. The message is the line without log level (`<4>`), time stamp
+/// (`[    1.234567]`) and caller (`[  T123]`, `[    C0]`), if the kernel printed these. Each is
+/// removed once, and only in that order: bracketed text after them is part of the message.
 ///
-/// A program may have written to the console without ending its line (`login: `): the message then
+/// A program may have written to the console without ending its line (`login: `). The message then
 /// begins after the last time stamp.
 pub fn read(line: &str) -> Line<'_> {
     let text = without_level(line);
@@ -49,13 +48,12 @@ fn without_stamp(text: &str) -> Line<'_> {
     match rest.strip_prefix(' ') {
         Some(message) => Line { message, stamped: timed.is_some() },
         None if rest.is_empty() => Line { message: rest, stamped: timed.is_some() },
-        // The kernel leaves a blank after what it puts in front: these brackets are the message's
-        // own.
+        // The kernel prints a blank after its prefix: these brackets belong to the message.
         None => plain,
     }
 }
 
-/// `text` without a log level, if there is one at its beginning.
+/// `text` without a log level, if it begins with one.
 fn without_level(text: &str) -> &str {
     let level = text.strip_prefix('<').and_then(|rest| rest.split_once('>'));
     match level {
@@ -64,25 +62,25 @@ fn without_level(text: &str) -> &str {
     }
 }
 
-/// What follows the first brackets of `text`, if it begins with brackets and `is_it` holds for what
-/// is in them.
+/// The text after the first brackets, if `text` begins with brackets and `is_it` accepts their
+/// contents.
 fn bracketed(text: &str, is_it: fn(&str) -> bool) -> Option<&str> {
     let (inside, rest) = text.trim_start().strip_prefix('[')?.split_once(']')?;
     // The kernel pads on the left.
     is_it(inside.trim_start_matches(' ')).then_some(rest)
 }
 
-/// Seconds since boot and their fraction.
+/// Whether `text` is a time since boot: seconds and their fraction.
 fn is_time(text: &str) -> bool {
     text.split_once('.').is_some_and(|(seconds, fraction)| is_number(seconds) && is_number(fraction))
 }
 
-/// The same to the microsecond, as the kernel prints it.
+/// Whether `text` is a time with six decimals, as the kernel prints it.
 fn is_exact_time(text: &str) -> bool {
     is_time(text) && text.split_once('.').is_some_and(|(_, fraction)| fraction.len() == 6)
 }
 
-/// The task or the CPU that printed the line.
+/// Whether `text` names the task or the CPU that printed the line.
 fn is_caller(text: &str) -> bool {
     text.strip_prefix(['T', 'C']).is_some_and(is_number)
 }
@@ -125,7 +123,7 @@ mod tests {
                 "</TASK>",
                 "",
             ] {
-                // Without anything in front, a text that has the form of a stamp is one.
+                // Without a prefix, text in the form of a stamp counts as a stamp.
                 if text != "[3.5] volts" || prefix.contains('[') {
                     assert_eq!(message(&format!("{prefix}{text}")), text, "{prefix}");
                 }
@@ -192,7 +190,7 @@ mod tests {
         for line in ["login: [1.5]half", "v [1.2.3] up", "[  OK  ] in [5] s", "plain"] {
             assert_eq!((message(line), read(line).stamped), (line, false));
         }
-        // Brackets of a message that has a stamp of its own are the message's.
+        // In a message that has its own stamp, brackets belong to the message.
         assert_eq!(message("[    1.234567] at [3.5] volts"), "at [3.5] volts");
     }
 }

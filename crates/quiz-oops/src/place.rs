@@ -5,17 +5,17 @@
 pub struct Place {
     /// The function's name.
     pub function: String,
-    /// The source file, as short as it can be told.
+    /// The source file, as a short path.
     pub file: String,
-    /// The line, from 1 on.
+    /// The line, counted from 1.
     pub line: u32,
 }
 
-/// Where a frame is, the innermost inlined function first.
+/// The places of a frame, the innermost inlined function first.
 pub type Places = Vec<Place>;
 
-/// Of a frame's places the one that tells most: outside of headers, whose functions are
-/// everybody's.
+/// The most informative of a frame's places: one outside of headers, whose functions are used
+/// everywhere.
 pub fn telling(places: &[Place]) -> Option<&Place> {
     places.iter().find(|place| !place.file.ends_with(".h")).or(places.first())
 }

@@ -1,5 +1,5 @@
-//! Tells people where a kernel got into trouble: its own text with the source's lines in between,
-//! and in short. Not for reading it (`report`).
+//! Prints a kernel's report for people: the kernel's text with source lines added, and a summary.
+//! Not for reading the report (`report`).
 
 use std::fmt::Write;
 
@@ -9,14 +9,14 @@ use crate::report::frame;
 use crate::report::{Frame, Report};
 use crate::taint;
 
-/// How many frames of a call trace are shown in short.
+/// How many frames of a call trace the summary shows.
 const FRAMES: usize = 16;
 
-/// How much is added to a text, in bytes.
+/// The most text that is added, in bytes.
 const ADDED: usize = 8 << 20;
 
-/// The kernel's text, each frame followed by its places in the source, as long as that does not
-/// become too much.
+/// The kernel's text, with each frame followed by its places in the source until the limit for
+/// added text is reached.
 pub fn annotated(text: &str, symbols: &Symbols) -> String {
     let mut out = String::new();
     for line in text.lines() {
@@ -33,7 +33,7 @@ pub fn annotated(text: &str, symbols: &Symbols) -> String {
     out
 }
 
-/// What happened, in as few lines as tell it. `circumstances` are lines about what was going on.
+/// A short summary of the report. `circumstances` are lines about what was going on.
 pub fn in_short(report: &Report, symbols: &Symbols, circumstances: &[String]) -> String {
     let mut lines = vec![report.headline.clone()];
     if let Some(frame) = &report.culprit {

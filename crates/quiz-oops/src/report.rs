@@ -1,6 +1,6 @@
-//! Reads what a kernel says when it is in trouble: frames of stacks in the forms of all
-//! architectures, and of a report its headline, the frame to blame, the call trace, taint and
-//! command. Not for where a frame lies in the source (`debug`).
+//! Reads the kernel's reports: stack frames in the forms of all architectures, and a report's
+//! headline, culprit frame, call trace, taint and command. Not for a frame's place in the source
+//! (`debug`).
 
 use std::collections::HashSet;
 
@@ -10,37 +10,37 @@ use crate::taint;
 /// One frame as the kernel prints it: `func+0x12/0x34 [module]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Frame {
-    /// The function's name as the symbol table has it.
+    /// The function's name in the symbol table.
     pub function: String,
-    /// From its beginning, in bytes.
+    /// Offset from the start of the function, in bytes.
     pub offset: u64,
     /// The function's size, padding included, in bytes.
     pub size: u64,
-    /// The module that it belongs to; none for the kernel proper.
+    /// The module that it belongs to; `None` for the kernel image.
     pub module: Option<String>,
-    /// The address is that of an instruction, not one to return to.
+    /// The address is that of an instruction, not a return address.
     pub exact: bool,
     /// The kernel found it by unwinding, not by guessing.
     pub reliable: bool,
 }
 
 impl Frame {
-    /// As the kernel prints it.
+    /// The frame in the kernel's own notation.
     pub fn text(&self) -> String {
         let module = self.module.as_ref().map_or_else(String::new, |name| format!(" [{name}]"));
         format!("{}+{:#x}/{:#x}{module}", self.function, self.offset, self.size)
     }
 }
 
-/// What marks the address of an instruction: `RIP: 0010:f`, `pc : f`, `PC is at f`, `epc : f`, `NIP
-/// [c…] f`, `Krnl PSW : … (f)`, and `WARNING: … at a.c:1 f`.
+/// Text before the address of an instruction: `RIP: 0010:f`, `pc : f`, `PC is at f`, `epc : f`,
+/// `NIP [c…] f`, `Krnl PSW : … (f)`, and `WARNING: … at a.c:1 f`.
 const EXACT: &[&str] =
     &["RIP: ", "EIP: ", "pc : ", "PC is at ", "epc : ", "epc   : ", "NIP [", "Krnl PSW : ", "WARNING: "];
-/// What marks registers with addresses to return to, which the call trace has again.
+/// Text before a register with a return address, which the call trace repeats.
 const LINK: &[&str] = &["lr : ", "LR is at ", " ra : ", "ra    : ", "LR [", "Stopper: "];
-/// What begins a call trace, on the one or the other architecture.
+/// Text that begins a call trace, depending on the architecture.
 const TRACE: &[&str] = &["Call Trace:", "Call trace:", "Backtrace:", "Stack:", "CPU: "];
-/// What ends the first call trace of a report.
+/// Text that ends the first call trace of a report.
 const END: &[&str] = &[
     "</TASK>",
     "---[ end",
@@ -55,8 +55,8 @@ const END: &[&str] = &[
     "sysrq: ",
 ];
 
-/// Functions of the kernel's that report trouble, wait for a lock, or do for everybody what was
-/// asked of them: the one to blame is who called them. A `*` stands for any end.
+/// Kernel functions that report trouble, wait for a lock, or do general work for a caller: the
+/// caller is to blame. A `*` stands for any ending.
 const MACHINERY: &[&str] = &[
     "dump_stack*",
     "__dump_stack",
@@ -176,13 +176,13 @@ const MACHINERY: &[&str] = &[
     "kernel_stack_overflow",
 ];
 
-/// What looks like machinery by its name, and does what it is there for: `echo c >
-/// /proc/sysrq-trigger` crashes here.
+/// Functions that match [`MACHINERY`] by name but are the cause: `echo c > /proc/sysrq-trigger`
+/// crashes here.
 const DELIBERATE: &[&str] = &["sysrq_handle_crash"];
 
-/// The same in modules: OpenZFS reports what it finds wrong itself.
+/// Reporting functions in modules: OpenZFS reports problems that it finds itself.
 const OF_MODULES: &[&str] = &["spl_panic", "spl_dumpstack", "vcmn_err", "cmn_err", "vpanic", "zfs_panic_recover"];
-/// Where a processor is that has nothing to do, or that prints what the others do.
+/// Functions of a processor that is idle, or that prints the stacks of the other processors.
 const IDLE: &[&str] = &[
     "default_idle",
     "default_idle_call",
@@ -197,7 +197,7 @@ const IDLE: &[&str] = &[
     "cpu_do_idle",
     "write_sysrq_trigger",
 ];
-/// Where a processor is that waits for what another one is to do.
+/// Functions of a processor that waits for another processor.
 const WAITING: &[&str] = &[
     "multi_cpu_stop",
     "stop_machine_yield",
@@ -205,28 +205,29 @@ const WAITING: &[&str] = &[
     "smp_call_function_single",
     "csd_lock_wait",
 ];
-/// What begins the stack of a processor that was asked for it.
+/// Text that begins the stack of a processor that was asked for it.
 const PROCESSOR: &[&str] = &["NMI backtrace for cpu", "Kernel panic - not syncing: NMI", "CPU: "];
 
-/// A report of a kernel in trouble, of as much as it takes to see at a glance what happened.
+/// The parts of a kernel's report that show at a glance what happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Its first line, without time stamp.
+    /// Its first line, without the time stamp.
     pub headline: String,
-    /// The frame to blame, if there is any.
+    /// The frame to blame, if there is one.
     pub culprit: Option<Frame>,
-    /// The call trace from that frame on, innermost first, as far as the kernel is sure of it.
+    /// The call trace from that frame on, innermost first: the frames that the kernel marks as
+    /// reliable.
     pub trace: Vec<Frame>,
-    /// The letters of the kernel's taint.
+    /// The letters of the kernel's taint flags.
     pub taint: Option<String>,
-    /// The name of the task that it happened to.
+    /// The name of the task in which it happened.
     pub task: Option<String>,
 }
 
 impl Report {
     /// Reads the report in `text` whose first message is `headline`, with or without indentation.
-    /// If `text` has no such message, the report has nothing but its headline: what `text` says of
-    /// something else is not read.
+    /// If `text` has no such message, the report has only its headline: text about something else
+    /// is not read.
     pub fn read(text: &str, headline: &str) -> Report {
         let lines: Vec<&str> = text.lines().map(message).collect();
         let headline = headline.trim_start();
@@ -234,7 +235,7 @@ impl Report {
         Report::of_messages(start.map_or(&[], |start| &lines[start..]), headline)
     }
 
-    /// The report that `lines`, messages of the kernel, begin with.
+    /// Reads the report at the beginning of `lines`, which are messages of the kernel.
     fn of_messages(lines: &[&str], headline: &str) -> Report {
         let mut report = Report {
             headline: headline.to_owned(),
@@ -255,7 +256,7 @@ impl Report {
             let redundant = LINK.iter().any(|mark| line.contains(mark));
             match frame(line) {
                 Some(mut frame) if i == 0 => {
-                    // A checker names the place itself.
+                    // The checker itself names the place.
                     frame.reliable = true;
                     report.culprit = Some(frame);
                 }
@@ -263,7 +264,8 @@ impl Report {
                 _ => {}
             }
         }
-        // What a processor did when it was interrupted to be asked; not what it does to answer.
+        // Show what the processor did when the request for its stack interrupted it, not how it
+        // answers.
         let asked = frames.iter().take_while(|frame| !frame.exact).any(|frame| frame.function == "exc_nmi");
         if asked && let Some(interrupted) = frames.iter().position(|frame| frame.exact) {
             frames.drain(..interrupted);
@@ -279,8 +281,8 @@ impl Report {
         report
     }
 
-    /// The stack of a processor in `text` that was busy in the kernel when it was asked, if there
-    /// is one; of several the first that does not wait for another.
+    /// Reads from `text` the stack of a processor that was busy in the kernel when its stack was
+    /// requested. Of several, takes the first that does not wait for another.
     pub fn of_busy_processor(text: &str) -> Option<Report> {
         let lines: Vec<&str> = text.lines().map(message).collect();
         let starts = |line: &&&str| PROCESSOR.iter().any(|start| line.starts_with(start));
@@ -308,7 +310,8 @@ impl Report {
     }
 }
 
-/// The frame in a line of the kernel's, if it has one. Of several the last: arm says `f from g`.
+/// The frame in a line of the kernel's log, if it has one. Of several the last counts: arm prints
+/// `f from g`.
 pub fn frame(line: &str) -> Option<Frame> {
     let (at, _) = line.match_indices("+0x").filter(|(at, _)| parse(line, *at).is_some()).last()?;
     let mut frame = parse(line, at)?;
@@ -350,7 +353,7 @@ fn task(line: &str) -> Option<String> {
 }
 
 fn is_machinery(frame: &Frame) -> bool {
-    // What the compiler made of one function for some of its callers.
+    // Remove the suffix of a copy that the compiler specialised for some callers.
     let plain = frame.function.split('.').next().unwrap_or(&frame.function);
     if DELIBERATE.contains(&plain) {
         return false;
@@ -423,7 +426,7 @@ mod tests {
         let report = Report::read(OOPS, wanted);
         assert_eq!(report.headline, wanted);
         assert_eq!((report.culprit, report.trace.len(), report.taint, report.task), (None, 0, None, None));
-        // What surrounds the headline in the log does not hide it.
+        // The text around the headline in the log must not hide it.
         for prefix in ["", "<4>", "[    9.000000] ", "[    9.000000][   T77] ", "[   T77] ", "[    C1]  "] {
             let text = format!("{OOPS}{prefix}[ BUG: Invalid wait context ]\n{prefix}RIP: 0010:g+0x5/0xff0\n");
             let report = Report::read(&text, "[ BUG: Invalid wait context ]");
@@ -460,7 +463,7 @@ mod tests {
             [   10.0]  write_sysrq_trigger+0x24/0x40\n[   10.0]  proc_reg_write+0x53/0xa0\n[   10.0]  vfs_write+0xc4/0x3f0\n";
         let report = Report::read(text, headline);
         assert_eq!(report.culprit.unwrap().function, "sysrq_handle_crash");
-        // A kernel that was asked where it stands is not to blame for the answer.
+        // A kernel that prints its state on request is not to blame for the answer.
         let asked = text.replace("handle_crash", "handle_showstate");
         assert_eq!(Report::read(&asked, headline).culprit.unwrap().function, "proc_reg_write");
     }

@@ -1,4 +1,4 @@
-//! The letters by which a kernel says what has become of it, in words
+//! Translates the letters of the kernel's taint flags
 //! (`Documentation/admin-guide/tainted-kernels.rst`).
 
 /// The letters and their meanings.
@@ -25,8 +25,8 @@ const LETTERS: &[(char, &str)] = &[
     ('J', "fwctl's mutating debug interface was used"),
 ];
 
-/// The letters of a line of the kernel's, such as `CPU: 0 PID: 7 Comm: sh Tainted: P           O
-/// 6.12.1 #1`. `G`, which says that all modules are free, is none.
+/// The taint letters in a line of the kernel's log, such as `CPU: 0 PID: 7 Comm: sh Tainted: P
+/// O 6.12.1 #1`. `G` only means that all modules are free, and is left out.
 pub fn letters(line: &str) -> Option<String> {
     let (_, rest) = line.split_once("Tainted: ")?;
     let known = |word: &&str| word.chars().all(|c| c == 'G' || LETTERS.iter().any(|(letter, _)| *letter == c));
@@ -34,18 +34,18 @@ pub fn letters(line: &str) -> Option<String> {
     Some(letters.replace('G', "")).filter(|letters| !letters.is_empty())
 }
 
-/// What letters mean, in the order in which they stand.
+/// The meanings of letters, in the order of the letters.
 pub fn words(letters: &str) -> Vec<&'static str> {
     letters.chars().filter_map(|c| LETTERS.iter().find(|(letter, _)| *letter == c)).map(|(_, words)| *words).collect()
 }
 
-/// The bits that mean that something is wrong with the kernel itself, and their letters. The others
-/// say what was loaded or done to it: modules of all kinds, and a processor of which something is
-/// told that is not in its description (`S`), which is the machine's or a program's doing.
+/// The taint bits that mean a problem in the kernel itself, and their letters. The other bits
+/// record what was loaded or done to it, such as modules of all kinds. `S`, a processor outside its
+/// specification, is due to the machine or a program.
 const TROUBLE: &[(u32, char)] = &[(4, 'M'), (5, 'B'), (7, 'D'), (9, 'W'), (14, 'L')];
 
-/// The letters of those bits of `/proc/sys/kernel/tainted` that mean that something is wrong with
-/// the kernel itself.
+/// The letters of those bits of `/proc/sys/kernel/tainted` that mean a problem in the kernel
+/// itself.
 pub fn of_trouble(bits: u64) -> String {
     TROUBLE.iter().filter(|(bit, _)| bits & (1 << bit) != 0).map(|(_, letter)| *letter).collect()
 }

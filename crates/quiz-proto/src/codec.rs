@@ -1,4 +1,4 @@
-//! From messages to bytes and back, never holding more than one message of bounded size.
+//! Encodes messages to bytes and decodes them, holding at most one message of bounded size.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::MAX_MESSAGE;
 
-/// Bytes that are not frames. The channel cannot be resynchronised after one.
+/// The received bytes are not frames. The channel cannot be resynchronised after this error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FrameError {
     /// The length prefix exceeds [`MAX_MESSAGE`].
     TooLong(usize),
-    /// The bytes are no message of this version.
+    /// The bytes are not a message of this version.
     Malformed(postcard::Error),
     /// A message was followed by bytes that do not belong to it.
     Trailing(usize),
@@ -29,7 +29,7 @@ impl fmt::Display for FrameError {
 
 impl core::error::Error for FrameError {}
 
-/// A message that does not fit a frame: so many bytes.
+/// The message does not fit a frame. The value is its size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLong(pub usize);
 
@@ -44,8 +44,8 @@ impl core::error::Error for TooLong {}
 /// Appends `message` to `out` as one frame.
 ///
 /// # Errors
-/// If the message is larger than [`MAX_MESSAGE`]; `out` is as it was then. The sender splits
-/// streams into [`crate::CHUNK`]s, and bounds the rest.
+/// Fails if the message is larger than [`MAX_MESSAGE`]; `out` is then unchanged. The sender splits
+/// streams into [`crate::CHUNK`]s and bounds everything else.
 pub fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), TooLong> {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
@@ -74,7 +74,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Adds bytes as they came from the channel, in any division.
+    /// Adds bytes from the channel, split at any point.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.start > 0 {
             self.buffer.drain(..self.start);
@@ -83,7 +83,8 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole message, which borrows from the decoder; `None` when more bytes are needed.
+    /// Returns the next whole message, which borrows from the decoder; `None` when more bytes are
+    /// needed.
     pub fn next<'a, T: Deserialize<'a>>(&'a mut self) -> Result<Option<T>, FrameError> {
         let pending = &self.buffer[self.start..];
         let Some(prefix) = pending.first_chunk::<4>() else { return Ok(None) };
@@ -100,8 +101,8 @@ impl Decoder {
         if rest.is_empty() { Ok(Some(message)) } else { Err(FrameError::Trailing(rest.len())) }
     }
 
-    /// Whether [`Decoder::next`] has something to return: a whole frame, or the error of a length
-    /// that is refused.
+    /// Whether [`Decoder::next`] has a result: a whole frame, or the error of a length that is too
+    /// large.
     pub fn is_ready(&self) -> bool {
         let pending = &self.buffer[self.start..];
         pending.first_chunk::<4>().is_some_and(|prefix| {
@@ -110,7 +111,7 @@ impl Decoder {
         })
     }
 
-    /// Bytes that are waiting for the rest of their frame.
+    /// The number of bytes that wait for the rest of their frame.
     pub fn pending(&self) -> usize {
         self.buffer.len() - self.start
     }

@@ -1,27 +1,27 @@
-//! What both ends have agreed on: the version, and the bounds of what they send.
+//! The version and the size limits that host and agent share.
 
-/// Version of the frames. Any change to a message changes it.
+/// Version of the frames. It changes with any change to a message.
 pub const VERSION: u32 = 8;
 
-/// The largest message, in bytes, without its length prefix. Anything longer is refused before it
-/// is buffered.
+/// The largest message, in bytes, without its length prefix. The decoder refuses a longer one
+/// before it buffers it.
 ///
-/// The only large one is [`crate::ToGuest::Start`] with a program's arguments and environment,
-/// which Linux bounds by 6 MiB.
+/// The only large message is [`crate::ToGuest::Start`], with a program's arguments and environment.
+/// Linux limits these to 6 MiB.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
-/// The most payload that one `Data` message carries, in bytes.
+/// The largest payload of one `Data` message, in bytes.
 ///
-/// Linux moves 32 KiB through a virtio port at a time; a frame fits that with its length, its kind
-/// and its stream.
+/// Linux moves 32 KiB through a virtio port at a time. A frame with this payload fits that,
+/// including its length, kind and stream.
 pub const CHUNK: usize = 32 * 1024 - 64;
 
-/// How many bytes of one stream may be under way without the receiver's [`crate::ToHost::Credit`]
-/// or [`crate::ToGuest::Credit`].
+/// How many bytes of one stream the sender may send without the receiver's
+/// [`crate::ToHost::Credit`] or [`crate::ToGuest::Credit`].
 ///
-/// It bounds the memory of both ends, and keeps a stream that nobody reads from blocking the
-/// others.
+/// The limit bounds the memory of both ends. It also keeps a stream that nobody reads from blocking
+/// the other streams.
 pub const WINDOW: u32 = 1024 * 1024;
 
-/// The name of the virtio-serial port that the frames travel on.
+/// The name of the virtio-serial port that carries the frames.
 pub const PORT: &str = "quiz.agent";

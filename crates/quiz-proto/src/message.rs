@@ -1,4 +1,4 @@
-//! What the two ends say to each other.
+//! The messages between host and agent.
 
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
@@ -6,12 +6,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// A random number that ties a record to one run: a guest restored from a saved state cannot know
+/// A random number that ties a record to one run. A guest restored from a saved state cannot know
 /// it in advance.
 pub type Nonce = [u8; 16];
 
-/// Which program of the guest: the run's own, or one that was started beside it. The host counts
-/// them.
+/// Number of a program in the guest: the run's own, or one that was started beside it. The host
+/// assigns the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProgramId(pub u32);
 
@@ -58,10 +58,10 @@ pub struct Share {
 pub struct Link {
     /// Absolute path of the link.
     pub path: String,
-    /// What it leads to.
+    /// The device that it leads to.
     pub target: Device,
-    /// Make links to the device's partitions too, whether or not they are there yet: `quizb0p1`
-    /// beside `quizb0`.
+    /// Also make links to the device's partitions, whether or not they exist yet: `quizb0p1` beside
+    /// `quizb0`.
     pub partitions: bool,
 }
 
@@ -70,7 +70,7 @@ pub struct Link {
 pub enum Device {
     /// The virtio disk that the host gave this serial number.
     Serial(String),
-    /// By its absolute path.
+    /// The device with this absolute path.
     Path(String),
 }
 
@@ -79,61 +79,61 @@ pub enum Device {
 pub struct Module {
     /// Absolute path of its file in the guest.
     pub path: String,
-    /// Its parameters, as the kernel takes them.
+    /// Its parameters, in the kernel's syntax.
     pub parameters: String,
 }
 
 /// A program that completes the guest before the run's own program starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Init {
-    /// Whose it is, for messages.
+    /// The name of its profile, for messages.
     pub name: String,
     /// Absolute path of the program.
     pub path: String,
 }
 
-/// What the guest is whatever it is used for: all of it may have been done before the VM was saved.
+/// The part of the guest that is the same for every use. The agent may have set it up before the VM
+/// was saved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct System {
     /// Serial number of the disk with the root image.
     pub root_serial: String,
     /// File system types to try for the root image, in order.
     pub root_types: Vec<String>,
-    /// Serial numbers of the disks with what lies over the root, the uppermost first; of the same
-    /// types.
+    /// Serial numbers of the disks with the layers over the root, the uppermost first. They have
+    /// the same file system types as the root.
     pub layers: Vec<String>,
-    /// Serial number of the disk for `/quiz/out`, an ext4 file system; without one it is on the
-    /// guest's memory.
+    /// Serial number of the disk for `/quiz/out`, an ext4 file system. Without one, `/quiz/out` is
+    /// in the guest's memory.
     pub out_serial: Option<String>,
     /// Host name.
     pub hostname: String,
-    /// Modules to load, in order; one that is loaded already is passed over.
+    /// Modules to load, in order; a module that is already loaded is skipped.
     pub modules: Vec<Module>,
     /// Links to devices.
     pub links: Vec<Link>,
-    /// Programs to run when all else is done.
+    /// Programs to run at the end of the setup.
     pub inits: Inits,
 }
 
-/// What belongs to one run, and so is done after a saved VM was resumed.
+/// State of one run. The agent applies it after a saved VM was resumed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Personal {
-    /// Time and randomness.
+    /// Clock and randomness.
     pub moment: Moment,
     /// Machine id: 32 hexadecimal digits.
     pub machine_id: String,
-    /// Host directories, those that hold others first.
+    /// Host directories to mount, outer ones first.
     pub shares: Vec<Share>,
-    /// Serial numbers of disks that may hold something else than they did when the guest last
-    /// looked.
+    /// Serial numbers of disks whose contents may have changed since the guest last read them.
     pub changed: Vec<String>,
-    /// Programs to run when all else is done.
+    /// Programs to run at the end of the setup.
     pub inits: Inits,
-    /// Some disk is the user's own: it is written back at the end.
+    /// Some disk is the user's own: the agent writes it back at the end.
     pub write_back: bool,
 }
 
-/// What a guest cannot know by itself after it was saved.
+/// Clock and randomness, which a guest cannot know by itself after it was saved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// Seconds and nanoseconds since the Unix epoch on the host.
@@ -142,88 +142,88 @@ pub struct Moment {
     pub seed: Vec<u8>,
 }
 
-/// Programs that complete the guest, in order. One that fails ends the run.
+/// Programs that complete the guest, in order. If one fails, the run fails.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inits {
     /// The programs.
     pub programs: Vec<Init>,
-    /// Their environment, whole: name and value.
+    /// Their complete environment: name and value.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// The program of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// The program and its arguments, exactly; never empty.
+    /// The program and its arguments, unchanged; never empty.
     pub argv: Vec<Vec<u8>>,
-    /// Environment, whole: name and value.
+    /// The complete environment: name and value.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
     /// Working directories to try, in order; the first that exists is used.
     pub cwd: Vec<Vec<u8>>,
     /// Run it on a terminal of this size.
     pub terminal: Option<WinSize>,
-    /// On a terminal: standard error is separate all the same, because it is redirected on the
-    /// host.
+    /// With a terminal: keep standard error separate, because the host redirects it.
     pub separate_stderr: bool,
-    /// Start a shell on the terminal after the program; the program's status stays the run's.
+    /// Start a shell on the terminal after the program; the run's status is still the program's.
     pub shell_after: bool,
 }
 
-/// A whole run, as a prepared guest sees it.
+/// A whole run, as the agent in a prepared guest receives it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// What is the run's own.
+    /// The state of this run.
     pub personal: Personal,
     /// The program.
     pub program: Program,
-    /// The least severe kernel messages that are forwarded while the program runs: a syslog level,
-    /// 0 (emergency) to 7 (debug).
+    /// The least severe kernel messages to forward while the program runs: a syslog level, 0
+    /// (emergency) to 7 (debug).
     pub messages: Option<u8>,
-    /// The guest stays when the program has ended, until [`ToGuest::End`].
+    /// Keep the guest after the program has ended, until [`ToGuest::End`].
     pub keep: bool,
-    /// The run must be free of reports of the kernel's: [`ToHost::Log`] and [`ToHost::Tainted`] are
-    /// wanted.
+    /// The run must be free of kernel reports: send [`ToHost::Log`] and [`ToHost::Tainted`].
     pub strict: bool,
 }
 
-/// What the host says.
+/// The messages of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToGuest<'a> {
-    /// Prepare the guest, and say [`ToHost::Ready`]. Said once, as the first message.
+    /// Prepare the guest, and send [`ToHost::Ready`]. The host sends this once, as the first
+    /// message.
     Prepare {
-        /// Now.
+        /// The host's clock, and randomness.
         moment: Moment,
         /// What to prepare.
         system: Box<System>,
     },
-    /// Do in the prepared guest all that a run does, and undo it: an emulated CPU has everything
-    /// translated then. [`ToHost::Ready`] follows once more.
+    /// Rehearse a run in the prepared guest and undo it, so that an emulated CPU has translated the
+    /// code. The agent answers with [`ToHost::Ready`] once more.
     Rehearse {
-        /// The run; in its program's place one runs that does nothing.
+        /// The run; a program that does nothing replaces its program.
         order: Box<Order>,
     },
-    /// Run the program in the prepared guest. Said once.
+    /// Run the program in the prepared guest. The host sends this once.
     Start {
         /// Identifies the run in the guest's records.
         nonce: Nonce,
-        /// What to run, and with what.
+        /// The run.
         order: Box<Order>,
     },
-    /// Only send what is on the disk with this serial as [`Stream::Artifacts`], and end.
+    /// Only send the contents of the disk with this serial as [`Stream::Artifacts`], and end.
     Salvage {
         /// Identifies the run in the guest's records.
         nonce: Nonce,
         /// Serial number of the disk that held `/quiz/out`.
         out_serial: String,
     },
-    /// Run another program while the run's own runs or its guest is kept: [`ToHost::Ended`].
+    /// Run another program while the run's own program runs or the guest is kept. The agent answers
+    /// with [`ToHost::Ended`].
     Exec {
-        /// How it is called from now on.
+        /// The program's number from now on.
         id: ProgramId,
         /// The program.
         program: Box<Program>,
     },
-    /// The guest of a program that has ended is no longer kept.
+    /// Stop keeping the guest, whose program has ended.
     End,
     /// Bytes of a stream.
     Data(ProgramId, Stream, #[serde(borrow)] Cow<'a, [u8]>),
@@ -237,10 +237,10 @@ pub enum ToGuest<'a> {
     Resize(ProgramId, WinSize),
     /// Send this signal to the program's process group (the foreground one on a terminal).
     Signal(ProgramId, i32),
-    /// Say where every process of the guest stands: [`ToHost::Stacks`].
+    /// Report the stack of every process in the guest: [`ToHost::Stacks`].
     Stacks,
-    /// The program's time is over or the user has interrupted: kill it, do not wait for artifacts
-    /// to be complete.
+    /// Kill the program, because it timed out or the user interrupted it. Do not wait until the
+    /// artifacts are complete.
     Kill,
 }
 
@@ -249,29 +249,30 @@ pub enum ToGuest<'a> {
 pub enum Status {
     /// It exited with this code.
     Code(u8),
-    /// It died of this signal.
+    /// This signal killed it.
     Signal(u8),
-    /// There is no such program.
+    /// The program does not exist.
     NotFound,
-    /// It exists and cannot be executed; the errno says why.
+    /// It exists but cannot be executed; the value is the errno.
     NotExecutable(i32),
 }
 
-/// What the agent says.
+/// The messages of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToHost<'a> {
-    /// The agent is up. Said once, as the first message.
+    /// The agent has started. It sends this once, as the first message.
     Hello {
         /// [`crate::VERSION`] of the agent.
         version: u32,
     },
-    /// The guest is prepared, and waits for [`ToGuest::Start`]. Here it can be saved and resumed.
+    /// The guest is prepared, and waits for [`ToGuest::Start`]. The host may save the VM here and
+    /// resume it.
     Ready,
-    /// An order was understood: the guest lives.
+    /// The agent has received an order.
     Begun,
-    /// The program runs.
+    /// The program has started.
     Started,
-    /// Still alive; said about once a second while the program runs.
+    /// Heartbeat: the agent sends one about every second while the program runs.
     Pulse,
     /// Bytes of a stream.
     Data(ProgramId, Stream, #[serde(borrow)] Cow<'a, [u8]>),
@@ -281,7 +282,7 @@ pub enum ToHost<'a> {
     Credit(ProgramId, Stream, u32),
     /// The program has closed its end of the stream.
     Close(ProgramId, Stream),
-    /// A kernel message since the program started, of a level that is asked for.
+    /// A kernel message of a requested level, logged since the program started.
     Kernel {
         /// Syslog level: 0 (emergency) to 7 (debug).
         level: u8,
@@ -293,37 +294,37 @@ pub enum ToHost<'a> {
     },
     /// Something the user should know, such as a share that could not be mounted.
     Note(#[serde(borrow)] Cow<'a, str>),
-    /// Where the processes of the guest stand; may come in several pieces.
+    /// Stacks of the guest's processes; may come in several pieces.
     Stacks(#[serde(borrow)] Cow<'a, str>),
-    /// That was the last of the [`ToHost::Stacks`].
+    /// The last [`ToHost::Stacks`] was sent.
     StacksEnd,
-    /// A program beside the run's own has ended; all its output was sent before.
+    /// A program beside the run's own has ended, and all its output was sent.
     Ended { id: ProgramId, status: Status },
     /// The run's program has ended.
     Exited {
-        /// The run's.
+        /// The run's nonce, from [`ToGuest::Start`].
         nonce: Nonce,
         status: Status,
     },
     /// The guest could not be prepared; the program was not started.
     Failed(#[serde(borrow)] Cow<'a, str>),
-    /// Everything is sent and written back, or what is not is told as [`ToHost::Spoilt`]: the VM
-    /// can be ended.
+    /// Everything is sent and written back, except for what [`ToHost::Spoilt`] reports: the host
+    /// can end the VM.
     Down {
-        /// The run's.
+        /// The run's nonce.
         nonce: Nonce,
     },
-    /// The agent itself has failed, and does nothing any more.
+    /// The agent itself has failed, and does nothing more.
     Broken(#[serde(borrow)] Cow<'a, str>),
-    /// Something of the run is lost in the guest: what could not be read for the host, or not be
-    /// written back.
+    /// Data of the run is lost in the guest: it could not be read for the host, or not be written
+    /// back.
     Spoilt(#[serde(borrow)] Cow<'a, str>),
-    /// What the kernel has logged since the run began, at its end: messages, each a line. Some may
-    /// not have come to the console.
+    /// The kernel's log since the run began, sent at its end: one message per line. The console may
+    /// lack some of them.
     Log(#[serde(borrow)] Cow<'a, str>),
-    /// Bits of the kernel's taint (`/proc/sys/kernel/tainted`) that were set while the program ran.
+    /// The taint bits (`/proc/sys/kernel/tainted`) that the kernel has set while the program ran.
     Tainted(u64),
-    /// How much was sent; said before [`ToHost::Down`].
+    /// How much was sent; the agent sends this before [`ToHost::Down`].
     Sent(Sent),
 }
 

@@ -1,6 +1,6 @@
-//! From a kernel, a root and the profiles to a VM and the agent's orders: everything that a run
-//! needs, made and owned. Not for finding the kernel and the root (`prepare`), nor for starting the
-//! VM (`attempt`).
+//! Turns a kernel, a root and the profiles into a VM and the agent's orders, and owns all that the
+//! run needs. Not for finding the kernel and the root (`prepare`), nor for starting the VM
+//! (`attempt`).
 
 pub mod agents;
 pub(crate) mod disks;
@@ -40,24 +40,22 @@ use monitor::Monitor;
 use order::SharedDir;
 use setup::Asked;
 
-/// A kernel and a root, in use until they are dropped.
+/// A kernel and a root. Both stay in use until this value is dropped.
 #[derive(Debug)]
 pub struct Base {
-    /// The kernel.
     pub kernel: Kernel,
-    /// The root.
     pub root: Root,
 }
 
 /// A socket at which the VM waits for gdb.
 pub struct GdbSocket {
-    /// The socket.
     pub path: PathBuf,
-    /// Only its user can enter it, and its path is short enough for QEMU.
+    /// The directory of the socket. Only its user can enter it, and its path is short enough for
+    /// QEMU.
     _dir: TempDir,
 }
 
-/// Everything that a run needs, as long as it lasts.
+/// Everything that a run needs until it ends.
 pub struct PreparedRun {
     pub spec: RunSpec,
     pub dir: RunDir,
@@ -85,8 +83,7 @@ pub struct PreparedRun {
 }
 
 impl PreparedRun {
-    /// Makes everything that the run needs beside its kernel and root. `dir` is the run's
-    /// directory.
+    /// Makes everything that the run needs, except its kernel and root. `dir` is the run directory.
     pub fn assemble(
         spec: &RunSpec,
         chosen: Vec<Chosen>,
@@ -165,8 +162,8 @@ impl PreparedRun {
         })
     }
 
-    /// What others may know of the run while it goes on. `runs` is the directory of all runs of its
-    /// worktree.
+    /// Returns the registry entry of the run, for clients. `runs` is the directory of all runs of
+    /// its worktree.
     pub fn entry(&self, runs: PathBuf, started_at: SystemTime) -> Running {
         let (spec, dir) = (&self.spec, &self.dir);
         Running {
@@ -192,7 +189,7 @@ impl GdbSocket {
         Ok(GdbSocket { path: dir.path().join("stub"), _dir: dir })
     }
 
-    /// QEMU's options for it.
+    /// Returns QEMU's options for the socket.
     fn options(&self) -> [OsString; 3] {
         let mut socket = OsString::from("unix:");
         socket.push(quiz_vm::qemu::escaped(&self.path));
@@ -218,7 +215,7 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// The VM with `accel`.
+    /// Returns the VM with `accel`, and its initramfs.
     fn vm(&self, accel: Accel, host: &mut Host) -> Result<(VmSpec, Initramfs), Fault> {
         let Machine { spec, arch, base, facts, asked, shares, qemu, .. } = self;
         let tsc_khz = if accel == Accel::Tcg { host.tsc_khz() } else { None };
@@ -234,7 +231,7 @@ impl Machine<'_> {
             append.insert(0, "oops=continue".to_owned());
         }
         if spec.gdb {
-            // Symbols are at the addresses that vmlinux has for them.
+            // Keeps symbols at the addresses that vmlinux has for them.
             append.insert(0, "nokaslr".to_owned());
         }
         let gdb: Vec<OsString> = self.gdb.iter().flat_map(|gdb| gdb.options()).collect();

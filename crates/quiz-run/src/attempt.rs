@@ -1,6 +1,5 @@
-//! A prepared run is carried out: the VM resumes from a snapshot where there is one, boots
-//! otherwise, and the run ends in a record. Not for what happens while the VM runs
-//! (`quiz_vm::supervise`).
+//! Carries out a prepared run: the VM resumes from a snapshot if there is one, and boots otherwise.
+//! The run ends in a record. Not for what happens while the VM runs (`quiz_vm::supervise`).
 
 pub mod standby;
 pub mod template;
@@ -31,10 +30,10 @@ use crate::outcome::salvage::salvage;
 use crate::running::registry::{self, Registered};
 use template::{Plan, Snapshot, SnapshotWriter, StartPoint};
 
-/// A bound where the user has set none: longer than any run, short enough for arithmetic.
+/// Stands for no limit: longer than any run, and short enough for arithmetic.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// A run whose start point is decided, and that can be seen from outside.
+/// A run with a chosen start point. Clients can find it in the registry.
 pub struct PlannedRun {
     run: PreparedRun,
     start: Start,
@@ -45,19 +44,19 @@ pub struct PlannedRun {
     control: Option<UnixListener>,
 }
 
-/// What the next attempt starts from.
+/// The start point of the next attempt.
 enum Start {
-    /// A standby VM, with the snapshot that it was resumed from.
+    /// A standby VM, and the snapshot that it resumed from.
     Standby(Standby, Snapshot),
     /// A snapshot of a guest that is ready for a program.
     Ready(Snapshot),
     /// A snapshot of a guest that has just booted.
     Booted(Snapshot),
-    /// Nothing.
+    /// No snapshot: the VM boots.
     Boot,
 }
 
-/// What an attempt has started from.
+/// The start point that an attempt used.
 enum Started {
     Standby(Snapshot),
     Ready(Snapshot),
@@ -65,25 +64,25 @@ enum Started {
     Boot,
 }
 
-/// What follows an attempt.
+/// The step after an attempt.
 enum Next {
-    /// Another one, from something that needs less.
+    /// Another attempt, from a start point that needs less.
     FallBack(Start),
-    /// The same once more, because QEMU crashed.
+    /// One more attempt from the same start point, because QEMU crashed.
     Retry(Start),
-    /// Nothing: its outcome counts.
+    /// No other attempt: the outcome of this one counts.
     Done(Started),
 }
 
 impl PlannedRun {
-    /// Decides what `run` starts from, and registers it. Without `resumes` it boots, and no
-    /// snapshot is taken of it.
+    /// Chooses the start point of `run`, and registers the run. If `resumes` is false, the VM boots
+    /// and quiz takes no snapshot of it.
     pub fn new(run: PreparedRun, resumes: bool, ctx: &Context) -> Result<PlannedRun, Fault> {
         run.dir.write_command_line(&run.vm)?;
         let plan = if resumes { template::plan(&run, ctx) } else { Plan { start: StartPoint::Boot, writer: None } };
         let started_at = SystemTime::now();
         let before = run.disks.moment(run.dir.path());
-        // A run that cannot be seen from outside is a run all the same.
+        // A run works without a registry entry.
         let registered = registry::register(&run.cache, &run.entry(ctx.runs_dir()?.path(), started_at)).ok();
         let control = registered.as_ref().and_then(|_| registry::open_control(&run.cache, run.dir.id()).ok());
         if let Some(gdb) = &run.gdb {
@@ -96,8 +95,8 @@ impl PlannedRun {
         }
         let start = match plan.start {
             StartPoint::Ready(snapshot) => {
-                // A standby VM has no disks but its own, and a template knows disks by their sizes
-                // only.
+                // A standby VM has only its own disks. The fingerprint of a template covers disks
+                // only by their sizes.
                 let wanted = run.spec.standby && run.disks.kept.is_empty();
                 match wanted.then(|| standby::take(&run.cache, &standby::name(&snapshot.name, &run.vm))).flatten() {
                     Some(vm) => Start::Standby(vm, snapshot),
@@ -113,14 +112,15 @@ impl PlannedRun {
         Ok(PlannedRun { run, start, writer: plan.writer, started_at, before, registered, control })
     }
 
-    /// Runs the program in the VM. An attempt that did not get as far as the program is followed by
-    /// another one.
+    /// Runs the program in the VM. If an attempt fails before the program starts, another one
+    /// follows.
     pub fn attempt(self, mut frontend: Frontend<'_>, ctx: &Context) -> Result<Attempted, Fault> {
         let PlannedRun { run, mut start, mut writer, started_at, before, registered, control } = self;
         let mut crashed: Option<String> = None;
         let (started, mut outcome) = loop {
             let (started, outcome) = attempt_once(&run, start, writer.as_mut(), control.as_ref(), &mut frontend)?;
-            // QEMU's emulation has races. Streams that can be had once may have been used.
+            // QEMU's emulation has races, so one retry is useful. Streams that exist only once may
+            // be used up.
             let repeatable = crashed.is_none() && matches!(frontend.streams, ProgramStreams::Renewable(_));
             match next(started, &outcome, repeatable, ctx) {
                 Next::Done(started) => break (started, outcome),
@@ -131,14 +131,14 @@ impl PlannedRun {
                 }
             }
         };
-        // Nobody is to wait for what will not be there.
+        // Close the control socket, so that no client waits for a VM that is gone.
         drop(control);
         outcome.notes.extend(crashed.clone());
         Ok(Attempted { run, started, writer, started_at, before, outcome, crashed, _registered: registered })
     }
 }
 
-/// One attempt, from `start`.
+/// Makes one attempt, from `start`.
 fn attempt_once(
     run: &PreparedRun,
     start: Start,
@@ -167,7 +167,7 @@ fn attempt_once(
     };
     let console_before = started.snapshot().map(|snapshot| snapshot.template.console());
     if let Some(console) = console_before.as_ref().filter(|_| run.spec.verbosity == Verbosity::Verbose) {
-        // It is in this run's console.log, too: the guest has printed it, only not just now.
+        // The guest printed this before the snapshot. It is in this run's console.log, too.
         (frontend.notices)(Notice::Console(&fs_err::read(console)?));
     }
     run.dir.write_command_line(&vm)?;
@@ -198,10 +198,10 @@ fn attempt_once(
     Ok((started, outcome))
 }
 
-/// What follows an attempt: the same once more, something that needs less, or nothing.
+/// Decides what follows an attempt: a retry, a start point that needs less, or nothing.
 fn next(started: Started, outcome: &Outcome, repeatable: bool, ctx: &Context) -> Next {
     match (&outcome.not_resumed, started) {
-        // Its template may be as good as ever.
+        // Only the standby VM failed: its template may still be good.
         (Some(_), Started::Standby(snapshot)) => Next::FallBack(Start::Ready(snapshot)),
         (Some(why), Started::Ready(snapshot) | Started::Booted(snapshot)) => {
             snapshot.discard(why, ctx);
@@ -225,7 +225,7 @@ impl Started {
     }
 }
 
-/// The text about a QEMU that was started a second time.
+/// Returns the message about a QEMU that quiz started a second time.
 fn crash_of_qemu(verdict: &Verdict) -> String {
     let why = match verdict {
         Verdict::Fault { message, .. } => message.as_str(),
@@ -248,7 +248,7 @@ fn limits(spec: &RunSpec) -> Limits {
     }
 }
 
-/// The form of a dump, as the engine calls it.
+/// Converts the dump format of the settings to that of `quiz_vm`.
 fn dump_format(spec: &RunSpec) -> DumpFormat {
     match spec.dump_format {
         DumpForm::Kdump => DumpFormat::Kdump,
@@ -256,7 +256,7 @@ fn dump_format(spec: &RunSpec) -> DumpFormat {
     }
 }
 
-/// A run whose VM has ended; its evidence is not complete yet.
+/// A run whose VM has shut down. Its run directory is not complete yet.
 pub struct Attempted {
     run: PreparedRun,
     started: Started,
@@ -274,9 +274,9 @@ impl Attempted {
         &self.outcome.verdict
     }
 
-    /// Completes the evidence: artifacts of a guest that died, lines of source, the record. `call`
-    /// is how quiz was called, and `doing` what the guest was doing where that is more than the
-    /// run's program.
+    /// Completes the run directory: artifacts of a guest that died, lines of source, and the
+    /// record. `call` tells how the user called quiz. `doing` is what the guest was doing, if that
+    /// is more than the run's program.
     pub fn finish(self, call: Option<Call>, doing: Option<String>, signals: &mut dyn Signals, ctx: &Context) -> Ended {
         let Attempted { run, started, writer, started_at, before, mut outcome, crashed, _registered } = self;
         crashed.iter().for_each(|crashed| ctx.report.say(crashed));
@@ -292,8 +292,8 @@ impl Attempted {
             Started::Boot => (StartedFrom::Boot, made),
         };
         let crash = crash::read(&mut outcome, &run, doing, signals, ctx);
-        // From here on nothing waits for anything but the user's own streams, and every signal ends
-        // that.
+        // From here on, quiz only waits for the user's own streams, and every signal ends that
+        // wait.
         let call_seal = call.as_ref().and_then(|call| consent::seal(call, ctx));
         let mut record = record(&run, start, started_at, &outcome);
         (record.call, record.call_seal) = (call, call_seal);
@@ -307,7 +307,7 @@ impl Attempted {
     }
 }
 
-/// The record of a run that is over, without the kernel's report and the call.
+/// Returns the record of a run that has ended, without the kernel's report and the call.
 fn record(
     run: &PreparedRun,
     (start, template): (StartedFrom, Option<String>),
@@ -356,27 +356,27 @@ fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A run that is over.
+/// A run that has ended.
 pub struct Ended {
     /// Its record.
     pub record: Record,
-    /// What was observed.
+    /// What the supervisor observed.
     pub outcome: Outcome,
     /// What happened to the guest's kernel, in a few lines.
     pub crash: Option<String>,
-    /// The next run like it may have a standby VM.
+    /// Whether quiz may keep a standby VM for the next run like this one.
     pub standby_follows: bool,
-    /// Why the record is not in the run's directory.
+    /// Why quiz could not write the record to the run directory.
     pub unwritten: Option<Fault>,
-    /// Its directory, which nobody prunes as long as this value lives.
+    /// The run directory. No process prunes it while this value lives.
     dir: RunDir,
 }
 
 impl Ended {
-    /// Writes a file of evidence that the run itself has not left.
+    /// Writes an additional file to the run directory.
     ///
     /// # Errors
-    /// If the file cannot be written; it is named.
+    /// If quiz cannot write the file. The error names it.
     pub fn keep(&self, name: &str, mut contents: impl Read) -> Result<(), Fault> {
         let mut file: File = self.dir.held().create(name)?;
         std::io::copy(&mut contents, &mut file)

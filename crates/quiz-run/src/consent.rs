@@ -29,7 +29,7 @@ use crate::evidence::history::quoted;
 use crate::fault::Fault;
 use crate::outcome::record::Call;
 
-/// Something of a worktree that reaches the host.
+/// Something in a worktree that affects the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// `quiz.toml`, `profile NAME` or `run ID`.
@@ -40,7 +40,7 @@ pub struct Item {
     digest: String,
 }
 
-/// What the user has allowed of one worktree.
+/// What the user has allowed for one worktree.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Allowed {
     worktree: String,
@@ -51,7 +51,7 @@ struct Allowed {
 /// The prefix of the names of items that are recorded calls.
 const RUN: &str = "run ";
 
-/// A digest over texts and files; each length is part of it, so that no two sequences are alike.
+/// A digest over texts and files. It covers their lengths, so that no two sequences are alike.
 #[derive(Default)]
 struct Sum(Vec<u8>);
 
@@ -66,15 +66,20 @@ impl Sum {
     }
 }
 
-/// The settings of the worktree's file that reach the host: key, value and place of each, in the
-/// order of the keys.
+/// Returns the settings of the worktree's file that affect the host, in the order of the keys: key,
+/// value and place of each.
 ///
-/// A kernel, memory, processors, limits of time and the like are the guest's own affair. Programs,
-/// words for QEMU, sources of packages and of kernels, directories and disks outside of the
-/// worktree and those that the guest may write to, and the caller's variables are not.
+/// Most settings, such as the kernel, the memory and the time limits, affect only the guest. These
+/// affect the host:
+///
+/// - programs, and arguments for QEMU
+/// - sources of packages and of kernels
+/// - directories outside the worktree, or that the guest may write to
+/// - disks outside the worktree, or in `.git` or `.quiz`
+/// - the caller's environment variables
 fn reaching(settings: &Settings, of_profiles: &[Given], worktree: &Path) -> Vec<(String, String, String)> {
     let outside = |path: &Path| !fs::canonicalize(path).is_ok_and(|path| path.starts_with(worktree));
-    // What the guest writes to a disk there would be git's or quiz's settings.
+    // The guest could write git's or quiz's settings to a disk there.
     let inner =
         |path: &Path| path.components().any(|part| [".git", STATE_DIR].iter().any(|name| part.as_os_str() == *name));
     let reaches = |key: &str| match key {
@@ -109,7 +114,7 @@ fn reaching(settings: &Settings, of_profiles: &[Given], worktree: &Path) -> Vec<
     of_settings.chain(of_profiles).collect()
 }
 
-/// What of the worktree's settings file reaches the host, whatever other layers make of it.
+/// Returns what in the worktree's settings file affects the host, whatever the other layers set.
 fn settings_item(ctx: &Context) -> Result<Option<Item>, Fault> {
     let Some(worktree) = &ctx.worktree else { return Ok(None) };
     let sources = quiz_config::Sources {
@@ -128,7 +133,7 @@ fn settings_item(ctx: &Context) -> Result<Option<Item>, Fault> {
         sum.add(key.as_bytes());
         sum.add(value.as_bytes());
     }
-    // Programs and files of the worktree's own are part of what is allowed.
+    // The consent covers the worktree's own programs and files, too.
     let settings = &loaded.settings;
     let named = [
         settings.qemu.as_ref().map(|program| program.value.0.clone()),
@@ -143,7 +148,7 @@ fn settings_item(ctx: &Context) -> Result<Option<Item>, Fault> {
     Ok(Some(Item { name: SETTINGS_FILE.to_owned(), lines, digest: sum.finish() }))
 }
 
-/// A profile that comes with the worktree and has a program for the host.
+/// Returns the item for a profile of the worktree that has a program for the host.
 fn profile_item(profile: &Profile) -> Result<Option<Item>, Fault> {
     let Some(setup) = profile.setup().filter(|_| profile.source == Source::Worktree) else { return Ok(None) };
     let mut sum = Sum::default();
@@ -154,7 +159,7 @@ fn profile_item(profile: &Profile) -> Result<Option<Item>, Fault> {
         if entry.file_type().is_symlink() {
             sum.add(fs::read_link(path)?.as_os_str().as_bytes());
         }
-        // What a link leads to counts, too: that is what would be run.
+        // The consent covers what a link leads to, too, because the host would run that.
         if fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
             sum.add(&fs::read(path)?);
         }
@@ -163,7 +168,7 @@ fn profile_item(profile: &Profile) -> Result<Option<Item>, Fault> {
     Ok(Some(Item { name: format!("profile {}", profile.name), lines, digest: sum.finish() }))
 }
 
-/// All of the worktree that reaches the host, as it is now.
+/// Returns everything in the worktree that affects the host now.
 pub fn items(ctx: &Context) -> Result<Vec<Item>, Fault> {
     let mut items: Vec<Item> = settings_item(ctx)?.into_iter().collect();
     for (_, profile) in ctx.profiles()?.catalog.all() {
@@ -174,7 +179,7 @@ pub fn items(ctx: &Context) -> Result<Vec<Item>, Fault> {
     Ok(items)
 }
 
-/// The call in a record that somebody else has written.
+/// Returns the item for a call in a record that someone else has written.
 pub fn call_item(id: &str, call: &Call) -> Item {
     let text = serde_json::to_string(call).unwrap_or_default();
     let words = call.words.iter().map(|word| quoted(word));
@@ -186,8 +191,8 @@ pub fn call_item(id: &str, call: &Call) -> Item {
     Item { name: format!("{RUN}{id}"), lines, digest: digest::of_bytes(text.as_bytes()) }
 }
 
-/// Refuses settings of the worktree's that reach the host and are in effect, unless they were
-/// allowed.
+/// Refuses settings of the worktree that affect the host and are in effect, unless the user has
+/// allowed them.
 pub fn require_settings(settings: &Settings, of_profiles: &[Given], ctx: &Context) -> Result<(), Fault> {
     let Some(worktree) = &ctx.worktree else { return Ok(()) };
     let Some(file) = &worktree.settings else { return Ok(()) };
@@ -200,7 +205,7 @@ pub fn require_settings(settings: &Settings, of_profiles: &[Given], ctx: &Contex
     settings_item(ctx)?.map_or(Ok(()), |item| require(&item, ctx))
 }
 
-/// Refuses profiles of the worktree's with programs for the host, unless they were allowed.
+/// Refuses profiles of the worktree with programs for the host, unless the user has allowed them.
 pub fn require_profiles(chosen: &[Chosen], ctx: &Context) -> Result<(), Fault> {
     for one in chosen {
         if let Some(item) = profile_item(&one.profile)? {
@@ -210,7 +215,7 @@ pub fn require_profiles(chosen: &[Chosen], ctx: &Context) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Refuses `item` unless it was allowed as it is.
+/// Refuses `item` unless the user has allowed it as it is now.
 pub fn require(item: &Item, ctx: &Context) -> Result<(), Fault> {
     let allowed = read(ctx);
     if allowed.items.get(&item.name) == Some(&item.digest) {
@@ -227,8 +232,8 @@ pub fn require(item: &Item, ctx: &Context) -> Result<(), Fault> {
         .hint(format!("if you trust it, `{command}` allows it as it is now")))
 }
 
-/// Notes that the user allows `items` of the worktree, in addition to what was allowed, or instead
-/// of it.
+/// Stores that the user allows `items` of the worktree. If `instead` is true, they replace what was
+/// allowed before, except recorded calls.
 pub fn allow(items: &[Item], instead: bool, ctx: &Context) -> Result<(), Fault> {
     let Some(file) = file(ctx)? else { return Err(no_worktree()) };
     let mut allowed = read(ctx);
@@ -249,7 +254,7 @@ pub fn allow(items: &[Item], instead: bool, ctx: &Context) -> Result<(), Fault> 
     write().map_err(|e| Fault::new(format!("cannot note what you allow in {}: {e}", file.display())))
 }
 
-/// Forgets all that was allowed of the worktree; whether there was anything.
+/// Revokes all that the user has allowed for the worktree. Returns whether there was anything.
 pub fn forget(ctx: &Context) -> Result<bool, Fault> {
     let Some(file) = file(ctx)? else { return Err(no_worktree()) };
     match fs::remove_file(&file) {
@@ -263,8 +268,8 @@ fn no_worktree() -> Fault {
     Fault::new("this is no worktree: there is nothing to allow")
 }
 
-/// What is kept for the worktree: below the user's own directory, where nothing of the worktree's
-/// is.
+/// Returns the file that stores the consent. It is below the user's own directory, where nothing
+/// comes from the worktree.
 fn file(ctx: &Context) -> Result<Option<PathBuf>, Fault> {
     let Some(worktree) = &ctx.worktree else { return Ok(None) };
     let name = &digest::of_bytes(worktree.dir.as_os_str().as_bytes())[..20];
@@ -276,19 +281,19 @@ fn read(ctx: &Context) -> Allowed {
     text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
-/// What makes `call` known as one of this user's own: nobody else has the key.
+/// Returns a seal that marks `call` as this user's own: only this user has the key.
 pub fn seal(call: &Call, ctx: &Context) -> Option<String> {
     let text = serde_json::to_vec(call).ok()?;
     let mac = Hmac::<Sha256>::new_from_slice(&key(ctx).ok()?).ok()?.chain_update(&text).finalize();
     Some(mac.into_bytes().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Whether `seal` is that of `call`.
+/// Whether `seal` is the seal of `call`.
 pub fn is_sealed(call: &Call, seal: Option<&str>, ctx: &Context) -> bool {
     seal.is_some() && self::seal(call, ctx).as_deref() == seal
 }
 
-/// The user's own key, made where there is none.
+/// Returns the user's key. Makes it if there is none.
 fn key(ctx: &Context) -> Result<Vec<u8>, Fault> {
     const BYTES: usize = 32;
     let file = ctx.paths.state()?.join("key");
@@ -302,12 +307,12 @@ fn key(ctx: &Context) -> Result<Vec<u8>, Fault> {
     let mut key = vec![0; BYTES];
     let filled = rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())?;
     key.truncate(filled);
-    // Only the user's to read, as temporary files are.
+    // Only the user can read a temporary file.
     let mut new = tempfile::NamedTempFile::new_in(dir)?;
     new.write_all(&key)?;
     match new.persist_noclobber(&file) {
         Ok(_) => Ok(key),
-        // Another quiz was first; or it is a file of another length, which seals nothing.
+        // Another quiz process was first, or the file has another length and seals nothing.
         Err(_) => Ok(fs::read(&file)?),
     }
 }

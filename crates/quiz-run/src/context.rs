@@ -1,6 +1,6 @@
 //! What every command and every run needs to know of its caller: the cache, the worktree, the
-//! directory and the environment, and where progress is reported. Not for what was asked for (that
-//! is a `RunSpec`).
+//! directory, the environment, and where quiz reports progress. Not for what the user asked for,
+//! which is a `RunSpec`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +19,7 @@ use crate::profiles::Profiles;
 
 /// What every command and every run needs to know of its caller.
 pub struct Context {
-    /// The directory that quiz was called in, or was told to do as if; absolute, without symbolic
+    /// The directory that the user called quiz in or named with `-C`; absolute, without symbolic
     /// links.
     pub cwd: PathBuf,
     /// The worktree that this directory is in.
@@ -28,7 +28,7 @@ pub struct Context {
     pub variables: Vec<(OsString, OsString)>,
     /// Where the user's files are.
     pub paths: Paths,
-    /// This program, to start it once more.
+    /// The path of this program, to start it once more.
     pub program: Option<PathBuf>,
     /// Shows the progress of long work.
     pub report: Box<dyn Report + Send>,
@@ -36,18 +36,19 @@ pub struct Context {
     pub verbosity: Verbosity,
     /// Print one machine-readable record.
     pub json: bool,
-    /// Where that of a run goes.
+    /// Where the record of a run goes.
     pub json_to: Option<JsonTo>,
     profiles: OnceLock<Profiles>,
 }
 
 /// How quiz was called.
 pub struct ContextParts {
-    /// The directory that quiz was called in; absolute, without symbolic links.
+    /// The directory that the user called quiz in or named with `-C`; absolute, without symbolic
+    /// links.
     pub cwd: PathBuf,
     /// The caller's environment.
     pub variables: Vec<(OsString, OsString)>,
-    /// This program, to start it once more.
+    /// The path of this program, to start it once more.
     pub program: Option<PathBuf>,
     /// Shows the progress of long work.
     pub report: Box<dyn Report + Send>,
@@ -64,8 +65,7 @@ impl Context {
         let paths = Paths::new(&variables, &cwd);
         let caller = Caller {
             uid: rustix::process::geteuid().as_raw(),
-            // The current directory has no symbolic links in it, so that HOME must not have any
-            // either.
+            // The current directory has no symbolic links in it, so HOME must not have any either.
             home: paths.home.as_ref().map(|home| fs_err::canonicalize(home).unwrap_or_else(|_| home.clone())),
         };
         let worktree::Found { worktree, foreign } = worktree::find(&cwd, &caller);
@@ -81,13 +81,13 @@ impl Context {
         Context { cwd, worktree, variables, program, paths, report, verbosity, json, json_to, profiles }
     }
 
-    /// The cache. It need not exist yet.
+    /// Returns the cache. It need not exist yet.
     pub fn cache(&self) -> Result<Cache, PathsError> {
         Ok(Cache::at(self.paths.cache()?))
     }
 
-    /// Where the evidence of runs is usually kept: below the worktree, or for runs outside of any,
-    /// below the user's state directory. It need not exist yet.
+    /// Returns where run directories usually are: below the worktree, or below the user's state
+    /// directory if there is none. It need not exist yet.
     pub fn runs_dir(&self) -> Result<RunsDir, PathsError> {
         match &self.worktree {
             Some(worktree) => Ok(RunsDir::of_worktree(&worktree.dir)),
@@ -95,8 +95,8 @@ impl Context {
         }
     }
 
-    /// Where it is kept instead of guests that may write to the worktree: below the user's state
-    /// directory. None outside of a worktree.
+    /// Returns where run directories are if guests may write to the worktree: below the user's
+    /// state directory. None outside of a worktree.
     pub fn runs_dir_apart(&self) -> Result<Option<RunsDir>, PathsError> {
         let Some(worktree) = &self.worktree else { return Ok(None) };
         let path = worktree.dir.as_os_str().as_bytes();
@@ -106,23 +106,23 @@ impl Context {
         Ok(Some(RunsDir::below(&self.paths.state()?, &["worktrees", &name, "runs"])))
     }
 
-    /// All directories where runs of this worktree may be.
+    /// Returns all directories where runs of this worktree may be.
     pub fn runs_dirs(&self) -> Result<Vec<RunsDir>, PathsError> {
         Ok(std::iter::once(self.runs_dir()?).chain(self.runs_dir_apart().ok().flatten()).collect())
     }
 
-    /// The value of the caller's variable `name`; empty counts as not set.
+    /// Returns the value of the caller's variable `name`. An empty one counts as not set.
     pub fn variable(&self, name: &str) -> Option<&OsString> {
         let found = self.variables.iter().find(|(n, _)| n == name).map(|(_, value)| value);
         found.filter(|value| !value.is_empty())
     }
 
-    /// What of the caller's environment the programs of a build get.
+    /// Returns the part of the caller's environment that the programs of a build receive.
     pub fn build_environment(&self) -> Environment {
         Environment::of(&self.variables)
     }
 
-    /// Where the layers of settings are.
+    /// Returns where the layers of settings are, with `options` as the uppermost.
     pub fn sources(&self, options: Vec<TypedOption>) -> Sources {
         Sources {
             user_file: self.paths.config_file(),
@@ -134,7 +134,7 @@ impl Context {
         }
     }
 
-    /// All profiles that there are, found once.
+    /// Returns all profiles. Only the first call looks for them.
     pub fn profiles(&self) -> Result<&Profiles, Fault> {
         if let Some(profiles) = self.profiles.get() {
             return Ok(profiles);
@@ -143,7 +143,7 @@ impl Context {
         Ok(self.profiles.get_or_init(|| found))
     }
 
-    /// Where this host's programs are.
+    /// Returns where this host's programs are.
     pub fn search(&self) -> Search {
         Search::new(self.variable("PATH").map_or("".as_ref(), |path| path.as_os_str()))
     }

@@ -1,5 +1,5 @@
-//! The directory of one run: made, locked while the run lasts, completed by `result.json`, pruned
-//! when old.
+//! The run directory. quiz makes it, locks it while the run lasts, completes it with `result.json`,
+//! and prunes it when it is old.
 
 pub mod history;
 
@@ -18,12 +18,12 @@ use crate::fault::Fault;
 
 /// The file with QEMU's command line.
 const COMMAND: &str = "command";
-/// The run's record.
+/// The file with the run's record.
 const RECORD: &str = "result.json";
 
-/// Where runs have their directories: below a directory that is the user's choice, by names that
-/// are quiz's. The former may be found through links, the latter never: what is there may have come
-/// with somebody else's files.
+/// Where run directories are: a base directory that the user chooses, and names below it that quiz
+/// chooses. quiz follows links in the base, but never in the names. Another user's files may be
+/// there, for example from a checkout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunsDir {
     base: PathBuf,
@@ -31,12 +31,12 @@ pub struct RunsDir {
 }
 
 impl RunsDir {
-    /// `.quiz/runs` of a worktree.
+    /// Returns `.quiz/runs` of a worktree.
     pub fn of_worktree(worktree: &Path) -> RunsDir {
         RunsDir { base: worktree.to_owned(), names: vec![STATE_DIR.to_owned(), "runs".to_owned()] }
     }
 
-    /// Below the user's own directory for what quiz keeps.
+    /// Returns the directory `names` below `base`, the user's own directory for quiz.
     pub fn below(base: &Path, names: &[&str]) -> RunsDir {
         RunsDir { base: base.to_owned(), names: names.iter().map(|&name| name.to_owned()).collect() }
     }
@@ -46,7 +46,7 @@ impl RunsDir {
         self.names.iter().fold(self.base.clone(), |path, name| path.join(name))
     }
 
-    /// Opens it, and makes it where `make` says so.
+    /// Opens the directory. If `make` is true, makes it first.
     fn open(&self, make: bool) -> io::Result<HeldDir> {
         if make {
             fs::create_dir_all(&self.base)?;
@@ -66,14 +66,14 @@ impl RunsDir {
     }
 }
 
-/// The directory of a run under way.
+/// The directory of a run that has not ended.
 #[derive(Debug)]
 pub struct RunDir {
     id: String,
     dir: HeldDir,
-    /// The one that it is in.
+    /// The parent directory.
     runs: HeldDir,
-    /// Held while the run lasts, so that nobody prunes it.
+    /// Held while the run lasts, so that no process prunes the directory.
     _lock: Locked,
 }
 
@@ -91,7 +91,7 @@ impl RunDir {
             let dir = match runs.make_new_below(&id) {
                 Ok(dir) => dir,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                // Somebody has pruned it just now, since it was not locked yet.
+                // Another process has pruned the directory, since it had no lock yet.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(refused(e)),
             };
@@ -109,17 +109,17 @@ impl RunDir {
         &self.id
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// What is written to it lands in it.
+    /// Returns the open directory. Files that are written through it land in it.
     pub fn held(&self) -> &HeldDir {
         &self.dir
     }
 
-    /// Keeps QEMU's command line as a shell would take it.
+    /// Writes QEMU's command line to the directory, quoted for a shell.
     pub fn write_command_line(&self, vm: &VmSpec) -> Result<(), Fault> {
         let mut text = quoted(vm.qemu.as_os_str().as_bytes());
         for argument in qemu::argv(vm)? {
@@ -130,7 +130,7 @@ impl RunDir {
         Ok(self.dir.write_whole(COMMAND, &text)?)
     }
 
-    /// Completes the run with its record, a line of JSON.
+    /// Writes the record, a line of JSON, which completes the run.
     pub fn finish(&self, record: &str) -> Result<(), Fault> {
         self.dir
             .write_whole(RECORD, format!("{record}\n").as_bytes())
@@ -139,26 +139,26 @@ impl RunDir {
 }
 
 impl Drop for RunDir {
-    /// Without a command line there was no run, and so there is nothing to keep.
+    /// Removes the directory if it has no command line: then there was no run.
     fn drop(&mut self) {
         if !self.dir.has_file(COMMAND) && self.runs.is_same(&self.id, &self.dir) {
-            // Whatever stays is pruned with old runs.
+            // Pruning removes what stays here.
             self.runs.remove_dir_all(&self.id).ok();
         }
     }
 }
 
-/// The time (UTC, which never goes back for a winter) to the millisecond and a few random digits:
-/// sorts by age.
+/// Returns a new id: the time to the millisecond, and a few random digits. Ids sort by age, because
+/// the time is UTC, without daylight saving.
 fn new_id() -> String {
     let mut random = [0; 2];
-    // Without randomness the loop around us finds the next free name by the clock.
+    // Without random digits, the loop in the caller finds the next free name by the clock.
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).ok();
     let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
     format!("{}-{:03}{:03x}", now.strftime("%Y%m%d-%H%M%S"), now.millisecond(), u16::from_le_bytes(random) & 0xfff)
 }
 
-/// When a directory of that name was made, if `name` is one that [`new_id`] makes.
+/// Returns when quiz made the directory `name`, if [`new_id`] can make that name.
 fn made_at(name: &str) -> Option<SystemTime> {
     let digits = |text: &str, hex: bool| {
         text.bytes().all(|b| if hex { b.is_ascii_hexdigit() && !b.is_ascii_uppercase() } else { b.is_ascii_digit() })
@@ -172,13 +172,13 @@ fn made_at(name: &str) -> Option<SystemTime> {
     Some(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().into())
 }
 
-/// `.quiz/` is nobody's source.
+/// Makes git ignore `.quiz/`.
 fn ignore_in_git(state: &HeldDir) -> io::Result<()> {
     const FILE: &str = ".gitignore";
     if state.has(FILE) { Ok(()) } else { state.write_whole(FILE, b"*\n") }
 }
 
-/// A word as a shell takes it.
+/// Quotes `word` for a shell.
 pub fn quoted(word: &[u8]) -> Vec<u8> {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_./=:,+@%".contains(b);
     if !word.is_empty() && word.iter().all(plain) {
@@ -196,10 +196,12 @@ pub fn quoted(word: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Removes old runs from `runs`: more than `keep_runs`, or older than `keep_days`. Runs under way
-/// are left alone, and so is whatever quiz has not made: a directory without a run's name or
-/// without a run in it, and all that links lead to. Whatever cannot be removed is tried again next
-/// time.
+/// Removes old runs from `runs`: all but the newest `keep_runs`, and those older than `keep_days`.
+/// The next call tries again what this one cannot remove. These stay:
+///
+/// - runs that have not ended
+/// - directories without a run's name, or without a run in them
+/// - everything that links lead to
 pub fn prune(runs: &RunsDir, keep_runs: Option<u32>, keep_days: Option<u32>) {
     let now = SystemTime::now();
     let is_run = |dir: &HeldDir| dir.has_file(COMMAND) || dir.has_file(RECORD);
@@ -215,22 +217,22 @@ pub fn sweep_all(place: &RunsDir) {
     sweep(place, |_| true, |_, _| true);
 }
 
-/// The directories of runs in `runs`; none where there is no such place, or one that is not quiz's.
+/// Returns the run directories in `runs`. Empty if `runs` does not exist or is not quiz's own.
 pub fn runs_in(runs: &RunsDir) -> Vec<PathBuf> {
     let Ok(runs) = runs.open(false) else { return Vec::new() };
     runs.dirs().unwrap_or_default().into_iter().map(|name| runs.path().join(name)).collect()
 }
 
-/// Removes those directories with a run's name for which `is_run` and `is_old` hold; the latter is
-/// told how many are newer, and when it was made.
+/// Removes the directories with a run's name for which `is_run` and `is_old` are true. `is_old`
+/// receives the number of newer runs, and when quiz made this one.
 fn sweep(runs: &RunsDir, is_run: impl Fn(&HeldDir) -> bool, is_old: impl Fn(usize, SystemTime) -> bool) {
-    // Where there is none, or one that is not quiz's, there is nothing to remove.
+    // If `runs` does not exist or is not quiz's own, there is nothing to remove.
     let Ok(runs) = runs.open(false) else { return };
     let names = runs.dirs().unwrap_or_default();
     let mut dated: Vec<(SystemTime, String)> =
         names.into_iter().filter_map(|name| Some((made_at(&name)?, name))).collect();
-    // One that was made in the future was made before somebody has set the clock back: all that
-    // were made since are newer.
+    // A run from the future is from before somebody set the clock back. All runs since then are
+    // newer.
     let now = SystemTime::now();
     dated.sort_by(|a, b| ((b.0 <= now), b).cmp(&((a.0 <= now), a)));
     for (age, (at, name)) in dated.iter().enumerate() {
@@ -264,7 +266,7 @@ mod tests {
         }
     }
 
-    /// Runs of these names that have ended.
+    /// Makes directories of runs that have ended, with these names.
     fn past(top: &Path, names: &[&str]) -> RunsDir {
         let runs = RunsDir::of_worktree(top);
         for name in names {
@@ -330,7 +332,7 @@ mod tests {
         assert_eq!(left(&top.path().join("home/20250101-000000-000000")), ["command"]);
     }
 
-    /// As a checkout can bring it, or a guest that may write to the worktree.
+    /// A checkout can contain such a link. A guest that may write to the worktree can make one.
     #[test]
     fn links_in_the_place_of_runs_are_not_followed() {
         for link in [".quiz", ".quiz/runs"] {
@@ -375,7 +377,7 @@ mod tests {
     fn many_runs_at_once_have_directories_of_their_own() {
         let top = tempfile::tempdir().unwrap();
         let runs = RunsDir::below(top.path(), &["runs"]);
-        // All are held to the end: one that is dropped without a run makes room for its name.
+        // All stay to the end: dropping one without a run frees its name.
         let dirs: Vec<RunDir> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..50).map(|_| scope.spawn(|| RunDir::create(&runs).unwrap())).collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()

@@ -1,5 +1,5 @@
-//! How quiz fails: one type for everything that ends a command, with exit code 125. Not for
-//! verdicts about guests, which are results and no faults, nor for how it is shown.
+//! The error type of quiz, for everything that ends a command with exit code 125. Not for verdicts
+//! about guests, which are results, nor for how quiz shows an error.
 
 use std::error::Error;
 
@@ -24,17 +24,17 @@ enum What {
 }
 
 impl Fault {
-    /// A fault that `message` tells whole.
+    /// Makes a fault whose whole text is `message`.
     pub fn new(message: impl Into<String>) -> Fault {
         Fault { what: What::Message(message.into()), hint: None }
     }
 
-    /// The same, with a line that says what to do.
+    /// Adds a hint: a line about what to do.
     pub fn hint(self, hint: impl Into<String>) -> Fault {
         Fault { hint: Some(hint.into()), ..self }
     }
 
-    /// The message with its causes, without the program's name.
+    /// Returns the message with its causes, without the program's name.
     pub fn message(&self) -> String {
         match &self.what {
             What::Message(message) | What::Interrupted(message, _) => message.clone(),
@@ -43,12 +43,12 @@ impl Fault {
         }
     }
 
-    /// What to do about it.
+    /// Returns the hint.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// The mistakes in a settings file, if that is what it is about.
+    /// Returns the mistakes in a settings file, if the fault is about one.
     pub fn file_problems(&self) -> Option<&[FileProblem]> {
         match &self.what {
             What::Config(ConfigError::File(problems)) => Some(problems),
@@ -56,8 +56,8 @@ impl Fault {
         }
     }
 
-    /// The signal that has ended the work, if that is what has happened. The process is to end of
-    /// the same one.
+    /// Returns the signal that has ended the work, if one has. The process must end by the same
+    /// signal.
     pub fn interrupted_by(&self) -> Option<i32> {
         match self.what {
             What::Interrupted(_, signal) => Some(signal),
@@ -65,7 +65,7 @@ impl Fault {
         }
     }
 
-    /// A fault of work that a signal has ended.
+    /// Makes a fault for work that a signal has ended.
     pub fn interrupted(message: impl Into<String>, signal: i32) -> Fault {
         Fault { what: What::Interrupted(message.into(), signal), hint: None }
     }
@@ -81,7 +81,7 @@ impl<E: Error + Send + Sync + 'static> From<E> for Fault {
     }
 }
 
-/// The error and its causes in one line; a cause that the line already tells is not told again.
+/// Returns the error and its causes in one line. Leaves out a cause that the line already contains.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

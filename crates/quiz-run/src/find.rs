@@ -1,5 +1,5 @@
-//! What a run asks for is found, or made where it is missing: its profiles, its kernel and its
-//! root. Not for what is made of them (`assemble`).
+//! Finds the profiles, the kernel and the root of a run, or makes those that are missing. Not for
+//! what becomes of them (`assemble`).
 
 pub mod chosen;
 pub mod needs;

@@ -1,4 +1,4 @@
-//! What a run needs of its caller while the VM runs. Not for how anything is shown.
+//! What a run needs from its caller while the VM runs. Not for how quiz shows anything.
 
 use std::os::unix::net::UnixStream;
 
@@ -8,31 +8,31 @@ use quiz_vm::{Signals, Streams};
 
 use crate::fault::Fault;
 
-/// The terminal that the program is to have.
+/// The terminal of the program.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProgramTerminal {
-    /// Its size; without one the program gets pipes.
+    /// Its size. Without one, the program gets pipes.
     pub size: Option<WinSize>,
-    /// The program's standard error does not go to the terminal.
+    /// Whether the program's standard error goes elsewhere than to the terminal.
     pub separate_stderr: bool,
 }
 
 /// Where the program's streams come from and go to.
 pub enum ProgramStreams<'a> {
-    /// Made anew for each attempt to run the program.
+    /// Makes new streams for each attempt to run the program.
     Renewable(&'a mut dyn FnMut() -> Result<Streams, Fault>),
-    /// For one attempt: such a run boots, and its program is started once.
+    /// Streams for one attempt. Such a run boots, and starts its program once.
     Single(Option<Streams>),
-    /// Those of another process, at the other end of a socket.
+    /// Streams of another process, at the other end of a socket.
     Remote(UnixStream),
 }
 
-/// What a run needs of its caller while the VM runs.
+/// What a run needs from its caller while the VM runs.
 pub struct Frontend<'a> {
     /// The program's streams.
     pub streams: ProgramStreams<'a>,
-    /// The signals that are sent to this process.
+    /// The signals that this process receives.
     pub signals: &'a mut dyn Signals,
-    /// Receives what happens. It must not wait for anything.
+    /// Receives the events of the run. It must not block.
     pub notices: &'a mut dyn FnMut(Notice<'_>),
 }

@@ -1,11 +1,11 @@
-//! One run, from its `RunSpec` to its record: finds or makes what it needs, starts or resumes the
-//! VM, supervises it, and keeps the evidence. Beside it, what is seen of runs from outside: those
-//! that are under way, those that have ended, standby VMs.
+//! Carries out one run, from its `RunSpec` to its record. It finds or makes the inputs, starts or
+//! resumes the VM, supervises it, and completes the run directory. It also lists running VMs, runs
+//! that have ended, and standby VMs.
 //!
-//! The folders are the stages: `find` ─► `assemble` ─► `attempt` ─► `outcome`; `evidence` is the
-//! run directory, `running` the VMs that run.
+//! The modules are the stages: `find` ─► `assemble` ─► `attempt` ─► `outcome`. `evidence` manages
+//! run directories, and `running` gives access to running VMs.
 //!
-//! Not for the command line, nor for what is shown: the caller gives a [`Frontend`] and a
+//! Not for the command line, nor for the display: the caller passes a [`Frontend`] and a
 //! [`Context`]. Nothing here reads the environment or writes to a standard stream.
 
 mod arch;

@@ -1,23 +1,23 @@
-//! Where the user's files are: the only place that reads `HOME`, `XDG_*` and `QUIZ_CACHE`. Not for
-//! what is in them.
+//! The locations of the user's files. Only this module reads `HOME`, `XDG_*` and `QUIZ_CACHE`. Not
+//! for what is in the files.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Why a place could not be told.
+/// Why quiz cannot find a location.
 #[derive(Debug, thiserror::Error)]
 pub enum PathsError {
-    /// There is nothing to derive the place from.
+    /// No variable gives the location.
     #[error("cannot find a place for {what}: HOME is not set; set it, or {instead}")]
     NoHome {
-        /// What is looked for.
+        /// What quiz looks for.
         what: &'static str,
-        /// The variable that would say it alone.
+        /// The variable that suffices alone.
         instead: &'static str,
     },
 }
 
-/// The places, as the environment gives them.
+/// The locations, as the environment gives them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Paths {
     /// The home directory.
@@ -28,10 +28,10 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Reads `variables`; a relative `QUIZ_CACHE` begins at `cwd`.
+    /// Reads `variables`. A relative `QUIZ_CACHE` begins at `cwd`.
     ///
-    /// As the XDG rules have it, a variable that is empty or (except `QUIZ_CACHE`, which is ours)
-    /// relative counts as not set.
+    /// As the XDG rules demand, an empty variable counts as not set. So does a relative one, except
+    /// for `QUIZ_CACHE`, which is quiz's own.
     pub fn new(variables: &[(OsString, OsString)], cwd: &Path) -> Paths {
         let variable = |name: &str| {
             let found = variables.iter().find(|(n, _)| n == name).map(|(_, value)| PathBuf::from(value));
@@ -51,22 +51,22 @@ impl Paths {
         }
     }
 
-    /// The cache's directory.
+    /// Returns the directory of the cache.
     pub fn cache(&self) -> Result<PathBuf, PathsError> {
         self.cache.clone().ok_or(PathsError::NoHome { what: "the cache", instead: "QUIZ_CACHE" })
     }
 
-    /// The user's settings, whether or not the file is there.
+    /// Returns the path of the user's settings, whether or not the file exists.
     pub fn config_file(&self) -> Option<PathBuf> {
         self.config.as_ref().map(|dir| dir.join("config.toml"))
     }
 
-    /// The user's profiles, whether or not there are any.
+    /// Returns the directory of the user's profiles, whether or not it exists.
     pub fn profiles_dir(&self) -> Option<PathBuf> {
         self.config.as_ref().map(|dir| dir.join("profiles"))
     }
 
-    /// Where the evidence of runs is kept that belong to no worktree.
+    /// Returns the user's state directory, which has the runs outside of any worktree.
     pub fn state(&self) -> Result<PathBuf, PathsError> {
         self.state.clone().ok_or(PathsError::NoHome { what: "the evidence of this run", instead: "XDG_STATE_HOME" })
     }

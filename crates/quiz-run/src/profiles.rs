@@ -1,4 +1,4 @@
-//! The profiles that there are: quiz's own, the user's, the worktree's. Not for those of one run
+//! All profiles: the built-in ones, the user's, and the worktree's. Not for those of one run
 //! (`chosen`).
 
 use std::io::Write;
@@ -13,14 +13,15 @@ use quiz_host::{Cache, Entry, Report, StoreError, digest};
 
 use crate::paths::Paths;
 
-/// quiz's own. A program that the host runs has to be a file somewhere, so they are written to the
-/// cache.
+/// The built-in profiles. quiz writes them to the cache, because the host can only run programs in
+/// files.
 static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/profiles");
 
-/// Some versions of quiz may be in use at once.
+/// How many sets of built-in profiles the cache keeps. Several versions of quiz may be in use at
+/// once.
 const KEPT: usize = 4;
 
-/// All profiles, in use until this value is dropped.
+/// All profiles. They stay in use until this value is dropped.
 #[derive(Debug)]
 pub struct Profiles {
     /// By name.
@@ -29,7 +30,7 @@ pub struct Profiles {
 }
 
 impl Profiles {
-    /// Finds all profiles: quiz's own, the user's and those of the worktree.
+    /// Finds all profiles: the built-in ones, the user's, and those of the worktree.
     pub fn find(
         cache: &Cache,
         paths: &Paths,
@@ -82,7 +83,7 @@ fn write_all(dir: &Path, files: &[(&Path, &[u8])]) -> std::io::Result<()> {
     for (path, contents) in files {
         let path = dir.join(path);
         fs::create_dir_all(path.parent().unwrap_or(dir))?;
-        // What is embedded has lost its mode; programs say by themselves that they are.
+        // An embedded file has lost its mode. A program begins with `#!`.
         let mode = if contents.starts_with(b"#!") { 0o755 } else { 0o644 };
         fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?.write_all(contents)?;
     }

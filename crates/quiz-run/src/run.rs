@@ -1,5 +1,5 @@
-//! The whole way of a run: what it asks for is found or made, assembled, and planned. Not for the
-//! single steps.
+//! Plans a whole run: finds or makes its inputs, assembles them, and chooses the start point. Not
+//! for the single steps.
 
 use quiz_config::{RunSpec, ShareSpec, WorktreeMode};
 
@@ -12,16 +12,16 @@ use crate::fault::Fault;
 use crate::find::{chosen, prepare};
 use crate::frontend::ProgramTerminal;
 
-/// Makes everything that the run that `spec` asks for needs, and decides what it starts from.
+/// Makes everything that the run of `spec` needs, and chooses its start point.
 ///
 /// # Errors
-/// What cannot be found or made, with the way out.
+/// The input that quiz cannot find or make, with a hint.
 pub fn plan(spec: &RunSpec, terminal: ProgramTerminal, ctx: &Context) -> Result<PlannedRun, Fault> {
     let dir = RunDir::create(&runs_dir(spec, ctx)?)?;
     PlannedRun::new(assemble(spec, dir, terminal, ctx)?, true, ctx)
 }
 
-/// The same for a program whose streams can be had once: the VM boots.
+/// Like [`plan`], for a program whose streams exist only once: the VM always boots.
 ///
 /// # Errors
 /// As [`plan`].
@@ -30,14 +30,14 @@ pub fn plan_watched(spec: &RunSpec, ctx: &Context) -> Result<PlannedRun, Fault> 
     PlannedRun::new(assemble(spec, dir, ProgramTerminal::default(), ctx)?, false, ctx)
 }
 
-/// Makes everything that the run needs. `dir` is the run's directory.
+/// Makes everything that the run needs. `dir` is the run directory.
 fn assemble(spec: &RunSpec, dir: RunDir, terminal: ProgramTerminal, ctx: &Context) -> Result<PreparedRun, Fault> {
     let chosen = chosen::choose(&spec.profiles, &spec.profile_options, ctx)?;
     let base = prepare::kernel_and_root(spec, &chosen, ctx)?;
     PreparedRun::assemble(spec, chosen, base, dir, terminal, ctx)
 }
 
-/// Keeps a standby VM for the next run of `spec`: until it is taken, or for a while.
+/// Keeps a standby VM for the next run of `spec`, until a run takes it or it times out.
 ///
 /// # Errors
 /// As [`plan`].
@@ -46,7 +46,7 @@ pub fn hold_standby(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
     standby::keep(&run, ctx)
 }
 
-/// Where the evidence of a run of `spec` is kept: not where its guest may write.
+/// Returns where to make the run directory of `spec`: not where its guest may write.
 fn runs_dir(spec: &RunSpec, ctx: &Context) -> Result<RunsDir, Fault> {
     let usual = ctx.runs_dir()?;
     let path = usual.path();
@@ -61,10 +61,10 @@ fn runs_dir(spec: &RunSpec, ctx: &Context) -> Result<RunsDir, Fault> {
     Ok(usual)
 }
 
-/// Removes the evidence of old runs, as far as `spec` says.
+/// Removes old run directories, as `keep_runs` and `keep_days` of `spec` demand.
 ///
 /// # Errors
-/// If there is no place for evidence.
+/// If there is no place for run directories.
 pub fn prune(spec: &RunSpec, ctx: &Context) -> Result<(), Fault> {
     for runs in ctx.runs_dirs()? {
         evidence::prune(&runs, spec.keep_runs, spec.keep_days);

@@ -1,5 +1,5 @@
-//! VMs that run, as seen from outside: finding them, running programs in them, and copying files.
-//! Not for starting them.
+//! Gives access to running VMs: finds them, runs programs in them, and copies files. Not for
+//! starting them.
 
 pub mod guest;
 pub mod registry;

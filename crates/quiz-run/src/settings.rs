@@ -1,4 +1,4 @@
-//! The settings of a call, from all their layers, and the run that they ask for. Not for what
+//! Reads the settings of a call, from all their layers, and the run that they ask for. Not for what
 //! single settings mean (`quiz_config`).
 
 use std::ffi::OsString;
@@ -15,24 +15,24 @@ use crate::fault::Fault;
 /// What the command line asks of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
-    /// The options that are settings.
+    /// The options that are settings, as the user typed them.
     pub options: Vec<TypedOption>,
-    /// A shell follows the program.
+    /// Whether a shell follows the program.
     pub shell_after: bool,
-    /// No templates.
+    /// Whether the VM boots, even if there is a template.
     pub cold: bool,
-    /// A report of the guest's kernel is a failure.
+    /// Whether a report of the guest's kernel fails the run.
     pub strict: bool,
-    /// The VM stays when the program has ended.
+    /// Whether the VM stays after the program has ended.
     pub keep: bool,
-    /// The program runs in a session of tmux.
+    /// Whether the program runs in a session of tmux.
     pub tmux: bool,
-    /// The VM waits for gdb.
+    /// Whether the VM waits for gdb.
     pub gdb: bool,
 }
 
 impl Asked {
-    /// Only these options: the key, the spelling and the values of each.
+    /// Asks for these options only: the key, the spelling and the values of each.
     pub fn of(options: impl IntoIterator<Item = (&'static str, &'static str, Vec<OsString>)>) -> Asked {
         let typed = options
             .into_iter()
@@ -47,21 +47,22 @@ impl Context {
         Ok(self.settings_and_options(options)?.0)
     }
 
-    /// The settings, and the options of profiles that files and variables set. What of the worktree
-    /// reaches the host must have been allowed.
+    /// Reads the settings, and the profile options that files and variables set. Refuses settings
+    /// of the worktree that affect the host, unless the user has allowed them.
     pub fn settings_and_options(&self, options: Vec<TypedOption>) -> Result<(Settings, Vec<Given>), Fault> {
         let (settings, profile_options) = self.settings_to_show(options)?;
         consent::require_settings(&settings, &profile_options, self)?;
         Ok((settings, profile_options))
     }
 
-    /// The same, only to be shown.
+    /// Like [`Context::settings_and_options`], but needs no consent: the settings are only for
+    /// display.
     pub fn settings_to_show(&self, options: Vec<TypedOption>) -> Result<(Settings, Vec<Given>), Fault> {
         let Loaded { settings, mut profile_options, unknown_variables } = quiz_config::load(&self.sources(options))?;
         if !unknown_variables.is_empty() {
             let place = Place { dir: self.cwd.clone(), home: self.paths.home.clone() };
-            // A cache that cannot be written is the fault of those who need it; here it only costs
-            // the meaning of a variable.
+            // Commands that need the cache report that it is not usable. Here, quiz only cannot
+            // tell what a variable means.
             let none = Catalog::default();
             let catalog = self.profiles().map_or(&none, |profiles| &profiles.catalog);
             let (given, unknown) = catalog.variables(unknown_variables, &place);
@@ -73,18 +74,18 @@ impl Context {
         Ok((settings, profile_options))
     }
 
-    /// The run that the settings alone ask for: what commands read that have no options of a run.
+    /// Returns the run that the settings alone ask for, for commands without options of a run.
     pub fn default_spec(&self) -> Result<RunSpec, Fault> {
         self.run_spec(&Asked::default(), Vec::new())
     }
 
-    /// The run of `command` that the settings and the command line ask for.
+    /// Returns the run of `command` that the settings and the command line ask for.
     pub fn run_spec(&self, asked: &Asked, command: Vec<OsString>) -> Result<RunSpec, Fault> {
         let (settings, profile_options) = self.settings_and_options(asked.options.clone())?;
         self.lower(&settings, profile_options, asked, command)
     }
 
-    /// The same of settings that were read before.
+    /// Like [`Context::run_spec`], with settings that the caller has read before.
     pub fn lower(
         &self,
         settings: &Settings,

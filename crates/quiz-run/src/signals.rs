@@ -1,5 +1,5 @@
-//! The signals that this process receives: those that would end it, and what a terminal sends. Not
-//! for what they do to a run.
+//! The signals that this process receives: those that would end it, and those that a terminal
+//! sends. Not for what they do to a run.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,12 +18,12 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::fault::Fault;
 
-/// How many listen for the signals that end quiz. While nobody does, they do what they do in any
+/// How many values of [`ReceivedSignals`] exist. While there is none, signals act as in any
 /// program.
 static LISTENERS: AtomicUsize = AtomicUsize::new(0);
 
-/// The signals that end a program unless it catches them, but for those of faults. Whatever sends
-/// one, the terminal is to be restored, and the run to have its record.
+/// Returns the signals that end a program unless it catches them, except those of faults. quiz
+/// catches them all, to restore the terminal and write the record.
 fn ending() -> impl Iterator<Item = i32> {
     let named = [
         SIGINT,
@@ -53,7 +53,7 @@ pub struct ReceivedSignals {
 }
 
 impl ReceivedSignals {
-    /// Receives them from now on.
+    /// Receives the signals from now on.
     ///
     /// # Errors
     /// If the host refuses a socket or a handler.
@@ -68,14 +68,15 @@ impl ReceivedSignals {
             SignalDelivery::with_pipe(read, write, SignalOnly, ending().chain([SIGWINCH, SIGCONT]).collect::<Vec<_>>())
         };
         let delivery = make().map_err(|e| Fault::new(format!("cannot listen for signals: {e}")))?;
-        // Not before: a signal that came meanwhile would end nothing, and nobody would receive it.
+        // Count this listener last. A signal that came earlier would not end quiz, and no listener
+        // would receive it.
         LISTENERS.fetch_add(1, Ordering::SeqCst);
         Ok(ReceivedSignals { delivery })
     }
 }
 
-/// A signal that has once been caught is caught for good: this has it end quiz all the same while
-/// nobody listens.
+/// Makes `signal` end quiz while there is no listener. A signal that a program has once caught
+/// stays caught.
 fn end_where_nobody_listens(signal: i32) -> io::Result<()> {
     let end = move || {
         if LISTENERS.load(Ordering::SeqCst) == 0 {
@@ -124,8 +125,7 @@ mod tests {
 
     const CHILD: &str = "QUIZ_TEST_SIGNALS";
 
-    /// A signal is received, or ends the process as it ends any program, at whatever moment it
-    /// comes.
+    /// At any time, quiz receives the signal, or the signal ends quiz as it ends any program.
     #[test]
     fn no_signal_is_lost_while_quiz_begins_to_listen() {
         if std::env::var_os(CHILD).is_some() {
@@ -149,7 +149,7 @@ mod tests {
             assert!(lines.any(|line| line.unwrap() == "ready"));
             std::thread::sleep(Duration::from_micros(1000 + 137 * round));
             kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-            // Nothing stops it but the signal.
+            // Only the signal stops the child.
             let guard = std::time::Instant::now() + Duration::from_secs(20);
             let status = loop {
                 match child.try_wait().unwrap() {
@@ -160,7 +160,8 @@ mod tests {
             };
             match status {
                 Some(status) => assert!(status.code() == Some(7) || status.signal() == Some(SIGTERM), "{status}"),
-                // Once may be between the child's last look and the end of its listening.
+                // Once, the signal may come between the child's last look and the end of its
+                // listening.
                 None => {
                     child.kill().unwrap();
                     child.wait().unwrap();

@@ -1,4 +1,4 @@
-//! Starting quiz once more, in the background.
+//! Starts another quiz process, in the background.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ pub fn in_own_session(command: &mut Command) -> io::Result<Child> {
     // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
     unsafe {
         command.pre_exec(|| {
-            // It fails only where the process leads its group already.
+            // setsid fails only if the process already leads its group.
             rustix::process::setsid().ok();
             Ok(())
         });

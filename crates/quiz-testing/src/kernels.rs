@@ -1,19 +1,19 @@
-//! The kernels that tests run on. The first time takes minutes; then they are in the user's cache.
+//! Kernels for tests. The first use takes minutes; after that they are in the user's cache.
 
 use serde_json::Value;
 
 use crate::{Ran, Sandbox};
 
-/// Debian's source package, since Debian's mirror is what tests need anyway.
+/// Debian's source package: the tests need Debian's mirror anyway.
 const PACKAGE: &str = "linux-source-6.12";
 const SUITE: &str = "bookworm";
-/// Whether the guest's kernel has what dumps of its memory need, the last thing that an older quiz
-/// did not give it.
+/// Checks that the guest's kernel has what memory dumps need, the last feature that an older quiz
+/// did not enable.
 const IS_RECENT: &str = "zcat /proc/config.gz | grep -q ^CONFIG_FW_CFG_SYSFS=y || exit 3";
 
-/// A kernel that quiz has built, with what `profiles` need: built now if there is none, or if the
-/// one that there is was built before quiz gave kernels all of that. Its name, since a stock kernel
-/// of the same version may be newer.
+/// The name of a kernel that quiz has built, with what `profiles` need. It is built now if there is
+/// none, or if it was built before quiz enabled all of that. Tests use its name because a stock
+/// kernel of the same version may be newer.
 ///
 /// # Panics
 /// If it cannot be built.
@@ -34,15 +34,15 @@ pub fn built(sandbox: &Sandbox, profiles: &str) -> &'static str {
     name
 }
 
-/// The name of the kernel that [`built`] has made sure of.
+/// The name of the kernel that [`built`] has provided.
 ///
 /// # Panics
-/// If it is not there.
+/// If it is missing.
 pub fn name(sandbox: &Sandbox) -> &'static str {
     name_of_built(sandbox).expect("a kernel that quiz has built")
 }
 
-/// The name of the plain kernel for this host that was built of [`PACKAGE`], if there is one.
+/// The name of the plain kernel for this host that was built from [`PACKAGE`], if there is one.
 fn name_of_built(sandbox: &Sandbox) -> Option<&'static str> {
     let listed = sandbox.quiz(["--json", "kernel", "list"]);
     assert_eq!(listed.code, 0, "{}", listed.stderr);
@@ -56,7 +56,7 @@ fn name_of_built(sandbox: &Sandbox) -> Option<&'static str> {
     Some(Box::leak(name.to_owned().into_boxed_str()))
 }
 
-/// Has that kernel built, unless it is there with all the same inputs.
+/// Builds that kernel, unless one with the same inputs exists.
 ///
 /// # Panics
 /// If it cannot be built.
@@ -66,7 +66,7 @@ pub fn build(sandbox: &Sandbox) -> Ran {
     built
 }
 
-/// The variant of the built kernel, built now if it is not there. What `-k` takes.
+/// The `-k` argument for a variant of the built kernel, which is built now if it is missing.
 ///
 /// # Panics
 /// If it cannot be built.
@@ -79,10 +79,10 @@ pub fn variant(sandbox: &Sandbox, name: &str) -> String {
     selector
 }
 
-/// The distribution's own kernel, added now if it is not there. What `-k` takes.
+/// The `-k` argument for the distribution's own kernel, which is added now if it is missing.
 ///
 /// # Panics
-/// If it cannot be had.
+/// If it cannot be added.
 pub fn stock(sandbox: &Sandbox) -> &'static str {
     if sandbox.quiz(["-k", "6.1", "--timeout", "1m", "true"]).code != 0 {
         let added = sandbox.quiz(["kernel", "add", "--release", "bookworm"]);
@@ -91,16 +91,16 @@ pub fn stock(sandbox: &Sandbox) -> &'static str {
     "6.1"
 }
 
-/// The beginning of the name of an architecture's stock kernel. What `-k` takes.
+/// The beginning of the name of an architecture's stock kernel, for `-k`.
 pub fn stock_name(arch: &str) -> &'static str {
-    // The release that has the architecture has another kernel.
+    // The release that supports this architecture has a different kernel.
     if arch == "riscv64" { "6.12" } else { "6.1" }
 }
 
-/// The distribution's own kernel for another architecture, added now if it is not there.
+/// Adds the distribution's own kernel for another architecture, if it is missing.
 ///
 /// # Panics
-/// If it cannot be had.
+/// If it cannot be added.
 pub fn stock_of(sandbox: &Sandbox, arch: &str) {
     let there = sandbox.quiz(["-a", arch, "-k", stock_name(arch), "--timeout", "3m", "true"]);
     if there.code != 0 {

@@ -1,5 +1,5 @@
-//! A sealed place to run quiz in from tests: a worktree and a home of its own, the cache shared,
-//! nothing else inherited.
+//! An isolated place for tests to run quiz in: its own worktree and home, with only the user's
+//! cache shared.
 
 pub mod kernels;
 pub mod openzfs;

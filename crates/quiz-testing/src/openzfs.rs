@@ -1,6 +1,5 @@
-//! Checkouts of OpenZFS for tests and benchmarks: the releases that Debian has, unpacked once into
-//! the user's cache. What is built in them stays there. Not for building them, which is quiz's own
-//! work.
+//! Checkouts of OpenZFS for tests and benchmarks: Debian's releases, unpacked once into the user's
+//! cache. Build results stay in them. Not for building them: quiz does that.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +8,7 @@ use fs_err as fs;
 
 use crate::sandbox::cache;
 
-/// A release, by the suite of Debian that has it.
+/// A release of OpenZFS, named after the Debian suite that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
     /// 2.1.11, for kernels up to 6.2.
@@ -30,10 +29,10 @@ impl Release {
     }
 }
 
-/// The checkout of a release.
+/// The checkout of a release, unpacked now if it is missing.
 ///
 /// # Errors
-/// What could not be done to get it.
+/// Describes what failed.
 pub fn checkout(release: Release) -> Result<PathBuf, String> {
     let suite = release.suite();
     let place = cache().join("checkouts").join(format!("zfs-linux-{suite}"));
@@ -54,8 +53,8 @@ pub fn checkout(release: Release) -> Result<PathBuf, String> {
     checkouts.into_iter().find(|dir| dir.join("META").is_file()).ok_or(format!("no checkout in {}", place.display()))
 }
 
-/// Debian's archive of the upstream release, through apt, which checks its signature; with lists of
-/// its own, so that the host's apt stays as it is.
+/// Downloads Debian's archive of the upstream release with apt, which checks its signature. apt
+/// uses separate package lists, so that the host's apt stays unchanged.
 fn fetch(suite: &str, dir: &Path) -> Result<(), String> {
     let sources = "Types: deb-src\nURIs: http://deb.debian.org/debian\nSuites: SUITE\nComponents: main contrib\n\
                    Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n";
@@ -77,7 +76,7 @@ fn fetch(suite: &str, dir: &Path) -> Result<(), String> {
         run(command.args(arguments))
     };
     apt("apt-get", &["update"])?;
-    // Some mirrors do not have the newest version's archive yet; the ones before serve as well.
+    // Some mirrors lack the newest version's archive; an earlier one works as well.
     let records = apt("apt-cache", &["showsrc", "zfs-linux"])?;
     let mut versions: Vec<&str> = records.lines().filter_map(|line| line.strip_prefix("Version: ")).collect();
     versions.sort_by(|a, b| newer_first(a, b));
@@ -100,7 +99,7 @@ fn fetch(suite: &str, dir: &Path) -> Result<(), String> {
     fs::remove_dir_all(dir.join("lists")).map_err(io)
 }
 
-/// Debian's order of versions, as dpkg knows it.
+/// Compares versions by Debian's rules, with dpkg.
 fn newer_first(a: &str, b: &str) -> std::cmp::Ordering {
     let is = |relation: &str| {
         Command::new("dpkg").args(["--compare-versions", a, relation, b]).status().is_ok_and(|s| s.success())
@@ -112,7 +111,7 @@ fn newer_first(a: &str, b: &str) -> std::cmp::Ordering {
     }
 }
 
-/// Runs a program, and returns what it printed.
+/// Runs a program, and returns its output.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
     if output.status.success() {

@@ -1,5 +1,5 @@
-//! Where the tests of templates run: a worktree, and a cache of which all but the templates is the
-//! user's.
+//! A place for tests of templates: a worktree, and a cache that shares all but the templates with
+//! the user's cache.
 
 use std::path::{Path, PathBuf};
 
@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::{Ran, Sandbox, cache};
 
-/// A sandbox whose templates are its own: a cache beside the worktree, of which all but the
-/// templates is the user's.
+/// A sandbox with its own templates. Its cache is beside the worktree and shares everything else
+/// with the user's cache.
 pub struct Place {
     /// The worktree and the home.
     pub sandbox: Sandbox,
@@ -18,13 +18,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// One for this quiz.
+    /// Makes a place for this quiz.
     ///
     /// # Panics
     /// If quiz cannot run a VM, or the directories cannot be made.
     pub fn new(quiz: impl Into<PathBuf>) -> Place {
         let sandbox = Sandbox::new(quiz);
-        // Makes what is missing in the user's cache.
+        // This run makes whatever the user's cache lacks.
         let first = sandbox.quiz(["--cold", "true"]);
         assert_eq!(first.code, 0, "{}", first.stderr);
         let own = sandbox.beside("cache");
@@ -37,7 +37,7 @@ impl Place {
         Place { sandbox, cache: own }
     }
 
-    /// A call of quiz here.
+    /// A command that calls quiz in this place.
     pub fn command(&self, arguments: &[&str]) -> std::process::Command {
         let mut command = self.sandbox.command(arguments);
         command.env("QUIZ_CACHE", &self.cache);
@@ -52,10 +52,10 @@ impl Place {
         self.command(arguments).output().unwrap().into()
     }
 
-    /// What a good run printed.
+    /// Calls quiz and returns its standard output.
     ///
     /// # Panics
-    /// If it was no good one.
+    /// If the run does not succeed.
     pub fn good(&self, arguments: &[&str]) -> String {
         let ran = self.quiz(arguments);
         assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.stderr);
@@ -72,7 +72,7 @@ impl Place {
         record["template"].as_str().map(str::to_owned)
     }
 
-    /// How many processes of this place's there are.
+    /// The number of processes that belong to this place.
     pub fn processes(&self) -> usize {
         let of_this = format!("QUIZ_CACHE={}", self.cache.display());
         let is_of_this = |pid: &std::ffi::OsStr| {
@@ -82,24 +82,24 @@ impl Place {
         fs::read_dir("/proc").unwrap().flatten().filter(|entry| is_of_this(&entry.file_name())).count()
     }
 
-    /// Those that runs start from.
+    /// The templates that runs start from.
     pub fn templates(&self) -> Vec<PathBuf> {
         self.all_templates().into_iter().filter(|path| !is_bare(path)).collect()
     }
 
-    /// Those that others are made from.
+    /// The templates that other templates are made from.
     pub fn bare_templates(&self) -> Vec<PathBuf> {
         self.all_templates().into_iter().filter(|path| is_bare(path)).collect()
     }
 
-    /// Both kinds.
+    /// The templates of both kinds.
     pub fn all_templates(&self) -> Vec<PathBuf> {
         let Ok(found) = fs::read_dir(self.cache.join("templates")) else { return Vec::new() };
         let entries = found.flatten().filter(|e| !e.file_name().to_string_lossy().starts_with('.'));
         entries.map(|e| e.path()).collect()
     }
 
-    /// Calls quiz with this on its standard input.
+    /// Calls quiz with `input` on its standard input.
     ///
     /// # Panics
     /// If it cannot be started or does not read.
@@ -112,7 +112,7 @@ impl Place {
         child.wait_with_output().unwrap().into()
     }
 
-    /// A QEMU that writes a line to a file each time that it boots a kernel, and the file.
+    /// A QEMU program that writes a line to a file for each kernel boot, and that file.
     pub fn counting_qemu(&self) -> (String, PathBuf) {
         let (qemu, boots) = (self.sandbox.beside("qemu"), self.sandbox.beside("boots"));
         let script =
@@ -124,13 +124,13 @@ impl Place {
     }
 }
 
-/// Whether a process keeps a VM for the next run.
+/// Whether a process keeps a standby VM.
 pub fn is_keeper(pid: u32) -> bool {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     line.split(|byte| *byte == 0).any(|word| word == b"--hold-standby")
 }
 
-/// Whether a template, by its directory, is a bare one.
+/// Whether the template in this directory is a bare one.
 pub fn is_bare(template: &Path) -> bool {
     template.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bare-"))
 }
@@ -144,7 +144,7 @@ pub fn write_program(path: &Path, text: &str) {
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// Right by all that is written down about it, and of no use to QEMU.
+/// Makes a template useless to QEMU, while all records about it stay correct.
 pub fn make_useless(template: &Path) {
     let state = template.join("state");
     fs::write(&state, "no state of any machine").unwrap();

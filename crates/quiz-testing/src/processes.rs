@@ -1,13 +1,13 @@
-//! What processes there are, from `/proc`.
+//! Lists processes from `/proc`.
 
 use fs_err as fs;
 
-/// Whether the process runs; one that has ended and waits for its parent does not.
+/// Whether the process runs; a zombie does not.
 pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
-/// The processes that `pid` has started, and theirs.
+/// All descendants of the process `pid`.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let all: Vec<(u32, u32)> = fs::read_dir("/proc")
@@ -26,7 +26,7 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
-/// State letter and parent, of `/proc/<pid>/stat`.
+/// State letter and parent process from `/proc/<pid>/stat`.
 fn stat(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;

@@ -1,4 +1,4 @@
-//! A terminal for quiz to run on, with the test at its keyboard.
+//! A pseudo-terminal to run quiz on, whose keyboard the test controls.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
-/// A pseudo-terminal with what was shown on it.
+/// A pseudo-terminal, and everything shown on it so far.
 #[derive(Debug)]
 pub struct Pty {
     master: File,
@@ -21,10 +21,10 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// A terminal of this many lines and columns.
+    /// Opens a terminal with this many rows and columns.
     ///
     /// # Panics
-    /// If the host gives no terminal.
+    /// If the host has no free pseudo-terminal.
     pub fn new(rows: u16, cols: u16) -> Pty {
         let master =
             rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a pty");
@@ -43,7 +43,7 @@ impl Pty {
         pty
     }
 
-    /// Starts a program on the terminal, as its session's leader.
+    /// Starts a program on the terminal, as the leader of a new session.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -78,7 +78,7 @@ impl Pty {
         command.spawn().expect("the program can be started")
     }
 
-    /// Gives the terminal another size.
+    /// Changes the terminal's size.
     ///
     /// # Panics
     /// If the terminal is gone.
@@ -95,7 +95,7 @@ impl Pty {
         tcgetattr(&self.slave).expect("the terminal has modes")
     }
 
-    /// Types.
+    /// Types `keys`.
     ///
     /// # Panics
     /// If the terminal is gone.
@@ -103,10 +103,10 @@ impl Pty {
         self.master.write_all(keys).expect("the terminal takes keys");
     }
 
-    /// Reads until `words` were shown, and returns all that was shown up to then.
+    /// Reads until `words` are shown, and returns everything shown so far.
     ///
     /// # Panics
-    /// If they are not shown in time; with what was.
+    /// If they are not shown within `limit`; the message contains what was shown.
     pub fn wait_for(&mut self, words: &str, limit: Duration) -> String {
         let until = Instant::now() + limit;
         loop {

@@ -1,4 +1,4 @@
-//! Directories for one test, and quiz called in them.
+//! Directories for one test, in which the test calls quiz.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -7,21 +7,21 @@ use std::process::{Child, Command, Output, Stdio};
 
 use fs_err as fs;
 
-/// A worktree and a home. They are deleted in the end, unless the test fails.
+/// A worktree and a home. They are deleted at the end, unless the test fails.
 #[derive(Debug)]
 pub struct Sandbox {
     program: PathBuf,
     top: tempfile::TempDir,
 }
 
-/// What a call of quiz said and how it ended.
+/// The output and the exit code of a call of quiz.
 #[derive(Debug)]
 pub struct Ran {
-    /// Exit code; -1 when quiz itself died of a signal.
+    /// Exit code; -1 when a signal killed quiz itself.
     pub code: i32,
     /// Standard output.
     pub stdout: Vec<u8>,
-    /// Standard error, lossy.
+    /// Standard error as text; invalid UTF-8 is replaced.
     pub stderr: String,
 }
 
@@ -43,10 +43,10 @@ impl From<Output> for Ran {
 }
 
 impl Sandbox {
-    /// A sandbox for the quiz at `program`.
+    /// Makes a sandbox for the quiz at `program`.
     ///
     /// # Panics
-    /// If the host gives no temporary directory.
+    /// If no temporary directory can be made.
     pub fn new(program: impl Into<PathBuf>) -> Sandbox {
         let top = tempfile::Builder::new().prefix("quiz-test-").tempdir().expect("a temporary directory");
         fs::create_dir_all(top.path().join("home")).expect("a home");
@@ -80,14 +80,13 @@ impl Sandbox {
         dir
     }
 
-    /// Quiz, to be called with `args` in the worktree, with an environment of just what it needs.
-    /// Kernels and roots come from the user's cache, so that they are made once and not for every
-    /// test.
+    /// A command that calls quiz with `args` in the worktree, with a minimal environment. Kernels
+    /// and roots come from the user's cache, so that they are made only once for all tests.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         self.command_in(&self.worktree(), args)
     }
 
-    /// The same, called in another directory.
+    /// Like [`Sandbox::command`], but in another directory.
     pub fn command_in<S: AsRef<OsStr>>(&self, dir: &Path, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.program);
         command.args(args).current_dir(dir).env_clear().env("HOME", self.home());
@@ -108,10 +107,10 @@ impl Sandbox {
         self.command(args).output().expect("quiz can be started").into()
     }
 
-    /// Allows all of the worktree that reaches the host, as it is now.
+    /// Trusts everything in the worktree that can affect the host, in its present state.
     ///
     /// # Panics
-    /// If quiz does not take it.
+    /// If quiz refuses.
     pub fn allow(&self) {
         let ran = self.quiz(["allow"]);
         assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -125,7 +124,7 @@ impl Sandbox {
         self.command_in(dir, args).output().expect("quiz can be started").into()
     }
 
-    /// Calls quiz with this on its standard input.
+    /// Calls quiz with `input` on its standard input and waits for its end.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -134,7 +133,7 @@ impl Sandbox {
         let mut stdin = child.stdin.take().expect("standard input is piped");
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                // A program that reads only the beginning is fine.
+                // A program may read only the beginning of its input.
                 stdin.write_all(input).ok();
             });
             child.wait_with_output().expect("quiz can be waited for").into()
@@ -149,12 +148,12 @@ impl Sandbox {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("quiz can be started")
     }
 
-    /// The directories of the worktree's runs, oldest first.
+    /// The run directories of the worktree, oldest first.
     pub fn runs(&self) -> Vec<PathBuf> {
         runs_of(&self.worktree())
     }
 
-    /// The directory of the newest run.
+    /// The newest run directory.
     ///
     /// # Panics
     /// If there is none.
@@ -164,7 +163,7 @@ impl Sandbox {
 }
 
 impl Drop for Sandbox {
-    /// What a failing test has left stays, and is named.
+    /// Keeps the directories of a failing test and prints their path.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.top.disable_cleanup(true);
@@ -173,7 +172,7 @@ impl Drop for Sandbox {
     }
 }
 
-/// The directories of a worktree's runs, oldest first.
+/// The run directories of a worktree, oldest first.
 pub fn runs_of(worktree: &Path) -> Vec<PathBuf> {
     let Ok(found) = fs::read_dir(worktree.join(".quiz/runs")) else { return Vec::new() };
     let mut runs: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).collect();
@@ -181,10 +180,10 @@ pub fn runs_of(worktree: &Path) -> Vec<PathBuf> {
     runs
 }
 
-/// The cache that holds kernels, roots and checkouts between tests: the user's.
+/// The user's cache, which keeps kernels, roots and checkouts between tests.
 ///
 /// # Panics
-/// Without HOME.
+/// If `HOME` is not set.
 pub fn cache() -> PathBuf {
     let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     of("QUIZ_CACHE")

@@ -1,8 +1,9 @@
-//! Which accelerator this host can really use, found out by trying, and how fast its TSC runs.
+//! Finds out which accelerator works on this host by trying, and how fast the host's TSC runs. Not
+//! for what a QEMU program supports (`probe`).
 //!
-//! `/dev/kvm` that opens is no proof: on nested and paravirtual hosts it can create VMs and vCPUs
-//! and still not run a kernel. So KVM is tried with the very kernel that is to run, once for each
-//! QEMU program and boot of the host, and the answer is remembered.
+//! That `/dev/kvm` opens is no proof. On nested and paravirtual hosts, KVM can create VMs and vCPUs
+//! and still not run a kernel. So quiz tries KVM with the kernel of the run, once for each QEMU
+//! program and boot of the host. It remembers the result.
 
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -21,65 +22,64 @@ use crate::probe::{Identity, ProbeError, Qemu};
 use crate::qmp::{self, Said};
 use crate::spec::{Accel, VmSpec};
 
-/// How long a kernel may take to start the agent under a KVM that works. It takes well under a
-/// second.
+/// How long a kernel may take to start the agent if KVM works. It takes well under a second.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// What the user asked for.
+/// The accelerator that the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
-    /// KVM where it works, else TCG.
+    /// KVM if it works, otherwise TCG.
     Auto,
-    /// KVM or nothing.
+    /// Only KVM.
     Kvm,
-    /// TCG.
+    /// Only TCG.
     Tcg,
 }
 
-/// What will be used, and why.
+/// The accelerator that is used, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The accelerator.
     pub accel: Accel,
-    /// The reason, for people.
+    /// The reason, as text for the user.
     pub why: String,
-    /// This was found out just now, so the user has not been told yet.
+    /// The choice is new, so quiz should report it to the user.
     pub new: bool,
 }
 
-/// What is remembered of this host until its next boot.
+/// What quiz remembers of this host until the host's next boot.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Facts {
     boot_id: String,
     tsc_khz: Option<u64>,
-    /// The QEMU programs that are known, the one that was used last at the end.
+    /// The known QEMU programs, the most recently added last.
     qemus: Vec<KnownQemu>,
-    /// The user was told why there is no KVM.
+    /// The reason against KVM that quiz has reported to the user.
     told: Option<String>,
 }
 
-/// A QEMU program that was asked what it has.
+/// A QEMU program whose features are known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct KnownQemu {
     identity: Identity,
     qemu: Qemu,
-    /// `Some("")` means that KVM ran a kernel with it; any other text says why it did not.
+    /// `None` if KVM was not tried. `Some("")` if KVM ran a kernel with this QEMU; any other text
+    /// is the reason why it did not.
     kvm: Option<String>,
 }
 
-/// How many QEMU programs are remembered.
+/// The maximum number of QEMU programs that are remembered.
 const QEMUS: usize = 32;
 
-/// Why the accelerator that was asked for cannot be used.
+/// Why an accelerator cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AccelError {
-    /// KVM runs only guests of the host's own kind.
+    /// KVM does not run this guest architecture on this host.
     #[error("cannot use KVM for a guest of {0}: KVM does not run that architecture here")]
     OtherArch(&'static str),
-    /// There is no KVM.
+    /// The host has no `/dev/kvm`.
     #[error("cannot use KVM: this host has no /dev/kvm")]
     NoDevice,
-    /// The device is for members of a group, by its name or number.
+    /// Only members of this group (a name or number) may open the device.
     #[error("cannot use KVM: you may not open /dev/kvm, which is for members of the group `{0}`")]
     NotInGroup(String),
     /// The device cannot be opened.
@@ -91,7 +91,7 @@ pub enum AccelError {
 }
 
 impl AccelError {
-    /// What the user can do.
+    /// A command or setting that may help.
     pub fn hint(&self) -> String {
         match self {
             AccelError::NotInGroup(group) => {
@@ -104,7 +104,7 @@ impl AccelError {
     }
 }
 
-/// The host's facts, kept in a file that may be deleted at any time.
+/// Facts about the host, kept in a file that may be deleted at any time.
 #[derive(Debug)]
 pub struct Host {
     file: PathBuf,
@@ -113,8 +113,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads what is remembered in `file`, if it is of this boot (`boot_id` is the host's
-    /// `/proc/sys/kernel/random/boot_id`).
+    /// Reads the facts from `file`. Facts of another boot are ignored. `boot_id` is the content of
+    /// the host's `/proc/sys/kernel/random/boot_id`.
     pub fn open(file: PathBuf, boot_id: &str) -> Host {
         let facts = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Facts>(&bytes).ok());
         let facts = facts.filter(|facts| facts.boot_id == boot_id);
@@ -122,7 +122,7 @@ impl Host {
         Host { file, facts, kvm_device: "/dev/kvm".into() }
     }
 
-    /// The rate of this host's TSC in kHz; `None` where it has none.
+    /// The rate of this host's TSC in kHz; `None` if the host has none.
     pub fn tsc_khz(&mut self) -> Option<u64> {
         if self.facts.tsc_khz.is_none() {
             self.facts.tsc_khz = measure_tsc();
@@ -131,11 +131,11 @@ impl Host {
         self.facts.tsc_khz
     }
 
-    /// What the QEMU at `program` has for guests of `arch`. It is asked once, until its file is
-    /// another one.
+    /// What the QEMU at `program` supports for guests of `arch`. The answer is remembered until the
+    /// program's file changes.
     ///
-    /// One that does not answer is taken to have everything, and asked again next time; the error
-    /// says why it did not.
+    /// If the QEMU does not answer, it counts as supporting everything, and quiz asks again next
+    /// time. The error is the reason why it did not answer.
     pub fn qemu(&mut self, program: &Path, arch: &Arch) -> (Qemu, Option<ProbeError>) {
         let identity = match Identity::of(program) {
             Ok(identity) => identity,
@@ -164,11 +164,11 @@ impl Host {
         self.facts.qemus.iter().find(|known| known.identity.path() == program)
     }
 
-    /// What is known without trying of a guest of `arch` in the QEMU at `program`; `None` when KVM
-    /// has to be tried.
+    /// The accelerator for a guest of `arch` in the QEMU at `program`, if it is known without
+    /// trying. `None` if KVM must be tried.
     ///
     /// # Errors
-    /// If what was asked for cannot be.
+    /// If the accelerator that the user asked for cannot be used.
     pub fn known(&mut self, wish: Wish, arch: &'static Arch, program: &Path) -> Result<Option<Choice>, AccelError> {
         let has = |accel: Accel| {
             let known = self.of_program(program);
@@ -196,7 +196,7 @@ impl Host {
                 Some(why) => why.to_owned(),
             },
             (Wish::Auto, Some(_)) if !has_tcg => return Err(AccelError::NotInQemu(Accel::Tcg, program.to_owned())),
-            // That one can be mended, so it is worth a word.
+            // The user can fix this, so it is worth reporting.
             (Wish::Auto, Some(error @ AccelError::NotInGroup(_))) => {
                 let why = format!("{error} (hint: {})", error.hint());
                 let new = self.facts.told.as_ref() != Some(&why);
@@ -209,7 +209,7 @@ impl Host {
         Ok(Some(Choice { accel: Accel::Tcg, why, new: false }))
     }
 
-    /// Notes that the user was told of this choice.
+    /// Remembers that this choice was reported to the user.
     pub fn told(&mut self, choice: &Choice) {
         if choice.new && self.facts.told.as_ref() != Some(&choice.why) {
             self.facts.told = Some(choice.why.clone());
@@ -217,7 +217,7 @@ impl Host {
         }
     }
 
-    /// Why KVM's device cannot be opened, if it cannot.
+    /// Why `/dev/kvm` cannot be opened; `None` if it can.
     fn closed_device(&self) -> Option<AccelError> {
         let error = fs::OpenOptions::new().read(true).write(true).open(&self.kvm_device).err()?;
         Some(match error.kind() {
@@ -227,8 +227,8 @@ impl Host {
         })
     }
 
-    /// Tries KVM with `vm`'s kernel and initramfs, and remembers the answer. Files of the trial are
-    /// made in `dir`.
+    /// Tries KVM with the kernel and initramfs of `vm`, and remembers the result. Creates the files
+    /// of the trial in `dir`.
     pub fn try_kvm(&mut self, vm: &VmSpec, dir: &Path) -> Choice {
         let trial = VmSpec {
             accel: Accel::Kvm,
@@ -251,7 +251,7 @@ impl Host {
         Choice { accel, why, new: true }
     }
 
-    /// Forgetting is harmless, so failures are not worth a word: the next run finds out again.
+    /// Errors are ignored: if the facts are lost, the next run finds them out again.
     fn remember(&self) {
         let Some(dir) = self.file.parent() else { return };
         let Ok(text) = serde_json::to_vec(&self.facts) else { return };
@@ -266,7 +266,7 @@ impl Host {
     }
 }
 
-/// The name of the group that owns a file, or its number.
+/// The name of the group that owns a file, or its number if it has no name.
 fn group_of(path: &Path) -> String {
     let gid = fs::metadata(path).map(|meta| meta.gid().to_string()).unwrap_or_default();
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
@@ -278,7 +278,7 @@ fn group_of(path: &Path) -> String {
     name.unwrap_or(gid)
 }
 
-/// Boots until the agent says hello; the error says why it did not.
+/// Boots until the agent sends its hello. The error is the reason why it did not.
 fn try_start(vm: &VmSpec, log: &Path) -> Result<(), String> {
     let (file, _) = fs::File::create(log).map_err(|e| e.to_string())?.into_parts();
     let mut monitor = Monitor::start(vm, &file).map_err(|e| e.to_string())?;
@@ -301,7 +301,7 @@ fn try_start(vm: &VmSpec, log: &Path) -> Result<(), String> {
             ];
             wait::ready(&mut fds, Some(left)).ok();
         }
-        // The console is only kept from filling up.
+        // Reads the console only to keep it from filling up.
         while let Ok(1..) = (&monitor.console).read(&mut buffer) {}
         if let Ok(n @ 1..) = (&monitor.agent).read(&mut buffer) {
             decoder.push(&buffer[..n]);
@@ -320,20 +320,20 @@ fn try_start(vm: &VmSpec, log: &Path) -> Result<(), String> {
     }
 }
 
-/// The first line of the log that says something of KVM, else its last.
+/// The first line of the log about KVM, or else its last line.
 fn last_line(log: &Path) -> Option<String> {
     let text = fs::read_to_string(log).ok()?;
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let line = lines.clone().find(|line| line.to_lowercase().contains("kvm")).or_else(|| lines.next_back())?;
-    // QEMU puts its own name before its messages.
+    // QEMU puts its name in front of its messages.
     let message = line.split_once(": ").filter(|(name, _)| name.starts_with("qemu-system-")).map(|(_, rest)| rest);
     Some(message.unwrap_or(line).to_owned())
 }
 
-/// The TSC against the clock, over a few milliseconds; good to about 20 ppm.
+/// Measures the TSC against the clock, over 20 ms. The result is good to about 20 ppm.
 #[cfg(target_arch = "x86_64")]
 fn measure_tsc() -> Option<u64> {
-    /// A reading of both that was not interrupted: of several, the one that took least.
+    /// One reading of both. Takes the fastest of 20, which nothing interrupted.
     fn reading() -> (u64, u64) {
         let one = || {
             // SAFETY: RDTSC reads a register. Every x86-64 processor has it.
@@ -353,7 +353,8 @@ fn measure_tsc() -> Option<u64> {
     u64::try_from(u128::from(later_tsc.checked_sub(tsc)?) * 1_000_000 / u128::from(elapsed)).ok()
 }
 
-/// Other hosts emulate the guest's TSC from their clock, at a rate that is QEMU's own affair.
+/// On other architectures QEMU emulates the guest's TSC from the host's clock, at a rate of its
+/// own.
 #[cfg(not(target_arch = "x86_64"))]
 fn measure_tsc() -> Option<u64> {
     None
@@ -397,7 +398,7 @@ mod tests {
         }
     }
 
-    /// A host that knows `qemu` as one that has everything.
+    /// A host that has remembered `qemu` as supporting everything.
     fn knowing(mut host: Host, qemu: &Path) -> Host {
         let known = KnownQemu {
             identity: Identity::of(qemu).unwrap(),
@@ -436,7 +437,7 @@ mod tests {
     #[test]
     fn a_device_that_may_not_be_opened_is_told_once_with_its_group() {
         if rustix::process::geteuid().is_root() {
-            // The superuser may open all. `crates/quiz/tests/machines.rs` does this as another
+            // root may open every device. `crates/quiz/tests/machines.rs` tests this as another
             // user.
             return;
         }

@@ -1,5 +1,5 @@
-//! The archive that the guest sends at its end, unpacked into the run's `artifacts/` while it
-//! comes. Not for the unpacking itself (`unpack`).
+//! Unpacks the archive that the guest sends at its end into the run's `artifacts/`, as it arrives.
+//! Not for the unpacking itself (`unpack`).
 
 use std::io::{self, Read};
 use std::thread::{self, JoinHandle};
@@ -10,21 +10,21 @@ use crate::feed::{Feed, Intake, feed};
 use crate::unpack::{Bounds, Rules, Unpacked, unpack};
 use crate::verdict::ArtifactsRecord;
 
-/// The directory's name in that of the run.
+/// The directory's name in the run directory.
 pub const DIR: &str = "artifacts";
 
-/// An unpacking under way.
+/// An archive that is being unpacked.
 pub struct Unpacking {
     feed: Feed,
     thread: JoinHandle<ArtifactsRecord>,
 }
 
 impl Unpacking {
-    /// Unpacks into `artifacts/` in `dir`, which is made when something comes. `taken` hears how
-    /// many bytes are done with.
+    /// Starts to unpack into `artifacts/` in `dir`, which is created when the first byte arrives.
+    /// Calls `taken` with the number of bytes that are consumed.
     ///
     /// # Errors
-    /// If the host has no thread for it.
+    /// If the host cannot create a thread.
     pub fn start(
         dir: io::Result<HeldDir>,
         bounds: Bounds,
@@ -34,20 +34,20 @@ impl Unpacking {
         let thread = thread::Builder::new().spawn(move || {
             let mut chunks = Chunks { intake, current: Vec::new(), at: 0, taken };
             let record = read(&mut chunks, dir, bounds);
-            // The guest is not to wait for us even when the archive was given up.
+            // Reads the rest even after an error, so that the guest does not block.
             io::copy(&mut chunks, &mut io::sink()).ok();
             record
         })?;
         Ok(Unpacking { feed, thread })
     }
 
-    /// Bytes of the archive.
+    /// Adds bytes of the archive.
     pub fn push(&self, bytes: &[u8]) {
-        // The thread reads to the end whatever happens.
+        // The thread always reads to the end.
         self.feed.push(bytes);
     }
 
-    /// Nothing more will come.
+    /// Ends the archive, and waits until it is unpacked.
     pub fn finish(self) -> ArtifactsRecord {
         drop(self.feed);
         self.thread.join().unwrap_or_else(|_| ArtifactsRecord {
@@ -78,9 +78,9 @@ impl<F: FnMut(usize)> Read for Chunks<F> {
     }
 }
 
-/// Unpacks one archive; an error ends it and is among the refusals.
+/// Unpacks one archive. An error ends it and is listed among the refusals.
 fn read(archive: &mut impl Read, run: io::Result<HeldDir>, bounds: Bounds) -> ArtifactsRecord {
-    // An empty archive is no archive: do not leave an empty directory behind.
+    // If the archive is empty, do not create an empty directory.
     let mut first = [0];
     if !matches!(archive.read(&mut first), Ok(1)) {
         return ArtifactsRecord::default();
@@ -119,7 +119,7 @@ mod tests {
         header.set_mode(0o644);
         archive.append_data(&mut header, "a", &b"x"[..]).unwrap();
         let bytes = archive.into_inner().unwrap();
-        // A directory in which nobody can make anything.
+        // A directory in which no file can be created.
         let record = read(&mut bytes.as_slice(), HeldDir::open("/proc".as_ref()), Bounds::NONE);
         assert!(record.failed.as_ref().is_some_and(|failed| failed.contains("artifacts")), "{record:?}");
         assert!(record.files == 0 && record.refused.is_empty(), "{record:?}");

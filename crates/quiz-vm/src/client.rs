@@ -1,5 +1,5 @@
-//! The side of those who come to a VM that runs: their streams and signals, tied to a program in
-//! it. Not for the supervisor's side (see `supervise::clients`).
+//! The client's side of a running VM: ties the user's streams and signals to a program in it. Not
+//! for the supervisor's side (`supervise::clients`).
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -16,54 +16,54 @@ use crate::escape::Escape;
 use crate::outgoing::Outgoing;
 use crate::supervise::job::{Signals, Streams};
 
-/// How it came to an end.
+/// How a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parting {
-    /// The program that was asked for has ended.
+    /// The client's program has ended.
     Ended(Status),
-    /// The VM has, or the program that was watched.
+    /// The VM has shut down, or the program that the client watches has ended.
     Over {
-        /// The exit code for whoever waited for it.
+        /// The exit code for the client.
         code: u8,
-        /// What has happened, unless it was the program's own doing.
+        /// What has happened, unless the program just ended.
         message: Option<String>,
-        /// The VM stays.
+        /// Whether the VM stays up.
         stays: bool,
     },
-    /// The user left with the escape.
+    /// The user left with the escape key.
     Escaped,
     /// The user left with a signal.
     Interrupted(u8),
-    /// The supervisor is gone without a word.
+    /// The supervisor is gone without a message.
     Gone,
 }
 
-/// Why there was no conversation, or why it cannot go on.
+/// Why a session could not begin or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The VM's quiz is another.
+    /// The VM belongs to another version of quiz.
     #[error("it belongs to another version of quiz (its frames have version {theirs}, not {})", quiz_proto::VERSION)]
     Version {
-        /// What it speaks.
+        /// The version of its frames.
         theirs: u32,
     },
-    /// A stream of this side failed.
+    /// The user's output stream failed.
     #[error("cannot write to {stream}: {error}")]
     Write { stream: &'static str, error: io::Error },
-    /// Standard input of this side failed.
+    /// The user's standard input failed.
     #[error("cannot read standard input: {0}")]
     Read(#[source] io::Error),
-    /// The host said no.
+    /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Waits until the supervisor has said its first word, which it does when the run's program runs;
-/// whether that has a terminal.
+/// Waits for the supervisor's welcome, which it sends when the run's program runs. Returns whether
+/// that program has a terminal.
 pub fn greet(socket: &UnixStream) -> Result<bool, ClientError> {
     let mut decoder = Decoder::default();
     loop {
-        // Byte by byte: what follows is for the conversation.
+        // Byte by byte, because the bytes after the welcome belong to the session.
         let mut byte = [0];
         if (&mut &*socket).read(&mut byte)? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
@@ -78,35 +78,35 @@ pub fn greet(socket: &UnixStream) -> Result<bool, ClientError> {
     }
 }
 
-/// What the user's side of a conversation is.
+/// The user's side of a session.
 pub struct Ends<'a> {
     /// The user's descriptors.
     pub streams: Streams,
     /// The user's signals.
     pub signals: &'a mut dyn Signals,
-    /// The key that, three times within a second, leaves the program's terminal.
+    /// The key that leaves the program's terminal when it is typed three times within a second.
     pub escape: Option<u8>,
-    /// Hears that what is typed goes to the program from now on, if that is to be told (to whom has
-    /// not been greeted).
+    /// Called when input goes to the program from now on. Only if the caller has not received the
+    /// welcome with [`greet`].
     pub begin: &'a mut dyn FnMut(),
-    /// Says what to do about a signal that ends programs.
+    /// Decides what to do about a signal that ends programs.
     pub heed: &'a mut dyn FnMut(i32) -> Heed,
 }
 
-/// What a signal is to do.
+/// What happens on a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heed {
-    /// The program is to get it.
+    /// The program gets the signal.
     Pass,
-    /// The program is to get it, and the conversation is over.
+    /// The program gets the signal, and the session ends.
     PassAndLeave,
-    /// The conversation is over.
+    /// The session ends.
     Leave,
-    /// Nothing: it was dealt with.
+    /// Nothing: the caller has handled it.
     Nothing,
 }
 
-/// Says what is wanted, and ties the program's streams to the user's until it is over.
+/// Sends `request`, and ties the program's streams to the user's until the session ends.
 pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Parting, ClientError> {
     socket.set_nonblocking(true)?;
     let Ends { streams, signals, escape, begin, heed } = ends;
@@ -127,7 +127,7 @@ pub fn converse(socket: UnixStream, request: &Request, ends: Ends) -> Result<Par
     encode(request, &mut conversation.outgoing.bytes).map_err(io::Error::other)?;
     match streams.input {
         Some(input) => conversation.duplex.read(input)?,
-        // Somebody else feeds the run's program.
+        // Another process feeds the run's program.
         None if *request == Request::Attach => {}
         None => conversation.say(ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
     }
@@ -158,12 +158,12 @@ impl Conversation<'_> {
         self.duplex.end_input();
         let left = matches!(self.parting, Some(Parting::Escaped | Parting::Interrupted(_)));
         let before = self.heard_signals;
-        // What has come is the user's, unless they are in a hurry.
+        // Output that has arrived is still written, unless the user sends a signal.
         while !left && self.failed.is_none() && self.heard_signals == before && self.duplex.is_writing() {
             self.turn(false);
         }
         if !left && self.duplex.is_writing() {
-            // What is not written whole is no success.
+            // Incomplete output is no success.
             self.parting = Some(Parting::Interrupted(self.last_signal));
         }
         match self.failed {
@@ -178,7 +178,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// Waits for the next thing to happen and deals with it; `socket`: also at the other end.
+    /// Waits for the next event and handles it. Events of the supervisor only if `socket`.
     fn turn(&mut self, socket: bool) {
         let ready = {
             let mut fds = [
@@ -205,7 +205,7 @@ impl Conversation<'_> {
     }
 
     fn flush(&mut self) {
-        // What the other end has sent before it closed is still to be read.
+        // If the supervisor has closed the socket, its last messages must still be read.
         self.outgoing.flush(&self.socket).ok();
     }
 
@@ -228,7 +228,8 @@ impl Conversation<'_> {
         match answer {
             Answer::Guest(ToHost::Data(_, stream, bytes)) => {
                 if !self.duplex.write(stream, &bytes) {
-                    // Nobody reads it, and its end is waited for all the same.
+                    // The output is discarded. Credit is still returned, so that the program can
+                    // end.
                     let taken = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                     self.say(ToGuest::Credit(ProgramId::MAIN, stream, taken));
                 }

@@ -1,4 +1,5 @@
-//! The guest's console: kept on disk within bounds, and searched for the kernel's last words.
+//! The guest's console: stored on disk within limits, and searched for reports of the kernel. Not
+//! for classifying messages (`quiz_oops`).
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,21 +11,21 @@ use quiz_oops::line;
 
 use quiz_oops::classify;
 
-/// How much is kept from the start, in bytes.
+/// How many bytes are kept from the start.
 const HEAD: u64 = 32 * 1024 * 1024;
-/// How much is kept from the end when there is more, in bytes.
+/// How many bytes are kept from the end, if there are more.
 const TAIL: usize = 1024 * 1024;
-/// The longest line that is looked at, in bytes.
+/// The longest line that is searched, in bytes.
 const LINE: usize = 4096;
-/// How much of an oops is kept, in bytes.
+/// How many bytes of an oops are kept.
 const OOPS: usize = 256 * 1024;
-/// How much is kept of what the kernel says from a mere report or stall on, so that there is room
-/// for an oops that follows, in bytes.
+/// How many bytes are kept from a mere report or stall on. The rest of [`OOPS`] is for an oops that
+/// may follow.
 const REPORT: usize = 64 * 1024;
-/// How many last lines are kept for a message.
+/// How many of the last lines are kept for a message.
 const LAST_LINES: usize = 12;
 
-/// What a kernel says before it tells where processors and tasks stand because it was asked to.
+/// How the kernel begins its list of processors and tasks after a sysrq request.
 const ASKED: &str = "sysrq: Show ";
 
 /// The console of one run.
@@ -40,19 +41,19 @@ pub struct Console {
     report: Option<String>,
     stall: Option<String>,
     panicked: bool,
-    /// The kernel puts a time stamp in front of its messages.
+    /// Whether the kernel puts time stamps in front of its messages.
     stamps: bool,
     strict: Strict,
-    /// The same of the kernel's log, with what follows in it.
+    /// The same for the kernel's log, with the text from its first report on.
     logged: Strict,
     logged_text: String,
 }
 
-/// Looks for the first message that a run must not have had that is to be free of them.
+/// Finds the first message for which a strict run fails.
 #[derive(Default)]
 struct Strict {
     first: Option<String>,
-    /// The line before announced one.
+    /// The last line announced such a message.
     announced: bool,
 }
 
@@ -73,8 +74,11 @@ impl Strict {
 }
 
 impl Console {
-    /// A console that is kept in the file `path`, behind what `before` holds: the console of the VM
-    /// that this one goes on from.
+    /// A console stored in `log`, after the content of `before`: the console log of the VM that
+    /// this one resumes from.
+    ///
+    /// # Errors
+    /// If `before` cannot be read or `log` cannot be written.
     pub fn create(mut log: File, before: Option<&Path>) -> io::Result<Console> {
         let before = before.map_or_else(|| Ok(Vec::new()), fs::read)?;
         log.write_all(&before)?;
@@ -96,7 +100,7 @@ impl Console {
             logged: Strict::default(),
             logged_text: String::new(),
         };
-        // What was wrong with the guest that was saved is wrong with this one.
+        // Reports of the saved guest also count for this one.
         for line in String::from_utf8_lossy(&before).lines() {
             let text = console.judge(line);
             if console.report.is_none() && classify::is_report(text) {
@@ -106,7 +110,10 @@ impl Console {
         Ok(console)
     }
 
-    /// Takes output of the guest.
+    /// Adds output of the guest.
+    ///
+    /// # Errors
+    /// If the log cannot be written.
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         let room = usize::try_from(HEAD.saturating_sub(self.written)).unwrap_or(usize::MAX);
         let (head, rest) = bytes.split_at(room.min(bytes.len()));
@@ -121,8 +128,8 @@ impl Console {
                 b'\r' => {}
                 _ => {
                     if self.line.len() == 2 * LINE {
-                        // What a program has written without an end; a message of the kernel's may
-                        // follow.
+                        // A program has written this without a newline. A message of the kernel may
+                        // follow on the same line.
                         self.line.splice(..LINE, "…".bytes());
                     }
                     self.line.push(*byte);
@@ -136,8 +143,8 @@ impl Console {
         let line = String::from_utf8_lossy(&self.line).into_owned();
         self.line.clear();
         let text = self.judge(&line);
-        // It says so at the end of its account, too; and without time stamps it may stand behind
-        // what a program has written.
+        // The kernel also prints this at the end of its report. Without time stamps, it may follow
+        // output of a program on the same line.
         self.panicked |= text.contains(classify::PANIC);
         let (trouble, report, stall) =
             (classify::is_trouble(text), classify::is_report(text), classify::is_stall(text));
@@ -161,20 +168,20 @@ impl Console {
         self.last.push_back(line);
     }
 
-    /// Looks for what a run is to be free of; gives the message in the line.
+    /// Searches a line for messages that fail a strict run. Returns the message in the line.
     fn judge<'a>(&mut self, line: &'a str) -> &'a str {
         let line::Line { message, stamped } = line::read(line);
         self.stamps |= stamped;
         let text = message.trim_start();
-        // Where the kernel's messages have stamps, a line without one is a program's.
+        // If the kernel's messages have time stamps, a line without one is from a program.
         if stamped || !self.stamps {
             self.strict.look_at(text);
         }
         text
     }
 
-    /// Takes what the kernel has in its log, of which some may never have come to the console:
-    /// messages, each a line.
+    /// Adds messages of the kernel's log, one a line. Some of them may not have reached the
+    /// console.
     pub fn log(&mut self, messages: &str) {
         for text in messages.lines() {
             self.logged.look_at(text.trim_start());
@@ -185,7 +192,10 @@ impl Console {
         }
     }
 
-    /// Nothing more will come.
+    /// Completes the log. No more output follows.
+    ///
+    /// # Errors
+    /// If the log cannot be written.
     pub fn finish(&mut self) -> io::Result<()> {
         if !self.line.is_empty() {
             self.end_line();
@@ -200,7 +210,7 @@ impl Console {
         self.log.flush()
     }
 
-    /// The kernel said that it panicked.
+    /// Whether the kernel reported a panic.
     pub fn panicked(&self) -> bool {
         self.panicked
     }
@@ -210,39 +220,38 @@ impl Console {
         self.report.as_deref()
     }
 
-    /// The first message that a run must not have had that is to be free of them, on the console or
-    /// in the kernel's log.
+    /// The first message for which a strict run fails, on the console or in the kernel's log.
     pub fn strict(&self) -> Option<&str> {
         self.strict.first().or(self.logged.first())
     }
 
-    /// The first line about something that does not get on.
+    /// The first line about a hung task or processor.
     pub fn stall(&self) -> Option<&str> {
         self.stall.as_deref()
     }
 
-    /// The first line that says that the kernel is in trouble.
+    /// The first line that reports that the kernel is in trouble.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
 
-    /// The line that tells most of what was wrong.
+    /// The most important line about the failure.
     pub fn headline(&self) -> Option<&str> {
         self.trouble().or(self.report()).or(self.stall()).or(self.strict())
     }
 
-    /// What the kernel said of where processors and tasks stand, because it was asked; empty if it
-    /// was not.
+    /// What the kernel printed about processors and tasks after a sysrq request; empty if there was
+    /// none.
     pub fn asked(&self) -> &str {
         &self.asked
     }
 
-    /// From the first sign of trouble, report of a checker or stall on; empty without one.
+    /// The output from the first sign of trouble, report of a checker or stall on; empty without
+    /// one.
     pub fn oops(&self) -> &str {
         if self.oops.is_empty() { &self.logged_text } else { &self.oops }
     }
 
-    /// The last lines.
     pub fn last_lines(&self) -> String {
         self.last.iter().map(|line| format!("{line}\n")).collect()
     }

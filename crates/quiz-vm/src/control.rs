@@ -1,5 +1,5 @@
-//! What is said between a VM's supervisor and those who come to it from outside, through a socket
-//! of its own. Frames as on the channel to the agent.
+//! The messages between a VM's supervisor and its clients, on the control socket. The frames are
+//! those of the channel to the agent. Not for handling them (`supervise::serving`, `client`).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,57 +9,57 @@ use std::path::Path;
 use quiz_proto::{ToGuest, ToHost, WinSize};
 use serde::{Deserialize, Serialize};
 
-/// What somebody from outside says: first what they want, then [`Request::Say`].
+/// A message of a client: first what it wants, then [`Request::Say`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request<'a> {
-    /// Run another program in the guest. It is hung up when its client is gone.
+    /// Run another program in the guest. It gets SIGHUP when its client is gone.
     Exec(Box<Exec>),
-    /// Show what the run's program writes, and let it be typed to.
+    /// Show the output of the run's program, and accept input for it.
     Attach,
-    /// About that program; whatever number stands in it.
+    /// A message about the client's program. The program id in it is ignored.
     Say(#[serde(borrow)] ToGuest<'a>),
 }
 
-/// Another program. It gets the environment of the run's.
+/// A program of a client. It gets the environment of the run's program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
-    /// The program and its arguments, exactly; never empty.
+    /// The program and its arguments, unchanged; never empty.
     pub argv: Vec<Vec<u8>>,
-    /// What is different in its environment: name and value.
+    /// Variables that differ from that environment: name and value.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The working directory, if the guest has it; else it is that of the run's program.
+    /// The working directory. If the guest does not have it, that of the run's program.
     pub cwd: Vec<u8>,
     /// Run it on a terminal of this size.
     pub terminal: Option<WinSize>,
-    /// On a terminal: standard error is separate all the same.
+    /// On a terminal: whether standard error is still separate.
     pub separate_stderr: bool,
 }
 
-/// What the supervisor says.
+/// A message of the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer<'a> {
-    /// The first word.
+    /// The first message.
     Welcome {
         /// [`quiz_proto::VERSION`] of the supervisor.
         version: u32,
-        /// The run's program has a terminal.
+        /// Whether the run's program has a terminal.
         terminal: bool,
     },
-    /// About the client's program; whatever number stands in it.
+    /// A message about the client's program. The program id in it is meaningless.
     Guest(#[serde(borrow)] ToHost<'a>),
-    /// The last word, if the program has not ended by itself before.
+    /// The last message, unless the program has ended by itself.
     Over {
-        /// The exit code for whoever waited for it.
+        /// The exit code for the client.
         code: u8,
-        /// What has happened, unless it was the program's own doing.
+        /// What has happened, unless the program just ended.
         message: Option<String>,
-        /// The VM stays.
+        /// Whether the VM stays up.
         stays: bool,
     },
 }
 
-/// A socket's path may have 107 bytes, which a directory alone can exceed: it is reached through an
-/// open directory.
+/// Calls `how` with a short path to `name` in `dir`, through an open directory. A socket's path may
+/// have only 107 bytes, and `dir` alone can be longer.
 fn through<T>(dir: &Path, name: &str, how: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let dir = OwnedFd::from(fs_err::File::open(dir)?.into_parts().0);
     how(Path::new(&format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())))

@@ -1,12 +1,13 @@
-//! Mends what QEMU's `dump-guest-memory` writes, so that debuggers take it.
+//! Repairs the output of QEMU's `dump-guest-memory`, so that debuggers accept it. Not for dumping.
 //!
-//! An ELF file has a segment for each stretch of mapped memory, but QEMU says that a stretch ends
-//! in the file where its own block of RAM does (such as at the firmware below 1 MiB), although the
-//! next block follows it: all but the first part of the kernel's linear mapping would read as zero.
+//! An ELF dump has a segment for each range of mapped memory. QEMU ends a range in the file where
+//! its own block of RAM ends, such as at the firmware below 1 MiB. But the next block follows it in
+//! the file. Without the repair, all but the first part of the kernel's linear mapping would read
+//! as zero.
 //!
 //! A compressed dump (the format of `diskdump` and `makedumpfile`, here in its flattened form)
-//! should say in its header what `uname` prints in the guest. QEMU says the machine alone, and
-//! libkdumpfile then believes none of it and knows no architecture.
+//! should have the guest's `uname` in its header. QEMU sets only the machine. libkdumpfile then
+//! trusts none of it and knows no architecture.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -18,19 +19,22 @@ use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::spec::DumpFormat;
 
-/// The most segments that are looked at.
+/// The maximum number of segments that are read.
 const SEGMENTS: u64 = 1 << 20;
-/// Where a flattened dump has its first piece: behind a header of its own, and the piece's place
-/// and length (`makedumpfile`, IMPLEMENTATION).
+/// The offset of the first piece in a flattened dump: after the flattened header, and the piece's
+/// own offset and length (`makedumpfile`, IMPLEMENTATION).
 const FIRST_PIECE: usize = 4096 + 16;
-/// What the header of a compressed dump begins with.
+/// The start of the header of a compressed dump.
 const SIGNATURE: &[u8] = b"KDUMP   ";
-/// Where in it what `uname` prints begins, and the length of each of its six texts.
+/// The offset of the `uname` strings in the header, and the length of each of the six.
 const UTSNAME: (usize, usize) = (12, 65);
-/// How much of a dump is searched for what the kernel says of itself, in bytes.
+/// How many bytes of a dump are searched for the kernel's `vmcoreinfo`.
 const SEARCHED: u64 = 1 << 20;
 
-/// Mends a dump of this format.
+/// Repairs a dump of this format.
+///
+/// # Errors
+/// If the file cannot be read or written, or has another format.
 pub fn mend(dump: &mut File, format: DumpFormat) -> io::Result<()> {
     match format {
         DumpFormat::Elf => mend_segments(dump),
@@ -38,8 +42,8 @@ pub fn mend(dump: &mut File, format: DumpFormat) -> io::Result<()> {
     }
 }
 
-/// Completes the header of a compressed dump from what the kernel says of itself (`vmcoreinfo`).
-/// Without that there is nothing to complete it from.
+/// Completes the header of a compressed dump from the kernel's `vmcoreinfo`. Without `vmcoreinfo`
+/// the header stays as it is.
 fn mend_header(dump: &mut File) -> io::Result<()> {
     let mut start = Vec::new();
     dump.seek(SeekFrom::Start(0))?;
@@ -56,7 +60,7 @@ fn mend_header(dump: &mut File) -> io::Result<()> {
     });
     let Some(release) = release else { return Ok(()) };
     let (first, length) = UTSNAME;
-    // The machine, which is the fifth, is there.
+    // The fifth string, the machine, is set already.
     for (i, text) in [&b"Linux"[..], b"quiz", release, b"#1"].into_iter().enumerate() {
         let mut field = vec![0; length];
         let text = &text[..text.len().min(length - 1)];
@@ -67,7 +71,7 @@ fn mend_header(dump: &mut File) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets each segment of an ELF file go on as far as it does.
+/// Extends each segment of an ELF file to its full length.
 fn mend_segments(dump: &mut File) -> io::Result<()> {
     let invalid = || io::Error::new(ErrorKind::InvalidData, "it is no ELF file that quiz understands");
     let length = dump.metadata()?.len();
@@ -79,7 +83,8 @@ fn mend_segments(dump: &mut File) -> io::Result<()> {
     let start = header.e_phoff(endian);
     let mut count = u64::from(header.e_phnum(endian));
     if count == u64::from(u16::MAX) {
-        // Then it is in the first section's header (gABI, "Extended program header numbering").
+        // Then the count is in the first section's header (gABI, "Extended program header
+        // numbering").
         let mut section = [0; size_of::<object::elf::SectionHeader64<Endianness>>()];
         dump.seek(SeekFrom::Start(header.e_shoff(endian)))?;
         dump.read_exact(&mut section)?;
@@ -103,23 +108,23 @@ fn mend_segments(dump: &mut File) -> io::Result<()> {
     Ok(())
 }
 
-/// The segments that are shorter in the file than they need be, as they should be.
+/// The segments that can be longer in the file, with their index and their new length.
 fn mended(
     segments: &[ProgramHeader64<Endianness>],
     endian: Endianness,
     length: u64,
 ) -> Vec<(usize, ProgramHeader64<Endianness>)> {
     let loads = || segments.iter().enumerate().filter(|(_, segment)| segment.p_type(endian) == PT_LOAD);
-    // How far a byte of physical memory is behind its place in the file.
+    // The distance from a byte's physical address to its offset in the file.
     let shift = |segment: &ProgramHeader64<Endianness>| segment.p_offset(endian).wrapping_sub(segment.p_paddr(endian));
-    // Where memory is in the file, in the order of the memory. The guest's page tables can make a
-    // million of them.
+    // Address and shift of each segment, in the order of addresses. The guest's page tables can
+    // make a million of them.
     let mut known: Vec<(u64, u64)> = loads()
         .filter(|(_, segment)| segment.p_filesz(endian) > 0)
         .map(|(_, segment)| (segment.p_paddr(endian), shift(segment)))
         .collect();
     known.sort_unstable();
-    // For each the first behind it that is shifted otherwise.
+    // For each segment, the first later one that has another shift.
     let mut other: Vec<usize> = vec![known.len(); known.len()];
     for i in (1..known.len()).rev() {
         other[i - 1] = if known[i - 1].1 == known[i].1 { other[i] } else { i };
@@ -128,7 +133,7 @@ fn mended(
     short
         .filter_map(|(i, segment)| {
             let begin = segment.p_paddr(endian);
-            // Up to where somebody else says that memory is elsewhere in the file.
+            // Up to the address at which another segment has memory elsewhere in the file.
             let next = known.partition_point(|(address, _)| *address <= begin);
             let next = match known.get(next) {
                 Some((_, there)) if *there == shift(segment) => other[next],

@@ -1,6 +1,6 @@
-//! The user's ends of a program's streams: input is read and output written by threads, within the
-//! credit of each direction. The supervisor has one for the run's program, and each client one for
-//! its own. Not for where the other ends are.
+//! The user's ends of a program's streams. Threads read the input and write the output, within the
+//! credit of each direction. The supervisor has one for the run's program, and each client has one
+//! for its own. Not for the guest's ends.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,27 +12,26 @@ use quiz_proto::{Stream, WINDOW};
 use crate::feed::Feed;
 use crate::pump::{self, Allowance, Event, Mailbox};
 
-/// Credit is returned to the guest in pieces of this size, in bytes: each costs the guest an
+/// The minimum credit that is returned to the guest, in bytes: each return costs the guest an
 /// interrupt.
 const CREDIT: u32 = WINDOW / 4;
 
-/// What has happened to the streams.
+/// An event of the streams.
 #[derive(Debug)]
 pub enum Change {
-    /// The user has typed, or a program has written to quiz's input.
+    /// Input that the user has typed, or that a program has written.
     Input(Vec<u8>),
-    /// There is no more input.
+    /// The input has ended.
     InputEnded,
     /// The input cannot be read.
     InputFailed(io::Error),
-    /// So many bytes of artifacts were written.
+    /// This many bytes of artifacts were written.
     Unpacked(u32),
-    /// Nobody reads an output stream any more. The error is the host's, unless it is just a closed
-    /// pipe.
+    /// An output stream is closed. The error is the host's; `None` for a broken pipe.
     OutputClosed(Stream, Option<io::Error>),
 }
 
-/// The user's ends.
+/// The user's ends of a program's streams.
 pub struct Duplex {
     outlets: [Outlet; 2],
     allowance: Option<Allowance>,
@@ -44,11 +43,11 @@ pub struct Duplex {
 /// An output stream.
 struct Outlet {
     stream: Stream,
-    /// None once it was ended.
+    /// `None` after the stream has ended.
     feed: Option<Feed>,
     /// How many bytes were written for which no credit was returned yet.
     owed: u32,
-    /// Something may still have to be written.
+    /// Whether output may still have to be written.
     open: bool,
 }
 
@@ -56,7 +55,7 @@ impl Duplex {
     /// Starts the threads that write the output.
     ///
     /// # Errors
-    /// If the host has no thread or descriptor for it.
+    /// If the host cannot create a thread or descriptor.
     pub fn new(output: Box<dyn Write + Send>, errors: Box<dyn Write + Send>) -> io::Result<Duplex> {
         let (mailbox, events, wakeup) = Mailbox::new()?;
         let outlet = |stream, output| -> io::Result<Outlet> {
@@ -70,13 +69,13 @@ impl Duplex {
     /// Starts the thread that reads the input.
     ///
     /// # Errors
-    /// If the host has no thread for it.
+    /// If the host cannot create a thread.
     pub fn read(&mut self, input: OwnedFd) -> io::Result<()> {
         self.allowance = Some(pump::read_input(input, self.mailbox.clone())?);
         Ok(())
     }
 
-    /// Where others report bytes that they have written.
+    /// The mailbox in which threads report bytes that they have written.
     pub fn mailbox(&self) -> Mailbox {
         self.mailbox.clone()
     }
@@ -86,7 +85,7 @@ impl Duplex {
         self.wakeup.as_fd()
     }
 
-    /// Lets so many more bytes of input be read.
+    /// Allows this many more bytes of input to be read.
     pub fn allow(&self, bytes: u32) {
         if let Some(allowance) = &self.allowance {
             allowance.add(bytes);
@@ -98,35 +97,35 @@ impl Duplex {
         self.allowance.iter().for_each(Allowance::close);
     }
 
-    /// Has bytes written; false where the stream was ended, so that nobody reads them.
+    /// Queues bytes for writing. Returns false if the stream has ended, and drops the bytes.
     pub fn write(&self, stream: Stream, bytes: &[u8]) -> bool {
         let feed = self.outlet(stream).and_then(|outlet| outlet.feed.as_ref());
-        // A thread that has given up has reported so.
+        // If the thread has given up, it has already reported that.
         feed.inspect(|feed| feed.push(bytes)).is_some()
     }
 
-    /// Ends a stream: what was given to it is still written.
+    /// Ends a stream. Bytes that are already queued are still written.
     pub fn end(&mut self, stream: Stream) {
         self.outlets.iter_mut().filter(|outlet| outlet.stream == stream).for_each(|outlet| outlet.feed = None);
     }
 
-    /// Ends both streams.
+    /// Ends both output streams.
     pub fn end_output(&mut self) {
         self.outlets.iter_mut().for_each(|outlet| outlet.feed = None);
     }
 
-    /// Whether something may still have to be written.
+    /// Whether output may still have to be written.
     pub fn is_writing(&self) -> bool {
         self.outlets.iter().any(|outlet| outlet.open)
     }
 
-    /// The credit to return for a stream, as soon as it is worth an interrupt.
+    /// The credit to return for a stream; `None` while it is not worth an interrupt.
     pub fn take_credit(&mut self, stream: Stream) -> Option<u32> {
         let outlet = self.outlets.iter_mut().find(|outlet| outlet.stream == stream)?;
         (outlet.owed >= CREDIT).then(|| std::mem::take(&mut outlet.owed))
     }
 
-    /// What has happened since the last call.
+    /// The changes since the last call.
     pub fn changes(&mut self) -> Vec<Change> {
         rustix::io::read(&*self.wakeup, &mut [0; 8]).ok();
         let mut changes = Vec::new();
@@ -164,12 +163,12 @@ impl Duplex {
     }
 }
 
-/// Whether so much credit is worth returning.
+/// Whether this much credit is worth returning.
 pub fn is_worth_returning(credit: u32) -> bool {
     credit >= CREDIT
 }
 
-/// What a stream is called in messages.
+/// The name of a stream, for messages.
 pub fn name(stream: Stream) -> &'static str {
     match stream {
         Stream::Stdin => "standard input",

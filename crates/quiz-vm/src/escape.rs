@@ -1,12 +1,12 @@
-//! The way out of a terminal whose guest no longer listens: a key (Ctrl-], as in systemd-nspawn)
-//! three times within a second.
+//! Leaves a terminal whose guest no longer responds: a key (Ctrl-], as in systemd-nspawn) typed
+//! three times within a second. Not for reading the terminal.
 
 use std::time::{Duration, Instant};
 
 const TIMES: usize = 3;
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// Watches what is typed.
+/// Detects the escape in the user's input.
 #[derive(Debug)]
 pub struct Escape {
     key: Option<u8>,
@@ -14,12 +14,12 @@ pub struct Escape {
 }
 
 impl Escape {
-    /// Watches for this key, if there is one.
+    /// Watches for this key; with `None` there is no escape.
     pub fn new(key: Option<u8>) -> Escape {
         Escape { key, pressed: Vec::new() }
     }
 
-    /// Takes what was typed; true when the user wants out.
+    /// Adds input, typed at the time `now`. Returns true if the escape is complete.
     pub fn typed(&mut self, bytes: &[u8], now: Instant) -> bool {
         for byte in bytes {
             if Some(*byte) != self.key {

@@ -1,5 +1,5 @@
-//! Bytes from the supervisor to a thread that does something slow with them. What waits is bounded
-//! by the credit of who sends them, and costs its length, in however small pieces it came.
+//! A queue of bytes from the supervisor to a thread that is slow. The sender's credit bounds the
+//! queue. It takes as much memory as it has bytes, however small the pieces are.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -12,9 +12,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     bytes: Vec<u8>,
-    /// Nothing more will come.
+    /// The sender has ended.
     over: bool,
-    /// Nobody takes anything any more.
+    /// The receiver has ended.
     gone: bool,
 }
 
@@ -24,10 +24,10 @@ impl Shared {
     }
 }
 
-/// The end that bytes are put into. Dropping it ends them.
+/// The sending end. Dropping it ends the queue.
 pub struct Feed(Arc<Shared>);
 
-/// The end that they come out of.
+/// The receiving end.
 pub struct Intake(Arc<Shared>);
 
 pub fn feed() -> (Feed, Intake) {
@@ -36,7 +36,7 @@ pub fn feed() -> (Feed, Intake) {
 }
 
 impl Feed {
-    /// Adds bytes; they are lost where nobody takes them any more.
+    /// Adds bytes. They are dropped if the receiver has ended.
     pub fn push(&self, bytes: &[u8]) {
         let mut state = self.0.state();
         if !state.gone {
@@ -54,7 +54,7 @@ impl Drop for Feed {
 }
 
 impl Intake {
-    /// All bytes that wait, at least one; none when there will be no more.
+    /// Waits for bytes and takes all that are queued, at least one. `None` after the end.
     pub fn take(&self) -> Option<Vec<u8>> {
         let waits = |state: &mut State| state.bytes.is_empty() && !state.over;
         let mut state = self.0.changed.wait_while(self.0.state(), waits).unwrap_or_else(PoisonError::into_inner);

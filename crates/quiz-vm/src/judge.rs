@@ -1,4 +1,4 @@
-//! The verdict: a pure function of what was observed. Not for observing (`supervise`).
+//! Derives the verdict: a pure function of the observations. Not for observing (`supervise`).
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -9,77 +9,78 @@ use quiz_proto::{Sent, Status};
 
 use crate::verdict::Verdict;
 
-/// QEMU's name for a panic that the kernel has reported to its machine.
+/// QEMU's name for a panic that the kernel has reported to the machine.
 pub const GUEST_PANIC: &str = "guest-panic";
-/// The name, in the manner of QEMU's, for an agent that has closed its port.
+/// The reason when the agent has closed its port, named like QEMU's reasons.
 pub const AGENT_GONE: &str = "agent-gone";
-/// Less processor time than this, and a guest that does not answer may just not have run.
+/// The processor time that a VM needs before a silent agent counts as hung. With less, the guest
+/// may not have run.
 pub const ANSWER: Duration = Duration::from_millis(1500);
 
 /// Everything that a verdict depends on.
 #[derive(Debug, Clone, Default)]
 pub struct Observations {
-    /// The supervisor's own decision, before the guest ended: a time limit, or the user's signal.
+    /// The supervisor's decision before the guest ended: a time limit, or the user's signal.
     pub decided: Option<Verdict>,
-    /// The host, or quiz, could not carry on.
+    /// quiz or the host could not continue the run, and why.
     pub failed: Option<String>,
-    /// A stream of the user's failed.
+    /// One of the user's streams failed, and why.
     pub stream_error: Option<String>,
-    /// The guest did not keep to the protocol.
+    /// How the guest violated the protocol.
     pub violation: Option<String>,
-    /// Something of the run's was lost in the guest.
+    /// What the guest has lost of the run.
     pub spoilt: Option<String>,
-    /// How the agent says that the program ended.
+    /// How the program ended, as the agent reported it.
     pub status: Option<Status>,
     /// The agent has reported that the guest is about to power off.
     pub down: bool,
-    /// How much of the program's streams has come.
+    /// How many bytes of the program's streams have arrived.
     pub received: Sent,
-    /// How much the agent says that it has sent.
+    /// How many bytes the agent reports that it has sent.
     pub sent: Option<Sent>,
     /// The first artifact that the host could not write, and why.
     pub artifacts_failed: Option<String>,
     /// The agent started the program.
     pub started: bool,
-    /// QEMU's reason for the end of the machine.
+    /// QEMU's reason for the shutdown.
     pub shutdown: Option<String>,
-    /// QEMU stopped the machine without being asked to.
+    /// QEMU stopped the machine although quiz had not asked it to.
     pub stopped: bool,
-    /// A disk failed on the host, and QEMU stopped the machine for it.
+    /// A disk failed on the host, so QEMU stopped the machine.
     pub disk_error: Option<String>,
-    /// The VM was to resume, and its agent has not reported anything.
+    /// The VM was to resume from a snapshot, and its agent has not reported anything.
     pub not_resumed: bool,
     /// QEMU's message about a command that it refused.
     pub refused: Option<String>,
     /// How QEMU ended.
     pub ended: ExitStatus,
-    /// What QEMU has printed.
+    /// QEMU's output.
     pub qemu_log: String,
     /// The console shows a panic.
     pub panicked: bool,
-    /// The line of the console that begins the kernel's report.
+    /// The console line that begins the kernel's report.
     pub trouble: Option<String>,
-    /// The line of the console with which the kernel reports a task or a processor that hangs.
+    /// The console line in which the kernel reports a hung task or processor.
     pub stall: Option<String>,
-    /// What the kernel has reported, of a run that fails for it.
+    /// What the kernel has reported, if the run is strict.
     pub strict_report: Option<String>,
-    /// The agent was asked where everything stands, and has not answered.
+    /// Set if the agent was asked for the stacks and has not answered.
     pub mute: Option<Mute>,
-    /// How long the guest had been quiet when the program's time was over, if that was long.
+    /// How long the guest had been silent when the program timed out, if that was long.
     pub quiet: Option<Duration>,
 }
 
-/// How long an agent has not answered, and the processor time of its VM meanwhile.
+/// How long an agent has not answered, and the processor time of its VM in that time.
 #[derive(Debug, Clone, Copy)]
 pub struct Mute {
-    /// By the clock.
+    /// By the host's clock.
     pub waited: Duration,
-    /// Of the host's processors.
+    /// The VM's processor time on the host.
     pub used: Duration,
 }
 
-/// The verdict. The strictest evidence counts: success is what remains when nothing speaks against
-/// it.
+/// Returns the verdict. The strictest evidence counts: a run succeeds only if no evidence is
+/// against it.
 pub fn judge(seen: &Observations) -> Verdict {
     if let Some(why) = why_not_resumed(seen) {
         return Verdict::fault(format!("the saved VM could not be resumed: {why}"));
@@ -108,7 +109,7 @@ pub fn judge(seen: &Observations) -> Verdict {
     }
 }
 
-/// The verdict on a program whose guest went down in good order.
+/// The verdict on a program whose guest shut down cleanly.
 fn of_program(seen: &Observations, status: Status) -> Verdict {
     if let Some(why) = &seen.artifacts_failed {
         return Verdict::fault(why);
@@ -120,14 +121,14 @@ fn of_program(seen: &Observations, status: Status) -> Verdict {
     }
 }
 
-/// The verdict on a machine that has ended without a panic and before its program's end was known.
+/// The verdict on a machine that ended without a panic, before the end of its program was known.
 fn of_machine(seen: &Observations) -> Verdict {
     let lost = |message: &str| Verdict::Lost { message: message.to_owned() };
     match (&seen.disk_error, seen.stopped, seen.started) {
         (Some(why), true, _) => {
             return Verdict::fault(format!("QEMU stopped the machine because a disk failed on the host: {why}"));
         }
-        // An accelerator cannot cope with everything that a guest can do to itself.
+        // A guest can bring itself into states that an accelerator cannot handle.
         (None, true, true) => return lost("QEMU stopped the machine: it could not continue (see qemu.log)"),
         (None, true, false) => {
             return Verdict::fault("QEMU stopped the machine: its accelerator failed (see qemu.log); try --accel tcg");
@@ -142,7 +143,7 @@ fn of_machine(seen: &Observations) -> Verdict {
         None => {}
     }
     let by_signal = seen.ended.signal();
-    // QEMU's message about an emulated processor that has done what none can continue from.
+    // QEMU's message about an emulated processor in a state from which it cannot continue.
     let fatal = seen.qemu_log.lines().find_map(|line| line.strip_prefix("qemu: fatal: "));
     if let Some(what) = fatal.filter(|_| by_signal == Some(libc::SIGABRT) && seen.started) {
         return lost(&format!("QEMU could not continue with the guest: {what}"));
@@ -155,28 +156,29 @@ fn of_machine(seen: &Observations) -> Verdict {
         Some(signal) => format!("QEMU was killed by signal {signal}: {last}"),
         None => format!("QEMU failed ({}): {last}", seen.ended),
     };
-    // While the program runs, the guest can make QEMU fail; when it is down, what fails is QEMU's
-    // own end. Only a process of the host can send QEMU these signals.
+    // While the program runs, the guest can make QEMU fail. After the guest is down, QEMU's own end
+    // failed. Only a process of the host can send QEMU these signals.
     let from_outside = [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
     let by_guest = seen.started && !seen.down && !by_signal.is_some_and(|signal| from_outside.contains(&signal));
     if by_guest { Verdict::Lost { message } } else { Verdict::fault(message) }
 }
 
-/// Why a saved VM did not resume, if it did not; nothing has happened in it then.
+/// Why the VM did not resume from its snapshot; `None` if it did. If it did not, nothing has run in
+/// it.
 pub fn why_not_resumed(seen: &Observations) -> Option<String> {
     let resumed = !seen.not_resumed || seen.decided.is_some();
     (!resumed).then(|| seen.refused.clone().unwrap_or_else(|| last_line(&seen.qemu_log).to_owned()))
 }
 
-/// QEMU has ended by a signal of its own making, while the guest booted.
+/// Whether QEMU crashed by a signal of its own while the guest booted.
 pub fn crashed_at_boot(seen: &Observations) -> bool {
     let own = [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
     let by_own = seen.ended.signal().is_some_and(|signal| own.contains(&signal));
     !seen.started && seen.decided.is_none() && by_own && matches!(judge(seen), Verdict::Fault { .. })
 }
 
-/// What a kernel has reported: on the console or in its log (`report`), or by the taint that was
-/// set since the program began.
+/// What the kernel has reported, if anything. `report` is from the console or the kernel's log.
+/// Without it, `taint` decides: the taint bits set since the program started.
 pub fn reported(report: Option<&str>, taint: u64) -> Option<String> {
     let tainted = || {
         let bad = taint::of_trouble(taint);
@@ -186,9 +188,9 @@ pub fn reported(report: Option<&str>, taint: u64) -> Option<String> {
     report.map(str::to_owned).or_else(tainted)
 }
 
-/// What of a run that went well has not come whole.
+/// What is incomplete in a run that otherwise succeeded.
 fn what_is_missing(seen: &Observations) -> Option<String> {
-    // An agent that sends anything sends this.
+    // An agent that sends anything also sends its totals.
     let sent = seen.sent.unwrap_or(seen.received);
     let streams = [
         ("standard output", seen.received.stdout, sent.stdout),
@@ -202,7 +204,7 @@ fn what_is_missing(seen: &Observations) -> Option<String> {
     seen.spoilt.clone().or(short)
 }
 
-/// The evidence that a guest hangs and is not just slow, when its time was over.
+/// The evidence that a guest hangs, and is not just slow, after a time limit.
 fn why_it_hangs(seen: &Observations) -> Option<String> {
     if let Some(line) = &seen.stall {
         return Some(format!("the guest hangs; its kernel reported: {line}"));
@@ -227,12 +229,12 @@ fn last_line(log: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// A run whose program exited with 0, and whose guest went down in good order.
+    /// A run whose program exited with 0, and whose guest shut down cleanly.
     fn success() -> Observations {
         Observations { status: Some(Status::Code(0)), down: true, started: true, ..Observations::default() }
     }
 
-    /// A program that runs, in a VM that has ended like this.
+    /// A run whose program runs, in a VM that has ended with this status.
     fn ended(ended: ExitStatus) -> Observations {
         Observations { started: true, ended, ..Observations::default() }
     }
@@ -306,8 +308,8 @@ mod tests {
 
     type Evidence = (&'static str, fn(&mut Observations), &'static str);
 
-    /// Each piece of evidence against a success, the strictest first, and the verdict that it makes
-    /// of one.
+    /// Each piece of evidence against a success, the strictest first. With it, the verdict that it
+    /// makes of a success.
     const EVIDENCE: &[Evidence] = &[
         ("not resumed", |seen| seen.not_resumed = true, "fault"),
         ("quiz failed", |seen| seen.failed = Some("f".into()), "fault"),
@@ -336,20 +338,20 @@ mod tests {
         }
     }
 
-    /// A row for each pair of evidence: never a success, and the verdict of the stricter one, or of
-    /// what both together say.
+    /// A row for each pair of evidence. The verdict is never a success: it is that of the stricter
+    /// one, or that of both together.
     #[test]
     fn of_two_pieces_of_evidence_the_stricter_counts() {
         let together: &[(&str, &str, &str)] = &[
-            // A VM that was ended while it resumed has been decided on.
+            // The supervisor decided about a VM that it ended while the VM resumed.
             ("not resumed", "timed out", "timeout"),
-            // Without the agent's word, an end of QEMU's own is the guest's doing.
+            // Without the agent's report of the end, a failure of QEMU is caused by the guest.
             ("QEMU failed", "no word of the end", "lost"),
         ];
         for (i, (first, apply_first, expected)) in EVIDENCE.iter().enumerate() {
             for (second, apply_second, _) in &EVIDENCE[i + 1..] {
                 let mut seen = success();
-                // The later one first, so that both stay where they touch the same field.
+                // The later one first, so that the stricter one stays if both set the same field.
                 apply_second(&mut seen);
                 apply_first(&mut seen);
                 let special = together.iter().find(|(a, b, _)| a == first && b == second).map(|(.., kind)| kind);
@@ -360,8 +362,8 @@ mod tests {
         }
     }
 
-    /// What a guest prints on its console, which any of its programs can write to, spoils no
-    /// success and makes none.
+    /// Any program of the guest can write to its console. So output on the console alone neither
+    /// overrules a success nor makes one.
     #[test]
     fn the_console_alone_does_not_overrule_the_agent() {
         let printed = Observations { panicked: true, trouble: Some("BUG: x".into()), ..success() };

@@ -1,9 +1,9 @@
 //! Starts, supervises and judges one virtual machine.
 //!
-//! [`VmSpec`] is plain data; [`qemu::argv`] turns it into QEMU's command line and nothing else;
-//! [`supervise::supervise`] owns the process, the channel to the agent, the console and the clock
-//! until there is a [`Verdict`]. Not for finding kernels and roots (that is `quiz-image`), nor for
-//! options and terminals (that is `quiz`).
+//! [`VmSpec`] describes a virtual machine as plain data, and [`qemu::argv`] turns it into QEMU's
+//! command line. [`supervise::supervise`] owns the process, the channel to the agent, the console
+//! and all time limits until it returns a [`Verdict`]. Not for finding kernels and roots
+//! (`quiz-image`), nor for options and terminals (`quiz`).
 
 pub mod accel;
 pub mod artifacts;
@@ -36,5 +36,5 @@ pub use spec::*;
 pub use supervise::{Limits, Run, Signals, Streams, supervise};
 pub use verdict::{ArtifactsRecord, Outcome, Verdict};
 
-/// The guest's side of a run, in the agent's terms.
+/// The messages between quiz and the agent in the guest.
 pub use quiz_proto as proto;

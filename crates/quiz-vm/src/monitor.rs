@@ -1,4 +1,5 @@
-//! The QEMU process: started so that it cannot outlive us, watched by descriptor, ended by us only.
+//! The QEMU process. It cannot outlive quiz, quiz watches it by a descriptor, and only quiz ends
+//! it. Not for what QEMU reports (`supervise`).
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read};
@@ -20,47 +21,47 @@ use crate::qmp::{Command, Verb};
 use crate::spec::VmSpec;
 use crate::special;
 
-/// QEMU could not be started.
+/// Why QEMU could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The program is not there or not executable.
+    /// The program does not exist or is not executable.
     #[error("cannot start {program}: {source}; is QEMU installed? `quiz doctor` lists what is missing")]
     Spawn {
-        /// The program that was tried.
+        /// The QEMU program.
         program: String,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
-    /// The command line cannot be made.
+    /// The command line cannot be built.
     #[error(transparent)]
     Argument(#[from] ArgumentError),
-    /// The host has no descriptors or processes left.
+    /// The host could not provide a resource, such as a descriptor or a process.
     #[error("the host refused {what}: {source}")]
     Host {
-        /// What was asked for.
+        /// The resource.
         what: &'static str,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// A running QEMU and our ends of its sockets.
+/// A running QEMU and quiz's ends of its sockets.
 pub struct Monitor {
     process: Process,
     pidfd: OwnedFd,
-    /// QEMU's machine protocol.
+    /// The QMP socket.
     pub qmp: UnixStream,
     /// The guest's serial console.
     pub console: UnixStream,
-    /// The agent's frames.
+    /// The channel to the agent.
     pub agent: UnixStream,
     ended: Option<ExitStatus>,
 }
 
 impl Monitor {
-    /// Starts QEMU. What it prints goes to `log`.
+    /// Starts QEMU. Its output goes to `log`.
     ///
-    /// The calling thread must live as long as the VM: the kernel ends QEMU when that thread ends.
+    /// The calling thread must live as long as the VM: the kernel kills QEMU when that thread ends.
     pub fn start(vm: &VmSpec, log: &File) -> Result<Monitor, StartError> {
         let host = |what| move |source| StartError::Host { what, source };
         let pair = || UnixStream::pair().map_err(host("a pair of sockets"));
@@ -85,7 +86,7 @@ impl Monitor {
             descriptors.push(FdMapping { parent_fd: state.into(), child_fd: STATE_FD });
         }
         command.fd_mappings(descriptors).expect("the descriptors are distinct");
-        // A group of its own, so that the terminal's signals reach us and not QEMU.
+        // Its own process group, so that signals of the terminal reach quiz and not QEMU.
         command.process_group(0);
         if !vm.special_files && vm.shares.iter().any(|share| share.writable) {
             special::refuse_special_files(&mut command)
@@ -114,7 +115,7 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// A QEMU that another process has started and keeps.
+    /// Wraps a QEMU that a keeper, another process, has started. `pidfd` is QEMU's.
     pub fn kept(keeper: UnixStream, pidfd: OwnedFd, [qmp, console, agent]: [UnixStream; 3]) -> io::Result<Monitor> {
         for ours in [&qmp, &console, &agent] {
             ours.set_nonblocking(true)?;
@@ -127,8 +128,8 @@ impl Monitor {
         self.pidfd.as_fd()
     }
 
-    /// Sends a QMP command. QEMU reads them faster than we have any to send, so a full socket means
-    /// that it is stuck, which the deadlines of the caller deal with.
+    /// Sends a QMP command. QEMU reads commands faster than quiz sends them. So a full socket means
+    /// that QEMU is stuck, and the caller's deadlines handle that.
     pub fn say(&mut self, command: impl Into<Command>) {
         rustix::net::send(&self.qmp, &command.into().line(), rustix::net::SendFlags::NOSIGNAL).ok();
     }
@@ -148,8 +149,8 @@ impl Monitor {
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = match &mut self.process {
-                // An error means that somebody else has reaped it, which cannot happen to our own
-                // child.
+                // An error means that another process has reaped the child, which cannot happen to
+                // quiz's own child.
                 Process::Child(child) => child.try_wait().unwrap_or_else(|_| Some(ExitStatus::from_raw(libc::SIGKILL))),
                 Process::Kept(keeper) => is_over(&self.pidfd).then(|| told_by(keeper)),
             };
@@ -157,7 +158,7 @@ impl Monitor {
         self.ended
     }
 
-    /// Ends QEMU now and waits for it.
+    /// Kills QEMU and waits for its end.
     pub fn kill(&mut self) -> ExitStatus {
         if let Some(status) = self.ended() {
             return status;
@@ -165,7 +166,7 @@ impl Monitor {
         let status = match &mut self.process {
             Process::Child(child) => end(child),
             Process::Kept(keeper) => {
-                // It may have ended meanwhile.
+                // QEMU may have ended in the meantime.
                 rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
                 told_by(keeper)
             }
@@ -175,18 +176,18 @@ impl Monitor {
     }
 }
 
-/// Who started QEMU.
+/// The process that started QEMU.
 enum Process {
-    /// We did.
+    /// This process.
     Child(Child),
-    /// A keeper, who says how it ended, and ends it when we are gone.
+    /// A keeper. It reports how QEMU ended, and ends QEMU when this process is gone.
     Kept(UnixStream),
 }
 
-/// How long a keeper may take to tell how QEMU ended.
+/// How long a keeper may take to report how QEMU ended.
 const TOLD: Duration = Duration::from_secs(5);
 
-/// How QEMU ended, by its keeper's word. One that is gone has taken QEMU with it.
+/// How QEMU ended, as its keeper reports it. A keeper that is gone has killed QEMU.
 fn told_by(keeper: &mut UnixStream) -> ExitStatus {
     let mut raw = [0; 4];
     let told = keeper.set_read_timeout(Some(TOLD)).and_then(|()| keeper.read_exact(&mut raw));

@@ -1,4 +1,4 @@
-//! Bytes on their way into a socket that does not block.
+//! Bytes queued for a non-blocking socket. Not for reading from it.
 
 use std::os::fd::AsFd;
 
@@ -6,23 +6,23 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
-/// Bytes that the socket has not taken yet.
+/// Bytes that the socket has not accepted yet.
 #[derive(Debug, Default)]
 pub struct Outgoing {
-    /// In order. Frames are encoded into it.
+    /// The bytes in order. Frames are encoded into it.
     pub bytes: Vec<u8>,
 }
 
 impl Outgoing {
-    /// What to poll the socket for beside input.
+    /// The events to poll the socket for beside input.
     pub fn interest(&self) -> PollFlags {
         if self.bytes.is_empty() { PollFlags::empty() } else { PollFlags::OUT }
     }
 
-    /// Writes what the socket takes now. Once it is closed the rest is dropped.
+    /// Writes as much as the socket accepts now. After an error, the rest is dropped.
     ///
     /// # Errors
-    /// That the other end has closed it.
+    /// If the other end has closed the socket.
     pub fn flush(&mut self, socket: impl AsFd) -> Result<(), Errno> {
         while !self.bytes.is_empty() {
             match send(&socket, &self.bytes, SendFlags::NOSIGNAL) {

@@ -1,9 +1,8 @@
-//! What a QEMU program has: its version, machines and device types, asked over QMP. Not for running
-//! VMs.
+//! Asks a QEMU program over QMP for its version, machines and device types. Not for running VMs.
 //!
-//! A program is asked once, and its answer kept for as long as the file is the same. It is asked
-//! about each type by name: to list all, QEMU would load every module of its installation, and
-//! abort where one is of another build.
+//! A program is asked once, and the answer is kept while its file stays the same. quiz asks about
+//! each type by name. To list all types, QEMU would load every module of its installation, and
+//! abort if one is of another build.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -22,33 +21,33 @@ use serde_json::{Value, json};
 
 use crate::qemu;
 
-/// How long a QEMU may take to answer. It takes a quarter of a second.
+/// How long a QEMU may take to answer. It takes about 0.25 s.
 const LIMIT: Duration = Duration::from_secs(10);
-/// The most that it may say, in bytes.
+/// The maximum size of all answers, in bytes.
 const ANSWERS: u64 = 8 << 20;
 
-/// Why a QEMU could not be asked.
+/// Why a QEMU could not be probed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// It does not start, or its streams fail.
+    /// QEMU does not start, or its streams fail.
     #[error("cannot ask {} what it has: {cause}", program.display())]
     Io {
         /// The program.
         program: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         cause: io::Error,
     },
-    /// It does not speak QMP, or stopped on the way.
+    /// It does not speak QMP, or ended before its last answer.
     #[error("cannot ask {} what it has: {why}", program.display())]
     NoAnswer {
         /// The program.
         program: PathBuf,
-        /// Its last line, or what was waited for.
+        /// The cause.
         why: String,
     },
 }
 
-/// Tells a program's file from any other, and from what it was.
+/// Identifies a program's file and its state, to detect changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     path: PathBuf,
@@ -56,7 +55,7 @@ pub struct Identity {
     inode: u64,
     bytes: u64,
     modified: (i64, i64),
-    /// What a script says of its version: the program that it starts may be another one tomorrow.
+    /// The first line of `--version`, for a script: it may start another program tomorrow.
     version: Option<String>,
 }
 
@@ -66,7 +65,7 @@ impl Identity {
         &self.path
     }
 
-    /// The identity of the file at `program`, which is run with `--version` if it is a script.
+    /// The identity of the file at `program`. If it is a script, it is run with `--version`.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -92,21 +91,21 @@ fn version_line(program: &Path) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// What a QEMU program has.
+/// What a QEMU program supports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Qemu {
-    /// Its version, major and minor; none of one that did not answer.
+    /// The major and minor version; `None` if QEMU did not answer.
     pub version: Option<(u32, u32)>,
     /// The names and aliases of its machines.
     machines: BTreeSet<String>,
-    /// The types and options that it has, of those that quiz uses.
+    /// The supported types and options, of those that quiz uses.
     types: BTreeSet<String>,
-    /// The types that it was asked for.
+    /// The types and options that it was asked about.
     asked: BTreeSet<String>,
 }
 
 impl Qemu {
-    /// Asks the QEMU at `program` for what guests of `arch` may need.
+    /// Asks the QEMU at `program` about everything that guests of `arch` may need.
     ///
     /// # Errors
     /// If it does not answer within 10 s.
@@ -129,36 +128,35 @@ impl Qemu {
         read(&answers, asked).map_err(|why| ProbeError::NoAnswer { program: program.to_owned(), why })
     }
 
-    /// One that did not answer, and so may have anything.
+    /// A QEMU that did not answer, and so may support anything.
     pub fn unknown() -> Qemu {
         Qemu { version: None, machines: BTreeSet::new(), types: BTreeSet::new(), asked: BTreeSet::new() }
     }
 
-    /// Whether it has a machine of this name; true of one that did not answer.
+    /// Whether it has a machine of this name. True if QEMU did not answer.
     pub fn has_machine(&self, name: &str) -> bool {
         self.version.is_none() || self.machines.contains(name)
     }
 
-    /// Whether it has this type; true of one that it was not asked for.
+    /// Whether it has this type. True if it was not asked about it.
     pub fn has_type(&self, name: &str) -> bool {
         self.types.contains(name) || !self.asked.contains(name)
     }
 
-    /// Whether it was asked for all that guests of `arch` may need.
+    /// Whether it was asked about everything that guests of `arch` may need.
     pub fn knows(&self, arch: &Arch) -> bool {
         types_for(arch).is_subset(&self.asked)
     }
 }
 
-/// The types that quiz may use for guests of `arch`, and options of the command line, with their
-/// dash.
+/// The types that quiz may use for guests of `arch`, and command line options with their dash.
 fn types_for(arch: &Arch) -> BTreeSet<String> {
     let devices = arch.machines.iter().flat_map(|machine| qemu::DEVICES.map(|name| qemu::on_bus(machine, name)));
     let others = ["virtserialport", qemu::VMCOREINFO, qemu::MEMORY_FILE, qemu::SANDBOX, "kvm-accel", "tcg-accel"];
     devices.chain(others.map(str::to_owned)).chain(arch.console_device.map(str::to_owned)).collect()
 }
 
-/// Starts a QEMU without a machine, sends it `questions` and returns all that it answers.
+/// Starts a QEMU without a machine, sends it `questions` and returns all answers.
 fn converse(program: &Path, questions: &str) -> Result<String, ProbeError> {
     let io = |cause| ProbeError::Io { program: program.to_owned(), cause };
     let mut command = Command::new(program);
@@ -169,8 +167,8 @@ fn converse(program: &Path, questions: &str) -> Result<String, ProbeError> {
     let mut child = command.spawn().map_err(io)?;
     let mut stdin = child.stdin.take().expect("it was asked for");
     let mut stdout = child.stdout.take().expect("it was asked for");
-    // A few KB fit into a pipe, whether or not anybody reads them; who has closed it is found out
-    // below.
+    // The few KB fit into the pipe even if QEMU does not read them. If QEMU has closed it, the loop
+    // below finds out.
     stdin.write_all(questions.as_bytes()).ok();
     let until = Instant::now() + LIMIT;
     let mut text = Vec::new();

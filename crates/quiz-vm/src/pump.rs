@@ -1,7 +1,7 @@
-//! Threads between the run and the user's descriptors.
+//! Threads between a run and the user's descriptors. Not for the guest's side of the streams.
 //!
-//! The user's descriptors are shared with other programs, so they are never made non-blocking, nor
-//! blocking. A thread that waits for one holds up nobody else, and credit bounds what waits for it.
+//! The user's descriptors are shared with other programs, so quiz never changes whether they block.
+//! A thread that waits for one delays nothing else, and credit bounds what is queued for it.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -16,24 +16,24 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::feed::{Feed, feed};
 
-/// What a pump tells the supervisor.
+/// What a thread reports to the supervisor.
 #[derive(Debug)]
 pub enum Event {
     /// Bytes of standard input.
     Input(Vec<u8>),
     /// Standard input has ended.
     InputEnded,
-    /// Standard input cannot be read any more; what the guest has of it is not all.
+    /// Standard input cannot be read any more. The guest has received only a part of it.
     ReadFailed(io::Error),
-    /// This many bytes of the stream are written.
+    /// This many bytes of the stream were written.
     Written(Stream, u32),
     /// The stream cannot be written any more.
     WriteFailed(Stream, io::Error),
-    /// The stream is written to its end and closed.
+    /// The stream was written to its end and closed.
     Finished(Stream),
 }
 
-/// Where pumps leave their events; the supervisor polls the descriptor.
+/// Where the threads put their events. Each event wakes up the thread that polls the descriptor.
 #[derive(Clone)]
 pub struct Mailbox {
     sender: Sender<Event>,
@@ -41,14 +41,14 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// A mailbox, its events, and the descriptor that is readable when there are some.
+    /// A mailbox, its events, and the descriptor that is readable when there are events.
     pub fn new() -> io::Result<(Mailbox, Receiver<Event>, Arc<OwnedFd>)> {
         let (sender, receiver) = mpsc::channel();
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         Ok((Mailbox { sender, bell: bell.clone() }, receiver, bell))
     }
 
-    /// Bytes of a stream are done with.
+    /// Reports that bytes of a stream were written.
     pub fn written(&self, stream: Stream, bytes: usize) {
         self.put(Event::Written(stream, u32::try_from(bytes).unwrap_or(u32::MAX)));
     }
@@ -60,12 +60,12 @@ impl Mailbox {
     }
 }
 
-/// How much of standard input may be read ahead.
+/// How many bytes of standard input may be read ahead.
 #[derive(Clone)]
 pub struct Allowance(Arc<(Mutex<Option<u32>>, Condvar)>);
 
 impl Allowance {
-    /// The guest has taken this many bytes.
+    /// Allows this many more bytes, because the guest has taken as many.
     pub fn add(&self, bytes: u32) {
         let (credit, changed) = &*self.0;
         let mut credit = credit.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +73,7 @@ impl Allowance {
         changed.notify_one();
     }
 
-    /// Nothing will be taken any more, and whoever feeds the input is to notice.
+    /// Ends the reading. The process that feeds the input then gets a broken pipe.
     pub fn close(&self) {
         let (credit, changed) = &*self.0;
         *credit.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -96,10 +96,10 @@ impl Allowance {
     }
 }
 
-/// Reads standard input as far as the guest takes it.
+/// Starts a thread that reads standard input as far as the allowance permits.
 ///
 /// # Errors
-/// If the host has no thread for it.
+/// If the host cannot create a thread.
 pub fn read_input(input: OwnedFd, mailbox: Mailbox) -> io::Result<Allowance> {
     let allowance = Allowance(Arc::new((Mutex::new(Some(WINDOW)), Condvar::new())));
     let ours = allowance.clone();
@@ -118,9 +118,9 @@ pub fn read_input(input: OwnedFd, mailbox: Mailbox) -> io::Result<Allowance> {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // Not open for reading, as `nohup` gives it: there is no input.
+                // The descriptor is not open for reading, as under `nohup`: there is no input.
                 Err(e) if e.raw_os_error() == Some(libc::EBADF) => break,
-                // Hung up, or of a terminal that is another's now.
+                // The terminal was hung up, or belongs to another session now.
                 Err(_) if is_terminal => break,
                 Err(e) => {
                     mailbox.put(Event::ReadFailed(e));
@@ -134,10 +134,11 @@ pub fn read_input(input: OwnedFd, mailbox: Mailbox) -> io::Result<Allowance> {
     Ok(allowance)
 }
 
-/// Writes what it is fed, in order, telling the mailbox. Dropping the feed ends it.
+/// Starts a thread that writes the bytes of the returned feed in order, and reports to `mailbox`.
+/// Dropping the feed ends it.
 ///
 /// # Errors
-/// If the host has no thread for it.
+/// If the host cannot create a thread.
 pub fn write_output(stream: Stream, mut output: impl Write + Send + 'static, mailbox: Mailbox) -> io::Result<Feed> {
     let (feed, intake) = feed();
     let write = move || {
@@ -164,7 +165,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
-    /// What a reader of `input` tells; `feed` is called once it reads.
+    /// The input and the other events of a reader of `input`. Calls `feed` when it reads.
     fn read(input: OwnedFd, feed: impl FnOnce()) -> (Vec<u8>, Vec<Event>) {
         let (mailbox, events, _bell) = Mailbox::new().unwrap();
         let _allowance = read_input(input, mailbox).unwrap();

@@ -1,7 +1,8 @@
-//! From [`VmSpec`] to QEMU's command line: a pure function, held by snapshot tests.
+//! Turns a [`VmSpec`] into QEMU's command line: a pure function, checked by snapshot tests. Not for
+//! starting QEMU (`monitor`).
 //!
-//! Only options that QEMU 7.2, 10.0 and 11.1 have in common are used. Whatever QEMU talks to us on
-//! is a descriptor that it inherits, so no socket is left on disk and no path can be too long.
+//! Only options that QEMU 7.2, 10.0 and 11.1 share are used. QEMU inherits a descriptor for every
+//! channel to quiz. So no socket is left on disk, and no path can be too long.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -17,25 +18,25 @@ pub const QMP_FD: i32 = 3;
 pub const CONSOLE_FD: i32 = 4;
 /// The descriptor of the agent's socket in QEMU.
 pub const AGENT_FD: i32 = 5;
-/// The descriptor of the state that QEMU goes on from.
+/// The descriptor of the saved state from which QEMU resumes.
 pub const STATE_FD: i32 = 6;
 
-/// The first QEMU whose vCPUs may each have a thread under TCG: it locks a page of code before it
-/// translates it (commit cb62bd15e14e of QEMU). One before it can keep a translation of code that
-/// another vCPU has just changed: a kernel that patches itself then meets its own breakpoints and
-/// oopses, in about one boot of a few hundred.
+/// The first QEMU in which each vCPU may have its own thread under TCG. It locks a page of code
+/// before it translates it (commit cb62bd15e14e of QEMU). An older QEMU can keep a translation of
+/// code that another vCPU has just changed. A kernel that patches itself then hits its own
+/// breakpoints and oopses, in about one boot of a few hundred.
 const SEVERAL_THREADS: (u32, u32) = (8, 1);
 
-/// The first QEMU that saves to a file and resumes from one by itself. Those from 11 on no longer
-/// take a file for a stream.
+/// The first QEMU that can save to a file and resume from it directly. QEMU from version 11 on no
+/// longer accepts a file as a stream.
 const KNOWS_FILES: (u32, u32) = (8, 2);
 
-/// Whether the VM's QEMU is known to be of this version or newer.
+/// Whether the VM's QEMU is known to have this version or a newer one.
 fn since(vm: &VmSpec, version: (u32, u32)) -> bool {
     vm.version.is_some_and(|its| its >= version)
 }
 
-/// The address from which QEMU resumes.
+/// The migration URI from which QEMU resumes.
 pub fn state_uri(vm: &VmSpec) -> String {
     match since(vm, KNOWS_FILES) {
         true => format!("file:/proc/self/fd/{STATE_FD}"),
@@ -43,29 +44,32 @@ pub fn state_uri(vm: &VmSpec) -> String {
     }
 }
 
-/// A value that QEMU's command line cannot express.
+/// A value that cannot be expressed on QEMU's command line.
 #[derive(Debug, thiserror::Error)]
 pub enum ArgumentError {
-    /// Paths in JSON have to be UTF-8.
+    /// Paths in JSON must be UTF-8.
     #[error("the disk image {0:?} cannot be given to QEMU because its path is not UTF-8; rename it")]
     PathNotUtf8(std::path::PathBuf),
 }
 
-/// Where QEMU saves the state of the devices to, which is a file that this process has open.
+/// How QEMU gets the file that it saves the devices' state to. This process has the file open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SavesTo {
-    /// A path.
+    /// By its path.
     File,
-    /// A descriptor that it is given.
+    /// By a descriptor that quiz sends.
     Descriptor,
 }
 
-/// What the VM's QEMU can save to.
+/// How the VM's QEMU can save the devices' state.
 pub fn saves_to(vm: &VmSpec) -> SavesTo {
     if since(vm, KNOWS_FILES) { SavesTo::File } else { SavesTo::Descriptor }
 }
 
-/// The arguments of the QEMU program for this machine, without the program itself.
+/// The arguments for the QEMU program, without the program itself.
+///
+/// # Errors
+/// If the path of a disk image is not UTF-8.
 pub fn argv(vm: &VmSpec) -> Result<Vec<OsString>, ArgumentError> {
     let mut args = Arguments(Vec::new());
     args.plain("-nodefaults");
@@ -183,12 +187,12 @@ fn device(vm: &VmSpec, name: &str) -> String {
 
 /// The virtio devices that a VM may have.
 pub const DEVICES: [&str; 4] = ["virtio-serial", "virtio-blk", "virtio-9p", "virtio-net"];
-/// The option that has a QEMU forbid itself system calls: it starts no program and changes no user,
-/// whatever a guest makes of it.
+/// The option that makes QEMU forbid itself system calls. QEMU then cannot start a program or
+/// change its user, even if a guest takes it over.
 pub const SANDBOX: &str = "-sandbox";
-/// The device through which a guest reports where a dump of its memory has what.
+/// The device through which a guest reports where things are in a dump of its memory.
 pub const VMCOREINFO: &str = "vmcoreinfo";
-/// The object that makes a file the guest's memory.
+/// The object type that makes a file the guest's memory.
 pub const MEMORY_FILE: &str = "memory-backend-file";
 
 /// The type of the virtio device `name` on this machine's bus: `virtio-blk-pci` for `virtio-blk`.
@@ -205,47 +209,47 @@ pub fn on_bus(machine: &Machine, name: &str) -> String {
 pub fn command_line(vm: &VmSpec) -> String {
     let mut words = vec![
         format!("console={}", vm.arch.console),
-        // Everything goes to the console: it is the evidence when nothing else is left.
+        // The console gets all messages, because it may be the only evidence that is left.
         "ignore_loglevel".to_owned(),
-        // An oops ends the guest as a panic, and a panic ends it at once.
+        // An oops becomes a panic, and a panic ends the guest at once.
         "oops=panic".to_owned(),
         "panic=-1".to_owned(),
-        // A keyboard controller that is not there is otherwise asked to reset the machine first.
+        // Otherwise the kernel first asks a keyboard controller that does not exist to reset the
+        // machine.
         "reboot=t".to_owned(),
         "rdinit=/init".to_owned(),
         "mitigations=off".to_owned(),
         "random.trust_cpu=on".to_owned(),
     ];
     if vm.cpus > 1 {
-        // A panic tells where the other processors are, too.
+        // On a panic, the kernel also prints the stacks of the other processors.
         words.push("panic_print=0x40".to_owned());
     }
     words.extend(vm.arch.nmi_words.iter().map(|word| word.to_string()));
     if vm.accel == Accel::Tcg {
-        // QEMU translates code by the address at which it is seen (before 8.0, and by the page
-        // since). With every process at addresses of its own, the loader and the C library are
-        // translated again for each, which is most of what a short program takes.
+        // QEMU translates code per address (before 8.0), or per page (since). If each process had
+        // its own addresses, QEMU would translate the loader and the C library again for each
+        // process. That is most of the run time of a short program.
         words.push("norandmaps".to_owned());
     }
     if let (Accel::Tcg, true, Some(khz)) = (vm.accel, vm.arch.tsc, vm.tsc_khz) {
-        // The emulated TSC is the host's. A guest that measures it may hang, and one with several
-        // CPUs does not trust it and falls back to counting timer interrupts, of which a busy host
-        // loses many.
+        // The emulated TSC is the host's. A guest that measures it may hang. A guest with several
+        // CPUs does not trust it and falls back to counting timer interrupts, many of which get
+        // lost on a busy host.
         words.push(format!("tsc_early_khz={khz}"));
         words.push("tsc=reliable".to_owned());
         if let Some(hz) = vm.hz.filter(|hz| *hz > 0) {
-            // Loops per jiffy: each CPU would take several jiffies to count them.
+            // Loops per jiffy: otherwise each CPU takes several jiffies to count them.
             words.push(format!("lpj={}", khz * 1000 / u64::from(hz)));
         }
-        // QEMU's interrupt controller is wired as it says.
+        // QEMU's interrupt controller is wired as it reports.
         words.push("no_timer_check".to_owned());
-        // A machine without the PC's old devices, which is what its ACPI tables say of it, has no
-        // other timer.
+        // A machine whose ACPI tables report that it lacks the PC's old devices has no other timer.
         let has_pit = vm.machine.discovery != Discovery::Acpi;
         if has_pit && !vm.fine_timers {
-            // Its calibration against the PIT takes 200 ms, and fails on a busy host.
+            // Calibrating the APIC timer against the PIT takes 200 ms, and fails on a busy host.
             words.push("nolapic_timer".to_owned());
-            // Without that timer both fail in any case, some time into the run, and say so as
+            // Without that timer, both fail in any case, some time into the run, and print
             // warnings.
             words.push("highres=off".to_owned());
             words.push("nohz=off".to_owned());
@@ -274,13 +278,13 @@ fn blockdev(i: usize, disk: &crate::spec::Disk) -> Result<String, ArgumentError>
         "file": { "driver": "file", "filename": file, "discard": "unmap" },
     });
     if disk.format == DiskFormat::Qcow2 {
-        // Whatever its header says.
+        // Ignores a backing file in the image's header.
         node["backing"] = serde_json::Value::Null;
     }
     Ok(node.to_string())
 }
 
-/// A path inside a comma-separated option: QEMU reads two commas as one.
+/// Escapes a path for a comma-separated option: QEMU reads two commas as one.
 pub fn escaped(path: &Path) -> OsString {
     let mut out = Vec::new();
     for byte in path.as_os_str().as_bytes() {

@@ -1,72 +1,73 @@
-//! The few commands of QMP that quiz uses (QEMU's machine protocol: one JSON object a line).
+//! The commands and events of QMP that quiz uses (QEMU's machine protocol: one JSON object a line).
+//! Not for sending and receiving them (`monitor`).
 //!
-//! Unknown fields and events are ignored: they differ between versions of QEMU.
+//! Unknown fields and events are ignored, because they differ between versions of QEMU.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::spec::DumpFormat;
 
-/// The most bytes of one line that are kept; QEMU's own lines are far shorter.
+/// How many bytes of a line are kept. QEMU's own lines are far shorter.
 const LINE_LIMIT: usize = 64 * 1024;
-/// What QEMU calls the file that a VM is saved to.
+/// QEMU's name for the descriptor that a VM is saved to.
 const STATE: &str = "state";
 
-/// A command's name. It is also the `id` of each command, which QEMU returns with its answer: that
-/// is how an answer finds its question.
+/// A command's name. It is also sent as the `id` of the command. QEMU returns the `id` with its
+/// answer, so quiz can match the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
-    /// Must come first.
+    /// Negotiate capabilities. This must be the first command.
     #[serde(rename = "qmp_capabilities")]
     Capabilities,
-    /// Choose how saving and resuming work.
+    /// Choose how QEMU saves and resumes.
     MigrateSetCapabilities,
     /// Resume from a saved state.
     MigrateIncoming,
-    /// Take a descriptor that comes with the command.
+    /// Take a descriptor that is sent with the command.
     #[serde(rename = "getfd")]
     GetFd,
     /// Save the state.
     Migrate,
-    /// Give saving up.
+    /// Cancel saving.
     #[serde(rename = "migrate_cancel")]
     MigrateCancel,
-    /// Choose what a reset or an end of the guest does.
+    /// Choose what QEMU does when the guest resets or ends.
     SetAction,
     /// Write the guest's memory to a file.
     DumpGuestMemory,
     /// Pause the machine.
     Stop,
-    /// Let a paused machine run.
+    /// Continue a paused machine.
     Cont,
-    /// Whether the machine runs.
+    /// Query whether the machine runs.
     QueryStatus,
-    /// A non-maskable interrupt for the guest's CPUs.
+    /// Send a non-maskable interrupt to the guest's CPUs.
     InjectNmi,
-    /// End QEMU in an orderly way.
+    /// End QEMU cleanly.
     Quit,
 }
 
 /// A message of QEMU.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
-    /// The guest ended or reset itself (`-no-reboot` turns a reset into an end).
+    /// The guest ended or reset itself (`-no-reboot` turns a reset into a shutdown).
     Shutdown {
         /// QEMU's `reason`, such as `guest-reset`, `guest-shutdown`, `host-qmp-quit`.
         reason: String,
     },
     /// The guest opened or closed the agent's port.
     AgentPort {
-        /// It is open now.
+        /// Whether it is open now.
         open: bool,
     },
-    /// The guest's kernel told its machine that it panicked, as on s390x and POWER. The machine
-    /// stops, and then ends.
+    /// The guest's kernel reported a panic to the machine, as on s390x and POWER. The machine is
+    /// paused, and then ends.
     Panicked,
-    /// The virtual machine stopped executing, other than by its end.
+    /// The machine is paused, and has not ended.
     Stopped,
-    /// A disk failed on the host, for which the machine stops.
+    /// A disk failed on the host, so QEMU pauses the machine.
     DiskFailed {
         /// QEMU's name for the disk.
         node: String,
@@ -75,13 +76,13 @@ pub enum Said {
         /// The host's reason.
         reason: String,
     },
-    /// How saving or resuming goes: `active`, `completed`, `failed`, …
+    /// The state of saving or resuming: `active`, `completed`, `failed`, …
     Migration(String),
-    /// The guest's memory was written, or (with the reason) not.
+    /// The dump is complete, or has failed for this reason.
     Dumped(Option<String>),
-    /// A command was carried out; with what it returned.
+    /// A command succeeded, with this result.
     Done(Verb, Value),
-    /// A command was refused.
+    /// A command failed, for this reason.
     Refused(Verb, String),
 }
 
@@ -106,51 +107,51 @@ impl Command {
         Command { arguments, ..verb.into() }
     }
 
-    /// Have saving leave out memory that is a file, and report how it goes.
+    /// Make saving leave out memory that is a file, and report its progress.
     pub fn migration() -> Command {
         let on = |name: &str| json!({ "capability": name, "state": true });
         Command::with(Verb::MigrateSetCapabilities, json!({ "capabilities": [on("x-ignore-shared"), on("events")] }))
     }
 
-    /// Resume from the state at this address.
+    /// Resume from the state at this URI.
     pub fn resume(uri: &str) -> Command {
         Command::with(Verb::MigrateIncoming, json!({ "uri": uri }))
     }
 
-    /// Take the descriptor that comes with this command, for [`Command::save_to_descriptor`].
+    /// Take the descriptor that is sent with this command, for [`Command::save_to_descriptor`].
     pub fn take_descriptor() -> Command {
         Command::with(Verb::GetFd, json!({ "fdname": STATE }))
     }
 
-    /// Save the state of the devices to the descriptor that was taken.
+    /// Save the state of the devices to the descriptor that QEMU has taken.
     pub fn save_to_descriptor() -> Command {
         Command::with(Verb::Migrate, json!({ "uri": format!("fd:{STATE}") }))
     }
 
-    /// Save it to the file at `path`.
+    /// Save the state of the devices to the file at `path`.
     pub fn save_to_file(path: &str) -> Command {
         Command::with(Verb::Migrate, json!({ "uri": format!("file:{path}") }))
     }
 
-    /// Pause a guest that resets or ends itself, with its memory as it was.
+    /// Pause a guest that resets or ends itself, and keep its memory.
     pub fn pause_at_end() -> Command {
         Command::with(Verb::SetAction, json!({ "reboot": "shutdown", "shutdown": "pause" }))
     }
 
-    /// Write the guest's memory to a new file, and report when that is done.
+    /// Write the guest's memory to a new file, and report when that has ended.
     pub fn dump(file: &str, format: DumpFormat) -> Command {
         let mut arguments = json!({ "protocol": format!("file:{file}"), "detach": true });
         match format {
             DumpFormat::Kdump => arguments["format"] = "kdump-zlib".into(),
             DumpFormat::Elf => {}
         }
-        // As the guest's page tables have it, so that what reads ELF files finds what the kernel
-        // has mapped.
+        // An ELF dump follows the guest's page tables, so that ELF readers find what the kernel has
+        // mapped.
         arguments["paging"] = (format == DumpFormat::Elf).into();
         Command::with(Verb::DumpGuestMemory, arguments)
     }
 
-    /// The command as it goes over the wire.
+    /// The command as one line of JSON.
     pub fn line(&self) -> Vec<u8> {
         let mut line = serde_json::to_vec(self).expect("a command is plain data");
         line.push(b'\n');
@@ -168,14 +169,14 @@ struct Line {
     id: Option<Value>,
 }
 
-/// Reads lines as they come.
+/// Splits QEMU's output into messages.
 #[derive(Debug, Default)]
 pub struct Reader {
     line: Vec<u8>,
 }
 
 impl Reader {
-    /// Takes bytes from QEMU and tells what they say.
+    /// Adds bytes from QEMU, and returns the messages that are complete.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Said> {
         let mut said = Vec::new();
         for byte in bytes {
@@ -195,7 +196,7 @@ fn parse(line: &[u8]) -> Option<Said> {
     let text = |value: &Option<Value>, key: &str| {
         value.as_ref().and_then(|v| v.get(key)).and_then(Value::as_str).map(str::to_owned)
     };
-    // An answer to a question that nobody here asks is nobody's.
+    // An answer without a known `id` is ignored.
     let verb = line.id.as_ref().and_then(|id| Verb::deserialize(id).ok());
     if line.error.is_some() {
         let why = text(&line.error, "desc").unwrap_or_else(|| "QEMU gave no reason".to_owned());

@@ -1,4 +1,4 @@
-//! Copies of files that are mostly holes: memory of VMs, and disks.
+//! Copies files that are mostly holes: memory and disks of VMs.
 
 use std::fs::File;
 use std::io;
@@ -6,7 +6,10 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{SeekFrom, seek};
 
-/// Makes `to`, which is empty, what `from` is; holes stay holes.
+/// Copies `from` to the empty file `to`. Holes stay holes.
+///
+/// # Errors
+/// If a file cannot be read or written.
 pub fn copy(from: &File, to: &File) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(length)?;
@@ -15,7 +18,7 @@ pub fn copy(from: &File, to: &File) -> io::Result<()> {
     while at < length {
         let start = match seek(from, SeekFrom::Data(at)) {
             Ok(start) => start,
-            // Only a hole is left.
+            // The rest is a hole.
             Err(rustix::io::Errno::NXIO) => break,
             Err(e) => return Err(e.into()),
         };

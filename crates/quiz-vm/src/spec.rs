@@ -1,4 +1,4 @@
-//! A virtual machine as plain data.
+//! Describes a virtual machine as plain data. Not for QEMU's command line (`qemu`).
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -27,16 +27,15 @@ impl Accel {
     }
 }
 
-/// A virtual machine: everything that its command line is made of.
+/// A virtual machine: everything that QEMU's command line depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmSpec {
     /// The QEMU program.
     pub qemu: PathBuf,
     /// The architecture of the guest.
     pub arch: &'static Arch,
-    /// The machine; one of the architecture's.
+    /// The machine type, one of the architecture's.
     pub machine: &'static Machine,
-    /// What executes it.
     pub accel: Accel,
     /// The rate of the TSC under [`Accel::Tcg`] in kHz, for architectures that have one.
     pub tsc_khz: Option<u64>,
@@ -45,17 +44,19 @@ pub struct VmSpec {
     /// Under [`Accel::Tcg`]: let the guest calibrate its local APIC timer, for timers finer than
     /// its tick.
     pub fine_timers: bool,
-    /// The version of QEMU, major and minor; none where it is not known.
+    /// QEMU's major and minor version; `None` if unknown.
     pub version: Option<(u32, u32)>,
-    /// This QEMU has the device through which a guest reports where a dump of its memory has what.
+    /// Whether this QEMU has the `vmcoreinfo` device. With it, the guest reports where things are
+    /// in a dump of its memory.
     pub vmcoreinfo: bool,
-    /// This QEMU can have system calls forbidden to it that it does not need.
+    /// Whether this QEMU supports a seccomp sandbox, which forbids it system calls that it does not
+    /// need.
     pub sandbox: bool,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// The file that is the guest's memory; none for memory that only QEMU has.
+    /// The file that holds the guest's memory; `None` for memory that is private to QEMU.
     pub ram: Option<RamFile>,
-    /// The state of the devices with which the machine goes on, instead of booting.
+    /// The saved device state from which the VM resumes; `None` to boot.
     pub incoming: Option<PathBuf>,
     /// Number of vCPUs.
     pub cpus: u32,
@@ -63,32 +64,31 @@ pub struct VmSpec {
     pub kernel: PathBuf,
     /// Initramfs with the agent.
     pub initramfs: PathBuf,
-    /// Further words of the kernel command line.
+    /// Further parameters for the kernel command line.
     pub append: Vec<String>,
     /// Disks, in the order in which the guest numbers them.
     pub disks: Vec<Disk>,
     /// Host directories that the guest can mount.
     pub shares: Vec<Share>,
-    /// The guest may make set-uid files and devices in those that it may write to.
+    /// Whether the guest may create set-uid files and devices in writable shares.
     pub special_files: bool,
-    /// A network device in user mode; what follows `user` in QEMU's `-netdev`.
+    /// A user-mode network device: what follows `user` in QEMU's `-netdev`. `None` for no network.
     pub net: Option<String>,
-    /// Further arguments for QEMU, as they are.
+    /// Further arguments for QEMU, unchanged.
     pub extra: Vec<OsString>,
 }
 
-/// A file that is a guest's memory.
+/// A file that holds a guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RamFile {
     pub path: PathBuf,
-    /// What the guest writes goes to the file; otherwise the guest has copies of its own of what it
-    /// changes.
+    /// Whether the guest writes to the file. Otherwise its changes are private copies.
     pub shared: bool,
 }
 
 impl VmSpec {
-    /// How many virtio devices `disks` disks, `shares` shares and perhaps a network make, with the
-    /// one for the agent.
+    /// The number of virtio devices of a VM with `disks` disks, `shares` shares and perhaps a
+    /// network. Includes the one for the agent.
     pub fn devices(disks: usize, shares: usize, net: bool) -> usize {
         1 + disks + shares + usize::from(net)
     }
@@ -97,40 +97,38 @@ impl VmSpec {
 /// A virtio disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// What the guest finds it by; at most 20 bytes of letters, digits and `-`.
+    /// The serial number by which the guest finds it: at most 20 bytes of letters, digits and `-`.
     pub serial: String,
-    /// The image.
+    /// The image file.
     pub file: PathBuf,
-    /// The image's format.
     pub format: DiskFormat,
-    /// The guest cannot write to it.
+    /// Whether the guest cannot write to it.
     pub read_only: bool,
-    /// The size of its sectors in bytes; none leaves it to QEMU.
+    /// The sector size in bytes; `None` for QEMU's default.
     pub sector: Option<u32>,
 }
 
-/// The format of a disk image, as QEMU calls it. Never guessed by QEMU: a guest could make a raw
-/// disk look like another.
+/// The format of a disk image, as QEMU calls it. QEMU must not guess it: a guest could make a raw
+/// disk look like another format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskFormat {
-    /// The bytes themselves.
+    /// Plain bytes.
     Raw,
-    /// QEMU's own.
+    /// QEMU's own format.
     Qcow2,
 }
 
-/// A host directory offered by 9p.
+/// A host directory that the guest can mount over 9p.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// What the guest mounts it by.
+    /// The tag by which the guest mounts it.
     pub tag: String,
-    /// The directory.
     pub host: PathBuf,
-    /// The guest may write to it.
+    /// Whether the guest may write to it.
     pub writable: bool,
 }
 
-/// The form of a dump.
+/// The format of a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DumpFormat {

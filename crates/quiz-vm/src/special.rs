@@ -1,8 +1,8 @@
-//! Keeps a guest that may write to the host's directories from making set-uid files and devices
-//! there. Not for what it may write otherwise.
+//! Prevents a guest with a writable share from creating set-uid files and devices on the host. Not
+//! for restricting its other writes.
 //!
-//! QEMU does in a share what the guest asks, as the user that it runs as. The kernel refuses it
-//! those calls, whatever the guest is.
+//! In a share, QEMU does what the guest asks, as the user that QEMU runs as. A seccomp filter makes
+//! the kernel refuse those system calls to QEMU.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -12,8 +12,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// Where a system call has a mode, by the number of its argument, and where its flags, without
-/// which there is none.
+/// System calls with a mode: the index of the mode's argument, and the index of the flags that say
+/// whether the mode is used.
 const MODES: &[(i64, u8, Option<u8>)] = &[
     (libc::SYS_fchmod, 1, None),
     (libc::SYS_fchmodat, 2, None),
@@ -29,14 +29,14 @@ const MODES: &[(i64, u8, Option<u8>)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_open, 2, Some(1)),
 ];
-/// The same number everywhere, and newer than the C library's table.
+/// The number is the same on all architectures, and newer than the C library's table.
 const FCHMODAT2: i64 = 452;
 
-/// Has what `command` starts refused (EPERM) to give a file a set-uid or set-gid bit, or to make a
-/// device.
+/// Makes the kernel refuse (EPERM) two things to the child of `command`: to set a set-uid or
+/// set-gid bit, and to create a device.
 ///
 /// # Errors
-/// If there is no filter for this host's architecture.
+/// If there is no filter for the host's architecture.
 pub fn refuse_special_files(command: &mut Command) -> io::Result<()> {
     let program = filter().map_err(io::Error::other)?;
     // SAFETY: two system calls with a program that is complete.
@@ -56,7 +56,7 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         for bit in [libc::S_ISUID, libc::S_ISGID].map(u64::from) {
             match flags {
                 None => of_call.push(SeccompRule::new(vec![has(mode, bit, bit)?])?),
-                // The mode of a file that is not made is whatever was there.
+                // If no file is created, the mode argument has no meaning.
                 Some(flags) => {
                     for making in [libc::O_CREAT, libc::O_TMPFILE & !libc::O_DIRECTORY].map(|flag| flag as u64) {
                         of_call.push(SeccompRule::new(vec![has(mode, bit, bit)?, has(flags, making, making)?])?);

@@ -1,9 +1,9 @@
-//! VMs that wait for a run: restored, rehearsed, and standing still.
+//! Standby VMs: restored, rehearsed and paused until a run takes them.
 //!
-//! A keeper, a process of its own, keeps one ([`Keeper::keep`]). A run that takes it ([`take`])
-//! gets QEMU's sockets and disks, and is its supervisor. The keeper stays QEMU's parent: it tells
-//! how QEMU ended, and ends it when the taker is gone. So no VM outlives either. Not for which VM
-//! fits which run, nor for where sockets are.
+//! A keeper, a process of its own, keeps one standby VM ([`Keeper::keep`]). A run that takes the VM
+//! ([`take`]) receives QEMU's sockets and disks, and supervises it. The keeper stays QEMU's parent:
+//! it reports how QEMU ended, and ends QEMU when the taker is gone. So the VM does not outlive
+//! either process. Not for choosing a VM for a run, nor for the paths of sockets.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -28,68 +28,73 @@ use crate::spec::VmSpec;
 
 /// How long a VM may take to be restored and to rehearse.
 const REHEARSAL: Duration = Duration::from_secs(60);
-/// How long a taker may take to say what it wants, and a keeper to answer.
+/// How long a taker may take to send its request, and a keeper to answer.
 const ANSWER: Duration = Duration::from_secs(2);
-/// The most descriptors that are handed over; Linux takes 253 at once.
+/// The maximum number of descriptors that are handed over. Linux accepts 253 in one message.
 const DESCRIPTORS: usize = 128;
-/// Those that come before the disks: QMP, console, agent, QEMU itself, its log.
+/// How many descriptors precede the disks: QMP, console, agent, QEMU's pidfd, its log.
 const FIRST: usize = 5;
 
-/// Says that the VM is wanted.
+/// The request to take the VM.
 const TAKE: u8 = b't';
-/// Says that the keeper is to go.
+/// The request to end the keeper.
 const LEAVE: u8 = b'l';
 
-/// Why no VM waits.
+/// Why there is no standby VM.
 #[derive(Debug, thiserror::Error)]
 pub enum StandbyError {
     /// QEMU could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// It did not come to where it could wait.
+    /// The VM did not get as far as being paused.
     #[error("the VM that was to wait {0}")]
     Rehearsal(String),
-    /// The host said no.
+    /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// What a keeper has.
+/// What a keeper needs.
 pub struct Keeper<'a> {
-    /// The VM, which goes on from a template.
+    /// The VM. It resumes from a template.
     pub vm: &'a VmSpec,
-    /// What is rehearsed.
+    /// The order that the guest rehearses.
     pub order: Order,
-    /// Where QEMU's words go.
+    /// The file that receives QEMU's output.
     pub log: &'a File,
-    /// The VM's own disks, by their serial numbers.
+    /// The VM's own disks, with their serial numbers.
     pub disks: &'a [(&'a str, &'a File)],
-    /// How long it waits.
+    /// How long the VM stays on standby before the keeper ends it.
     pub idle: Duration,
 }
 
-/// What goes with the descriptors.
+/// The message that accompanies the descriptors.
 #[derive(Serialize, Deserialize)]
 struct Header {
     disks: Vec<String>,
 }
 
-/// A VM that was taken over.
+/// A VM that was taken over from its keeper.
 pub struct Standby {
     pub(crate) monitor: Monitor,
-    /// QEMU's words.
+    /// QEMU's output.
     pub(crate) log: File,
-    /// Its own disks, by their serial numbers.
+    /// The VM's own disks, with their serial numbers.
     pub disks: Vec<(String, File)>,
 }
 
 impl Keeper<'_> {
-    /// Restores the VM and rehearses; has `listen` make the socket when it is ready; then waits
-    /// until somebody takes the VM or it has waited long enough. `taken` is called when somebody
-    /// has. Returns when QEMU has ended; whoever wanted the keeper to go waits until what is
-    /// returned is dropped.
+    /// Restores the VM and rehearses, then calls `listen` to make the socket. Waits until a run
+    /// takes the VM or the idle time is over. Calls `taken` when a run has taken it. Returns when
+    /// QEMU has ended.
+    ///
+    /// If a client asked the keeper to leave, its socket is returned. The client waits until the
+    /// caller drops it.
     ///
     /// The calling thread must live as long as the VM.
+    ///
+    /// # Errors
+    /// If QEMU does not start, the rehearsal fails, or a system call fails.
     pub fn keep(
         &self,
         listen: impl FnOnce() -> io::Result<UnixListener>,
@@ -167,7 +172,7 @@ impl Keeper<'_> {
         }
     }
 
-    /// What somebody wants, if anyone comes in time.
+    /// Waits for a request. `None` if QEMU ends or the idle time is over.
     fn wish(&self, monitor: &Monitor, listener: &UnixListener) -> io::Result<Option<(u8, UnixStream)>> {
         let deadline = Instant::now() + self.idle;
         loop {
@@ -184,7 +189,7 @@ impl Keeper<'_> {
             let (mut stream, _) = listener.accept()?;
             let mut wish = [0];
             let said = stream.set_read_timeout(Some(ANSWER)).and_then(|()| stream.read_exact(&mut wish));
-            // Whoever says nothing we know is not one of us.
+            // A client that sends an unknown request is ignored.
             if let (Ok(()), [wish @ (TAKE | LEAVE)]) = (said, wish) {
                 return Ok(Some((wish, stream)));
             }
@@ -213,18 +218,18 @@ impl Keeper<'_> {
     }
 }
 
-/// Waits for QEMU's end and tells the taker; ends QEMU when the taker is gone.
+/// Waits for QEMU's end and reports it to the taker. Ends QEMU when the taker is gone.
 fn end_with(mut monitor: Monitor, mut taker: UnixStream) {
     loop {
         let pidfd = monitor.pidfd();
         let mut fds = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(&taker, PollFlags::IN)];
         match waiting::ready(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
-            // The taker says nothing more: its socket is readable when it is closed.
+            // The taker sends nothing more, so its socket is readable only after it is closed.
             Ok(_) if fds[0].revents().is_empty() => break,
             _ => {
                 if let Some(status) = monitor.ended() {
-                    // One that is gone needs no answer.
+                    // A taker that is gone needs no answer.
                     taker.write_all(&status.into_raw().to_ne_bytes()).ok();
                     return;
                 }
@@ -234,7 +239,10 @@ fn end_with(mut monitor: Monitor, mut taker: UnixStream) {
     let _status: ExitStatus = monitor.kill();
 }
 
-/// Takes the VM over that waits behind `keeper`.
+/// Takes the standby VM over from the process at the other end of `keeper`.
+///
+/// # Errors
+/// If the keeper does not answer within 2 s, or hands over something unexpected.
 pub fn take(mut keeper: UnixStream) -> io::Result<Standby> {
     keeper.set_read_timeout(Some(ANSWER))?;
     keeper.set_write_timeout(Some(ANSWER))?;
@@ -260,10 +268,13 @@ pub fn take(mut keeper: UnixStream) -> io::Result<Standby> {
     Ok(Standby { monitor: Monitor::kept(keeper, pidfd, sockets)?, log, disks })
 }
 
-/// Has the keeper go, and its VM with it.
+/// Ends the keeper and its VM, and waits up to 2 s for that.
+///
+/// # Errors
+/// If the keeper does not end in time.
 pub fn dismiss(mut keeper: UnixStream) -> io::Result<()> {
     keeper.set_read_timeout(Some(ANSWER))?;
     keeper.write_all(&[LEAVE])?;
-    // It closes its end when it goes.
+    // The keeper closes its end when it ends.
     keeper.read(&mut [0]).map(drop)
 }

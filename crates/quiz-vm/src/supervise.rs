@@ -1,10 +1,10 @@
-//! One VM from its start to its verdict: a single thread, a single loop, every deadline in one
-//! place.
+//! Supervises one VM from its start to its verdict, in a single thread with a single loop. All
+//! deadlines are in this module. Not for deriving the verdict (`judge`).
 //!
-//! The thread that calls [`supervise`] owns QEMU. It waits for whatever comes first (QEMU's end,
-//! QMP, the console, the agent, a signal, the user's descriptors, a deadline), lets the matching
-//! `on_…` method change the state, and goes on until QEMU has ended and the output is written.
-//! Then `judge` makes the verdict from what was observed.
+//! The thread that calls [`supervise`] owns QEMU. It waits for the next event: QEMU's end, QMP, the
+//! console, the agent, a signal, the user's descriptors or a deadline. The matching `on_…` method
+//! then changes the state. The loop ends when QEMU has ended and the output is written. Then
+//! `judge` derives the verdict from the observations.
 
 mod agent;
 mod clients;
@@ -43,48 +43,47 @@ use clients::Clients;
 pub use job::{Dump, Job, Limits, NoSignals, Notice, Point, Run, Signals, SnapshotSink, Streams};
 use phase::Phase;
 
-/// How long QEMU may take to end after it was asked to.
+/// How long QEMU may take to end after quiz has asked it to quit.
 const QUIT: Duration = Duration::from_secs(5);
-/// So long a guest that gets on is never quiet: its agent says every second that it is alive. One
-/// of whose processors another spins may hear and answer all the same, while its clock stands
-/// still.
+/// A healthy guest is never silent for this long, because its agent sends a heartbeat every second.
+/// If one of the guest's processors spins, the agent may still receive and answer messages. The
+/// guest's clock stands still then.
 const QUIET: Duration = Duration::from_secs(3);
-/// How long a guest may take to end after its kernel has said that it panicked.
+/// How long a guest may take to end after its kernel has reported a panic.
 const PANIC: Duration = Duration::from_secs(5);
-/// How long its agent may take, however little of the host's processors the VM gets.
+/// How long the agent may take to report the stacks, even if the VM gets little processor time.
 const STACKS_AT_MOST: Duration = Duration::from_secs(10);
-/// How long a guest that was up may take to answer a non-maskable interrupt: its kernel collects
-/// the stacks of all processors and waits a second for them to stop before it prints a word, and a
-/// busy host makes that longer.
+/// How long a guest that has booted may take to answer a non-maskable interrupt. Its kernel
+/// collects the stacks of all processors. It waits a second for the processors to stop before it
+/// prints anything. A busy host makes that longer.
 const NMI: Duration = Duration::from_secs(8);
-/// How long a guest may take that boots, which seldom has an answer.
+/// How long a booting guest may take to answer a non-maskable interrupt. It seldom does.
 const NMI_IN_BOOT: Duration = Duration::from_millis(700);
-/// How long a resumed guest may take to say its first word.
+/// How long a resumed guest may take to send its first message.
 const RESUME: Duration = Duration::from_secs(10);
-/// How long the state of a VM's devices may take to be saved.
+/// How long QEMU may take to save the state of a VM's devices.
 const SAVE: Duration = Duration::from_secs(30);
-/// How long a program may take to end by itself after the user's signal was passed on.
+/// How long the program may take to end by itself after quiz has passed the user's signal on.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long the guest may take to end after its processes were killed.
+/// How long the guest may take to end after quiz has told the agent to kill its processes.
 const KILLED: Duration = Duration::from_secs(1);
-/// How exactly it is known what the VM had used of the host's processors when it was heard last.
+/// The precision of the VM's processor time at the last message from the guest.
 const SAMPLE: Duration = Duration::from_millis(100);
-/// How often the supervisor looks at the clock at least.
+/// The longest time between two readings of the clock.
 const LOOK: Duration = Duration::from_secs(1);
-/// How much later than it wanted the supervisor may come to that on a busy host. More means that it
-/// could not run, and so that nothing was heard.
+/// How much later than planned the supervisor may wake up on a busy host. If it wakes up later than
+/// that, it could not run, and so it could not receive anything.
 const LATE: Duration = Duration::from_secs(1);
-/// How many notes of a guest are kept.
+/// How many notes of the guest are kept.
 const NOTES: usize = 30;
-/// How much a guest may tell of where everything stands, in bytes.
+/// How many bytes of stacks the guest may report.
 const STACKS_BYTES: usize = 4 << 20;
-/// How much may wait for the guest to take it, in bytes: input and programs of many clients at
-/// once.
+/// How many bytes may be queued for the guest: input and programs of many clients at once.
 const UNTAKEN: usize = 32 << 20;
-/// How much of what QEMU prints is read for the verdict, in bytes.
+/// How many bytes of QEMU's output are read for the verdict.
 const LOG: u64 = 1 << 20;
 
-/// Runs the VM to its end. Whatever goes wrong is in the verdict; QEMU is gone when this returns.
+/// Runs the VM to its end. QEMU has ended when this returns. All failures are in the verdict.
 pub fn supervise(run: Run) -> Outcome {
     let began = Instant::now();
     match Supervisor::start(run, began) {
@@ -108,7 +107,7 @@ pub fn supervise(run: Run) -> Outcome {
     }
 }
 
-/// The run could not begin.
+/// Why a run could not begin.
 #[derive(Debug, thiserror::Error)]
 enum BeginError {
     #[error(transparent)]
@@ -121,13 +120,13 @@ enum BeginError {
 
 struct Supervisor<'a> {
     monitor: Monitor,
-    /// QEMU's words.
+    /// QEMU's output.
     log: File,
-    /// Where they are of a VM that was taken over.
+    /// QEMU's output so far, if the VM was taken over from a keeper.
     kept_log: Option<File>,
     phase: Phase,
     deadline: Option<Instant>,
-    /// The VM was told to go on and QEMU has refused.
+    /// Set while QEMU refuses to continue a paused VM.
     stuck: Option<machine::Stuck>,
     limits: Limits,
     nonce: Nonce,
@@ -135,14 +134,14 @@ struct Supervisor<'a> {
     snapshots: Option<&'a mut dyn SnapshotSink>,
     terminal: Option<Escape>,
     began: Instant,
-    /// When the supervisor last looked at what had happened.
+    /// When the supervisor last read the clock.
     looked: Instant,
-    /// For how long it could not in all.
+    /// The total time in which quiz could not run.
     away: Duration,
     heard: Instant,
-    /// Little before that.
+    /// Taken at most [`SAMPLE`] before `heard`.
     heard_mark: Mark,
-    /// When the agent was asked where everything stands.
+    /// When quiz asked the agent for the stacks.
     asked: Mark,
     boot: Option<Duration>,
     ready: Option<Duration>,
@@ -153,15 +152,15 @@ struct Supervisor<'a> {
     to_guest: Outgoing,
     console: Console,
     stacks: Option<File>,
-    /// How many bytes of them may still come.
+    /// How many more bytes of stacks are kept.
     stacks_left: usize,
     dir: &'a HeldDir,
-    /// The files of the machine's disks.
+    /// The image files of the VM's disks.
     disks: Vec<PathBuf>,
-    /// How the VM is saved, and the file that it is saved to.
+    /// How QEMU saves the VM.
     saves_to: SavesTo,
     state: Option<File>,
-    /// The guest's memory.
+    /// The file that QEMU writes the guest's memory to.
     vmcore: Option<File>,
     unpacking: Option<Unpacking>,
     artifacts: crate::verdict::ArtifactsRecord,
@@ -170,7 +169,7 @@ struct Supervisor<'a> {
     duplex: Duplex,
     /// How many bytes of each stream the guest may still send.
     spendable: Spendable,
-    /// For how many bytes of artifacts no credit was returned yet.
+    /// The number of artifact bytes for which quiz has not returned credit yet.
     artifacts_owed: u32,
 
     clients: Clients,
@@ -180,18 +179,19 @@ struct Supervisor<'a> {
     signals: &'a mut dyn Signals,
     show: &'a mut dyn FnMut(Notice),
     seen: Observations,
-    /// The bits of the kernel's taint that were set while the program ran.
+    /// The kernel taint bits that were set while the program ran.
     taint: u64,
-    /// When the kernel was seen to panic.
+    /// When quiz saw that the kernel panicked.
     panic_at: Option<Instant>,
     /// How many signals the user has sent.
     user_signals: u32,
     notes: Notes,
-    /// The guest's memory was kept, or could not be.
+    /// Whether the guest's memory was dumped; `None` if nothing was tried.
     dumped: Option<bool>,
 }
 
-/// Names and values; directories, of which the first that exists is used.
+/// Environment variables (name, value) and candidate working directories. The program starts in the
+/// first directory that exists.
 type Surroundings = (Vec<(Vec<u8>, Vec<u8>)>, Vec<Vec<u8>>);
 
 /// How many bytes of each stream the guest may still send.
@@ -209,7 +209,7 @@ impl Default for Spendable {
 }
 
 impl Spendable {
-    /// None of a stream that the guest does not send.
+    /// `None` for a stream that the guest does not send.
     fn of(&mut self, stream: Stream) -> Option<&mut u64> {
         match stream {
             Stream::Stdin => None,
@@ -220,20 +220,20 @@ impl Spendable {
     }
 }
 
-/// A moment, and what the VM had used of the host's processors by then.
+/// An instant, and the host processor time that the VM had used by then.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     at: Instant,
     used: Duration,
 }
 
-/// What is kept of what the guest and QEMU report beside the evidence for the verdict.
+/// Notes of the guest and QEMU that are kept beside the evidence for the verdict.
 #[derive(Default)]
 struct Notes {
     all: Vec<String>,
-    /// How many of the guest's there were, of which the first are kept.
+    /// How many notes the guest has sent. Only the first [`NOTES`] are kept.
     of_guest: usize,
-    /// The guest reported more of where everything stands than is kept.
+    /// The guest reported more stacks than are kept.
     stacks_cut: bool,
 }
 
@@ -314,7 +314,7 @@ impl<'a> Supervisor<'a> {
             supervisor.monitor.say(Command::pause_at_end());
         }
         if resuming {
-            // The guest hears it as soon as it lives.
+            // The guest receives it as soon as it resumes.
             supervisor.say_order();
         }
         Ok(supervisor)
@@ -324,7 +324,7 @@ impl<'a> Supervisor<'a> {
         while self.monitor.ended().is_none() {
             self.turn();
         }
-        // What QEMU had passed on before it ended.
+        // Reads what QEMU passed on before it ended.
         self.read_console();
         self.read_agent();
         self.read_qmp();
@@ -381,7 +381,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Adds what is known only when QEMU has ended.
+    /// Adds the observations that are complete only after QEMU has ended.
     fn complete_observations(&mut self) {
         let strict_report = self.strict_report();
         let seen = &mut self.seen;
@@ -395,16 +395,16 @@ impl<'a> Supervisor<'a> {
         let place = self.dir.path().join(artifacts::DIR);
         let failed = self.artifacts.failed.as_ref();
         seen.artifacts_failed = failed.map(|why| format!("cannot write what came back to {}: {why}", place.display()));
-        // Without it there are fewer words, not another verdict.
+        // If the log cannot be read, the verdict is the same with a shorter message.
         self.dir.read("qemu.log").and_then(|log| log.take(LOG).read_to_string(&mut seen.qemu_log)).ok();
     }
 
-    /// What the kernel has reported, where a run is to be free of that.
+    /// What the kernel has reported, if the run is strict.
     fn strict_report(&self) -> Option<String> {
         judge::reported(self.console.strict(), self.taint).filter(|_| self.limits.strict)
     }
 
-    /// Waits for the next thing to happen and deals with it.
+    /// Waits for the next event and handles it.
     fn turn(&mut self) {
         let wait = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()).min(LOOK));
         let answers = {
@@ -419,7 +419,8 @@ impl<'a> Supervisor<'a> {
             ];
             fds.extend(self.clients.polled());
             let polled = ready(&mut fds, wait);
-            // After an error nothing is known; to look everywhere blocks nowhere.
+            // After an error no result is valid. Reading never blocks, so quiz tries all
+            // descriptors.
             fds.iter().map(|fd| polled.is_err() || !fd.revents().is_empty()).collect::<Vec<_>>()
         };
         let [_, console, agent, qmp, signals, streams, clients @ ..] = answers.as_slice() else {
@@ -446,7 +447,7 @@ impl<'a> Supervisor<'a> {
         if clients.contains(&true) {
             self.serve(clients);
         }
-        // By the time that was looked at: quiz may have been stopped since.
+        // Uses the time read above, because quiz may have been stopped since then.
         self.on_deadlines(self.looked);
         self.write_agent();
         self.write_clients();
@@ -454,9 +455,10 @@ impl<'a> Supervisor<'a> {
 
     // ---- Time.
 
-    /// Notices that quiz could not run, as when it was stopped or frozen, perhaps with its VM: that
-    /// is not the guest's time. `wait` is how long it wanted to wait. While a host sleeps its clock
-    /// stands still.
+    /// Detects that quiz could not run for a while, for example because it was stopped or frozen,
+    /// perhaps with its VM. Moves all deadlines by that time, which does not count against the
+    /// guest. `wait` is how long quiz wanted to wait. While the host sleeps, this clock stands
+    /// still.
     fn look_at_the_clock(&mut self, wait: Option<Duration>) {
         let now = Instant::now();
         let took = now - std::mem::replace(&mut self.looked, now);
@@ -469,7 +471,7 @@ impl<'a> Supervisor<'a> {
         marks.into_iter().chain(times.into_iter().flatten()).for_each(|at| *at += away);
     }
 
-    /// When the guest's boot has taken too long.
+    /// When the guest's boot times out.
     fn boot_deadline(&self) -> Instant {
         self.began + self.limits.boot + self.away
     }
@@ -482,7 +484,8 @@ impl<'a> Supervisor<'a> {
         [self.deadline, hang, panic, again].into_iter().flatten().min()
     }
 
-    /// When silence becomes a hang. Only where the agent is expected to speak.
+    /// When a silent guest counts as hung. `None` in phases in which the agent need not send
+    /// anything.
     fn hang_at(&self) -> Option<Instant> {
         let speaking = matches!(self.phase, Phase::Running | Phase::Kept | Phase::Ending);
         self.limits.hang.filter(|_| speaking).map(|limit| self.heard + limit)
@@ -503,7 +506,7 @@ impl<'a> Supervisor<'a> {
         self.ask_again(now);
         let may_wait = self.phase == Phase::Dumping || self.limits.debugged;
         if self.panic_at.is_some_and(|at| now >= at + PANIC) && !may_wait {
-            // It said its last words and did not end by itself.
+            // The kernel has panicked, and the guest did not end by itself.
             self.end_or_dump();
         } else if self.hang_at().is_some_and(|at| now >= at) {
             let limit = self.limits.hang.unwrap_or_default();
@@ -531,7 +534,7 @@ impl<'a> Supervisor<'a> {
                 let message =
                     format!("the program was still running after {}", text(self.limits.program.unwrap_or_default()));
                 let quiet = self.heard.elapsed();
-                // A VM that could not run had nothing to say.
+                // If the VM got little processor time, it could not send anything. That is no hang.
                 self.seen.quiet = (quiet >= QUIET && self.since(self.heard_mark).used >= QUIET / 2).then_some(quiet);
                 self.time_is_over(message, false);
             }
@@ -560,7 +563,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// The agent has not told where everything stands. It may not have had the time.
+    /// The agent has not reported the stacks. Waits longer if the VM got too little processor time.
     fn wait_or_ask_by_nmi(&mut self) {
         let mute = self.since(self.asked);
         if mute.used < ANSWER && mute.waited < STACKS_AT_MOST {
@@ -591,7 +594,7 @@ impl<'a> Supervisor<'a> {
         self.enter(Phase::Killed, Some(KILLED));
     }
 
-    /// The guest stays when its program has ended.
+    /// Whether the guest stays up after its program has ended.
     fn is_kept(&self) -> bool {
         self.limits.keep.is_some()
     }
@@ -620,7 +623,7 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-/// A duration as the user would have typed it.
+/// A duration as the user would type it.
 fn text(duration: Duration) -> String {
     match duration.as_millis() {
         ms if ms % 1000 == 0 => format!("{} s", ms / 1000),

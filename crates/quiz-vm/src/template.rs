@@ -1,11 +1,11 @@
-//! Templates: VMs that were saved, to start others from instead of booting.
+//! Templates: saved VMs from which other VMs resume instead of booting.
 //!
-//! A bare template was saved when its agent was up; a prepared one when the guest was what all runs
-//! of a kind have in common. [`Template::save`] keeps the memory and the disks of a paused VM,
-//! whose supervisor has had QEMU write the devices' state. [`Template::clone_of`] turns the
-//! description of a VM into one that goes on from there, with memory of its own over the
-//! template's. Not for which template a run may use, nor for where templates are kept: whoever
-//! makes one gives it a directory and a key.
+//! A booted snapshot is saved when the agent is up. A ready snapshot is saved when the guest has
+//! everything that all runs of its kind share. [`Template::save`] keeps the memory and the disks of
+//! a paused VM, after its supervisor has had QEMU write the devices' state. [`Template::clone_of`]
+//! turns the description of a VM into one that resumes from the template. That VM has memory of its
+//! own over the template's. Not for choosing a template for a run, nor for where templates are
+//! kept: the caller provides a directory and a key.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -23,54 +23,54 @@ use crate::spec::{RamFile, VmSpec};
 const RAM: &str = "ram";
 const STATE: &str = "state";
 const CONSOLE: &str = "console.log";
-/// What must be free beside the memory, in bytes.
+/// How many bytes must be free beside the memory.
 const SPARE: u64 = 256 << 20;
 
-/// Why there is no template.
+/// Why a template cannot be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
-    /// The host has no room for it.
+    /// The file system has too little free space.
     #[error("{} has {free_mib} MiB free, and a template of this VM may take {needed_mib}", .place.display())]
     Space {
         place: PathBuf,
-        /// How much is free.
+        /// How much is free, in MiB.
         free_mib: u64,
-        /// How much it may take.
+        /// How much the template may take, in MiB.
         needed_mib: u64,
     },
-    /// A file of its size would be the death of whoever writes it.
+    /// The memory is larger than the file size limit. Linux kills a process that writes more.
     #[error("files may have {limit_mib} MiB here (ulimit -f), and the memory of this VM is {memory_mib}")]
     FileSize {
-        /// The most that a file may have.
+        /// The largest size of a file, in MiB.
         limit_mib: u64,
-        /// The VM's memory.
+        /// The VM's memory, in MiB.
         memory_mib: u32,
     },
-    /// Files cannot be read or written.
+    /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is not what it was when it was saved.
+    /// A file of the template was changed after it was saved.
     #[error("{} was changed since it was saved", .0.display())]
     Altered(PathBuf),
 }
 
-/// What is known about a template: enough to see that it is whole and still good.
+/// What is known about a template: enough to check that it is complete and valid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The host's boot in which it was made: another one may have another CPU, and did not see it
-    /// written to the disk.
+    /// The host's boot in which it was made. In another boot the host may have another CPU, and the
+    /// template may not have reached the disk.
     pub boot_id: String,
     /// SHA-256 of the devices' state.
     pub state_sha256: String,
     /// Size, inode and time of the last change of the memory.
     pub ram: FileMark,
-    /// From QEMU's start until it was saved, in milliseconds.
+    /// The time from QEMU's start until the snapshot, in milliseconds.
     pub took_ms: u64,
-    /// What the caller has to remember.
+    /// Text that the caller stores with the template.
     pub about: String,
 }
 
-/// Tells a file from what it was.
+/// Identifies the state of a file, to detect changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileMark {
     bytes: u64,
@@ -79,35 +79,35 @@ pub struct FileMark {
 }
 
 impl FileMark {
-    /// The mark of a file as it is.
+    /// The mark of a file in its current state.
     pub fn of(meta: &Metadata) -> FileMark {
         FileMark { bytes: meta.len(), inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()) }
     }
 }
 
-/// What is kept of a VM that stands paused.
+/// The parts of a paused VM that a template keeps.
 pub struct PausedVm<'a> {
-    /// Its memory.
+    /// The VM's memory.
     pub ram: &'a File,
-    /// Its disks that others get copies of, by their serial numbers.
+    /// The disks that clones get copies of, with their serial numbers.
     pub disks: &'a [(&'a str, &'a File)],
-    /// What its console has said.
+    /// The VM's console log.
     pub console: &'a Path,
-    /// The host's boot.
+    /// The host's boot id.
     pub boot_id: &'a str,
-    /// How long it took to get there.
+    /// The time from QEMU's start until the snapshot.
     pub took: Duration,
-    /// What the caller has to remember.
+    /// Text to store with the template.
     pub about: &'a str,
 }
 
-/// A template that was found whole.
+/// A template that was found to be complete.
 #[derive(Debug, Clone)]
 pub struct Template {
     dir: PathBuf,
 }
 
-/// Whether there is room in `dir` for a template of a VM with so much memory.
+/// Checks that `dir` has room for a template of a VM with this much memory.
 pub fn room(dir: &Path, memory_mib: u32) -> Result<(), TemplateError> {
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current
         && limit >> 20 < u64::from(memory_mib)
@@ -124,15 +124,15 @@ pub fn room(dir: &Path, memory_mib: u32) -> Result<(), TemplateError> {
 }
 
 impl Template {
-    /// Where the devices' state of a template in `dir` is to be written.
+    /// The path at which QEMU must write the devices' state for a template in `dir`.
     pub fn state_in(dir: &Path) -> PathBuf {
         dir.join(STATE)
     }
 
-    /// Completes the template in `dir`, in which the devices' state is.
+    /// Completes the template in `dir`, which already has the devices' state.
     pub fn save(dir: &Path, paused: &PausedVm) -> Result<Manifest, TemplateError> {
         let ram = dir.join(RAM);
-        // Not for others: everything is in it that was in the guest.
+        // Only the owner may read it: it has everything that was in the guest.
         let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&ram)?;
         sparse::copy(paused.ram, &file)?;
         for (serial, disk) in paused.disks {
@@ -148,7 +148,8 @@ impl Template {
         })
     }
 
-    /// The template in `dir`, if it still is what `manifest` says, in this boot of the host.
+    /// Opens the template in `dir`. It must still match `manifest`, and be of this boot of the
+    /// host.
     pub fn open(dir: &Path, manifest: &Manifest, boot_id: &str) -> Result<Template, TemplateError> {
         let (ram, state) = (dir.join(RAM), dir.join(STATE));
         if manifest.boot_id != boot_id || FileMark::of(&fs::metadata(&ram)?) != manifest.ram {
@@ -160,8 +161,8 @@ impl Template {
         Ok(Template { dir: dir.to_owned() })
     }
 
-    /// The same VM as `vm`, going on from here. Its devices must be those that the template was
-    /// made with; what is behind them is the clone's own.
+    /// The same VM as `vm`, resuming from this template. Its devices must be those that the
+    /// template was made with. The files behind them belong to the clone.
     pub fn clone_of(&self, vm: &VmSpec) -> VmSpec {
         VmSpec {
             ram: Some(RamFile { path: self.dir.join(RAM), shared: false }),
@@ -170,19 +171,19 @@ impl Template {
         }
     }
 
-    /// The same VM as `vm`, going on from here on memory that is a copy in the empty file `ram`,
-    /// which QEMU shares. It can be saved again.
+    /// The same VM as `vm`, resuming from this template. Copies the template's memory to the empty
+    /// file `ram`, which QEMU shares, so a snapshot of the VM can be taken again.
     pub fn resume_on(&self, vm: &VmSpec, ram: &File) -> io::Result<VmSpec> {
         sparse::copy(fs::File::open(self.dir.join(RAM))?.file(), ram)?;
         Ok(VmSpec { incoming: Some(self.dir.join(STATE)), ..vm.clone() })
     }
 
-    /// The disk of this serial number as it was when the VM was saved.
+    /// The path of the disk with this serial number, as it was when the VM was saved.
     pub fn disk(&self, serial: &str) -> PathBuf {
         disk_in(&self.dir, serial)
     }
 
-    /// What the guest's console said until it was saved.
+    /// The path of the guest's console log until it was saved.
     pub fn console(&self) -> PathBuf {
         self.dir.join(CONSOLE)
     }
@@ -192,7 +193,7 @@ fn disk_in(dir: &Path, serial: &str) -> PathBuf {
     dir.join(format!("disk-{serial}"))
 }
 
-/// Some tens of kilobytes.
+/// The SHA-256 of a file of some tens of kilobytes, in hexadecimal.
 fn sum(file: &Path) -> io::Result<String> {
     Ok(Sha256::digest(fs::read(file)?).iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -1,10 +1,10 @@
-//! Unpacks an archive that comes out of a guest into one directory, and nowhere else.
+//! Unpacks an archive from a guest into one directory, and nowhere else. Not for packing.
 //!
-//! Whoever wrote the archive may be broken or hostile. Everything is made through the directory's
-//! handle, step by step, and never through a link, so that no name and no link leaves it, whatever
-//! else happens in it meanwhile. What is not a plain file, a directory or a link that stays inside
-//! is refused by name, and the rest goes on. What an entry is called and how long it is are bounded
-//! before they are kept.
+//! The author of the archive may be broken or hostile. Everything is created through the
+//! directory's handle, step by step, and never through a link. So no name and no link leads out of
+//! the directory, even if other processes change it at the same time. Anything but a regular file,
+//! a directory or a link that stays inside is refused by name, and unpacking continues. The length
+//! of names and headers is checked before they are stored.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -22,61 +22,61 @@ use tar::EntryType;
 
 use crate::visible::visible;
 
-/// How much may come.
+/// Limits for an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bytes of all files together.
+    /// The total size of all files, in bytes.
     pub bytes: u64,
-    /// Number of entries.
+    /// The number of entries.
     pub entries: u64,
 }
 
 impl Bounds {
-    /// As much as the host has room for.
+    /// No limits but the host's free space.
     pub const NONE: Bounds = Bounds { bytes: u64::MAX, entries: u64::MAX };
 }
 
-/// What is taken, and how.
+/// Which entries are unpacked, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
-    /// How much.
     pub bounds: Bounds,
-    /// Only what is called so, and what is in directories that are; everything if there are no
-    /// names.
+    /// The names of the top-level entries to unpack, with all that is below them; `None` for
+    /// everything.
     pub only: Option<&'a BTreeSet<OsString>>,
-    /// Modes (as far as the umask lets them) and times are those of the archive. If not, files are
-    /// the user's to read and write, and of now.
+    /// Whether modes (less the umask) and times are taken from the archive. Otherwise the user can
+    /// read and write all files, and their time is now.
     pub faithful: bool,
 }
 
-/// What came of it.
+/// The result of unpacking.
 #[derive(Debug, Default)]
 pub struct Unpacked {
-    /// Files and links that were made.
+    /// The number of files and links that were created.
     pub files: u64,
-    /// Bytes of the files together.
+    /// The total size of the files, in bytes.
     pub bytes: u64,
-    /// What was refused, and why: the first ones.
+    /// The first refused entries, and why.
     pub refused: Vec<String>,
-    /// How much was refused in all.
+    /// The number of all refused entries.
     pub refusals: u64,
-    /// The first thing that the host could not write, and why.
+    /// The first entry that the host could not write, and why.
     pub failed: Option<String>,
 }
 
-/// Names of refused entries that are kept; the rest is only counted.
+/// How many refused entries are kept by name. The rest is only counted.
 const REFUSALS: usize = 20;
-/// How much of such a name is kept, in characters.
+/// How many characters of such a name are kept.
 const SHOWN: usize = 300;
-/// How long a name may be, in bytes, with all directories (`PATH_MAX`).
+/// The maximum length of a name with all its directories, in bytes (`PATH_MAX`).
 const NAME: u64 = 4096;
-/// How long a header of a POSIX archive may be that belongs to an entry, in bytes.
+/// The maximum length of an extended header of a POSIX archive, in bytes.
 const EXTENSIONS: u64 = 64 << 10;
 
-/// Unpacks into `dir`. What ends the archive early is an error; what came before is there.
+/// Unpacks `archive` into `dir` and records the result in `done`. After an error, the entries
+/// before it are unpacked.
 ///
 /// # Errors
-/// If the archive cannot be read on.
+/// If the rest of the archive cannot be read.
 pub fn unpack(archive: impl Read, dir: &Dir, rules: &Rules, done: &mut Unpacked) -> io::Result<()> {
     let mut unpacker = Unpacker { top: dir, rules, done, open: Vec::new() };
     let mut archive = tar::Archive::new(archive);
@@ -104,7 +104,7 @@ pub fn unpack(archive: impl Read, dir: &Dir, rules: &Rules, done: &mut Unpacked)
     Ok(())
 }
 
-/// What entries of their own say about the entry that follows them.
+/// The extended headers, which describe the entry that follows them.
 #[derive(Default)]
 struct Said {
     name: Option<Vec<u8>>,
@@ -112,7 +112,7 @@ struct Said {
 }
 
 impl Said {
-    /// Whether `entry` was such a one.
+    /// Reads `entry` if it is an extended header. Returns whether it is one.
     fn read(&mut self, entry: &mut tar::Entry<impl Read>) -> io::Result<bool> {
         match entry.header().entry_type() {
             EntryType::GNULongName => self.name = Some(text(entry)?),
@@ -136,7 +136,7 @@ impl Said {
     }
 }
 
-/// A name, as GNU's archives have it: with a zero at its end.
+/// A name in the GNU format, which ends with a zero byte.
 fn text(entry: &mut tar::Entry<impl Read>) -> io::Result<Vec<u8>> {
     let mut bytes = bounded(entry, NAME + 1)?;
     if bytes.last() == Some(&0) {
@@ -162,11 +162,11 @@ fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the archive has {what}"))
 }
 
-/// Why an entry is not there.
+/// Why an entry was not unpacked.
 enum Problem {
-    /// It may not be.
+    /// It is not allowed.
     Refused(String),
-    /// The host could not make it.
+    /// The host could not create it.
     Failed(io::Error),
 }
 
@@ -177,7 +177,7 @@ impl From<io::Error> for Problem {
                 Problem::Refused("its parent is not a directory".to_owned())
             }
             Some(Errno::EXIST) => Problem::Refused("it comes a second time".to_owned()),
-            // These come of the names that the guest has chosen, too.
+            // Names that the guest has chosen can also cause these errors.
             Some(Errno::NOENT | Errno::ISDIR | Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ) => {
                 Problem::Refused(e.to_string())
             }
@@ -198,8 +198,8 @@ struct Unpacker<'a> {
     top: &'a Dir,
     rules: &'a Rules<'a>,
     done: &'a mut Unpacked,
-    /// The directories that the last entry lies in, the outermost first, with the modes and times
-    /// that they get when they are left.
+    /// The directories that contain the last entry, outermost first. Their modes and times are set
+    /// when unpacking leaves them.
     open: Vec<(PathBuf, u32, SystemTime)>,
 }
 
@@ -234,7 +234,7 @@ impl Unpacker<'_> {
                 match io::copy(entry, &mut file) {
                     Ok(bytes) => self.done.bytes += bytes,
                     Err(e) => {
-                        // A part of a file would be taken for the whole.
+                        // A part of a file would look like the whole file.
                         rustix::fs::unlinkat(&parent, &last, AtFlags::empty()).ok();
                         return Err(e.into());
                     }
@@ -256,7 +256,7 @@ impl Unpacker<'_> {
                 let target = Path::new(OsStr::from_bytes(link.unwrap_or_default()));
                 let target = self.allowed(target)?;
                 let (from, from_last) = self.existing_parent(&target)?;
-                // A symbolic link would lead elsewhere from another place.
+                // A symbolic link would lead elsewhere from another directory.
                 let kind = rustix::fs::statat(&from, &from_last, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
                 if rustix::fs::FileType::from_raw_mode(kind) != rustix::fs::FileType::RegularFile {
                     return Err(Problem::Refused("it is a second name of something that is no file".to_owned()));
@@ -269,8 +269,8 @@ impl Unpacker<'_> {
         }
     }
 
-    /// The name without `.`. Absolute names, those with `..`, and those that were not asked for are
-    /// refused.
+    /// The name without `.` components. Refuses absolute names, names with `..`, and names that
+    /// were not asked for.
     fn allowed(&self, name: &Path) -> Result<PathBuf, Problem> {
         let mut clean = PathBuf::new();
         for component in name.components() {
@@ -289,8 +289,8 @@ impl Unpacker<'_> {
         }
     }
 
-    /// The directory that `name` is to be in, and its last component. Directories that the archive
-    /// has not named are made.
+    /// The parent directory of `name`, and the last component. Creates directories that are missing
+    /// in the archive.
     fn parent(&self, name: &Path) -> Result<(OwnedFd, OsString), Problem> {
         let last = name.file_name().unwrap_or_default().to_owned();
         let parent = name.parent().unwrap_or(Path::new(""));
@@ -314,8 +314,8 @@ impl Unpacker<'_> {
         Ok((open_below(self.top, name.parent().unwrap_or(Path::new("")))?, last))
     }
 
-    /// Gives those open directories that `name` is not in their modes and times: nothing more comes
-    /// into them.
+    /// Sets the modes and times of those open directories that do not contain `name`, because they
+    /// are complete.
     fn finish_dirs_outside(&mut self, name: Option<&Path>) {
         while let Some((dir, mode, time)) =
             self.open.pop_if(|(dir, ..)| name.is_none_or(|name| !name.starts_with(&*dir) || name == dir))
@@ -339,8 +339,8 @@ impl Unpacker<'_> {
     }
 }
 
-/// Sets what a directory has when all that is in it is there: no more than the umask has left it
-/// when it was made.
+/// Sets the time and mode of a complete directory. The mode has no bits that the umask had removed
+/// when it was created.
 fn finish_dir(top: &Dir, dir: &Path, mode: u32, time: SystemTime) -> io::Result<()> {
     let file = std::fs::File::from(open_below(top, dir)?);
     let given = file.metadata()?.permissions().mode();
@@ -354,12 +354,12 @@ fn open_dir(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())
 }
 
-/// Opens the directory `path` below `top`, through no link.
+/// Opens the directory `path` below `top`, following no link.
 fn open_below(top: &Dir, path: &Path) -> Result<OwnedFd, Errno> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(top, path, DIRECTORY, Mode::empty(), resolve) {
-        // Before Linux 5.6, or where a container's filter does not know it.
+        // Before Linux 5.6, or if a container's seccomp filter does not know the call.
         Err(Errno::NOSYS | Errno::PERM) => {
             let mut dir = rustix::fs::openat(top, ".", DIRECTORY, Mode::empty())?;
             for step in path.components().filter(|step| *step != Component::CurDir) {
@@ -371,8 +371,8 @@ fn open_below(top: &Dir, path: &Path) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Whether a link at `path` to `target` stays below the directory, however many links its steps
-/// lead through: it goes up first, from where it really is, and only down from there.
+/// Whether a link at `path` to `target` stays inside the directory, even if its steps lead through
+/// other links. It may go up only at its start, from where the link really is, and then only down.
 fn stays_inside(path: &Path, target: &Path) -> bool {
     let depth = path.components().count().saturating_sub(1);
     let mut up = 0;

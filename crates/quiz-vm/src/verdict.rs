@@ -1,4 +1,5 @@
-//! How a run ended: one value, one exit code, one record.
+//! How a run ended: the verdict, its exit code and what is recorded about it. Not for deriving the
+//! verdict (`judge`).
 
 use std::io;
 use std::time::Duration;
@@ -43,9 +44,9 @@ pub enum Verdict {
         /// What was seen.
         message: String,
     },
-    /// Time was over.
+    /// A time limit was exceeded.
     Timeout {
-        /// Which bound was hit.
+        /// Which limit.
         message: String,
     },
     /// Not the guest's doing: quiz, QEMU or the host failed.
@@ -91,7 +92,7 @@ impl Verdict {
         }
     }
 
-    /// In few words, for tables and comparisons.
+    /// A few words, for tables and comparisons.
     pub fn brief(&self) -> String {
         match self {
             Verdict::Exited { code } => format!("exited {code}"),
@@ -107,7 +108,7 @@ impl Verdict {
         }
     }
 
-    /// The cause, where the kind does not say it all.
+    /// The cause, if the kind of verdict does not say it.
     pub fn message(&self) -> Option<&str> {
         match self {
             Verdict::Panic { message }
@@ -120,7 +121,7 @@ impl Verdict {
         }
     }
 
-    /// Interrupted by this signal of the host.
+    /// A run that the user ended with this signal of the host.
     pub fn interrupted(signal: i32) -> Verdict {
         Verdict::Interrupted { signal: u8::try_from(signal).unwrap_or(libc::SIGTERM as u8) }
     }
@@ -144,7 +145,7 @@ impl From<Status> for Verdict {
     }
 }
 
-/// What came back in `/quiz/out`.
+/// The files that the program left in `/quiz/out`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ArtifactsRecord {
     /// Files and links that are in the run's `artifacts/`.
@@ -157,12 +158,12 @@ pub struct ArtifactsRecord {
     pub failed: Option<String>,
 }
 
-/// Everything that supervision found out about a run.
+/// Everything that the supervisor found out about a run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// How it ended.
     pub verdict: Verdict,
-    /// From the start of QEMU to the agent's first word.
+    /// From the start of QEMU to the agent's first message.
     pub boot: Option<Duration>,
     /// From the start of QEMU to the start of the program.
     pub ready: Option<Duration>,
@@ -170,26 +171,25 @@ pub struct Outcome {
     pub program: Option<Duration>,
     /// From the start of QEMU to its end.
     pub total: Duration,
-    /// What came back.
     pub artifacts: ArtifactsRecord,
-    /// What the user should be told beyond the verdict.
+    /// What the user should read beside the verdict.
     pub notes: Vec<String>,
-    /// The last lines of the console, for a run that ended badly.
+    /// The last lines of the console, for a run that failed.
     pub console_tail: String,
-    /// What the kernel said from the first sign of trouble, report of a checker or stall on.
+    /// The kernel's messages from its first report of trouble, of a checker or of a stall on.
     pub oops: String,
-    /// The line of it that tells most, without its time stamp: of trouble, else a report, else a
-    /// stall.
+    /// The most important line of `oops`, without its time stamp: trouble first, then a report,
+    /// then a stall.
     pub headline: Option<String>,
-    /// What the kernel said of where processors and tasks stand, when time was over.
+    /// What the kernel printed about processors and tasks after a time limit.
     pub asked: String,
-    /// The guest's memory is in `vmcore`.
+    /// The guest's memory was dumped to `vmcore`.
     pub dumped: bool,
-    /// Why a saved VM did not come to life; nothing has happened then, and the run can be tried
-    /// another way.
+    /// Why the VM did not resume from its snapshot. Nothing has run in it then, so the run can be
+    /// tried another way.
     pub not_resumed: Option<String>,
-    /// QEMU itself has crashed before the program started; nothing has happened then, and the run
-    /// can be tried again.
+    /// QEMU itself crashed before the program started. Nothing has run then, so the run can be
+    /// tried again.
     pub crashed_at_boot: bool,
 }
 

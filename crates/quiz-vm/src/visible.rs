@@ -1,7 +1,7 @@
-//! Text from a guest as it may be shown: on a terminal, control characters do things.
+//! Makes text from a guest safe to print: control characters could change the user's terminal.
 
-/// `text` with its control characters, and those that change the direction of writing, in words.
-/// What is harmless stays as it is.
+/// `text` with its control characters, and those that change the writing direction, as escapes. All
+/// other characters stay.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -10,7 +10,7 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-/// The same of lines: ends of lines and tabs are what they are.
+/// As [`visible`], for several lines: newlines and tabs stay.
 pub fn visible_lines(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -19,7 +19,7 @@ pub fn visible_lines(text: &str) -> String {
     shown
 }
 
-/// What a guest has written to its console, where lines end in a carriage return, too.
+/// As [`visible_lines`], for output of a guest's console, where lines end with CR LF.
 pub fn visible_console(bytes: &[u8]) -> String {
     visible_lines(&String::from_utf8_lossy(bytes).replace("\r\n", "\n"))
 }

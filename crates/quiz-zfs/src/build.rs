@@ -1,5 +1,5 @@
-//! Building a checkout for a kernel: shadow, autogen, configure, make. Not for installing what
-//! comes out.
+//! Builds a checkout for a kernel: shadow, autogen, configure, make. Not for installing the
+//! products.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
@@ -21,32 +21,32 @@ use crate::generation;
 use crate::record::{self, Record};
 use crate::{shadow, sources};
 
-/// Why OpenZFS was not built.
+/// Why OpenZFS could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// This checkout cannot be built for this kernel.
     #[error(transparent)]
     Checkout(#[from] CheckoutError),
-    /// A program could not be run, or said no.
+    /// A program could not be run, or failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// A step found something wrong.
+    /// A step reported an error.
     #[error("cannot {doing}:\n  {}\nthe whole log is {}", lines.join("\n  "), log.display())]
     Failed {
-        /// What was being done, to follow "cannot".
+        /// The failed step; the text follows "cannot".
         doing: String,
-        /// The lines that tell most.
+        /// The most informative lines.
         lines: Vec<String>,
-        /// Everything that was said.
+        /// The file with the complete output.
         log: PathBuf,
     },
-    /// Neither a `configure` nor the means to make one.
+    /// The checkout has neither `configure` nor `autogen.sh`.
     #[error("cannot configure OpenZFS in {}: it has neither `configure` nor `autogen.sh`; is the checkout complete?", dir.display())]
     NoConfigure {
         /// The checkout.
         dir: PathBuf,
     },
-    /// The file system said no.
+    /// A file could not be read or written.
     #[error("cannot build OpenZFS: {0}")]
     Io(#[from] io::Error),
 }
@@ -56,30 +56,30 @@ pub enum BuildError {
 pub struct Builder<'a> {
     /// The checkout.
     pub checkout: &'a Checkout,
-    /// The kernel. It must stay in use for as long as the build goes on.
+    /// The kernel. It must stay in use during the build.
     pub kernel: &'a Kernel,
-    /// The cache that the kernel is in, where what `configure` finds out is kept too.
+    /// The cache that contains the kernel; it also keeps results of `configure`.
     pub cache: &'a Cache,
-    /// What is needed beyond, if the kernel is for another architecture than the host's.
+    /// Additional inputs, if the kernel is for another architecture than the host's.
     pub cross: Option<Cross<'a>>,
     /// How many compilers run at once.
     pub jobs: NonZeroUsize,
-    /// What of the caller's environment the programs of the build get.
+    /// The part of the caller's environment that the programs of the build receive.
     pub environment: &'a Environment,
-    /// Hears what goes on.
+    /// Receives progress.
     pub report: &'a dyn Report,
 }
 
 impl Builder<'_> {
-    /// Brings the shadow up to date and configures it, after autogen where needed. Without `args`
-    /// with those of the last time.
+    /// Updates the shadow and configures it, after autogen if needed. Without `args`, the previous
+    /// arguments apply.
     pub fn configure(&self, args: Option<Vec<String>>) -> Result<(), BuildError> {
         let (_lock, record) = self.begin(args.as_deref())?;
         self.do_configure(record, args)
     }
 
-    /// Brings the shadow up to date, configures it if that is missing or the kernel was built again
-    /// since, and runs make with the additional words `args`.
+    /// Updates the shadow and runs make with the additional arguments `args`. Configures first if
+    /// that is missing, or if the kernel was rebuilt since.
     pub fn make(&self, args: &[String]) -> Result<(), BuildError> {
         let (_lock, record) = self.begin(None)?;
         let why = self.why_configure(&record);
@@ -92,8 +92,8 @@ impl Builder<'_> {
         self.do_make(args)
     }
 
-    /// Removes what was built for and installed for this kernel, and the arguments of `configure`.
-    /// Says whether there was anything.
+    /// Removes everything built and installed for this kernel, and the arguments of `configure`.
+    /// Returns whether there was anything.
     pub fn clean(&self) -> Result<bool, BuildError> {
         let _lock = self.lock("cleaning up")?;
         let release = &self.kernel.manifest.release;
@@ -141,7 +141,7 @@ impl Builder<'_> {
         Ok((lock, Record::read(&dir)?))
     }
 
-    /// Why `configure` has to run before make can; empty if there is nothing to tell.
+    /// Why `configure` has to run before make; empty if there is nothing to report.
     fn why_configure(&self, record: &Record) -> Option<&'static str> {
         let dir = self.dir();
         if !dir.join("config.status").exists() {
@@ -198,8 +198,8 @@ impl Builder<'_> {
         answers.keep(&dir)?;
         before.keep_times(&dir)?;
         if is_other_kernel {
-            // The new kernel's headers may be older than the objects, which make alone would then
-            // keep.
+            // The new kernel's headers may be older than the objects; make alone would then keep
+            // the objects.
             forget_objects(&dir.join("module"))?;
         }
         record.identity = Some(self.kernel.identity());
@@ -207,8 +207,8 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Whether `configure` is missing, or was made by autogen from something older. What is in the
-    /// checkout itself is left to make's rules.
+    /// Whether `configure` is missing, or was made by autogen from older inputs. For a `configure`
+    /// in the checkout itself, make's rules apply.
     fn needs_autogen(&self, dir: &Path) -> Result<bool, BuildError> {
         let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
         let Some(made) = modified(&dir.join("configure")) else {
@@ -223,7 +223,7 @@ impl Builder<'_> {
         let mut inputs = vec![dir.join("configure.ac"), dir.join("META"), dir.join("autogen.sh")];
         if let Ok(entries) = fs::read_dir(dir.join("config")) {
             let macros = entries.flatten().map(|entry| entry.path());
-            // Those of libtool are made by autogen itself.
+            // autogen itself makes libtool's macros.
             inputs.extend(macros.filter(|path| path.extension().is_some_and(|e| e == "m4") && path.is_symlink()));
         }
         Ok(inputs.iter().filter_map(|path| modified(path)).any(|time| time > made))
@@ -245,7 +245,7 @@ impl Builder<'_> {
         let log = self.log("make")?;
         let mut command = configure::command("make", &dir, self.environment);
         command.arg(format!("-j{}", self.jobs)).arg("--no-print-directory").args(args);
-        // make runs configure again by itself where its inputs have changed.
+        // make itself runs configure again if its inputs have changed.
         self.find_libraries(&mut command);
         let is_first = record.objects.is_none() && args.is_empty();
         let total = is_first.then(|| self.expected_objects());
@@ -286,7 +286,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Has `pkg-config` speak of the guest's libraries.
+    /// Makes `pkg-config` find the guest's libraries.
     fn find_libraries(&self, command: &mut Command) {
         let Some(Cross { arch, sysroot }) = self.cross else { return };
         let libraries = sysroot.join("usr/lib").join(arch.multiarch).join("pkgconfig");
@@ -296,7 +296,7 @@ impl Builder<'_> {
         command.env("PKG_CONFIG_LIBDIR", dirs).env("PKG_CONFIG_SYSROOT_DIR", sysroot);
     }
 
-    /// How many objects a whole build will make: as many as one for another kernel did.
+    /// How many objects a full build will make: as many as a build for another kernel did.
     fn expected_objects(&self) -> u64 {
         let others = fs::read_dir(self.checkout.dir.join(".quiz/build")).into_iter().flatten().flatten();
         let known = others.filter_map(|other| Record::read(&other.path()).ok()?.objects);
@@ -304,10 +304,10 @@ impl Builder<'_> {
     }
 }
 
-/// What `configure` has found, as far as objects are made of it.
+/// The results of `configure` that affect objects.
 #[derive(Debug, PartialEq, Eq)]
 struct Configured {
-    /// All that goes into makefiles and the header.
+    /// All results that go into makefiles and the header.
     status: Option<Vec<u8>>,
     header: Option<Vec<u8>>,
     modified: Option<std::time::SystemTime>,
@@ -326,8 +326,8 @@ impl Configured {
         Ok(Configured { status: read("config.status")?, header: read(HEADER)?, modified })
     }
 
-    /// Where nothing is different now, gives the header its old time, so that make does not compile
-    /// everything again. OpenZFS's `configure` writes it anew each time.
+    /// If the results are the same as before, gives the header its old time, so that make does not
+    /// recompile everything. OpenZFS's `configure` writes the header each time.
     fn keep_times(&self, dir: &Path) -> io::Result<()> {
         let now = Configured::read(dir)?;
         if let Some(modified) = self.modified
@@ -340,7 +340,7 @@ impl Configured {
     }
 }
 
-/// How many objects OpenZFS 2.3 is made of, for a first build that has no other to be measured by.
+/// How many objects OpenZFS 2.3 has, for a first build without an earlier one to compare with.
 const TYPICAL_OBJECTS: u64 = 720;
 
 /// An object's name below the build directory.
@@ -348,14 +348,14 @@ fn short(object: &str, dir: &Path) -> String {
     object.strip_prefix(&format!("{}/", dir.display())).unwrap_or(object).to_owned()
 }
 
-/// The time as the file system in `dir` keeps it, which may be coarser than the clock's.
+/// The time in the resolution of `dir`'s file system, which may be coarser than the clock's.
 fn now(dir: &Path) -> io::Result<std::time::SystemTime> {
     let mark = dir.join(record::DIR).join("began");
     fs::write(&mark, "")?;
     fs::metadata(&mark)?.modified()
 }
 
-/// Makes kbuild compile all modules again: an object without its command line is made anew.
+/// Makes kbuild recompile all modules: it remakes an object whose command line is missing.
 fn forget_objects(module: &Path) -> io::Result<()> {
     for entry in WalkDir::new(module) {
         let entry = entry.map_err(io::Error::from)?;

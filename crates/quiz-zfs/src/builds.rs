@@ -1,4 +1,4 @@
-//! The builds of a checkout, and which of them is for a kernel. Not for making them.
+//! Finds the builds of a checkout, and the one for a kernel. Not for making them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::checkout::Checkout;
 use crate::elf::ModuleInfo;
 use crate::meta::Support;
 
-/// Why there is no build to run.
+/// Why there is no usable build.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildsError {
     /// None of the builds is for the kernel.
@@ -24,11 +24,11 @@ pub enum BuildsError {
         zfs: String,
         /// The checkout.
         checkout: PathBuf,
-        /// What the kernel prints with `uname -r`.
+        /// The kernel's `uname -r`.
         release: String,
-        /// The kernels that it can be compiled for, where this is none of them.
+        /// The kernels that this version supports, if the kernel is not among them.
         unsupported: Option<String>,
-        /// The builds that there are.
+        /// The existing builds.
         found: Vec<Build>,
     },
     /// The builds cannot be read.
@@ -52,9 +52,9 @@ fn others(release: &str, unsupported: Option<&str>, found: &[Build]) -> String {
 /// One build with modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Build {
-    /// Where it was made: a directory below `.quiz/build`, or the checkout itself.
+    /// Its directory: one below `.quiz/build`, or the checkout itself.
     pub dir: PathBuf,
-    /// The kernels that its modules are for, by what they print with `uname -r`.
+    /// The `uname -r` of the kernels for its modules.
     pub release: String,
 }
 
@@ -66,14 +66,14 @@ impl Build {
             if !path.exists() {
                 continue;
             }
-            // A linker that is still writing it leaves nothing that could be read.
+            // A file that a linker is still writing is not readable.
             let info = ModuleInfo::read(&path)?;
             return Ok(info.release().map(|release| Build { dir: dir.to_owned(), release: release.to_owned() }));
         }
         Ok(None)
     }
 
-    /// When something was last compiled or linked in it, as far as it is installed.
+    /// When an installed product was last compiled or linked in it.
     fn compiled(&self) -> io::Result<SystemTime> {
         let mut newest = SystemTime::UNIX_EPOCH;
         for (dir, of_modules) in [("module", true), (".libs", false), ("cmd", false), ("lib", false)] {
@@ -88,7 +88,7 @@ impl Build {
     }
 }
 
-/// Calls `found` with all that is in a directory, if it is one.
+/// Calls `found` with each entry of a directory. Does nothing if there is no directory.
 fn for_each(dir: &Path, found: &mut dyn FnMut(PathBuf) -> io::Result<()>) -> io::Result<()> {
     match fs::read_dir(dir) {
         Ok(entries) => entries.into_iter().try_for_each(|entry| found(entry?.path())),
@@ -101,8 +101,8 @@ fn consider(path: &Path, of_modules: bool, newest: &mut SystemTime) -> io::Resul
     let is_product = if of_modules {
         path.extension().is_some_and(|e| e == "ko")
     } else {
-        // `make install` links libraries again under names that end in T, which is no newer than
-        // what they are linked of.
+        // `make install` links libraries again under names that end in T. They contain nothing
+        // newer than their inputs.
         path.parent().is_some_and(|dir| dir.ends_with(".libs")) && !path.as_os_str().as_encoded_bytes().ends_with(b"T")
     };
     if is_product
@@ -126,11 +126,10 @@ pub fn all(checkout: &Checkout) -> io::Result<Vec<Build>> {
     Ok(builds)
 }
 
-/// The build that is for `kernel`, by what it prints with `uname -r`; of two, the one where
-/// something was compiled last.
+/// The build for `kernel`, by its `uname -r`; of several, the one compiled last.
 ///
 /// # Errors
-/// There is none. Another build is never taken instead.
+/// Fails if there is none. A build for another kernel is never used instead.
 pub fn choose(checkout: &Checkout, kernel: &KernelManifest) -> Result<Build, BuildsError> {
     let release = &kernel.release;
     let quiz_built = Build::in_dir(&checkout.build_dir(release))?;

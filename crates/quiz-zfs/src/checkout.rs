@@ -1,5 +1,5 @@
-//! An OpenZFS checkout: where it is, which kernels it can be built for, and where quiz keeps what
-//! belongs to it. Not for building it.
+//! An OpenZFS checkout: its place, the kernels that it supports, and the directories where quiz
+//! keeps its state. Not for building it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use quiz_kernel::kernel::Kernel;
 
 use crate::meta::{Meta, Support};
 
-/// Why a directory or a kernel cannot be used.
+/// Why a checkout or a kernel cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckoutError {
-    /// The worktree is something else.
+    /// The worktree is not an OpenZFS checkout.
     #[error(
         "{} is no OpenZFS checkout: {why}; change to the top of one, or name it with -C DIR",
         dir.display()
@@ -23,13 +23,13 @@ pub enum CheckoutError {
         /// What is wrong with it.
         why: String,
     },
-    /// Kbuild cannot work there.
+    /// Kbuild does not support the path.
     #[error("cannot build modules in {}: the kernel's build system takes no path with blanks or colons; move the checkout", dir.display())]
     Path {
         /// The checkout.
         dir: PathBuf,
     },
-    /// Nothing to build modules against.
+    /// The kernel has no tree to build modules against.
     #[error(
         "cannot build OpenZFS for kernel {kernel}: it has no build tree for modules; make the kernel again (`quiz kernel build`, or `quiz kernel \
          add` for a stock one), or choose another with -k"
@@ -58,9 +58,9 @@ pub enum CheckoutError {
         kernel: String,
         /// Its version.
         version: String,
-        /// Too new, not too old.
+        /// Whether it is too new rather than too old.
         new: bool,
-        /// Whether this checkout can be told to try.
+        /// Whether this checkout has the option to try it.
         experimental: bool,
     },
     /// The checkout cannot be read.
@@ -73,7 +73,7 @@ pub enum CheckoutError {
 pub struct Checkout {
     /// Its top, absolute.
     pub dir: PathBuf,
-    /// What it says about itself.
+    /// The contents of its `META` file.
     pub meta: Meta,
 }
 
@@ -81,10 +81,10 @@ pub struct Checkout {
 const EXPERIMENTAL: &str = "--enable-linux-experimental";
 
 impl Checkout {
-    /// The checkout whose top is `dir`.
+    /// Opens the checkout whose top is `dir`.
     ///
     /// # Errors
-    /// It is none.
+    /// Fails if it is not a checkout.
     pub fn open(dir: &Path) -> Result<Checkout, CheckoutError> {
         let not = |why: &str| CheckoutError::NotZfs { dir: dir.to_owned(), why: why.to_owned() };
         let text = match fs::read(dir.join("META")) {
@@ -96,23 +96,23 @@ impl Checkout {
         Ok(Checkout { dir: dir.to_owned(), meta })
     }
 
-    /// The nearest checkout from `start` upwards, for one that neither git nor quiz has marked as a
-    /// worktree yet.
+    /// The nearest checkout from `start` upwards, if neither git nor quiz has marked a worktree
+    /// yet.
     pub fn find(start: &Path) -> Option<Checkout> {
         start.ancestors().find_map(|dir| Checkout::open(dir).ok())
     }
 
-    /// Where OpenZFS is built for the kernels that print `release` with `uname -r`.
+    /// The build directory for kernels whose `uname -r` is `release`.
     pub fn build_dir(&self, release: &str) -> PathBuf {
         self.dir.join(".quiz/build").join(release)
     }
 
-    /// Where the install tree for those kernels is.
+    /// The install tree for those kernels.
     pub fn install_dir(&self, release: &str) -> PathBuf {
         self.dir.join(".quiz/install").join(release)
     }
 
-    /// Makes the directory `.quiz/NAME`, invisible to git.
+    /// Makes the directory `.quiz/NAME`, which git ignores.
     pub(crate) fn make_state_dir(&self, name: &str) -> io::Result<PathBuf> {
         let state = self.dir.join(".quiz");
         let dir = state.join(name);
@@ -124,11 +124,11 @@ impl Checkout {
         Ok(dir)
     }
 
-    /// Makes sure that this checkout can be built for `kernel` with the arguments `args` of
+    /// Checks that this checkout can be built for `kernel` with the arguments `args` of
     /// `configure`.
     ///
     /// # Errors
-    /// It cannot; nothing has been touched.
+    /// Fails if it cannot; nothing was changed.
     pub fn fits(&self, kernel: &Kernel, args: &[String]) -> Result<(), CheckoutError> {
         let name = || kernel.name().to_owned();
         if self.dir.as_os_str().as_encoded_bytes().iter().any(|b| b.is_ascii_whitespace() || *b == b':') {
@@ -149,7 +149,7 @@ impl Checkout {
         kernel.kbuild().map(drop).ok_or_else(|| CheckoutError::NoKbuild { kernel: name() })
     }
 
-    /// Whether this checkout's `configure` can be told to build for kernels that are too new.
+    /// Whether this checkout's `configure` has the option to build for kernels that are too new.
     fn has_experimental(&self) -> bool {
         fs::read(self.dir.join("config/kernel.m4"))
             .is_ok_and(|text| String::from_utf8_lossy(&text).contains("linux-experimental"))

@@ -1,13 +1,16 @@
-//! The arguments that OpenZFS's `configure` gets, and what it found out about a kernel, kept for
-//! the next time. Not for running it.
+//! The arguments of OpenZFS's `configure`, and its results about a kernel, kept for the next time.
+//! Not for running it.
 //!
-//! Half of the time `configure` takes goes into compiling a few hundred little modules that tell
-//! what a kernel is like. OpenZFS from 2.2 on keeps the answers in variables of autoconf's cache.
-//! quiz takes those, and no others, from `config.log`, and gives them to the next `configure` as a
-//! site file, if all that they depend on is the same: the kernel as it was built, the compiler, the
-//! tests themselves and the arguments. A cache file of autoconf's own would also be used when make
-//! runs `configure` again because a test was edited; and answers about the host's libraries would
-//! outlive their installation.
+//! `configure` spends half of its time on compiling a few hundred small modules that test a
+//! kernel's interfaces. OpenZFS from 2.2 on keeps the answers in variables of autoconf's cache.
+//!
+//! quiz takes only those answers from `config.log`, and passes them to the next `configure` as a
+//! site file. It does so if their inputs are the same: the kernel's build, the compiler, the tests
+//! and the arguments.
+//!
+//! autoconf's own cache file would not do. make would also use it when it runs `configure` again
+//! because a test was edited. And answers about the host's libraries would stay after the
+//! installation of a library.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,25 +24,25 @@ use sha2::{Digest, Sha256};
 use crate::cross::Cross;
 use crate::record;
 
-/// The arguments of `configure` in front of the user's own, which therefore win. `knows` tells
-/// which options this checkout's `configure` has.
+/// The default arguments of `configure`. They precede the user's own, which therefore override
+/// them. `knows` reports whether this checkout's `configure` has an option.
 pub(crate) fn defaults(kernel: &Kernel, kbuild: &Path, knows: &dyn Fn(&str) -> bool) -> Vec<String> {
     let mut args = vec![
         format!("--with-linux={}", kbuild.display()),
         format!("--with-linux-obj={}", kbuild.display()),
-        // Where Debian's own packages have it, and where the guest looks for it.
+        // Debian's own packages use these paths, and the guest searches them.
         "--prefix=/usr".to_owned(),
         "--sysconfdir=/etc".to_owned(),
         "--localstatedir=/var".to_owned(),
     ];
-    // The guest boots without any of these.
+    // The guest needs none of these to boot.
     for (name, arg) in [
         ("with-udevdir", "--with-udevdir=/usr/lib/udev"),
         ("enable-systemd", "--disable-systemd"),
         ("enable-sysvinit", "--disable-sysvinit"),
         ("enable-pam", "--disable-pam"),
         ("enable-pyzfs", "--disable-pyzfs"),
-        // Compiling every library twice takes time and gives nothing.
+        // Static libraries would compile everything twice, without a benefit.
         ("enable-static", "--disable-static"),
     ] {
         if knows(name) {
@@ -52,8 +55,8 @@ pub(crate) fn defaults(kernel: &Kernel, kbuild: &Path, knows: &dyn Fn(&str) -> b
     args
 }
 
-/// The arguments for another architecture than the host's. Compilers of one's own win, being behind
-/// these; they need `--sysroot` then.
+/// The arguments for another architecture than the host's. The user's own compilers come after
+/// these and override them; they need `--sysroot` then.
 pub(crate) fn for_another(cross: &Cross<'_>, llvm: bool) -> Vec<String> {
     let Cross { arch, sysroot } = cross;
     let sysroot = sysroot.display();
@@ -65,14 +68,14 @@ pub(crate) fn for_another(cross: &Cross<'_>, llvm: bool) -> Vec<String> {
         format!("KERNEL_CROSS_COMPILE={}", arch.cross),
         format!("KERNEL_ARCH={}", arch.kernel_arch),
     ];
-    // Modules are compiled by the kind of compiler that their kernel was.
+    // Modules need the same kind of compiler as their kernel.
     if !llvm {
         args.push(format!("KERNEL_CC={}gcc", arch.cross));
     }
     args
 }
 
-/// Which options the text of a `configure` script has.
+/// Reports whether the text of a `configure` script has an option.
 pub(crate) fn knows(script: &str) -> impl Fn(&str) -> bool + '_ {
     move |name| {
         let (kind, option) = name.split_once('-').unwrap_or((name, ""));
@@ -80,7 +83,7 @@ pub(crate) fn knows(script: &str) -> impl Fn(&str) -> bool + '_ {
     }
 }
 
-/// A program of the build, run in `dir`.
+/// A command for a program of the build, in `dir`.
 pub(crate) fn command(program: &str, dir: &Path, environment: &Environment) -> Command {
     let mut command = environment.command(program);
     command.current_dir(dir);
@@ -92,14 +95,14 @@ pub(crate) struct Answers {
     store: PathBuf,
 }
 
-/// Reads the site files that `configure` reads by itself.
+/// Shell code that reads the site files which `configure` would read by default.
 const SITES: &str = "for site in \"$prefix/share/config.site\" \"$prefix/etc/config.site\"; do if test -r \"$site\"; then . \"$site\"; fi; done\n";
 
-/// The answers of so many different builds are kept.
+/// How many builds' answers are kept.
 const KEPT: usize = 60;
 
 impl Answers {
-    /// Where the answers are kept, below `store`, that hold for this kernel, this compiler, these
+    /// The place below `store` for answers that are valid for this kernel, this compiler, these
     /// tests and these arguments.
     pub fn new(
         store: &Path,
@@ -126,13 +129,13 @@ impl Answers {
         Ok(Answers { store: store.join(name) })
     }
 
-    /// Puts them where `configure` in `shadow` finds them as a site file. Returns its name,
-    /// relative to there, if there are any.
+    /// Writes the answers as a site file for the `configure` in `shadow`. Returns the file's name
+    /// relative to `shadow`, if there are answers.
     pub fn give(&self, shadow: &Path) -> io::Result<Option<String>> {
         let name = format!("{}/config.site", record::DIR);
         match fs::read(&self.store) {
             Ok(mut answers) => {
-                // Named in CONFIG_SITE, ours is read instead of the host's.
+                // `configure` reads the file in CONFIG_SITE instead of the host's site files.
                 answers.extend_from_slice(SITES.as_bytes());
                 fs::write(shadow.join(&name), answers).map(|()| Some(name))
             }
@@ -141,7 +144,7 @@ impl Answers {
         }
     }
 
-    /// Keeps what the `config.log` in `shadow` says that `configure` found.
+    /// Keeps the answers from the `config.log` in `shadow`.
     pub fn keep(&self, shadow: &Path) -> io::Result<()> {
         let log = fs::read(shadow.join("config.log"))?;
         let answers = answers(&String::from_utf8_lossy(&log));
@@ -162,12 +165,12 @@ impl Answers {
     }
 }
 
-/// The files that say what `configure` tests.
+/// The files that define `configure`'s tests.
 fn tests(shadow: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = vec![shadow.join("configure.ac")];
     for entry in fs::read_dir(shadow.join("config"))? {
         let path = entry?.path();
-        // Those of libtool differ with the host's version of it, and ask nothing about kernels.
+        // libtool's macros depend on the host's version, and do not test kernels.
         let name = entry_name(&path);
         if name.ends_with(".m4") && !name.starts_with("libtool") && !name.starts_with("lt") {
             files.push(path);
@@ -182,7 +185,7 @@ fn entry_name(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }
 
-/// What a compiler says that it is; nothing if it is not there.
+/// A compiler's version output; empty if it cannot be run.
 fn version(compiler: &str, environment: &Environment) -> Vec<u8> {
     let mut words = compiler.split_whitespace();
     let Some(program) = words.next() else { return Vec::new() };
@@ -191,7 +194,7 @@ fn version(compiler: &str, environment: &Environment) -> Vec<u8> {
     output.map(|output| output.stdout).unwrap_or_default()
 }
 
-/// The lines of a `config.log` with answers about the kernel, as assignments of a shell.
+/// The answers about the kernel in a `config.log`, as shell assignments.
 fn answers(log: &str) -> String {
     let is_answer = |line: &&str| {
         line.split_once('=').is_some_and(|(name, value)| {

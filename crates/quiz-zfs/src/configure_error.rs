@@ -1,5 +1,5 @@
-//! Why `configure` gave up: its own sentence, and what a compiler said before it in a file that the
-//! sentence does not name. Not for running it.
+//! Explains why `configure` gave up: its own message, and the compiler's output before that. The
+//! message does not name the file with that output. Not for running `configure`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use fs_err as fs;
 use quiz_host::first_error::{first_error, first_error_of};
 
-/// The lines that tell why `configure` gave up, which ran in `dir` from `began` on and printed
-/// `said`. Empty if it did not say that it gave up.
+/// The lines that explain why `configure` gave up. It ran in `dir` from `began` on and printed
+/// `said`. Empty if it did not report an error.
 pub(crate) fn explain(dir: &Path, said: &str, began: SystemTime) -> Vec<String> {
     let mut lines = sentence(said);
     if lines.is_empty() {
@@ -23,15 +23,15 @@ pub(crate) fn explain(dir: &Path, said: &str, began: SystemTime) -> Vec<String> 
     lines
 }
 
-/// What `configure` itself says.
+/// `configure`'s own message.
 fn sentence(said: &str) -> Vec<String> {
     let lines: Vec<&str> = said.lines().collect();
     let Some(at) = lines.iter().rposition(|line| line.starts_with("configure: error:")) else { return Vec::new() };
     lines[at..].iter().filter(|line| !line.trim().is_empty()).take(8).map(|line| (*line).to_owned()).collect()
 }
 
-/// What the compiler said of the little module that decides whether `configure` gives up with this
-/// sentence. kbuild compiles them, below `build`, and what it prints goes to files there.
+/// The compiler's output for the small module that decides whether `configure` gives up with this
+/// message. kbuild compiles such modules below `build`, and writes its output to files there.
 fn of_kernel_test(dir: &Path, sentence: &[String], began: SystemTime) -> Option<(PathBuf, Vec<String>)> {
     let script = fs::read(dir.join("configure")).ok()?;
     let test = test_before(&String::from_utf8_lossy(&script), sentence)?;
@@ -43,11 +43,11 @@ fn of_kernel_test(dir: &Path, sentence: &[String], began: SystemTime) -> Option<
     })
 }
 
-/// The name of the test whose module the script looks for before it says this.
+/// The name of the test whose module the script checks before it prints this message.
 fn test_before(script: &str, sentence: &[String]) -> Option<String> {
     let first = sentence.iter().map(|line| line.strip_prefix("configure: error:").unwrap_or(line).trim());
     let first = first.into_iter().find(|line| line.chars().any(char::is_alphanumeric))?;
-    // As it stands between double quotes of the shell.
+    // The message as written in the script, between double quotes of the shell.
     let quoted: String =
         first.chars().flat_map(|c| "\\\"`$".contains(c).then_some('\\').into_iter().chain([c])).collect();
     let before = &script[..script.find(&quoted)?];
@@ -59,7 +59,7 @@ fn test_before(script: &str, sentence: &[String]) -> Option<String> {
     })
 }
 
-/// What kbuild printed since `began`, the newest first.
+/// kbuild's output since `began`, the newest file first.
 fn kbuild_logs(dir: &Path, test: &str, began: SystemTime) -> io::Result<Vec<PathBuf>> {
     let mut logs = Vec::new();
     for dir in [dir.join("build").join(test), dir.join("build")] {
@@ -74,10 +74,10 @@ fn kbuild_logs(dir: &Path, test: &str, began: SystemTime) -> io::Result<Vec<Path
     Ok(logs.into_iter().rev().map(|(_, log)| log).collect())
 }
 
-/// How many checks are looked at: what decides may be a few before the last one.
+/// How many checks are searched: the deciding one may be a few before the last.
 const CHECKS: usize = 4;
 
-/// What the compiler said in the last checks that `config.log` has of this run.
+/// The compiler's output in the last checks of this run in `config.log`.
 fn of_last_check(dir: &Path, began: SystemTime) -> Option<(PathBuf, Vec<String>)> {
     let log = dir.join("config.log");
     if fs::metadata(&log).and_then(|meta| meta.modified()).ok()? < began {
@@ -148,7 +148,7 @@ mod tests {
             explain(dir.path(), "configure: error: no \"bdev\"\n", LONG_AGO)[2],
             "/w/build/bdev/bdev.c:1:1: error: expected to fail"
         );
-        // Of an earlier run.
+        // The log is from an earlier run.
         let soon = SystemTime::now() + std::time::Duration::from_secs(60);
         assert_eq!(explain(dir.path(), said, soon).len(), 3);
     }

@@ -1,14 +1,14 @@
-//! What a build for another architecture needs.
+//! The inputs of a build for another architecture.
 
 use std::path::Path;
 
 use quiz_arch::Arch;
 
-/// How a build is made for another architecture.
+/// The target of a build for another architecture.
 #[derive(Debug, Clone, Copy)]
 pub struct Cross<'a> {
     /// The architecture.
     pub arch: &'static Arch,
-    /// Where the headers and libraries of the guest's distribution are, by a path that lasts.
+    /// The headers and libraries of the guest's distribution, at a permanent path.
     pub sysroot: &'a Path,
 }

@@ -1,5 +1,5 @@
-//! What quiz needs to know of the ELF files that a build makes: what a module says about itself,
-//! what a library is called and where it is looked for. Not for debug information.
+//! Reads the ELF files that a build makes: a module's information, a library's name and its search
+//! paths. Not for debug information.
 
 use std::fs::File;
 use std::io;
@@ -11,16 +11,16 @@ use object::read::elf::{Dyn, FileHeader};
 use object::read::{Object, ObjectSection, ReadCache};
 use object::{Endianness, FileKind};
 
-/// What a kernel module says about itself.
+/// The information in a kernel module's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ModuleInfo {
     fields: Vec<(String, String)>,
-    /// The names of the symbols that it exports, as they are in the file.
+    /// The names of its exported symbols, as stored in the file.
     exports: Vec<u8>,
 }
 
 impl ModuleInfo {
-    /// Reads it out of the file of a module, without its debug information.
+    /// Reads it from a module's file, without reading debug information.
     pub fn read(path: &Path) -> io::Result<ModuleInfo> {
         let broken = |cause: String| {
             io::Error::new(io::ErrorKind::InvalidData, format!("{} is no kernel module: {cause}", path.display()))
@@ -46,7 +46,7 @@ impl ModuleInfo {
         self.fields.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The `uname -r` of the kernels that it is for.
+    /// The `uname -r` of the kernels for which it was built.
     pub fn release(&self) -> Option<&str> {
         self.all("vermagic").next()?.split_whitespace().next()
     }
@@ -68,7 +68,7 @@ impl ModuleInfo {
         names
     }
 
-    /// All that depmod's index of it is made of.
+    /// Everything that depmod's index of this module depends on.
     pub fn indexed(&self) -> impl Iterator<Item = &[u8]> {
         let fields = self
             .fields
@@ -86,23 +86,23 @@ fn parse(info: &[u8]) -> Vec<(String, String)> {
     fields.collect()
 }
 
-/// What the dynamic linker is told by a program or library.
+/// The dynamic linker's information in a program or library.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Linkage {
-    /// What a library is called.
+    /// The library's name.
     pub soname: Option<String>,
     /// The libraries that it needs.
     pub needed: Vec<String>,
-    /// Where they are looked for besides the usual places (`DT_RPATH`, `DT_RUNPATH`).
+    /// Additional search paths (`DT_RPATH`, `DT_RUNPATH`).
     pub paths: Vec<String>,
 }
 
-/// Whether `data` begins as an ELF file does.
+/// Whether `data` begins with the ELF magic.
 pub(crate) fn is_elf(data: &[u8]) -> bool {
     data.starts_with(b"\x7fELF")
 }
 
-/// The linkage of an ELF file; None if it is none, or is not linked dynamically.
+/// The linkage of an ELF file; `None` if it is no ELF file, or not dynamically linked.
 pub(crate) fn linkage(data: &[u8]) -> Option<Linkage> {
     match FileKind::parse(data).ok()? {
         FileKind::Elf64 => linkage_of::<FileHeader64<Endianness>>(data),
@@ -135,8 +135,8 @@ fn linkage_of<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> Option<Linkage
     Some(linkage)
 }
 
-/// Takes away the paths where a program looks for its libraries. Libraries in the usual places are
-/// found without.
+/// Removes the library search paths of a program. Libraries in the usual places are found without
+/// them. Returns whether it changed anything.
 pub(crate) fn remove_paths(data: &mut [u8]) -> bool {
     let Ok(kind) = FileKind::parse(&*data) else { return false };
     let found = match kind {
@@ -156,7 +156,7 @@ pub(crate) fn remove_paths(data: &mut [u8]) -> bool {
             _ => 0,
         }
     };
-    // The entries that stay move up; what is left over at the end is null, which ends the table.
+    // The remaining entries move up; null entries fill the end, which terminates the table.
     let kept: Vec<u8> = table
         .chunks_exact(size)
         .filter(|entry| ![DT_RPATH.0, DT_RUNPATH.0].contains(&tag(entry)))

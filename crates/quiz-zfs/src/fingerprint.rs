@@ -1,5 +1,5 @@
-//! Recognising a file that has not changed by what `stat` says about it, without reading it. Not
-//! for contents.
+//! Detects whether a file has changed from the result of `stat`, without reading it. Not for
+//! contents.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -8,12 +8,12 @@ use std::path::Path;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-/// What changes whenever a file is written to or replaced. The change time cannot be set back, so
-/// that a restored modification time does not hide a change.
+/// Changes whenever the file is written or replaced. The change time cannot be set back, so a
+/// restored modification time does not hide a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, i64, i64, u64)", into = "(u64, i64, i64, u64)")]
 pub(crate) struct Fingerprint {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Modification time in nanoseconds since 1970.
     pub modified: i64,
@@ -24,7 +24,8 @@ pub(crate) struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// That of the file at `path`, symbolic links followed. None if there is none.
+    /// The fingerprint of the file at `path`, with symbolic links followed. `None` if there is no
+    /// file.
     pub fn of(path: &Path) -> io::Result<Option<Fingerprint>> {
         match fs::metadata(path) {
             Ok(meta) => Ok(Some(Fingerprint::from(&meta))),

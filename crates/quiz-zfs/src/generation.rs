@@ -1,8 +1,8 @@
-//! The trees that guests see, on disk: each is made whole under a new name and never written to
-//! again. Not for what is in them.
+//! The trees on disk that guests see. Each is made completely under a new name, and never written
+//! to again. Not for their contents.
 //!
-//! `<install>/KIND` is a link to `trees/KIND-N/tree`, made by one rename. Whoever was given a tree
-//! to make an image of it keeps that tree, whatever is compiled meanwhile. Unchanged files of a new
+//! `<install>/KIND` is a link to `trees/KIND-N/tree`, replaced by one rename. A process that makes
+//! an image of a tree can keep using it, whatever is compiled meanwhile. Unchanged files of a new
 //! tree are hard links to the old one's.
 
 use std::io;
@@ -21,10 +21,10 @@ const HANDED_OUT: &str = ".handed-out";
 /// The name of the tree itself in a generation.
 pub(crate) const TREE: &str = "tree";
 
-/// So many of the last generations of each kind are kept in any case.
+/// How many of the last generations of each kind are always kept.
 const KEPT: usize = 2;
 
-/// Who was given a tree longer ago than this has made an image of it.
+/// How long a tree is kept after it was handed out; by then an image of it has been made.
 const NEEDED: Duration = Duration::from_secs(15 * 60);
 
 /// The install directory of one kernel, locked.
@@ -34,34 +34,34 @@ pub(crate) struct Generations {
 }
 
 impl Generations {
-    /// Locks `dir`, waiting for another quiz that is at work there.
+    /// Locks `dir`, after waiting for another quiz that holds the lock.
     pub fn lock(dir: &Path, report: &dyn Report) -> io::Result<Generations> {
         let (lock, _) = Lock::wait(&dir.join(".lock"), "bringing an install tree up to date", report)?;
         Ok(Generations { dir: dir.to_owned(), _lock: lock })
     }
 
-    /// The generation that is used now.
+    /// The current generation.
     pub fn current(&self, kind: &str) -> Option<PathBuf> {
         let link = fs::read_link(self.dir.join(kind)).ok()?;
         let generation = self.dir.join(link.parent()?);
         generation.join(TREE).is_dir().then_some(generation)
     }
 
-    /// A directory for what is being made; it goes if nothing comes of it.
+    /// Makes a directory for a new generation; it is deleted unless it is published.
     pub fn begin(&self) -> io::Result<TempDir> {
         let trees = self.dir.join(TREES);
         fs::create_dir_all(&trees)?;
         tempfile::Builder::new().prefix(".new-").tempdir_in(trees)
     }
 
-    /// Makes what `new` holds the current generation of `kind`, at once and as a whole.
+    /// Makes `new` the current generation of `kind`, atomically.
     pub fn publish(&self, kind: &str, new: TempDir) -> io::Result<PathBuf> {
         fs::write(new.path().join(HANDED_OUT), "")?;
         let trees = self.dir.join(TREES);
         let next = numbers(&trees, kind)?.last().map_or(1, |(number, _)| number + 1);
         let name = format!("{kind}-{next}");
         fs::rename(new.path(), trees.join(&name))?;
-        // Its directory has another name now.
+        // The directory has been renamed.
         let _nothing_to_remove = new.keep();
         let link = trees.join(format!(".new-link-{kind}"));
         match fs::remove_file(&link) {
@@ -72,15 +72,15 @@ impl Generations {
         Ok(trees.join(name))
     }
 
-    /// Notes that somebody is about to use a generation.
+    /// Records that a generation is about to be used.
     pub fn hand_out(&self, generation: &Path) -> io::Result<()> {
         let mark = fs::OpenOptions::new().append(true).create(true).open(generation.join(HANDED_OUT))?;
         mark.into_parts().0.set_modified(SystemTime::now())
     }
 
-    /// Removes old generations of `kind` that nobody uses, and what an interrupted quiz has left.
-    /// That changes the times of files that the current one shares with them, so it has its place
-    /// behind a publication.
+    /// Removes old generations of `kind` that nobody uses, and leftovers of an interrupted quiz.
+    /// That changes the times of files that the current generation shares with them. So call it
+    /// after a publication.
     pub fn sweep(&self, kind: &str) -> io::Result<()> {
         let trees = self.dir.join(TREES);
         for entry in fs::read_dir(&trees)? {
@@ -118,11 +118,11 @@ fn numbers(trees: &Path, kind: &str) -> io::Result<Vec<(u64, PathBuf)>> {
 
 fn is_needed(generation: &Path) -> bool {
     let handed_out = fs::metadata(generation.join(HANDED_OUT)).and_then(|meta| meta.modified());
-    // A time in the future, from before the clock was set back, is no reason to keep it for years.
+    // A future time, from before the clock was set back, must not keep a generation for years.
     handed_out.is_ok_and(|time| time.elapsed().is_ok_and(|passed| passed < NEEDED))
 }
 
-/// Removes the install directory `dir`. Says whether there was one.
+/// Removes the install directory `dir`. Returns whether there was one.
 pub(crate) fn remove_all(dir: &Path, report: &dyn Report) -> io::Result<bool> {
     if !dir.exists() {
         return Ok(false);
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(generations.current("tools"), Some(good));
         generations.sweep("tools").unwrap();
         assert!(!left.exists());
-        // Between the two renames of a publication.
+        // The state between the two renames of a publication.
         fs::create_dir_all(top.path().join("trees/tools-2/tree")).unwrap();
         assert_eq!(fs::read_to_string(top.path().join("tools/file")).unwrap(), "good");
         let newest = publish(&generations, "tools", "newer");

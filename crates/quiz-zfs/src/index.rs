@@ -1,9 +1,9 @@
-//! The index that modprobe reads (`modules.dep` and its companions), for a kernel's own modules and
-//! those of OpenZFS together. Not for the modules themselves.
+//! The index for modprobe (`modules.dep` and its companions), of a kernel's own modules together
+//! with OpenZFS's. Not for the modules themselves.
 //!
-//! depmod reads every module of the kernel, which takes seconds for a distribution's; and most
-//! edits of a module's source change nothing that is in the index. So it runs only when what the
-//! index is made of has changed.
+//! depmod reads every module of the kernel, which takes seconds for a distribution's kernel. Most
+//! edits of a module's source do not change the index. So quiz runs depmod only when the inputs of
+//! the index have changed.
 
 use std::io;
 use std::path::Path;
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::elf::ModuleInfo;
 
-/// Names what the index of these modules beside those of `kernel` is made of.
+/// The fingerprint of the index's inputs: `modules`, and the kernel's own modules.
 pub(crate) fn key(kernel: &Kernel, modules: &[(String, ModuleInfo)]) -> String {
     let mut sum = Sha256::new();
     let mut add = |bytes: &[u8]| {
@@ -31,9 +31,8 @@ pub(crate) fn key(kernel: &Kernel, modules: &[(String, ModuleInfo)]) -> String {
     sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes the index into `dir`, which is the guest's `/lib/modules/<release>` with OpenZFS's
-/// modules in `extra/`. `scratch` is an empty directory on the same file system that the caller
-/// removes.
+/// Writes the index into `dir`, the guest's `/lib/modules/<release>` with OpenZFS's modules in
+/// `extra/`. `scratch` is an empty directory on the same file system that the caller removes.
 pub(crate) fn write(kernel: &Kernel, dir: &Path, scratch: &Path, log: &Path) -> Result<(), CommandError> {
     let doing = "index OpenZFS's modules";
     let io = |cause| CommandError::Io { doing: doing.to_owned(), program: "depmod".to_owned(), cause };
@@ -63,7 +62,7 @@ pub(crate) fn write(kernel: &Kernel, dir: &Path, scratch: &Path, log: &Path) -> 
     Ok(())
 }
 
-/// Links a kernel's own modules into `all`, with what its build says about them.
+/// Links a kernel's own modules into `all`, with its build's index files.
 fn link_own(own: &Path, all: &Path) -> io::Result<()> {
     for entry in fs::read_dir(own)? {
         let entry = entry?;

@@ -1,6 +1,6 @@
-//! What a build installs, and which product each installed file is made of; learned from one `make
-//! install` into a temporary directory. Not for keeping the install tree up to date, which needs no
-//! `make install` any more.
+//! Learns what a build installs, and from which product each installed file is made, by one `make
+//! install` into a temporary directory. Not for updating the install tree, which needs no further
+//! `make install`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -20,27 +20,28 @@ use crate::elf;
 use crate::fingerprint::Fingerprint;
 use crate::record;
 
-/// What a build installs.
+/// The files that a build installs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     /// The build directory.
     #[serde(with = "crate::pathtext")]
     pub build: PathBuf,
-    /// Files that decide what is installed. If one has changed, all has to be learned again.
+    /// Files that decide what is installed. If one of them changes, everything must be learned
+    /// again.
     pub watched: Vec<Watched>,
-    /// What is installed besides modules, by path, parents first.
+    /// Everything installed besides modules, by path, parents first.
     pub tools: Vec<Item>,
     /// The modules.
     pub modules: Vec<Module>,
 }
 
-/// A file whose contents matter.
+/// A file whose contents are watched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Watched {
     /// The file.
     #[serde(with = "crate::pathtext")]
     pub path: PathBuf,
-    /// How it was.
+    /// Its state when it was read.
     pub fingerprint: Option<Fingerprint>,
     /// The SHA-256 of its contents.
     pub sum: Vec<u8>,
@@ -49,29 +50,29 @@ pub(crate) struct Watched {
 /// One installed file or link.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Item {
-    /// Where it goes in the guest, relative to `/`.
+    /// Its path in the guest, relative to `/`.
     #[serde(with = "crate::pathtext")]
     pub path: PathBuf,
-    /// What it is.
+    /// Its kind.
     pub what: What,
 }
 
-/// What is installed somewhere.
+/// The kind of an installed item.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum What {
     /// A file.
     File {
-        /// The product it is made of, absolute.
+        /// The product from which it is made, absolute.
         #[serde(with = "crate::pathtext")]
         source: PathBuf,
         /// Its permissions.
         mode: u32,
-        /// Whether it is a program or library, whose debug information stays on the host.
+        /// Whether it is a program or library; its debug information stays on the host.
         elf: bool,
     },
     /// A symbolic link.
     Link {
-        /// Where it leads.
+        /// The link's target.
         #[serde(with = "crate::pathtext")]
         target: PathBuf,
     },
@@ -80,17 +81,17 @@ pub(crate) enum What {
 /// One kernel module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Module {
-    /// Its file's name, `zfs.ko`.
+    /// The name of its file, `zfs.ko`.
     pub file: String,
     /// The product, absolute.
     #[serde(with = "crate::pathtext")]
     pub source: PathBuf,
 }
 
-/// Why it could not be learned.
+/// Why the installed files could not be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
-    /// `make install` said no.
+    /// `make install` failed.
     #[error(transparent)]
     Command(#[from] CommandError),
     /// `make install` installs no tools.
@@ -102,7 +103,7 @@ pub enum LearnError {
         /// The build directory.
         build: PathBuf,
     },
-    /// The file system said no.
+    /// A file could not be read or written.
     #[error("cannot find out what the build in {} installs: {cause}", build.display())]
     Io {
         /// The build directory.
@@ -113,8 +114,8 @@ pub enum LearnError {
 }
 
 impl Manifest {
-    /// Whether this is still what the build installs. Refreshes the fingerprints of files that were
-    /// written anew with the same contents; the boolean beside tells whether there were any.
+    /// Returns whether this is still what the build installs, and whether any fingerprint was
+    /// refreshed. A fingerprint is refreshed if its file was written again with the same contents.
     pub fn check(&mut self) -> io::Result<(bool, bool)> {
         let mut refreshed = false;
         for watched in &mut self.watched {
@@ -132,7 +133,7 @@ impl Manifest {
     }
 }
 
-/// The sum of a file's contents; empty if there is none.
+/// The checksum of a file's contents; empty if there is no file.
 fn sum(path: &Path) -> io::Result<Vec<u8>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Sha256::digest(bytes).to_vec()),
@@ -141,8 +142,8 @@ fn sum(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Learns what `build` installs. `scratch` is an empty directory that the caller removes; `kept`
-/// one where files are kept that are made by the installation itself.
+/// Learns what `build` installs. `scratch` is an empty directory that the caller removes. `kept` is
+/// a directory for files that the installation itself makes.
 pub(crate) fn learn(
     build: &Path,
     scratch: &Path,
@@ -156,7 +157,7 @@ pub(crate) fn learn(
     if !["zpool", "cmd/zpool/zpool", ".libs/zpool"].iter().any(is_tool) {
         return Err(LearnError::NoTools { build: build.to_owned() });
     }
-    // Before anything is looked at: what changes from now on is seen.
+    // Watch first, so that every later change is noticed.
     let makefiles = watch(&makefiles(build).map_err(io)?).map_err(io)?;
     let progress = report.start("finding out what OpenZFS installs", None, Unit::None);
     let mut command = configure::command("make", build, environment);
@@ -199,7 +200,7 @@ fn makefiles(build: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Directories in a build that are no part of it.
+/// Whether a path in a build's directory does not belong to the build.
 fn is_foreign(path: &Path, build: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     path != build
@@ -216,8 +217,8 @@ fn watch(files: &[PathBuf]) -> io::Result<Vec<Watched>> {
     files.iter().map(one).collect()
 }
 
-/// Where an installed file goes in the guest, whose `/bin`, `/sbin` and `/lib` are links into
-/// `/usr`. None for what a VM has no use for.
+/// The guest's path for an installed file; the guest's `/bin`, `/sbin` and `/lib` are links into
+/// `/usr`. `None` for files that a VM does not need.
 fn place(path: &Path) -> Option<PathBuf> {
     let first = path.components().next()?;
     let merged = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"].iter().any(|name| first.as_os_str() == *name);
@@ -228,7 +229,7 @@ fn place(path: &Path) -> Option<PathBuf> {
 fn is_useful(path: &Path) -> bool {
     let parts: Vec<&str> = path.components().filter_map(|c| c.as_os_str().to_str()).collect();
     let has = |name: &str| parts.contains(&name);
-    // The test suite has directories of all names in it.
+    // The test suite contains directories with any of these names.
     if has("zfs-tests") || has("test-runner") {
         return true;
     }
@@ -242,7 +243,7 @@ fn is_useful(path: &Path) -> bool {
         "bash_completion.d",
         "systemd",
         "modules-load.d",
-        // Only root's files count there, and the host's user may be another.
+        // sudo accepts only root's files there, and the host's user may be another.
         "sudoers.d",
     ];
     let is_python =
@@ -252,22 +253,22 @@ fn is_useful(path: &Path) -> bool {
         || pair("share", "man") || pair("share", "locale") || pair("share", "doc") || pair("share", "pam-configs")
         || pair("usr", "src") || pair("local", "src") || pair("etc", "init.d") || has("security")
         || path.extension().is_some_and(|e| e == "a" || e == "la")
-        // Another system's pools.
+        // It lists the pools of another system.
         || path.ends_with("zfs/zpool.cache"))
 }
 
-/// What has been found out so far.
+/// The results so far.
 struct Learned<'a> {
     products: Products<'a>,
     kept: &'a Path,
     tools: BTreeMap<PathBuf, What>,
     modules: BTreeMap<String, PathBuf>,
-    /// Files that may decide what those are like whose making is not known.
+    /// Files that may decide the contents of those whose source is unknown.
     unsure: Vec<PathBuf>,
 }
 
 impl Learned<'_> {
-    /// Takes the file `installed`, which `make install` put at `path`.
+    /// Records the file `installed`, which `make install` put at `path`.
     fn take(&mut self, path: &Path, installed: &Path) -> io::Result<()> {
         if let Some(file) = module_name(path) {
             if let Some(source) = self.products.module(&file) {
@@ -299,8 +300,8 @@ impl Learned<'_> {
         Ok(())
     }
 
-    /// Keeps a file that the installation itself made. What has its name in the build, perhaps with
-    /// `.in`, may be what it is made of.
+    /// Keeps a file that the installation itself made. A file of the same name in the build,
+    /// perhaps with `.in`, may be its source.
     fn keep(&mut self, path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
         let name: String = Sha256::digest(bytes).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let file = self.kept.join(name);
@@ -314,8 +315,8 @@ impl Learned<'_> {
         Ok(file)
     }
 
-    /// The guest's dynamic linker looks for libraries in `/usr/lib` only; those of another prefix
-    /// get a link there.
+    /// Links libraries into `/usr/lib`, because the guest's dynamic linker searches only there.
+    /// This is needed for other prefixes.
     fn link_libraries(&mut self) -> io::Result<()> {
         let mut links = Vec::new();
         for (path, what) in &self.tools {
@@ -325,7 +326,7 @@ impl Learned<'_> {
             let is_usual = dir == Path::new("usr/lib")
                 || dir.parent() == Some(Path::new("usr/lib"))
                     && dir.as_os_str().to_string_lossy().contains("-linux-gnu");
-            // Libraries that are loaded by path, like plugins, have no business there.
+            // Libraries that are loaded by path, such as plugins, need no link.
             let is_library_dir = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lib"));
             if !is_usual && is_library_dir {
                 links.push((Path::new("usr/lib").join(soname), Path::new("/").join(path)));
@@ -338,7 +339,7 @@ impl Learned<'_> {
     }
 }
 
-/// The name of the module that is installed at `path`, without the ending of a compression.
+/// The name of the module installed at `path`, without a compression suffix.
 fn module_name(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let bare = [".xz", ".gz", ".zst"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
@@ -359,12 +360,12 @@ impl<'a> Products<'a> {
         for entry in WalkDir::new(build).sort_by_file_name().into_iter().filter_entry(inner) {
             let entry = entry.map_err(io::Error::from)?;
             let path = entry.path();
-            // `make install` itself links libraries again, to `.libs/NAMET`, which is never made
-            // again by make alone.
+            // `make install` links libraries again, to `.libs/NAMET`. make alone never updates
+            // those.
             let is_relinked = path.parent().is_some_and(|dir| dir.ends_with(".libs"))
                 && (entry.file_name().as_encoded_bytes().ends_with(b"T")
                     || path.extension().is_some_and(|e| e == "lai"));
-            // A link to nowhere is no product.
+            // A dangling link is no product.
             let Ok(meta) = fs::metadata(path) else { continue };
             if meta.is_file() && !is_relinked {
                 products.by_size.entry(meta.len()).or_default().push(path.to_owned());
@@ -374,7 +375,8 @@ impl<'a> Products<'a> {
         Ok(products)
     }
 
-    /// The product with the contents `bytes`; of several, the one whose path is most like `path`.
+    /// The product with the contents `bytes`; of several, the one whose path is most similar to
+    /// `path`.
     fn same(&self, path: &Path, bytes: &[u8]) -> io::Result<Option<PathBuf>> {
         let mut candidates: Vec<&PathBuf> = self.by_size.get(&(bytes.len() as u64)).into_iter().flatten().collect();
         candidates.sort_by_key(|candidate| self.unlike(path, candidate));
@@ -386,7 +388,7 @@ impl<'a> Products<'a> {
         Ok(None)
     }
 
-    /// The program or library that libtool linked again to install it as `bytes`.
+    /// The program or library that libtool linked again, and installed as `bytes`.
     fn linked(&self, path: &Path, bytes: &[u8]) -> io::Result<Option<PathBuf>> {
         let wanted = elf::linkage(bytes);
         let named = self.by_name.get(path.file_name().unwrap_or_default()).into_iter().flatten();
@@ -410,7 +412,7 @@ impl<'a> Products<'a> {
         found.first().map(|path| (*path).clone())
     }
 
-    /// Less for paths that have more of their last parts in common; then for shorter ones.
+    /// Sort key: less for paths with more common trailing components, then for shorter paths.
     fn unlike(&self, path: &Path, candidate: &Path) -> (usize, usize, PathBuf) {
         let common = path.components().rev().zip(candidate.components().rev()).take_while(|(a, b)| a == b).count();
         (usize::MAX - common, candidate.components().count(), candidate.to_owned())

@@ -1,5 +1,5 @@
-//! Builds an OpenZFS checkout for quiz's kernels, each in a directory of its own, and keeps an
-//! install tree of what was compiled last for each kernel.
+//! Builds an OpenZFS checkout for quiz's kernels, each in its own directory. For each kernel it
+//! keeps an install tree of the last compiled state.
 //!
 //! ```text
 //! checkout ─ sources, shadow ─► .quiz/build/<release>/  autogen, configure and make run here
@@ -10,10 +10,10 @@
 //!                 stage ─► .quiz/install/<release>/{modules,tools}: what changed, stripped
 //! ```
 //!
-//! Not for running VMs, and not for talking to the user: long work speaks through a
+//! Not for running VMs, nor for talking to the user. Long work reports through a
 //! [`quiz_host::Report`], and nothing here reads the environment, `$HOME` or a terminal.
 //!
-//! The text of an error is the whole story, its cause included.
+//! The text of an error is complete: it includes the cause.
 
 pub mod build;
 pub mod builds;

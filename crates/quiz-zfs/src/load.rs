@@ -1,5 +1,5 @@
-//! How the staged modules are loaded: in which order, and with which parameters. Not for loading
-//! them, which is the guest's agent's work.
+//! Plans how to load the staged modules: in which order, and with which parameters. Not for loading
+//! them: the guest's agent does that.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,23 +7,23 @@ use std::io;
 use crate::elf::ModuleInfo;
 use crate::stage::Staged;
 
-/// Why it cannot be told how to load them.
+/// Why the modules cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// A parameter that is not `NAME=VALUE`.
+    /// A parameter does not have the form `NAME=VALUE`.
     #[error("`{0}` is no parameter of a module: write NAME=VALUE, without blanks, as in zfs_arc_max=268435456")]
     NotAParameter(String),
-    /// A parameter that no module has.
+    /// No module has the parameter.
     #[error("none of {} has a parameter `{name}`{}", modules.join(", "), nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
     UnknownParameter {
         /// The parameter.
         name: String,
         /// OpenZFS's modules.
         modules: Vec<String>,
-        /// What may have been meant.
+        /// The most similar parameter.
         nearest: Option<String>,
     },
-    /// Modules that need each other.
+    /// Modules depend on each other.
     #[error("the modules {} need each other", .0.join(", "))]
     Cycle(Vec<String>),
     /// There is no `zfs.ko`.
@@ -34,17 +34,17 @@ pub enum LoadError {
     Io(#[from] io::Error),
 }
 
-/// How the modules are loaded.
+/// The plan for loading the modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loading {
-    /// Modules of the kernel itself, by name, which come first with what they need.
+    /// Modules of the kernel itself, by name. They are loaded first, with their dependencies.
     pub kernel: Vec<String>,
-    /// The files' names of OpenZFS's modules in the order in which they are loaded, with the
-    /// parameters (`NAME=VALUE`) of each.
+    /// The file names of OpenZFS's modules in load order, each with its parameters (`NAME=VALUE`).
     pub modules: Vec<(String, Vec<String>)>,
 }
 
-/// How `staged`'s modules are loaded with `parameters`, each `NAME=VALUE`, or `MODULE.NAME=VALUE`.
+/// Plans the loading of `staged`'s modules with `parameters`, each `NAME=VALUE` or
+/// `MODULE.NAME=VALUE`.
 pub fn plan(staged: &Staged, parameters: &[String]) -> Result<Loading, LoadError> {
     let mut infos = BTreeMap::new();
     for path in &staged.files {
@@ -59,7 +59,7 @@ pub fn plan(staged: &Staged, parameters: &[String]) -> Result<Loading, LoadError
     order(&described, parameters)
 }
 
-/// `znvpair.ko` and `znvpair`; `-` and `_` are the same.
+/// The module's name: `znvpair.ko` is `znvpair`; `-` and `_` are the same.
 fn stem(file: &str) -> String {
     file.strip_suffix(".ko").unwrap_or(file).replace('-', "_")
 }
@@ -119,7 +119,7 @@ impl Walk<'_> {
     }
 }
 
-/// The module that a parameter belongs to, and the parameter as that module knows it.
+/// The module that a parameter belongs to, and the parameter without the module's name.
 fn owner<'a>(
     order: &'a [String],
     modules: &BTreeMap<String, Described<'_>>,

@@ -1,8 +1,8 @@
-//! What an OpenZFS checkout says about itself in `META`. Not for finding the checkout.
+//! Reads the `META` file of an OpenZFS checkout. Not for finding the checkout.
 
 use quiz_kernel::Version;
 
-/// The fields of `META` that matter here.
+/// The fields of `META` that quiz uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
     /// The version, `2.3.2`.
@@ -13,7 +13,7 @@ pub struct Meta {
     pub maximum: Option<Version>,
 }
 
-/// How a kernel stands to what a release supports.
+/// Whether a release supports a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
     /// It is supported.
@@ -25,7 +25,7 @@ pub enum Support {
 }
 
 impl Meta {
-    /// Reads the text of a `META` file. None if it is not one of OpenZFS.
+    /// Reads the text of a `META` file. `None` if it is not one of OpenZFS.
     pub fn parse(text: &str) -> Option<Meta> {
         let field = |name: &str| {
             text.lines().find_map(|line| {
@@ -40,10 +40,10 @@ impl Meta {
         })
     }
 
-    /// Whether `kernel` is supported. The maximum is a series, as for OpenZFS's own `configure`:
+    /// Whether `kernel` is supported. The maximum is a series, as in OpenZFS's own `configure`:
     /// 6.12.30 is not newer than 6.12.
     pub fn supports(&self, kernel: Version) -> Support {
-        // A candidate is compiled like its release.
+        // A release candidate is treated like its release.
         let number = |version: Version| match version {
             Version::Release { major, minor, patch, .. } => (major, minor, patch),
             Version::Next(_) => (u32::MAX, 0, 0),

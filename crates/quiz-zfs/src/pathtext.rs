@@ -1,5 +1,5 @@
-//! Paths in JSON, byte for byte: as a string where they are text, as a list of bytes where not. Not
-//! for showing them.
+//! Stores paths in JSON without loss: as a string if they are text, otherwise as a list of bytes.
+//! Not for displaying them.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -1,5 +1,5 @@
-//! What is written down about a build directory of quiz's own, beside its logs. Not for what is
-//! installed of it.
+//! The record of one of quiz's build directories, beside its logs. Not for what is installed from
+//! it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,27 +7,27 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-/// The directory in a build directory that is quiz's own.
+/// quiz's own directory in a build directory.
 pub(crate) const DIR: &str = ".quiz-build";
 
-/// What is known about a build directory.
+/// The state of a build directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Record {
     /// The user's arguments of `configure`.
     pub args: Vec<String>,
-    /// The kernel it was configured for, exactly. None if it has to be configured (again).
+    /// The identity of the kernel that it was configured for. `None` if it has to be configured
+    /// (again).
     pub identity: Option<String>,
-    /// The path it was configured at.
+    /// The path at which it was configured.
     #[serde(with = "crate::pathtext")]
     pub dir: PathBuf,
-    /// How many objects the first whole build made.
+    /// How many objects the first full build made.
     pub objects: Option<u64>,
 }
 
 impl Record {
-    /// Reads the record of the build directory `build`; one that is missing or makes no sense is
-    /// empty.
+    /// Reads the record of the build directory `build`. A missing or invalid record is empty.
     pub fn read(build: &Path) -> io::Result<Record> {
         match fs::read(path(build)) {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
@@ -36,7 +36,7 @@ impl Record {
         }
     }
 
-    /// Writes it, whole or not at all.
+    /// Writes the record atomically.
     pub fn write(&self, build: &Path) -> io::Result<()> {
         write_whole(&path(build), &serde_json::to_vec_pretty(self)?)
     }
@@ -46,7 +46,7 @@ fn path(build: &Path) -> PathBuf {
     build.join(DIR).join("record.json")
 }
 
-/// Writes a file so that whoever reads it finds all of it, or what was there before.
+/// Writes a file atomically: a reader sees either the old or the complete new contents.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;

@@ -1,10 +1,9 @@
-//! A build directory that looks like the checkout: real directories, and in them a link to each
-//! source file, so that an ordinary build in the tree leaves the checkout clean. Not for building
-//! in it.
+//! A build directory that looks like the checkout: real directories, with a link to each source
+//! file. An ordinary build in it leaves the checkout clean. Not for building in it.
 //!
-//! Kbuild and `configure` of OpenZFS build where the sources are, and kbuild from 6.10 on has no
-//! rules for anything else. Links have the times of what they lead to, so that make sees an edited
-//! source at once, and nothing else as newer than it is.
+//! Kbuild and `configure` of OpenZFS build next to the sources, and kbuild from 6.10 on has no
+//! rules for anything else. make uses the times of the links' targets, so it sees an edited source
+//! at once and rebuilds nothing else.
 //!
 //! Files that autotools regenerate (`configure`, `Makefile.in` of automake, …) are copies, because
 //! some of these tools write through a link.
@@ -20,27 +19,27 @@ use fs_err::os::unix::fs::symlink;
 
 use crate::fingerprint::Fingerprint;
 
-/// What a sync did.
+/// The changes of a sync.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Synced {
-    /// Sources that came, or were put anew.
+    /// Sources that were added or replaced.
     pub added: usize,
-    /// Sources that went.
+    /// Sources that were removed.
     pub removed: usize,
 }
 
-/// How a source is in the shadow.
+/// The form of a source in the shadow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry {
-    /// A link to it.
+    /// A link to the source.
     Link,
-    /// A file in its place, made when the source was like this: a copy, or what the build has put
-    /// there.
+    /// A file instead of a link: a copy, or a product of the build. The fingerprint is the source's
+    /// at that time.
     File(Fingerprint),
 }
 
-/// Makes `shadow` look like the source files `sources` of `checkout`. What the build has made in it
-/// stays. `record` is a file that keeps what was done.
+/// Makes `shadow` look like the source files `sources` of `checkout`. Products of the build in it
+/// stay. `record` is a file that keeps the result for the next sync.
 pub(crate) fn sync(checkout: &Path, sources: &BTreeSet<PathBuf>, shadow: &Path, record: &Path) -> io::Result<Synced> {
     let before = read_record(record)?;
     let mut after = BTreeMap::new();
@@ -69,7 +68,7 @@ pub(crate) fn sync(checkout: &Path, sources: &BTreeSet<PathBuf>, shadow: &Path, 
     Ok(synced)
 }
 
-/// Whether autotools make this file anew when they find it too old.
+/// Whether autotools regenerate this file when it is outdated.
 fn is_regenerated(path: &Path, sources: &BTreeSet<PathBuf>) -> bool {
     const CONFIG: &[&str] = &[
         "compile",
@@ -96,7 +95,7 @@ fn is_regenerated(path: &Path, sources: &BTreeSet<PathBuf>) -> bool {
     }
 }
 
-/// Where one source goes.
+/// The place of one source in the shadow.
 struct Place<'a> {
     source: &'a Path,
     target: &'a Path,
@@ -104,8 +103,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Puts the source there unless it, or what the build made in its place, is there already. Says
-    /// whether it had to.
+    /// Adds the source, unless the shadow has it or a product of the build in its place. Returns
+    /// whether the shadow was changed.
     fn sync(&self, before: Option<Entry>) -> io::Result<(Entry, bool)> {
         let meta = match fs::symlink_metadata(self.target) {
             Ok(meta) => Some(meta),
@@ -123,7 +122,7 @@ impl Place<'_> {
             }
             return Ok((self.put()?, true));
         }
-        // A file: the build's own, or a copy. It is right until the source changes.
+        // A file: a product of the build, or a copy. It is valid until the source changes.
         let Some(source) = Fingerprint::of(self.source)? else { return Ok((self.put()?, true)) };
         match before {
             Some(Entry::File(known)) if known == source => Ok((Entry::File(source), false)),
@@ -158,7 +157,7 @@ impl Place<'_> {
 fn temporary(path: &Path) -> PathBuf {
     let mut name = OsString::from(".quiz-new-");
     name.push(path.file_name().unwrap_or_default());
-    // The longest name that there can be has no room for more.
+    // A name of maximal length leaves no room for a suffix.
     if name.len() > 255 {
         name = ".quiz-new".into();
     }
@@ -172,7 +171,7 @@ fn discard(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the directory `dir` below `shadow`; what is in its way was a source once and goes.
+/// Makes the directory `dir` below `shadow`. A file in its way was a source once, and is removed.
 fn make_dir(shadow: &Path, dir: &Path) -> io::Result<()> {
     let mut path = shadow.to_owned();
     for part in dir.components() {
@@ -188,8 +187,7 @@ fn make_dir(shadow: &Path, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a source that is gone. What the build has put in the place of a link is the build's and
-/// stays.
+/// Removes a source that no longer exists. A product of the build in place of a link stays.
 fn remove(target: &Path, entry: Entry) -> io::Result<bool> {
     match fs::symlink_metadata(target) {
         Ok(meta) if meta.is_symlink() || (meta.is_file() && matches!(entry, Entry::File(_))) => {
@@ -202,8 +200,8 @@ fn remove(target: &Path, entry: Entry) -> io::Result<bool> {
     }
 }
 
-/// Reads a record: `l`, or `f` with a fingerprint, then a path, each ended by a null byte. One that
-/// cannot be understood counts as none.
+/// Reads a record: `l`, or `f` with a fingerprint, then a path, each ended by a null byte. An
+/// invalid record counts as empty.
 fn read_record(path: &Path) -> io::Result<BTreeMap<PathBuf, Entry>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,

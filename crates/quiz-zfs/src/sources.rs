@@ -1,4 +1,4 @@
-//! Which files of a checkout are sources. Not for what is done with them.
+//! Lists the source files of a checkout. Not for using them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,11 +12,10 @@ use fs_err as fs;
 use quiz_host::Report;
 use walkdir::WalkDir;
 
-/// The source files of the checkout `dir`, as paths relative to it, sorted. Links are named as they
-/// are.
+/// The source files of the checkout `dir`, as sorted paths relative to it. Links are not followed.
 ///
-/// In a git checkout they are what git tracks and what is new and not ignored; elsewhere all files.
-/// What an earlier build in the checkout itself has made is not among them.
+/// In a git checkout these are the files that git tracks, and new files that are not ignored.
+/// Elsewhere they are all files. Products of an earlier build in the checkout itself are left out.
 pub(crate) fn list(dir: &Path, report: &dyn Report) -> io::Result<BTreeSet<PathBuf>> {
     if dir.join(".git").exists() {
         match of_git(dir) {
@@ -39,11 +38,11 @@ fn of_git(dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
             // A submodule.
             Ok(meta) if meta.is_dir() => files.extend(walk(dir, &dir.join(&path))?),
             Ok(_) => drop(files.insert(path)),
-            // Deleted, and git was not told.
+            // The file was deleted, but is still in git's index.
             Err(_) => {}
         }
     }
-    // A repository within ends with a slash: somebody else's files.
+    // A path with a final slash is a nested repository, which does not belong to the checkout.
     let new = new.into_iter().filter(|path| !path.as_os_str().as_bytes().ends_with(b"/"));
     files.extend(new.filter(|path| !is_private(path) && !products.contain(path)));
     Ok(files)
@@ -55,7 +54,7 @@ fn is_private(path: &Path) -> bool {
 
 fn ls_files(dir: &Path, args: &[&str]) -> io::Result<Vec<PathBuf>> {
     let mut command = Command::new("git");
-    // A hook's variables would lead to another repository.
+    // In a git hook, these variables would select another repository.
     for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"] {
         command.env_remove(name);
     }
@@ -69,7 +68,7 @@ fn ls_files(dir: &Path, args: &[&str]) -> io::Result<Vec<PathBuf>> {
     Ok(paths.map(|path| PathBuf::from(OsString::from_vec(path.to_vec()))).collect())
 }
 
-/// All files below `from`, relative to `dir`, but for those that a build has made.
+/// All files below `from`, relative to `dir`, without products of a build.
 fn walk(dir: &Path, from: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let products = Products::of(dir);
     let mut files = BTreeSet::new();
@@ -92,14 +91,14 @@ fn walk(dir: &Path, from: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(files)
 }
 
-/// What a build in the checkout has made, told by its name and, where it was configured there, by
-/// what it is made from.
+/// Recognises products of a build in the checkout: by their names, and by their inputs if the
+/// checkout was configured.
 struct Products<'a> {
     dir: &'a Path,
     configured: bool,
 }
 
-/// Endings of files that compilers, libtool and kbuild make.
+/// Suffixes of files that compilers, libtool and kbuild make.
 const ENDINGS: &[&str] = &[
     ".o",
     ".o.d",
@@ -159,8 +158,8 @@ impl Products<'_> {
         self.configured && (self.is_substituted(path) || self.is_gathered(path) || is_linked(&self.dir.join(path)))
     }
 
-    /// Programs are made at the top of what is below `cmd/`; `build/` is where `configure` tries
-    /// kernels, and `tests/zfs-tests/bin/` holds what tests may call.
+    /// Programs are made at the top of each directory below `cmd/`. In `build/` `configure` tests
+    /// kernels, and `tests/zfs-tests/bin/` holds programs that tests may call.
     fn is_gathered(&self, path: &Path) -> bool {
         if path.starts_with("build") || path.starts_with("tests/zfs-tests/bin") {
             return true;
@@ -176,7 +175,7 @@ impl Products<'_> {
             })
     }
 
-    /// `X` beside `X.in` or `X.am` is made of it.
+    /// `X` beside `X.in` or `X.am` is made from that file.
     fn is_substituted(&self, path: &Path) -> bool {
         let mut input = path.as_os_str().to_owned();
         input.push(".in");
@@ -243,7 +242,7 @@ mod tests {
             ],
         );
         make(dir, &[".quiz/build/6.1/META", "autom4te.cache/requests", "config.log", "zfs_config.h"]);
-        // Without a configured build, these may be anyone's.
+        // Without a configured build, the origin of these files is unknown.
         make(dir, &["Makefile", "module/Kbuild"]);
         let with_makefiles = names(list(dir, &Silent).unwrap());
         assert!(with_makefiles.contains(&"Makefile".to_owned()));

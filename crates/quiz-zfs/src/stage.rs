@@ -1,9 +1,9 @@
-//! Brings the install tree of a kernel up to date with what was compiled last for it. Not for
+//! Updates the install tree of a kernel from the last compiled state of its build. Not for
 //! compiling.
 //!
-//! What is installed, and of which product each file is made, is learned once (see `learn`). After
-//! that, the products' sizes, times and inode numbers tell what has changed, and only that is
-//! copied and stripped.
+//! quiz learns once which files are installed, and from which product each is made (see `learn`).
+//! After that, the products' sizes, times and inode numbers show what has changed. quiz copies and
+//! strips only that.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -29,19 +29,19 @@ use crate::index;
 use crate::learn::{self, Item, LearnError, Manifest, Module, What};
 use crate::record;
 
-/// Why the install tree is not up to date.
+/// Why the install tree could not be updated.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     /// There is no build for the kernel.
     #[error(transparent)]
     Builds(#[from] BuildsError),
-    /// It cannot be told what the build installs.
+    /// The installed files of the build could not be determined.
     #[error(transparent)]
     Learn(#[from] LearnError),
-    /// A program could not be run, or said no.
+    /// A program could not be run, or failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// A product is not there, or is being made right now.
+    /// A product is missing, or is being written now.
     #[error("cannot install {}: {why}; if make is still running, let it finish, else run it again", path.display())]
     Product {
         /// The product.
@@ -49,7 +49,7 @@ pub enum StageError {
         /// What is wrong with it.
         why: String,
     },
-    /// The file system said no.
+    /// A file could not be read or written.
     #[error("cannot bring the install tree up to date: {0}")]
     Io(#[from] io::Error),
 }
@@ -57,17 +57,17 @@ pub enum StageError {
 /// An install tree that is up to date.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Staged {
-    /// The build that it was made of.
+    /// The build from which it was made.
     pub build: PathBuf,
-    /// A tree with `lib/modules/<release>`: the modules, and the index of theirs and the kernel's.
-    /// It never changes; a later one has another path.
+    /// A tree with `lib/modules/<release>`: the modules, and an index of them and of the kernel's
+    /// modules. It never changes; a later tree has another path.
     pub modules: PathBuf,
-    /// A tree with tools and libraries, of the same kind.
+    /// A tree with tools and libraries, which never changes either.
     pub tools: PathBuf,
-    /// A tree with the test suite and other scripts (`share/zfs`), of the same kind. It is most of
-    /// the bytes, and changes least.
+    /// A tree with the test suite and other scripts (`share/zfs`), which never changes either. It
+    /// has most of the bytes, and is renewed least often.
     pub suite: PathBuf,
-    /// The files of modules, in no order.
+    /// The files of modules, unordered.
     pub files: Vec<PathBuf>,
     /// How many modules were new or changed.
     pub modules_changed: usize,
@@ -75,16 +75,16 @@ pub struct Staged {
     pub tools_changed: usize,
 }
 
-/// What a generation of tools was made of.
+/// The inputs of a generation of tools.
 #[derive(Debug, Serialize, Deserialize)]
 struct ToolsStamp {
-    /// Which list of items it was.
+    /// The identity of the list of items.
     manifest: String,
-    /// The items' products as they were, in the same order; none for links.
+    /// The fingerprints of the items' products, in the same order; `None` for links.
     sources: Vec<Option<Fingerprint>>,
 }
 
-/// What a generation of modules was made of.
+/// The inputs of a generation of modules.
 #[derive(Debug, Serialize, Deserialize)]
 struct ModulesStamp {
     kernel: String,
@@ -93,14 +93,14 @@ struct ModulesStamp {
 }
 
 const STAMP: &str = "stamp.json";
-/// The number changes with the rules of `learn`: what was learned by other rules is learned anew.
+/// The number changes with the rules of `learn`, so that results of older rules are learned again.
 const MANIFEST: &str = "manifest-2.json";
 
-/// Brings the install tree for `kernel` up to date with the build that is for it: of quiz's own and
-/// one in the checkout, the one compiled last.
+/// Updates the install tree for `kernel` from its build: of quiz's own and one in the checkout, the
+/// one compiled last.
 ///
-/// Two quiz at once do no harm: one waits. One that is killed leaves the tree as it was.
-/// `environment` is what `make install` gets.
+/// Two quiz processes at once are safe: the second waits. A killed process leaves the tree
+/// unchanged. `environment` is the environment of `make install`.
 pub fn stage(
     checkout: &Checkout,
     kernel: &Kernel,
@@ -115,7 +115,7 @@ pub fn stage(
     let mut stage = Stage { kernel, dir: &dir, generations: &generations, environment, report };
     let (mut manifest, mut id) = stage.manifest(&build, false)?;
     let (tools, suite) = match stage.files(&manifest, &id) {
-        // A test may have been deleted without a word to the makefiles; then it is no longer
+        // A test may have been deleted without a change to the makefiles; then it is no longer
         // installed.
         Err(StageError::Product { path, .. }) if !path.exists() => {
             (manifest, id) = stage.manifest(&build, true)?;
@@ -159,7 +159,7 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// The program that takes debug information out of programs of the kernel's architecture.
+    /// The program that strips programs of the kernel's architecture.
     fn strip(&self) -> String {
         let arch = quiz_arch::find(&self.kernel.manifest.arch).filter(|arch| *arch != quiz_arch::host());
         format!("{}strip", arch.map_or("", |arch| arch.cross))
@@ -169,8 +169,8 @@ impl Stage<'_> {
         self.dir.join(format!("{name}.log"))
     }
 
-    /// What `build` installs, and a name for its list of tools. Learned anew if it must be, or
-    /// `anew`.
+    /// The manifest of `build`, and a name for its list of tools. It is learned again if necessary,
+    /// or if `anew`.
     fn manifest(&mut self, build: &Build, anew: bool) -> Result<(Manifest, String), StageError> {
         let path = self.dir.join(MANIFEST);
         let known: Option<(String, Manifest)> =
@@ -198,14 +198,14 @@ impl Stage<'_> {
         Ok((manifest, id))
     }
 
-    /// Tools and suite.
+    /// Updates the trees of tools and of the suite.
     fn files(&self, manifest: &Manifest, id: &str) -> Result<(Current, Current), StageError> {
         let (suite, tools): (Vec<Item>, Vec<Item>) =
             manifest.tools.iter().cloned().partition(|item| is_of_suite(Path::new(&item.path)));
         Ok((self.tree("tools", &tools, manifest, id)?, self.tree("suite", &suite, manifest, id)?))
     }
 
-    /// A tree of `items`, which are some of the manifest's.
+    /// Updates a tree of `items`, which are a part of the manifest's.
     fn tree(&self, kind: &str, items: &[Item], manifest: &Manifest, id: &str) -> Result<Current, StageError> {
         let sources = |items: &[Item]| -> Result<Vec<Option<Fingerprint>>, StageError> {
             let one = |item: &Item| match &item.what {
@@ -267,7 +267,8 @@ impl Stage<'_> {
             && old.manifest == id
             && changed.iter().all(|&number| same_file(&place(number), &dir.join(TREE).join(&items[number].path)))
         {
-            // Linked anew and nothing else, as tests are by every make that has touched a library.
+            // The product was only linked again, as make does with tests when a library has
+            // changed.
             record::write_whole(&dir.join(STAMP), &serde_json::to_vec(&stamp).map_err(io::Error::from)?)?;
             return Ok(Current { dir: dir.clone(), changed: 0 });
         }
@@ -277,7 +278,7 @@ impl Stage<'_> {
             match (&item.what, &old) {
                 (What::Link { target }, _) => symlink(target, at)?,
                 (What::File { .. }, Some((dir, _))) if is_same(number) => {
-                    // Somebody may have deleted the old one.
+                    // The old file may have been deleted.
                     if fs::hard_link(dir.join(TREE).join(&item.path), &at).is_err() {
                         put(number, &at)?;
                     }
@@ -289,7 +290,7 @@ impl Stage<'_> {
         fs::remove_dir_all(&made)?;
         write_json(&new.path().join(MANIFEST), &items)?;
         write_json(&new.path().join(STAMP), &stamp)?;
-        // A list that only lost something is a change too.
+        // A list that only lost items is a change, too.
         let count = changed.len().max(1);
         Ok(Current { dir: self.generations.publish(kind, new)?, changed: count })
     }
@@ -359,7 +360,7 @@ impl Stage<'_> {
         Ok(Current { dir: self.generations.publish("modules", new)?, changed: count })
     }
 
-    /// What the staged modules say about themselves. None may be for another kernel.
+    /// The module information of the staged modules. Fails if one is for another kernel.
     fn infos(&self, manifest: &Manifest, extra: &Path, release: &str) -> Result<Vec<(String, ModuleInfo)>, StageError> {
         let mut infos = Vec::new();
         for module in &manifest.modules {
@@ -374,8 +375,7 @@ impl Stage<'_> {
     }
 }
 
-/// Whether a file, by its path in the guest, is part of the test suite or one of the scripts beside
-/// it.
+/// Whether a path in the guest belongs to the test suite or to the scripts beside it.
 fn is_of_suite(path: &Path) -> bool {
     path.components().zip(path.components().skip(1)).any(|(a, b)| a.as_os_str() == "share" && b.as_os_str() == "zfs")
 }
@@ -386,7 +386,7 @@ fn same_file(one: &Path, other: &Path) -> bool {
     mode(one) == mode(other) && matches!((fs::read(one), fs::read(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Takes over the index files of an older tree.
+/// Hard-links the index files of an older tree.
 fn link_index(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -404,7 +404,7 @@ fn fingerprint(source: &Path) -> Result<Fingerprint, StageError> {
     })
 }
 
-/// One product on its way into a tree.
+/// A product to copy into a tree.
 struct Product<'a> {
     source: &'a Path,
     elf: bool,
@@ -416,8 +416,8 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// Puts it at `place`, without debug information, and returns what it was like. One that is
-    /// written to meanwhile is taken again.
+    /// Copies the product to `place` without debug information, and returns its fingerprint. If it
+    /// is written to meanwhile, it is copied again.
     fn put(&self, place: &Path, mode: u32) -> Result<Fingerprint, StageError> {
         let mut last = None;
         for _ in 0..5 {
@@ -459,8 +459,8 @@ impl Product<'_> {
     }
 }
 
-/// Does `work` with each of `items` in as many threads as there are processors, or as can be had;
-/// the results are in order.
+/// Calls `work` with each of `items`, in as many threads as there are processors or as can be
+/// started. The results are in order.
 fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, StageError> + Sync,
@@ -481,7 +481,7 @@ fn in_parallel<T: Sync, R: Send>(
     };
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            // Those that are there do the work of one that cannot be had.
+            // If a thread cannot be started, the existing ones do its work.
             if std::thread::Builder::new().spawn_scoped(scope, worker).is_err() {
                 break;
             }

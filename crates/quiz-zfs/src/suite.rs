@@ -1,5 +1,5 @@
-//! The ZFS test suite of a checkout: its run files, what of them a selection means, the results,
-//! and what the suite itself makes of them. Not for running it: that takes a VM.
+//! The ZFS test suite of a checkout: run files, selections, results, and the suite's own judgement.
+//! Not for running it: that needs a VM.
 
 pub mod course;
 mod fraction;

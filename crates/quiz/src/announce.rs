@@ -1,7 +1,7 @@
-//! quiz's own words during and after a run, on stderr, few and useful.
+//! quiz's own messages during and after a run, on standard error.
 //!
-//! They are written by a thread of their own from a bounded queue: a kernel that floods its log, or
-//! a stderr that nobody reads, must not keep the supervisor from its clock.
+//! A thread of its own writes them, from a bounded queue. A kernel that floods its log, or a
+//! standard error that is not read, must not delay the supervisor.
 
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
@@ -19,13 +19,13 @@ use quiz_vm::{Outcome, Verdict};
 
 use quiz_run::{Fault, Record};
 
-/// How many pieces may wait to be written.
+/// How many messages may wait in the queue.
 const QUEUE: usize = 256;
 
 /// How long a kernel may take to die of an oops.
 const DEATH: Duration = Duration::from_secs(2);
 
-/// Shows what happens during a run.
+/// Shows the events of a run.
 pub struct Announcer {
     queue: Option<SyncSender<Vec<u8>>>,
     writer: Option<JoinHandle<()>>,
@@ -36,23 +36,23 @@ pub struct Announcer {
     dying: RefCell<Option<Dying>>,
 }
 
-/// What a kernel says that is about to die. It is told in short when it has died.
+/// The messages of a kernel that is about to die. quiz prints a summary of them after its death.
 struct Dying {
     since: Instant,
     lines: Vec<String>,
 }
 
 impl Announcer {
-    /// An announcer; on a raw terminal a line has to end in a carriage return too.
+    /// Starts an announcer. On a raw terminal (`raw`), lines end in a carriage return, too.
     ///
     /// # Errors
-    /// If the host has no thread for it.
+    /// If the host refuses a thread.
     pub fn start(verbosity: Verbosity, raw: bool) -> Result<Announcer, Fault> {
         let coloured = crate::output::allows_colours(raw || std::io::stderr().is_terminal());
         let (queue, pieces) = sync_channel::<Vec<u8>>(QUEUE);
         let write = move || {
             for piece in pieces {
-                // Where stderr is gone there is no one left to tell.
+                // Without stderr, there is nowhere to report the error.
                 Patient(std::io::stderr()).write_all(&piece).ok();
             }
         };
@@ -69,7 +69,7 @@ impl Announcer {
         })
     }
 
-    /// Shows it, if it is worth showing.
+    /// Shows `notice`, if the verbosity includes it.
     pub fn show(&self, notice: Notice) {
         match (notice, self.verbosity) {
             (Notice::Console(bytes), Verbosity::Verbose) => {
@@ -86,14 +86,14 @@ impl Announcer {
         }
     }
 
-    /// Shows a message of the kernel's, whose line is `line`.
+    /// Shows a kernel message `text`, formatted as `line`.
     fn kernel(&self, text: &str, line: String) {
         let mut dying = self.dying.borrow_mut();
         match &mut *dying {
             Some(Dying { since, lines }) if since.elapsed() < DEATH && lines.len() < QUEUE => lines.push(line),
             None if is_fatal(text) => *dying = Some(Dying { since: Instant::now(), lines: vec![line] }),
             _ => {
-                // It lives on.
+                // The kernel has survived.
                 drop(dying);
                 self.release();
                 self.line(&line);
@@ -101,7 +101,7 @@ impl Announcer {
         }
     }
 
-    /// Shows what was held back.
+    /// Shows the messages that were held back.
     fn release(&self) {
         let held = self.dying.borrow_mut().take();
         held.into_iter().flat_map(|dying| dying.lines).for_each(|line| self.line(&line));
@@ -120,15 +120,15 @@ impl Announcer {
         }
     }
 
-    /// Waits until everything is written. What a kernel printed when it died is left to
-    /// [`verdict`], which shows it for such a `verdict`.
+    /// Waits until all messages are written. Leaves out what a kernel printed when it died, since
+    /// [`verdict`] shows that.
     pub fn finish(mut self, verdict: &Verdict) {
         if !matches!(verdict, Verdict::Panic { .. } | Verdict::Timeout { .. }) {
             self.release();
         }
         self.queue = None;
         if let Some(writer) = self.writer.take() {
-            // A writer that panicked has nothing more to say.
+            // A writer that panicked has nothing more to write.
             writer.join().ok();
         }
         let dropped = self.dropped.load(Ordering::Relaxed);
@@ -141,7 +141,7 @@ impl Announcer {
 /// Syslog's levels, from 0.
 const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
 
-/// A kernel message as it is shown: with its time in seconds and its level, dimmed where there are
+/// Formats a kernel message, with its time in seconds and its level. It is dimmed if there are
 /// colours.
 fn kernel_line(level: u8, micros: u64, text: &str, coloured: bool) -> String {
     let level = LEVELS.get(usize::from(level)).unwrap_or(&"?");
@@ -149,12 +149,12 @@ fn kernel_line(level: u8, micros: u64, text: &str, coloured: bool) -> String {
     if coloured { format!("\x1b[2m{line}\x1b[0m") } else { line }
 }
 
-/// One line of quiz's own.
+/// Prints one line of quiz's own.
 fn say(line: &str) {
     Patient(std::io::stderr()).write_all(format!("quiz: {}\n", visible_lines(line)).as_bytes()).ok();
 }
 
-/// Tells how the run ended, when it is not the program's own doing; `crash` is what happened to the
+/// Prints how the run ended, unless the program just exited. `crash` is what happened to the
 /// guest's kernel.
 pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosity: Verbosity) {
     let dir = record.dir.display();
@@ -183,7 +183,7 @@ pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosit
         other => (other.headline(), matches!(other, Verdict::Panic { .. } | Verdict::Report { .. })),
     };
     let mut text = String::new();
-    // Where a hanging guest was says more than what it said last.
+    // Where a guest hangs is more informative than its last output.
     let found = matches!(outcome.verdict, Verdict::Timeout { .. }) && crash.is_some();
     if needs_console(&outcome.verdict) && !found && !outcome.console_tail.is_empty() {
         text.push_str("the console's last lines:\n");
@@ -204,14 +204,14 @@ pub fn verdict(outcome: &Outcome, crash: Option<&str>, record: &Record, verbosit
     }
 }
 
-/// Whether an exit code is one that quiz has for verdicts of its own: a program that has it too is
-/// to be told from them.
+/// Whether quiz uses this exit code for verdicts of its own. If a program exits with it, quiz
+/// prints that.
 fn is_quizs(code: u8) -> bool {
     let signals = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
     (121..=127).contains(&code) || signals.iter().any(|signal| i32::from(code) == 128 + signal)
 }
 
-/// Whether the end of the console says more about this verdict than the verdict itself.
+/// Whether the end of the console is more informative about this verdict than the verdict itself.
 fn needs_console(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Lost { .. } | Verdict::Timeout { .. } | Verdict::Fault { .. })
 }

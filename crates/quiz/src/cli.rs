@@ -1,5 +1,5 @@
-//! What was typed: recorded, and nothing else. Not for what it means (see `commands` and
-//! `quiz_config::lower`), so that parsing never reads a file.
+//! Parses the command line, and nothing else: parsing never reads a file. Not for what the
+//! arguments mean (see `commands` and `quiz_config::lower`).
 
 use std::ffi::OsString;
 
@@ -133,23 +133,23 @@ pub struct Watch {
     pub options: RunOptions,
 }
 
-/// What was typed.
+/// A parsed command line.
 #[derive(Debug)]
 pub enum Typed {
     /// A run.
     Run(Global, RunOptions, Vec<OsString>),
-    /// A run that is done again and again; with what is run before it.
+    /// A run that quiz repeats, with the command that it runs first.
     Watch(Global, RunOptions, Option<String>, Vec<OsString>),
-    /// A program beside the one of a VM that runs.
+    /// Another program in a running VM.
     Exec(Global, exec::Exec, exec::Words),
-    /// A verb other than `run`, with the run's options that stood before it.
+    /// A subcommand other than `run`, with the run's options that stood before it.
     Verb(Global, RunOptions, Box<Verb>),
 }
 
-/// Reads the command line `words`, the program's own name first.
+/// Parses the command line `words`, which begins with the program's own name.
 ///
 /// # Errors
-/// Also the help and the version that were asked for.
+/// If the command line is wrong. Help and version are errors, too.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::Error> {
     let mut words: Vec<OsString> = words.into_iter().collect();
     let mut behind_dashes = false;
@@ -180,7 +180,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::E
     })
 }
 
-/// Reads the arguments of a run, without the program's own name.
+/// Parses the arguments of a run, without the program's own name.
 pub fn parse_run(arguments: Vec<OsString>) -> Option<(Global, RunOptions, Vec<OsString>)> {
     match parse(std::iter::once("quiz".into()).chain(arguments)) {
         Ok(Typed::Run(global, options, command) | Typed::Watch(global, options, _, command)) => {

@@ -1,4 +1,4 @@
-//! From the arguments of this process to the command that is meant, and to its exit code.
+//! Finds the command that this process's arguments name, and its exit code.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use crate::commands::{
 use crate::errors;
 use crate::options::{Global, RunOptions};
 
-/// Does what the command line `words` says.
+/// Runs the command line `words`.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let typed = match cli::parse(words) {
         Ok(typed) => typed,
@@ -24,7 +24,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     start(typed).unwrap_or_else(|fault| errors::report(&fault))
 }
 
-/// Prints help that was asked for, or what is wrong with the command line.
+/// Prints help that the user asked for, or what is wrong with the command line.
 fn answer(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return match error.print() {
@@ -39,7 +39,7 @@ fn answer(error: &clap::Error) -> ExitCode {
     if error.kind() == ErrorKind::InvalidSubcommand {
         fault = fault.hint("to run a guest program with the name of a subcommand: quiz [OPTIONS] -- NAME ...");
     }
-    // A command line that is refused must not look like a program's exit code 2.
+    // A refused command line must not look like a program's exit code 2.
     errors::report(&fault)
 }
 
@@ -48,7 +48,7 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
         Typed::Run(mut global, options, command) | Typed::Watch(mut global, options, _, command)
             if options.hold_standby.is_some() =>
         {
-            // Whatever directory is among the words was taken into account before.
+            // The call already took a directory among the arguments into account.
             global.directory = options.hold_standby.clone();
             let ctx = global.context()?;
             quiz_run::hold_standby(&ctx.run_spec(&options.asked(), command)?, &ctx)?;
@@ -57,7 +57,8 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
         Typed::Run(global, options, command) if options.hold_run.is_some() => {
             let ctx = global.context()?;
             let spec = ctx.run_spec(&options.asked(), command)?;
-            // As it was typed, without the words that made this process the keeper.
+            // The call as the user typed it, without the arguments that made this process the
+            // keeper.
             let call = Call::new(std::env::args_os().skip(1), &ctx)
                 .map(|call| Call { words: call.words[2..].to_vec(), ..call });
             let terminal = options.hold_run.as_deref().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! How a fault is shown, on stderr. Not for what faults are (`quiz_run::Fault`).
+//! Shows a fault on standard error. Not for what faults are (`quiz_run::Fault`).
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -9,11 +9,11 @@ use quiz_host::stream::Patient;
 use quiz_run::{FAULT, Fault};
 use quiz_vm::visible::visible_lines;
 
-/// Shows `fault`. Its exit code follows; work that a signal has ended ends this process by the same
-/// signal.
+/// Shows `fault` and returns its exit code. If a signal has ended the work, ends this process by
+/// the same signal.
 pub fn report(fault: &Fault) -> ExitCode {
     if let Some(signal) = fault.interrupted_by() {
-        // What was begun is gone by now.
+        // The command has already removed what it had begun.
         signal_hook::low_level::emulate_default_handler(signal).ok();
     }
     let colour = crate::output::allows_colours(std::io::stderr().is_terminal());
@@ -24,7 +24,7 @@ pub fn report(fault: &Fault) -> ExitCode {
     if let Some(hint) = fault.advice() {
         text += &format!("quiz: hint: {}\n", visible_lines(hint));
     }
-    // Where stderr is gone there is no one left to tell.
+    // Without stderr, there is nowhere to report the error.
     Patient(std::io::stderr()).write_all(text.as_bytes()).ok();
     ExitCode::from(FAULT)
 }
@@ -36,7 +36,7 @@ fn snippet(problem: &FileProblem, colour: bool) -> String {
     let mut drawn = String::new();
     let first = format!("quiz: error: {problem}\n");
     match handler.render_report(&mut drawn, problem) {
-        // miette begins with the message, which is told already, in our own form.
+        // miette begins with the message, which `first` already contains in quiz's own form.
         Ok(()) => first + drawn.split_once('\n').map_or("", |(_, rest)| rest.trim_start_matches('\n')),
         Err(_) => first,
     }

@@ -1,6 +1,6 @@
-//! A run whose VM stays when its program has ended: a keeper, in a process of its own, has the VM;
-//! the quiz that was called shows the program, and goes when that has ended. Not for those who come
-//! later (see `commands::exec`).
+//! A run whose VM stays after its program (`--keep`). A keeper, which is a process of its own, owns
+//! the VM. The quiz that the user called shows the program and exits after it. Not for clients that
+//! connect later (see `commands::exec`).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -25,7 +25,7 @@ use crate::run::conclude;
 use crate::standard::Line;
 use crate::terminal::{Terminal, UserSignals};
 
-/// Starts a keeper, shows the program, and goes when that has ended: with its exit code.
+/// Starts a keeper, shows the program, and exits with the program's exit code.
 pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
     if spec.json.is_some() {
         return Err(Fault::new("--json and --keep do not go together: the record is complete when the VM has ended")
@@ -38,7 +38,7 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
     let words = keeper.stderr.take().map(Words::relay).transpose()?;
     let pid = keeper.id().cast_signed();
     let mut heed = |signal| match (signal, Pid::from_raw(pid), Signal::from_named_raw(signal)) {
-        // The program goes on without a terminal.
+        // The program continues without a terminal.
         (libc::SIGHUP, ..) => Heed::Leave,
         (_, Some(pid), Some(signal)) if kill_process(pid, signal).is_ok() => Heed::Nothing,
         _ => Heed::Leave,
@@ -50,8 +50,8 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
             streams.input = Some(fs_err::File::open("/dev/null")?.into_parts().0.into());
         }
         let escape = spec.escape.0.filter(|_| terminal.program().size.is_some());
-        // Until the program runs, keys that end programs are for the keeper, which may have much to
-        // prepare.
+        // The keeper may have much to prepare. Until the program runs, keys that end programs are
+        // for the keeper.
         let mut raw = Ok(None);
         let ends =
             Ends { streams, signals: &mut signals, escape, begin: &mut || raw = terminal.raw(), heed: &mut heed };
@@ -83,7 +83,7 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
         Parting::Over { .. } | Parting::Gone | Parting::Ended(_) => {
             let ended = wait(&mut keeper, &mut signals, &mut heed)?;
             words.into_iter().for_each(Words::finish);
-            // One that prepares a run ends of the user's signal as any program does.
+            // A keeper that still prepares the run ends by the user's signal, as any program does.
             let signal = ended.signal().and_then(|signal| u8::try_from(signal).ok());
             let interrupted = signal.filter(|signal| i32::from(*signal) != libc::SIGKILL);
             let code = ended.code().and_then(|code| u8::try_from(code).ok());
@@ -95,8 +95,8 @@ pub fn front(spec: &RunSpec, ctx: &Context) -> Result<ExitCode, Fault> {
     }
 }
 
-/// Waits for the keeper, which still has the evidence to complete; it gets the signals that this
-/// process gets.
+/// Waits for the keeper, which still has to complete the run directory. Passes this process's
+/// signals to it.
 fn wait(
     keeper: &mut Child,
     signals: &mut UserSignals,
@@ -114,7 +114,7 @@ fn wait(
     }
 }
 
-/// Starts quiz once more, with the same words, as the keeper.
+/// Starts quiz once more as the keeper, with the same arguments.
 fn start(terminal: &Terminal, ctx: &Context) -> Result<(Child, UnixStream), Fault> {
     let cannot = |e| Fault::new(format!("cannot start a keeper for the VM: {e}"));
     let (ours, theirs) = UnixStream::pair().map_err(cannot)?;
@@ -125,7 +125,7 @@ fn start(terminal: &Terminal, ctx: &Context) -> Result<(Child, UnixStream), Faul
     Ok((in_own_session(&mut command).map_err(cannot)?, ours))
 }
 
-/// What the keeper says, on its way to the user.
+/// Passes the keeper's messages on to the user.
 struct Words {
     pipe: OwnedFd,
     relay: JoinHandle<()>,
@@ -135,17 +135,17 @@ impl Words {
     fn relay(mut from: ChildStderr) -> std::io::Result<Words> {
         let pipe = from.as_fd().try_clone_to_owned()?;
         let relay = thread::Builder::new().spawn(move || {
-            // Where stderr is gone there is no one left to tell.
+            // Without stderr, there is nowhere to report the error.
             std::io::copy(&mut from, &mut Patient(std::io::stderr())).ok();
         })?;
         Ok(Words { pipe, relay })
     }
 
-    /// Waits until all is told that has been said.
+    /// Waits until all messages so far are passed on.
     fn catch_up(&self) {
         loop {
             let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
-            // A keeper that has ended has hung up, for good.
+            // The pipe of a keeper that has ended stays hung up.
             if wait::ready(&mut fds, Some(Duration::ZERO)) != Ok(1) || !fds[0].revents().contains(PollFlags::IN) {
                 return;
             }
@@ -153,15 +153,15 @@ impl Words {
         }
     }
 
-    /// Waits until the keeper has nothing more to say.
+    /// Waits until the keeper has closed its end.
     fn finish(self) {
-        // A relay that panicked has said so.
+        // A relay that panicked has reported that itself.
         self.relay.join().ok();
     }
 }
 
-/// Is the keeper: runs what `spec` asks for, whose program another quiz shows on a terminal that it
-/// `describes`, and stays.
+/// Runs what `spec` asks for, as the keeper, and keeps the VM. Another quiz shows the program, on a
+/// terminal that `describes` describes.
 pub fn hold(spec: &RunSpec, call: Option<Call>, describes: &str, ctx: &Context) -> Result<Record, Fault> {
     let terminal = Terminal::of_another(describes)
         .ok_or_else(|| Fault::new(format!("--hold-run: `{describes}` describes no terminal")))?;

@@ -1,5 +1,5 @@
-//! The command line of quiz, which runs a program in a fresh tiny VM: a library, so that more than
-//! its program can call it. Not a place for anything but the ways in.
+//! The command line of quiz, which runs a program in a fresh tiny VM. It is a library, so that more
+//! than the program `quiz` can call it. Only the entry points are here.
 
 mod announce;
 mod cli;
@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use quiz_run::{Record, symbols};
 
-/// Does what the words of this process say.
+/// Runs the command that this process's arguments name. Returns its exit code.
 pub fn main() -> ExitCode {
     // With a handler, SIGXFSZ (`ulimit -f`) becomes the error EFBIG instead of the end of quiz.
     // Programs that quiz starts inherit an ignored signal, but not a handler.
@@ -32,7 +32,7 @@ pub fn main() -> ExitCode {
     dispatch::main(std::env::args_os())
 }
 
-/// Reads a record as `quiz ps` and `quiz replay` do. Whatever it holds, this returns.
+/// Reads a record as `quiz ps` and `quiz replay` do. Returns for any input, without a panic.
 pub fn read_record(bytes: &[u8]) {
     let Some(record) = Record::read(bytes) else { return };
     let _text = record.verdict.brief();

@@ -1,5 +1,5 @@
-//! The options that every command has, and those of a run. Not for the commands' own (`commands`),
-//! nor for what options mean (`quiz_config`).
+//! The global options, and those of a run. Not for options of single commands (`commands`), nor for
+//! what options mean (`quiz_config`).
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -31,10 +31,10 @@ pub struct Global {
 }
 
 impl Global {
-    /// What this call of quiz is made in.
+    /// Returns the context of this call of quiz.
     ///
     /// # Errors
-    /// If the directory cannot be entered, or `--json` means no place.
+    /// If quiz cannot enter the directory, or `--json` names no usable place.
     pub fn context(&self) -> Result<Context, Fault> {
         let here = std::env::current_dir().map_err(|error| {
             Fault::new(format!("cannot find the current directory: {error}")).hint("change to one that exists")
@@ -109,7 +109,7 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
-    /// What these options ask of a run.
+    /// Returns what these options ask of a run.
     pub fn asked(&self) -> Asked {
         Asked {
             options: self.typed(),
@@ -122,14 +122,14 @@ impl RunOptions {
         }
     }
 
-    /// The options that set a key, as they were typed.
+    /// Returns the options that set a key, as the user typed them.
     pub fn typed(&self) -> Vec<TypedOption> {
         let keep = self.keep.iter().flatten();
         let by_flag = keep.map(|time| TypedOption { key: "keep_time", option: "--keep", value: time.clone() });
         self.settings.0.iter().cloned().chain(by_flag).collect()
     }
 
-    /// The spelling of one option that was given, if any was.
+    /// Returns the spelling of one given option, if there is any.
     pub fn first_given(&self) -> Option<&'static str> {
         let flags = [
             (self.shell_after, "--shell-after"),
@@ -145,7 +145,7 @@ impl RunOptions {
         self.settings.0.first().map(|typed| typed.option).or(flag)
     }
 
-    /// These options followed by `later` ones.
+    /// Returns these options followed by `later` ones.
     pub fn then(self, later: RunOptions) -> RunOptions {
         RunOptions {
             settings: self.settings.then(later.settings),
@@ -161,13 +161,14 @@ impl RunOptions {
     }
 }
 
-/// The options of a run that are settings: one for each key of the table of settings that has an
-/// option.
+/// The options of a run that are settings: one for each key that has an option in the table of
+/// settings.
 #[derive(Debug, Clone, Default)]
 pub struct SettingOptions(Vec<TypedOption>);
 
 impl SettingOptions {
-    /// These options followed by `later` ones: lists grow, all else is replaced.
+    /// Returns these options followed by `later` ones. Lists grow; a later value replaces any
+    /// other.
     fn then(self, later: SettingOptions) -> SettingOptions {
         let is_list = |name: &str| KEYS.iter().any(|key| key.name == name && key.list);
         let replaced = |typed: &TypedOption| !is_list(typed.key) && later.0.iter().any(|other| other.key == typed.key);
@@ -177,13 +178,13 @@ impl SettingOptions {
         SettingOptions(all)
     }
 
-    /// Takes the value of an option away, by its key.
+    /// Removes the option for `key`, and returns its value.
     pub fn take(&mut self, key: &str) -> Option<String> {
         let at = self.0.iter().position(|typed| typed.key == key)?;
         Some(self.0.remove(at).value.to_string_lossy().into_owned())
     }
 
-    /// Gives an option this value unless it has one.
+    /// Gives the option for `key` this value, unless it has one.
     pub fn set_if_missing(&mut self, key: &Key, value: Option<String>) {
         if let (Some(value), Some(option)) = (value, key.option)
             && !self.0.iter().any(|typed| typed.key == key.name)
@@ -193,7 +194,7 @@ impl SettingOptions {
     }
 }
 
-/// The keys that have an option of their own.
+/// Returns the keys that have an option of their own.
 fn keys_with_option() -> impl Iterator<Item = (&'static Key, KeyOption)> {
     KEYS.iter().filter_map(|key| Some((key, key.option.filter(|option| !option.by_flag)?)))
 }

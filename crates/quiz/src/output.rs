@@ -1,5 +1,5 @@
-//! What verbs print on stdout: tables, text and JSON. Not for progress and errors, which go to
-//! stderr.
+//! What commands print on standard output: tables, text and JSON. Not for progress and errors,
+//! which go to standard error.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use quiz_run::Fault;
 
-/// Prints `text` as it is. A reader that has gone away (`quiz config | head`) is no fault.
+/// Prints `text` as it is. A closed pipe (`quiz config | head`) is not an error.
 pub fn text(text: &str) -> Result<(), Fault> {
     crate::standard::require_output()?;
     let mut stdout = Patient(io::stdout().lock());
@@ -32,15 +32,15 @@ pub fn json(value: &impl Serialize) -> Result<(), Fault> {
 
 /// Where the records of runs go.
 pub struct Records {
-    /// None: to standard output.
+    /// None for standard output.
     file: Option<File>,
 }
 
 impl Records {
-    /// Makes sure, before the run, that its record can be written.
+    /// Opens the place for the record before the run, so that the record is not lost.
     ///
     /// # Errors
-    /// If there is no such descriptor that can be written, or the file cannot be made.
+    /// If the descriptor does not exist or cannot be written, or quiz cannot make the file.
     pub fn open(place: &JsonTo) -> Result<Records, Fault> {
         let file = match place {
             JsonTo::Output => return Ok(Records { file: None }),
@@ -53,11 +53,11 @@ impl Records {
         }
     }
 
-    /// Writes a record as a line of its own; `behind`: on standard output something is in front of
-    /// it whose line has not ended.
+    /// Writes a record as a line of its own. `behind`: the last line on standard output has not
+    /// ended.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the write fails.
     pub fn write(self, record: &str, behind: bool) -> Result<(), Fault> {
         match self.file {
             None if behind => text(&format!("\n{record}\n")),
@@ -69,8 +69,8 @@ impl Records {
     }
 }
 
-/// A descriptor that quiz was started with. Its own are all closed in programs that it starts, by
-/// which they are known.
+/// Returns a copy of a descriptor that quiz was started with. quiz's own descriptors do not count:
+/// they are all close-on-exec.
 fn inherited(number: i32) -> io::Result<File> {
     let none = || io::Error::other(format!("quiz was started without a descriptor {number} that can be written"));
     if (0..=2).contains(&number) && crate::standard::is_closed(number) {
@@ -85,7 +85,8 @@ fn inherited(number: i32) -> io::Result<File> {
     // SAFETY: the descriptor is open, as was just seen, and nobody here closes it.
     let own = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()?;
     if number > 2 {
-        // Whoever waits for its end does not wait for programs that quiz leaves behind.
+        // A reader that waits for the end of the file must not wait for programs that quiz leaves
+        // running.
         // SAFETY: F_SETFD has no memory effects.
         unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
@@ -96,7 +97,7 @@ fn inherited(number: i32) -> io::Result<File> {
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Fault> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    // Names and commands of runs may be a guest's words.
+    // Names and commands of runs may contain text from a guest.
     let rows = rows.into_iter().map(|row| row.iter().map(|cell| visible(cell)).collect::<Vec<_>>());
     table.set_header(head).add_rows(rows);
     for column in table.column_iter_mut() {
@@ -106,12 +107,12 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Fault> {
     text(&lines)
 }
 
-/// A time for tables: local, to the minute.
+/// Formats a time for tables: local, to the minute.
 pub fn when(time: jiff::Timestamp) -> String {
     time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
 }
 
-/// `bytes` for people: `1.5 GiB`.
+/// Formats `bytes` for people: `1.5 GiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
@@ -127,7 +128,7 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Whether colours may be used on a stream, which is a terminal or not (see no-color.org).
+/// Whether quiz may use colours on a stream (see no-color.org). `terminal`: the stream is one.
 pub fn allows_colours(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

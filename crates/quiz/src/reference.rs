@@ -1,4 +1,4 @@
-//! The reference of the command line and the man pages, made from the definitions of the options. A
+//! Makes the reference of the command line and the man pages from the definitions of the options. A
 //! test compares them with those in `docs`; `cargo xtask reference` writes them.
 
 use std::collections::BTreeMap;
@@ -10,13 +10,13 @@ use fs_err as fs;
 
 use crate::cli::Cli;
 
-/// Set where the pages are to be written, and not compared.
+/// If this variable is set, the test writes the pages instead of comparing them.
 const WRITE: &str = "QUIZ_WRITE_REFERENCE";
 
 /// The width of help in the reference.
 const WIDTH: usize = 100;
 
-/// Every command with the names that lead to it, in the order of help.
+/// Returns every command with the names that lead to it, in the order of help.
 fn commands() -> Vec<(String, Command)> {
     fn add(name: &str, command: &Command, all: &mut Vec<(String, Command)>) {
         all.push((name.to_owned(), command.clone().display_name(name).bin_name(name)));
@@ -32,7 +32,7 @@ fn commands() -> Vec<(String, Command)> {
     all
 }
 
-/// The pages by their paths below `docs`.
+/// Returns the pages by their paths below `docs`.
 fn pages() -> BTreeMap<String, String> {
     let mut pages = BTreeMap::new();
     let mut reference =

@@ -1,5 +1,5 @@
-//! Shows what long work says: bars on a terminal, plain lines elsewhere, all on stderr. Not for
-//! errors (see `errors`).
+//! Shows the progress of long work on standard error: bars on a terminal, plain lines elsewhere.
+//! Not for errors (see `errors`).
 
 use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};
@@ -13,13 +13,13 @@ use quiz_vm::visible::visible_lines;
 
 use crate::output::size;
 
-/// Between two lines about the same work, where there is no terminal.
+/// The time between two lines about the same work, if there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
 
-/// Work that is done sooner than this is not worth a line at its end.
+/// Work that takes less than this gets no line at its end.
 const WORTH_TELLING: Duration = Duration::from_secs(5);
 
-/// Where quiz's own words go.
+/// Where quiz's own messages go.
 #[derive(Debug)]
 pub struct Terminal {
     show: Show,
@@ -33,7 +33,7 @@ enum Show {
 }
 
 impl Terminal {
-    /// The one for this process's stderr.
+    /// Returns the one for this process's stderr.
     pub fn new(verbosity: Verbosity) -> Terminal {
         let show = if verbosity == Verbosity::Quiet {
             Show::Nothing
@@ -48,7 +48,7 @@ impl Terminal {
 
 /// Prints a line on stderr, in any verbosity.
 pub fn print(line: &str) {
-    // Where stderr is gone there is no one left to tell.
+    // Without stderr, there is nowhere to report the error.
     let _told = Patient(std::io::stderr()).write_all(format!("quiz: {}\n", visible_lines(line)).as_bytes());
 }
 
@@ -70,7 +70,7 @@ impl Report for Terminal {
     }
 }
 
-/// One piece of work as a bar.
+/// Work that a bar shows.
 struct Bar {
     bar: ProgressBar,
     unit: Unit,
@@ -118,13 +118,13 @@ impl Progress for Bar {
 }
 
 impl Drop for Bar {
-    /// Done or failed, the bar goes: what there is to say about the end is said in lines.
+    /// Removes the bar, whether the work succeeded or failed. Lines report the result.
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// One piece of work as lines, not many.
+/// Work that a few lines show.
 struct Lines<P> {
     what: String,
     total: Cell<Option<u64>>,
@@ -150,7 +150,7 @@ impl<P: Fn(&str) + Send> Lines<P> {
         }
     }
 
-    /// Tells how far the work is, at `now`, unless that was told just before.
+    /// Prints how far the work is at `now`, unless it has printed that just before.
     fn tell(&self, done: Option<u64>, now: Instant) {
         if now.duration_since(self.told.get()) < BETWEEN_LINES {
             return;

@@ -1,5 +1,5 @@
 //! A run in the user's foreground, or for another part of this program: its streams, its signals
-//! and what is shown of it. Not for the run itself (`quiz_run`).
+//! and its display. Not for the run itself (`quiz_run`).
 
 use std::io::Write;
 
@@ -15,7 +15,7 @@ use crate::output::Records;
 use crate::standard::{self, Line};
 use crate::terminal::Terminal;
 
-/// Runs what `spec` asks for, in the user's foreground; `call` is how to do it again.
+/// Runs what `spec` asks for, in the user's foreground. `call` tells how to repeat the run.
 pub fn run(spec: &RunSpec, call: Option<Call>, ctx: &Context) -> Result<Record, Fault> {
     standard::require_output()?;
     let records = spec.json.as_ref().map(Records::open).transpose()?;
@@ -60,25 +60,25 @@ pub fn conclude(mut ended: Ended, spec: &RunSpec) -> Result<Record, Fault> {
     }
 }
 
-/// Shows how a run ended, if it was not just the program that exited.
+/// Shows how a run ended, unless the program just exited.
 pub fn show(ended: &Ended, verbosity: Verbosity) {
     announce::verdict(&ended.outcome, ended.crash.as_deref(), &ended.record, verbosity);
 }
 
-/// What watches a program in the user's place: it gets the output, and the program gets neither
-/// input nor a terminal.
+/// Watches a program in place of the user. The watcher receives the output; the program gets
+/// neither input nor a terminal.
 pub struct Watch<'a> {
     /// The program's standard output.
     pub output: Box<dyn Write + Send>,
     /// The program's standard error.
     pub errors: Box<dyn Write + Send>,
-    /// Receives what happens. It must not wait for anything.
+    /// Receives the events of the run. It must not block.
     pub notices: &'a mut dyn FnMut(Notice<'_>),
-    /// Reports what the program is doing, for a guest that dies of it.
+    /// Returns what the program is doing, for the report about a guest that dies.
     pub doing: &'a dyn Fn() -> Option<String>,
 }
 
-/// Runs what `spec` asks for, for `watch`. Old evidence is still there (see [`prune`]).
+/// Runs what `spec` asks for, for `watch`. Does not remove old run directories (see [`prune`]).
 pub fn watched(spec: &RunSpec, watch: Watch<'_>, ctx: &Context) -> Result<Ended, Fault> {
     let planned = plan_watched(spec, ctx)?;
     let mut signals = ReceivedSignals::listen()?;

@@ -1,5 +1,5 @@
-//! The standard streams as quiz was started with them: which were closed, and whether the last line
-//! that went out has ended. Not for reading and writing them (`quiz_host::stream`).
+//! The standard streams that quiz was started with: which were closed, and whether the last line of
+//! output has ended. Not for reading and writing them (`quiz_host::stream`).
 
 use std::ffi::c_int;
 use std::io::{self, Write};
@@ -13,11 +13,11 @@ pub const INPUT: c_int = 0;
 pub const OUTPUT: c_int = 1;
 pub const ERRORS: c_int = 2;
 
-/// A bit for each that was closed.
+/// One bit for each stream that was closed.
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
-/// Rust opens /dev/null in the place of standard streams that are closed, before `main`. What is
-/// written there would be lost without a word, so they are looked at before that.
+/// Before `main`, Rust opens /dev/null in place of closed standard streams. Output would then be
+/// lost without an error, so quiz looks at the streams before that.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static LOOK: extern "C" fn() = look;
@@ -37,10 +37,10 @@ pub fn is_closed(stream: c_int) -> bool {
     CLOSED.load(Ordering::Relaxed) & (1 << stream) != 0
 }
 
-/// Refuses to go on without a standard output, for what is of no use without.
+/// Refuses to continue without a standard output, for commands that need one.
 ///
 /// # Errors
-/// If it was closed.
+/// If standard output was closed when quiz was started.
 pub fn require_output() -> Result<(), Fault> {
     if !is_closed(OUTPUT) {
         return Ok(());
@@ -48,7 +48,7 @@ pub fn require_output() -> Result<(), Fault> {
     Err(Fault::new("cannot write to standard output: it is closed").hint("redirect it to /dev/null if nobody reads it"))
 }
 
-/// A stream that was closed: whatever is written to it fails.
+/// A stream that was closed: every write to it fails.
 pub struct Closed;
 
 impl Write for Closed {
@@ -61,25 +61,25 @@ impl Write for Closed {
     }
 }
 
-/// Whether what was written last to a stream has ended its line.
+/// Whether the last output on a stream has ended its line.
 #[derive(Debug, Clone, Default)]
 pub struct Line {
     is_open: Arc<AtomicBool>,
 }
 
 impl Line {
-    /// It has not: what follows would be part of it.
+    /// Whether the last line has not ended. Further output would continue it.
     pub fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    /// The same stream, which notes that.
+    /// Wraps `stream`, so that this value follows its output.
     pub fn of<W: Write>(&self, stream: W) -> Lined<W> {
         Lined { stream, line: self.clone() }
     }
 }
 
-/// A stream that notes whether its last line has ended.
+/// A stream that records whether its last line has ended.
 pub struct Lined<W> {
     stream: W,
     line: Line,

@@ -1,5 +1,5 @@
 //! The user's terminal, if there is one: its size, its raw mode, and its restoration on every way
-//! out; and the signals.
+//! out. Also the signals.
 
 use std::io::{IsTerminal, Stdin, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,22 +16,23 @@ use signal_hook::consts::SIGCONT;
 
 use crate::standard::{self, Closed, Line};
 
-/// The terminal as we found it, for the panic hook and for signals that nothing can go on after.
+/// The terminal's modes at the start, for the panic hook and for signals that quiz cannot survive.
 static FOUND: OnceLock<Termios> = OnceLock::new();
 
-/// How the program's streams are tied to the user's.
+/// How the program's streams connect to the user's.
 #[derive(Debug, Clone, Copy)]
 pub struct Terminal {
-    /// What the program gets: a terminal, if the user is at one.
+    /// What the program gets: a terminal, if the user has one.
     program: ProgramTerminal,
-    /// It is this process's own, not that of another quiz.
+    /// Whether the terminal is this process's own, not that of another quiz process.
     own: bool,
-    /// Standard input may be read: it is no terminal, or one whose foreground we are in.
+    /// Whether quiz may read standard input: it is no terminal, or this process is in its
+    /// foreground.
     readable: bool,
 }
 
 impl Terminal {
-    /// Looks at the standard streams.
+    /// Describes the standard streams of this process.
     pub fn of_this_process() -> Terminal {
         let stdin = std::io::stdin();
         let in_background = stdin.is_terminal()
@@ -44,7 +45,8 @@ impl Terminal {
         Terminal { program, own: true, readable: !in_background }
     }
 
-    /// Another quiz's: how it [`Terminal::describes`] it.
+    /// Returns the terminal of another quiz process, from what [`Terminal::describes`] returned
+    /// there.
     pub fn of_another(described: &str) -> Option<Terminal> {
         let (size, separate_stderr) = match described.strip_suffix('+') {
             Some(size) => (size, true),
@@ -60,7 +62,8 @@ impl Terminal {
         Some(Terminal { program: ProgramTerminal { size, separate_stderr }, own: false, readable: false })
     }
 
-    /// What another quiz needs to know to prepare a program for this terminal, in one word.
+    /// Returns what another quiz process needs to prepare a program for this terminal, in one
+    /// argument.
     pub fn describes(&self) -> String {
         let separate = if self.program.separate_stderr { "+" } else { "" };
         match self.program.size {
@@ -69,18 +72,18 @@ impl Terminal {
         }
     }
 
-    /// The terminal that the program is to have.
+    /// Returns the terminal for the program.
     pub fn program(&self) -> ProgramTerminal {
         self.program
     }
 
-    /// Lines on stderr meet a raw terminal.
+    /// Whether lines on stderr go to a raw terminal.
     pub fn is_raw(&self) -> bool {
         self.program.size.is_some() && !self.program.separate_stderr
     }
 
-    /// Standard input for the program. A job in the background has none: reading the terminal would
-    /// stop it.
+    /// Returns standard input for the program. A job in the background has none: reading from the
+    /// terminal would stop it.
     pub fn input(&self) -> Option<OwnedFd> {
         // Without standard input there is nothing to read.
         if !self.readable || standard::is_closed(standard::INPUT) {
@@ -89,10 +92,10 @@ impl Terminal {
         std::io::stdin().as_fd().try_clone_to_owned().ok()
     }
 
-    /// This process's own streams, for a program; `line` hears whether its output has ended its
-    /// last line.
+    /// Returns this process's own streams, for a program. `line` follows whether its output has
+    /// ended its last line.
     pub fn streams(&self, line: &Line) -> Result<Streams, Fault> {
-        // Where both go to one place, what is written last on either counts.
+        // If stdout and stderr are the same file, the last output on either counts.
         let shared = is_one_file(&std::io::stdout(), &std::io::stderr());
         let errors_line = if shared { line.clone() } else { Line::default() };
         Ok(Streams {
@@ -102,7 +105,7 @@ impl Terminal {
         })
     }
 
-    /// Says, the first time that this user is at a terminal of a guest, how it is left.
+    /// Explains how to leave the guest, the first time that this user is at a guest's terminal.
     pub fn tell_escape(&self, escape: Escape, ctx: &Context) {
         if self.program.size.is_none() || !self.own || escape.0.is_none() || ctx.verbosity == Verbosity::Quiet {
             return;
@@ -110,7 +113,7 @@ impl Terminal {
         let Ok(state) = ctx.paths.state() else { return };
         let first = fs_err::create_dir_all(&state)
             .and_then(|()| fs_err::OpenOptions::new().write(true).create_new(true).open(state.join("told-escape")));
-        // Where nothing can be noted it would be told every time.
+        // If quiz cannot store that it has explained this, it would do so every time.
         if first.is_ok() {
             ctx.report.say(&format!("{} three times within a second leaves the guest (shown once)", escape.name()));
         }
@@ -138,14 +141,14 @@ impl Terminal {
         Ok(Some(Raw { found }))
     }
 
-    /// The signals that this process receives, from now on.
+    /// Receives this process's signals from now on.
     pub fn signals(&self) -> Result<UserSignals, Fault> {
         Ok(UserSignals { received: ReceivedSignals::listen()?, terminal: self.program.size.is_some() && self.own })
     }
 }
 
-/// Restores the terminal when quiz itself commits a fault, or somebody sends it the signal of one,
-/// and lets the signal take its course.
+/// Restores the terminal on a signal of a fault, whether from quiz itself or from another process.
+/// Then the signal takes effect.
 fn restore_at_faults() {
     extern "C" fn restore(signal: i32) {
         if let Some(found) = FOUND.get() {
@@ -172,7 +175,7 @@ fn restore_at_faults() {
 fn size_of(terminal: &Stdin) -> WinSize {
     match termios::tcgetwinsize(terminal) {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => WinSize { rows: size.ws_row, cols: size.ws_col },
-        // A terminal that does not know its size, such as a serial line.
+        // Some terminals do not know their size, such as a serial line.
         _ => WinSize { rows: 24, cols: 80 },
     }
 }
@@ -183,8 +186,8 @@ fn make_raw(stdin: &Stdin, found: &Termios) -> rustix::io::Result<()> {
     termios::tcsetattr(stdin, OptionalActions::Drain, &raw)
 }
 
-/// What writes to a standard stream, on a descriptor of its own, for a thread that closes it when
-/// it is done.
+/// Returns a writer to a standard stream, on a duplicated descriptor, for a thread that closes it
+/// at its end.
 fn writer(number: i32, stream: &impl AsFd, line: &Line) -> Result<Box<dyn Write + Send>, Fault> {
     if standard::is_closed(number) {
         return Ok(Box::new(Closed));
@@ -201,20 +204,20 @@ fn is_one_file(a: &impl AsFd, b: &impl AsFd) -> bool {
     }
 }
 
-/// A raw terminal; as it was found again when this is dropped.
+/// A raw terminal. Dropping this value restores the modes.
 pub struct Raw {
     found: Termios,
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // A terminal that is gone needs no modes.
+        // If the terminal is gone, there are no modes to restore.
         termios::tcsetattr(std::io::stdin(), OptionalActions::Drain, &self.found).ok();
     }
 }
 
-/// The signals that this process receives; a terminal is made raw again when quiz continues after a
-/// stop.
+/// The signals that this process receives. When quiz continues after a stop, it makes the terminal
+/// raw again.
 pub struct UserSignals {
     received: ReceivedSignals,
     terminal: bool,

@@ -1,4 +1,5 @@
-//! What was really run on each architecture, as the table in `docs/architectures.md`.
+//! Runs guests of each architecture, and writes the results to the table in
+//! `docs/architectures.md`.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,21 +12,22 @@ use crate::agents;
 use crate::sh::top;
 use crate::steps::released_quiz;
 
-/// Where the table is, and what begins it there.
+/// The page with the table, and the mark before the table.
 const PAGE: &str = "docs/architectures.md";
 const MARK: &str = "<!-- by `cargo xtask bench architectures`: -->\n";
 /// The columns of the table.
 const COLUMNS: &[&str] =
     &["guest", "date", "kernel", "machine", "QEMU", "profile", "cold, ms", "from a template, ms", "says"];
-/// What a guest is asked about itself: its name, and the number that the bytes 1 and 0 are to it.
+/// The command for a guest: prints its architecture, and the number that it reads from the bytes 1
+/// and 0.
 const LOOK: &str = "echo $(uname -m) $(printf '\\001\\000' | od -An -d)";
-/// The end of the answer of one that is big-endian, and of one that is not.
+/// The end of a big-endian guest's answer, and of a little-endian one's.
 const ORDERS: &[(&str, &str)] = &[(" 256", ", big-endian"), (" 1", ", little-endian")];
 
-/// Runs guests of `archs` (all that there are, if none are named), `rounds` times cold and from a
-/// template, and writes the table.
+/// Runs guests of `archs` (all, if none are named) `rounds` times cold and from a template, and
+/// writes the table.
 ///
-/// What cannot be run has a row that says why.
+/// A guest that cannot be run has a row with the reason.
 pub fn run(rounds: usize, archs: &[String], profiles: &[String]) -> Result<(), String> {
     let mut wanted: Vec<&'static Arch> = Vec::new();
     for name in archs {
@@ -59,13 +61,13 @@ pub fn run(rounds: usize, archs: &[String], profiles: &[String]) -> Result<(), S
 }
 
 fn failed(arch: &Arch, profile: &str, why: &str) -> Vec<String> {
-    // The error itself, without the progress before it and the advice behind it.
+    // Keep only the error, without the progress before it and the hint after it.
     let line = why.lines().find_map(|line| line.split_once("error: ").map(|(_, rest)| rest));
     let told = |line: &&str| line.starts_with("quiz: ") && !line.contains("the evidence is in");
     let line = line.or_else(|| why.lines().rfind(told)).or_else(|| why.lines().next()).unwrap_or_default();
-    // The first thing that a program said of it, where that is what failed.
+    // If another program failed, use its first message.
     let cause = why.lines().map(str::trim).find(|line| line.starts_with("E: ")).unwrap_or_default();
-    // Without the address that a mirror had that day.
+    // Remove the mirror's address, which changes.
     let line = format!("{line} {}", cause.split(" [IP: ").next().unwrap_or_default());
     let mut row = vec![String::new(); COLUMNS.len()];
     row[0] = arch.name.to_owned();
@@ -98,7 +100,7 @@ fn measure(program: &Path, dir: &Path, arch: &Arch, profile: &str, rounds: usize
         }
         record.ok_or_else(|| "quiz has printed no record".to_owned())
     };
-    // What is not there yet is made, and is no part of the times.
+    // First make whatever is missing, so that it does not count in the times.
     once(&["--cold"])?;
     once(&[])?;
     let (mut cold, mut warm) = (Vec::new(), Vec::new());
@@ -143,7 +145,7 @@ fn today() -> String {
     jiff::Zoned::now().date().to_string()
 }
 
-/// Replaces the page's table, but for the rows of architectures that were not asked for this time.
+/// Replaces the page's table, but keeps the rows of architectures that were not requested.
 fn write(mut lines: Vec<String>, wanted: &[&Arch]) -> Result<(), String> {
     let page = top().join(PAGE);
     let text = fs::read_to_string(&page).map_err(|e| e.to_string())?;
@@ -151,7 +153,7 @@ fn write(mut lines: Vec<String>, wanted: &[&Arch]) -> Result<(), String> {
     let arch_of = |line: &str| quiz_arch::ALL.iter().position(|arch| line.starts_with(&format!("| {} |", arch.name)));
     let is_other = |line: &&str| arch_of(line).is_some_and(|i| !wanted.contains(&quiz_arch::ALL[i]));
     lines.extend(table.lines().filter(is_other).map(|line| format!("{line}\n")));
-    // The heading has none, and stays in front.
+    // The heading names no architecture, and stays at the top.
     lines.sort_by_key(|line| arch_of(line).map_or(0, |i| i + 1));
     fs::write(&page, format!("{before}{MARK}\n{}", lines.concat())).map_err(|e| e.to_string())
 }

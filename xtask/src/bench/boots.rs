@@ -1,5 +1,5 @@
-//! How often which kernel boots on which QEMU and machine, as the table in `docs/machines.md`. Not
-//! for how long anything takes.
+//! Measures how reliably each kernel boots on each QEMU and machine, for the table in
+//! `docs/machines.md`. Not for durations.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,17 +12,17 @@ use crate::qemu;
 use crate::sh::top;
 use crate::steps::released_quiz;
 
-/// Where the table is, and what surrounds it there.
+/// The page with the table, and the marks around the table.
 const PAGE: &str = "docs/machines.md";
 const BEGIN: &str = "<!-- begin: by `cargo xtask bench boots` -->\n";
 const END: &str = "<!-- end -->\n";
-/// The columns of the table. A row is known by the first ones.
+/// The columns of the table. The first ones identify a row.
 const COLUMNS: &[&str] =
     &["kernel", "QEMU", "machine", "CPUs", "memory", "host", "good / tried", "date", "what failed"];
 const KEY: usize = 6;
-/// How long a boot may take, which includes the program and the end.
+/// Time limit of a boot, including the program and the shutdown.
 const LIMIT: &str = "60s";
-/// How many processes make a host busy.
+/// How many spinning processes make a host busy.
 const SPINNING: usize = 2;
 
 /// What is booted.
@@ -65,7 +65,7 @@ enum Part {
 
 const MEMORIES: &[&str] = &["1G", "2047M", "2G", "2049M", "3G", "4G", "5G"];
 
-/// One row.
+/// One row of the table.
 struct Case<'a> {
     kernel: &'a str,
     qemu: &'a Qemu,
@@ -80,11 +80,11 @@ struct Qemu {
     version: String,
 }
 
-/// Boots each case so many times and writes the table after each. Rows that are not measured this
-/// time are kept.
+/// Boots each case `rounds` times and writes the table after each case. Rows that are not measured
+/// this time stay.
 ///
 /// # Errors
-/// A quiz or QEMU that cannot be had; a page without the table's marks.
+/// Fails if a quiz or QEMU is not available, or if the page lacks the table's marks.
 pub fn run(boots: &Boots) -> Result<(), String> {
     let quiz = match &boots.quiz {
         Some(quiz) => quiz.clone(),
@@ -152,7 +152,7 @@ fn installed(quiz: &Path) -> Result<Vec<String>, String> {
 }
 
 impl Qemu {
-    /// The host's, or the one of a Debian release.
+    /// The host's QEMU, or the one of a Debian release.
     fn of(name: &str) -> Result<Qemu, String> {
         let arch = quiz_arch::host();
         let program = match name {
@@ -175,7 +175,7 @@ impl Case<'_> {
         words.map(str::to_owned).to_vec()
     }
 
-    /// Boots it so many times; the row.
+    /// Boots the case `rounds` times, and returns its row.
     fn boot(&self, quiz: &Path, place: &Path, rounds: usize) -> Result<Vec<String>, String> {
         let _load = self.busy.then(Load::start).transpose()?;
         let (mut good, mut failures) = (0, Vec::<String>::new());
@@ -228,7 +228,7 @@ impl Drop for Load {
     }
 }
 
-/// Puts a row into the page's table, in place of the one with the same key.
+/// Puts a row into the page's table, replacing the row with the same key.
 fn write(row: Vec<String>) -> Result<(), String> {
     let page = top().join(PAGE);
     let text = fs::read_to_string(&page).map_err(|e| e.to_string())?;
@@ -238,7 +238,7 @@ fn write(row: Vec<String>) -> Result<(), String> {
     fs::write(&page, format!("{before}{BEGIN}{}{END}{after}", with_row(table, row))).map_err(|e| e.to_string())
 }
 
-/// The table with this row, sorted.
+/// The table with this row added, sorted.
 fn with_row(table: &str, row: Vec<String>) -> String {
     let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let mut rows: Vec<Vec<String>> = table.lines().filter(|line| line.starts_with('|')).skip(2).map(cells).collect();

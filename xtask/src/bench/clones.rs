@@ -1,4 +1,5 @@
-//! Many clones of one template at once: how fast they start, and how much memory each takes.
+//! Measures many clones of one template at once: how fast they start, and how much memory each
+//! uses.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,10 +13,10 @@ use super::samples::Samples;
 use crate::sh::check;
 use crate::steps::released_quiz;
 
-/// How many at once.
+/// How many clones run at once.
 const COUNTS: [usize; 3] = [1, 4, 16];
 
-/// Measures in `rounds` turns, in `worktree` or in a checkout of OpenZFS 2.3 of its own.
+/// Measures in `rounds` turns, in `worktree` or in a separate checkout of OpenZFS 2.3.
 pub fn run(rounds: usize, kernel: Option<&str>, worktree: Option<&Path>) -> Result<(), String> {
     let program = released_quiz()?;
     let worktree = match worktree {
@@ -31,7 +32,7 @@ pub fn run(rounds: usize, kernel: Option<&str>, worktree: Option<&Path>) -> Resu
         command
     };
     check(quiz().arg("zfs"))?;
-    // Lists the module, says that it is up, and stays until its input ends.
+    // Lists the module, reports that it is up, and stays until its input ends.
     let clone = || {
         let mut command = quiz();
         command.args(["-m", "1G", "-p", "zfs,memdev", "--timeout", "5m"]);
@@ -78,9 +79,9 @@ impl Clones {
         Ok(clones)
     }
 
-    /// The proportional set sizes of all VMs, and of all quiz, in KiB.
+    /// The proportional set sizes of all VMs, and of all quiz processes, in KiB.
     fn memory(&self) -> Result<(usize, usize), String> {
-        // What is still on its way is not what a clone takes.
+        // Wait until starting is over: memory that is only in transit does not count.
         std::thread::sleep(Duration::from_millis(500));
         let (mut vms, mut own) = (0, 0);
         for child in &self.0 {
@@ -104,7 +105,7 @@ impl Drop for Clones {
     }
 }
 
-/// Of one process, in KiB (`/proc/PID/smaps_rollup`).
+/// The proportional set size of one process, in KiB (`/proc/PID/smaps_rollup`).
 fn pss(pid: u32) -> Result<usize, String> {
     let text = fs_err::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(|e| e.to_string())?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("the kernel tells no PSS")?;

@@ -1,4 +1,4 @@
-//! `quiz --cold true` against the bare floor and virtme-ng.
+//! Measures `quiz --cold true` against the bare floor and virtme-ng.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,8 +24,8 @@ pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool) -> Result<(), St
         }
         command
     };
-    // The first run prepares whatever is missing; its record says what the others are to be
-    // measured against.
+    // The first run makes whatever is missing. Its record contains the command line for the other
+    // contenders.
     let first = quiz().args(["--json", "true"]).output().map_err(|e| e.to_string())?;
     let record: Value = serde_json::from_slice(&first.stdout)
         .map_err(|e| format!("quiz gave no record ({e}): {}", String::from_utf8_lossy(&first.stderr)))?;
@@ -33,8 +33,7 @@ pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool) -> Result<(), St
     let command_line = fs_err::read_to_string(PathBuf::from(text("dir")).join("command")).map_err(|e| e.to_string())?;
     let words = words(&command_line)?;
     println!("kernel {}, {} by {}, {} rounds", text("kernel"), text("machine"), text("accelerator"), rounds);
-    // Without the rate of the TSC a boot may hang; the rest of what quiz tells a guest makes it
-    // faster.
+    // Without the TSC's rate a boot may hang; quiz's other kernel parameters make it faster.
     let floor = Floor::new(dir.path(), &words, &["tsc_early_khz="])?;
     let told = ["tsc_early_khz=", "tsc=", "lpj=", "no_timer_check", "nolapic_timer"];
     let told_floor = Floor::new(dir.path(), &words, &told)?;
@@ -68,7 +67,7 @@ pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool) -> Result<(), St
     Ok(())
 }
 
-/// virtme-ng takes the image that the distribution or the build has made, which lies beside ours.
+/// The image for virtme-ng: the distribution's or the build's own image, which is beside quiz's.
 pub(super) fn image_for_vng(words: &[String]) -> Result<PathBuf, String> {
     let at = words.iter().position(|word| word == "-kernel").ok_or("quiz gave QEMU no kernel")?;
     let kernel = PathBuf::from(&words[at + 1]);
@@ -85,7 +84,7 @@ pub(super) fn cache_dir() -> Result<PathBuf, String> {
     Ok(dir)
 }
 
-/// The words of a shell command line without expansions.
+/// The arguments in a shell command line without expansions.
 pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
     let output =
         Command::new("sh").args(["-c", &format!("printf '%s\\0' {line}")]).output().map_err(|e| e.to_string())?;

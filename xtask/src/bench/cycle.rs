@@ -1,5 +1,5 @@
-//! From an edited file of OpenZFS to the printed `zpool status`: what quiz adds to `make`, against
-//! the way of scripts that install, index, boot and load.
+//! Measures the time from an edited file of OpenZFS to the printed `zpool status`: what quiz adds
+//! to `make`, compared with scripts that install, index, boot and load.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,13 +12,13 @@ use super::samples::{Samples, print};
 use crate::sh::check;
 use crate::steps::released_quiz;
 
-/// How a distribution's boot has udev make its devices.
+/// How a distribution's boot makes udev create its devices.
 const UDEV: &str = "/lib/systemd/systemd-udevd --daemon && udevadm trigger --type=subsystems --action=add && \
                     udevadm trigger --type=devices --action=add && udevadm settle";
-/// What is run in the guest in the end.
+/// The command in the guest at the end.
 const POOL: &str = "zpool create -f tank mirror /dev/quizm0 /dev/quizm1 && zpool status";
 
-/// Measures in `rounds` turns, in `worktree` or in a checkout of OpenZFS 2.3 of its own.
+/// Measures in `rounds` turns, in `worktree` or in a separate checkout of OpenZFS 2.3.
 pub fn run(rounds: usize, kernel: Option<&str>, worktree: Option<&Path>) -> Result<(), String> {
     let program = released_quiz()?;
     let worktree = match worktree {
@@ -71,7 +71,7 @@ pub fn run(rounds: usize, kernel: Option<&str>, worktree: Option<&Path>) -> Resu
     Ok(())
 }
 
-/// A source that is edited again and again, and is what it was in the end.
+/// A source that is edited repeatedly, and restored at the end.
 struct Edited {
     file: PathBuf,
     text: Vec<u8>,
@@ -83,13 +83,13 @@ impl Edited {
         Ok(Edited { file, text })
     }
 
-    /// Makes its object another one than any before.
+    /// Edits the source so that its object differs from all earlier ones.
     fn edit(&self, round: usize) -> Result<(), String> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|e| e.to_string())?;
         let line =
             format!("\nstatic const char quiz_bench[] __attribute__((__used__)) = \"{round} {}\";\n", now.as_nanos());
         fs_err::write(&self.file, [&self.text, line.as_bytes()].concat()).map_err(|e| e.to_string())?;
-        // A clock that ticks slowly would let `make` see what it makes next as equally old.
+        // With a coarse clock, `make` could see its next product as equally old.
         std::thread::sleep(Duration::from_millis(20));
         Ok(())
     }
@@ -107,9 +107,8 @@ fn online(output: &std::process::Output) -> bool {
     output.status.success() && String::from_utf8_lossy(&output.stdout).contains("state: ONLINE")
 }
 
-/// How it is done without staging: everything is installed, indexed, and loaded as it was built,
-/// from a share. The boot is quiz's own, on a machine with PCI, and then waits for udev as the
-/// scripts' does.
+/// The way without staging: everything is installed, indexed and loaded unstripped, from a share.
+/// The boot is quiz's own, on a machine with PCI, and then waits for udev as the scripts do.
 struct Scripts {
     dir: tempfile::TempDir,
     release: String,
@@ -128,7 +127,7 @@ impl Scripts {
     fn install(&self, build: &Path) -> Command {
         let mut command = Command::new("make");
         command.current_dir(build).args(["-s", "install"]).arg(format!("DESTDIR={}", self.tree().display()));
-        // They leave that to depmod, below.
+        // The index is made by depmod below instead.
         command.arg("DEPMOD=true");
         command
     }

@@ -1,4 +1,4 @@
-//! How much memory quiz takes while a guest floods it, and what it keeps of that.
+//! Measures how much memory quiz uses while a guest floods it, and how much output quiz keeps.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -29,14 +29,14 @@ pub struct Floods {
 
 struct Flood {
     name: &'static str,
-    /// What the guest's root runs.
+    /// The program to run in the guest's root.
     program: &'static [&'static str],
-    /// Somebody reads the output.
+    /// Whether the benchmark reads the output.
     read: bool,
 }
 
-/// Takes the port out of the agent, which root may, and sends one frame again and again: the bytes,
-/// a byte to repeat, how often that, how often all.
+/// Takes the port from the agent, which root may do, and sends one frame repeatedly. Arguments: the
+/// bytes, a byte to repeat, how often to repeat it, and how often to send all.
 const PORT: &str = r#"
 #include <dirent.h>
 #include <stdio.h>
@@ -78,7 +78,7 @@ int main(int argc, char **argv)
 }
 "#;
 
-/// Files that are no files, each with a long name.
+/// Entries of `/quiz/out` that are no regular files, each with a long name.
 const NAMES: &str = r#"
 import os
 d = "/quiz/out/" + "/".join(["n" * 250] * 12)
@@ -112,8 +112,8 @@ const FLOODS: &[Flood] = &[
         read: true,
     },
     Flood { name: "names of artifacts", program: &["python3", "-c", NAMES], read: true },
-    // Kind, program, stream and length of `Data`, and so on, as `quiz-proto` writes them: a length
-    // of 32000 is 80 fa 01, of 4000 a0 1f.
+    // The frames as `quiz-proto` encodes them: kind, program, stream and length of `Data`, and so
+    // on. A length of 32000 is 80 fa 01, one of 4000 is a0 1f.
     Flood {
         name: "output beyond the window",
         program: &["./port", "05000180fa01", "x", "32000", "20000"],
@@ -153,7 +153,7 @@ pub fn run(floods: &Floods) -> Result<(), String> {
     Ok(())
 }
 
-/// The most memory that quiz itself took, in KiB, and its exit code.
+/// The most memory that quiz itself used, in KiB, and its exit code.
 fn one(flood: &Flood, program: &Path, floods: &Floods, place: &Path) -> Result<(u64, String), String> {
     let mut command = Command::new(program);
     command.current_dir(place).args(["-q", "--hang-timeout", "off"]);
@@ -178,7 +178,7 @@ fn one(flood: &Flood, program: &Path, floods: &Floods, place: &Path) -> Result<(
     watched
 }
 
-/// The program that floods the agent's port.
+/// Compiles the program that floods the agent's port.
 fn compile(dir: &Path) -> Result<PathBuf, String> {
     let (source, program) = (dir.join("port.c"), dir.join("port"));
     fs::write(&source, PORT).map_err(|e| e.to_string())?;
@@ -202,7 +202,7 @@ fn watch(child: &mut Child, limit: Duration) -> Result<(u64, String), String> {
     }
 }
 
-/// The highest resident set size so far of a process, in KiB (proc(5)).
+/// The peak resident set size of a process so far, in KiB (proc(5)).
 fn peak_of(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

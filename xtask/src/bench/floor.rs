@@ -1,4 +1,4 @@
-//! The least that a cold start can cost: the same QEMU, machine and kernel, with a first process
+//! Measures the minimum for a cold start: the same QEMU, machine and kernel, with a first process
 //! that ends the VM at once.
 
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::sh::check;
 
-/// Resets the machine, which QEMU's `-no-reboot` turns into its end: `reboot(LINUX_REBOOT_MAGIC1,
+/// Resets the machine, which ends QEMU because of `-no-reboot`: `reboot(LINUX_REBOOT_MAGIC1,
 /// MAGIC2, CMD_RESTART, 0)`.
 const INIT: &str = r"
 .globl _start
@@ -27,8 +27,8 @@ pub struct Floor {
 
 impl Floor {
     /// Makes the first process and its initramfs in `dir`, and takes machine, kernel and memory
-    /// from quiz's own command line; of its kernel command line only the words in `told`, or those
-    /// that they begin.
+    /// from quiz's own command line. Of its kernel command line it takes only parameters that begin
+    /// with an entry of `told`.
     pub fn new(dir: &Path, quiz: &[String], told: &[&str]) -> Result<Floor, String> {
         let initrd = initramfs(dir, "floor", INIT)?;
         let of = |option: &str| -> Result<String, String> {
@@ -56,7 +56,7 @@ impl Floor {
     }
 }
 
-/// An initramfs with a first process of so much assembly.
+/// Makes an initramfs whose first process is the assembly code `init`.
 pub fn initramfs(dir: &Path, name: &str, init: &str) -> Result<PathBuf, String> {
     let place = dir.join(name);
     fs_err::create_dir_all(&place).map_err(|e| e.to_string())?;

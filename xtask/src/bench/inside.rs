@@ -1,5 +1,5 @@
-//! Into a VM that runs: another program, a large file in and out, and what a share costs work that
-//! touches many files.
+//! Measures access to a running VM: another program, a large file in and out, and the cost of a
+//! share for work that touches many files.
 
 use std::io::Write;
 use std::path::Path;
@@ -16,11 +16,11 @@ const FILES: usize = 10_000;
 /// The size of the large file in bytes.
 const LARGE: usize = 1 << 30;
 
-/// What a version control system does to see whether anything has changed: the state of each file.
+/// How a version control system checks for changes: the state of each file.
 const LOOK: &str = "find . -type f -printf '%s %T@ %i\\n' | wc -l";
-/// And what it does to find text: the contents of each.
+/// How it searches for text: the contents of each file.
 const READ: &str = "find . -type f -exec cat {} + | wc -c";
-/// And what it does to change branches: files made and removed.
+/// How it switches branches: files are made and removed.
 const CHANGE: &str = "for i in $(seq 500); do echo $i > new-$i; done; rm new-*";
 
 /// Measures in `rounds` turns.
@@ -90,7 +90,7 @@ fn make_tree(tree: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Numbers that no compression helps with.
+/// Writes numbers that cannot be compressed.
 fn make_large(path: &Path) -> std::io::Result<()> {
     let mut file = std::io::BufWriter::new(fs::File::create(path)?);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

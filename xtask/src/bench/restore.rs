@@ -1,5 +1,5 @@
-//! The least that starting from a saved VM can cost: QEMU, the state, and one byte from a guest
-//! that does nothing else.
+//! Measures the minimum for starting from a saved VM: QEMU, the saved state, and one byte from a
+//! guest that does nothing else.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -57,7 +57,7 @@ impl Drop for Running {
 
 impl Restore {
     /// Boots and saves the VM whose command line (a program and its arguments) is `quiz`, with a
-    /// first process of its own.
+    /// minimal first process.
     pub fn new(dir: &Path, quiz: &[String]) -> Result<Restore, String> {
         let of = |option: &str| -> Result<String, String> {
             let at = quiz.iter().position(|word| word == option).ok_or(format!("quiz gave QEMU no {option}"))?;
@@ -120,7 +120,7 @@ impl Restore {
         Ok(Running { child, console, qmp })
     }
 
-    /// From nothing to the byte.
+    /// The time from the start of QEMU to the byte.
     pub fn time(&self) -> Result<Duration, String> {
         let begin = Instant::now();
         let mut vm = self.start("off", true)?;
@@ -134,7 +134,8 @@ impl Restore {
     }
 }
 
-/// Says a byte and waits for one. What the kernel says before counts only while nothing was said.
+/// Sends a byte repeatedly until the guest returns it. Other output, such as the kernel's, does not
+/// count.
 fn answer(console: &mut UnixStream, limit: Duration) -> Result<(), String> {
     console.set_read_timeout(Some(Duration::from_millis(500))).map_err(|e| e.to_string())?;
     let until = Instant::now() + limit;

@@ -14,13 +14,13 @@ impl Samples {
         Samples { name, times: Vec::new() }
     }
 
-    /// Runs the command once and keeps its time; a failure ends the benchmark, since it would
-    /// measure something else.
+    /// Runs the command once and records its time. A failure ends the benchmark, because its time
+    /// would be meaningless.
     pub fn time(&mut self, command: &mut Command) -> Result<Duration, String> {
         self.time_if(command, |output| output.status.success())
     }
 
-    /// The same, with another way to tell a failure.
+    /// The same, with `good` to decide whether it succeeded.
     pub fn time_if(&mut self, command: &mut Command, good: impl Fn(&Output) -> bool) -> Result<Duration, String> {
         let begin = Instant::now();
         let output = command.stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
@@ -32,7 +32,7 @@ impl Samples {
         Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// Keeps a time that was taken elsewhere.
+    /// Records a time that was measured elsewhere.
     pub fn add(&mut self, time: Duration) {
         self.times.push(time);
     }
@@ -50,7 +50,7 @@ impl Samples {
     }
 }
 
-/// A table of all, with their ratio to the first.
+/// Prints a table of all contenders, with their ratio to the first.
 pub fn print(all: &[&Samples]) {
     println!("{:<24} {:>9} {:>9} {:>9} {:>7}", "what", "median", "min", "max", "ratio");
     for samples in all {

@@ -5,14 +5,14 @@ use std::process::{Command, Stdio};
 
 use crate::sh::check;
 
-/// virtme-ng in a virtual environment of its own.
+/// virtme-ng in a virtual environment.
 pub struct Vng {
     program: PathBuf,
     kernel: PathBuf,
 }
 
 impl Vng {
-    /// Installs it into `dir`, once.
+    /// Installs virtme-ng into `dir`, once.
     pub fn new(dir: &Path, kernel: &Path) -> Result<Vng, String> {
         let environment = dir.join("virtme-ng");
         let program = environment.join("bin/vng");
@@ -23,14 +23,14 @@ impl Vng {
         Ok(Vng { program, kernel: kernel.to_owned() })
     }
 
-    /// One start, with its own defaults but for the accelerator that this host has.
+    /// One start, with virtme-ng's defaults except for the accelerator that this host has.
     ///
     /// A kernel without ACPI cannot be powered off, so the program ends its VM by a reset. That
-    /// spares virtme-ng its way down, and makes its exit code 255 whatever happened; [`Vng::prove`]
-    /// shows once that the program runs.
+    /// skips virtme-ng's shutdown, and makes its exit code 255 in any case. [`Vng::prove`] checks
+    /// once that the program runs.
     pub fn command(&self, emulated: bool) -> Command {
         let mut command = Command::new(&self.program);
-        // It calls its own parts by name.
+        // virtme-ng calls its own parts by name.
         let own = self.program.parent().map(|dir| dir.display().to_string()).unwrap_or_default();
         command.env("PATH", format!("{own}:{}", std::env::var("PATH").unwrap_or_default()));
         command.arg("--run").arg(&self.kernel).args(["--memory", "1G", "--cpus", "2"]);
@@ -52,5 +52,5 @@ impl Vng {
     }
 }
 
-/// What the program in virtme-ng's VM says.
+/// The output of the program in virtme-ng's VM.
 const RAN: &str = "the-program-ran";

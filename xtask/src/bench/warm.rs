@@ -1,5 +1,5 @@
-//! `quiz true` from a template against the bare restore, a cold start and virtme-ng; and the same
-//! with OpenZFS and a pool.
+//! Measures `quiz true` from a template against the bare restore, a cold start and virtme-ng; and
+//! the same with OpenZFS and a pool.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,8 @@ use super::samples::{Samples, print};
 use super::vng::Vng;
 use crate::steps::released_quiz;
 
-/// Measures in `rounds` turns. With `zfs`, a worktree of OpenZFS that is built, its pool too.
+/// Measures in `rounds` turns. `zfs` is a worktree of OpenZFS; it is built, and a pool in it is
+/// measured, too.
 pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool, zfs: Option<&Path>) -> Result<(), String> {
     let program = released_quiz()?;
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
@@ -27,8 +28,8 @@ pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool, zfs: Option<&Pat
         }
         command
     };
-    // The first run makes the template; the record of the second says what the others are to be
-    // measured against.
+    // The first run makes the template. The record of the second has the command line for the other
+    // contenders.
     let record = |dir: &Path, arguments: &[&str]| -> Result<Value, String> {
         let arguments = [&["--json"], arguments].concat();
         quiz(dir, &arguments).output().map_err(|e| e.to_string())?;
@@ -92,7 +93,7 @@ pub fn run(rounds: usize, kernel: Option<&str>, with_vng: bool, zfs: Option<&Pat
     Ok(())
 }
 
-/// The time of a run for which a VM waits, after one that has left it.
+/// The time of a run that uses a standby VM, after a run that has left one.
 fn with_one_waiting(quiz: &dyn Fn(&[&str]) -> Command) -> Result<Duration, String> {
     let waits = cache_dir()?.with_file_name("standby");
     let mut time = Duration::ZERO;
@@ -103,7 +104,7 @@ fn with_one_waiting(quiz: &dyn Fn(&[&str]) -> Command) -> Result<Duration, Strin
         time = begin.elapsed();
         let record = String::from_utf8_lossy(&output.stdout).lines().last().map(str::to_owned).unwrap_or_default();
         let record: Value = serde_json::from_str(&record).map_err(|e| format!("quiz gave no record: {e}"))?;
-        // The next one has to be there, and nobody may be at work on it any more.
+        // The next standby VM must be ready, and no process may still be working on it.
         let limit = Instant::now() + Duration::from_secs(30);
         while sockets(&waits).iter().all(|socket| before.contains(socket)) {
             if Instant::now() > limit {
@@ -118,7 +119,7 @@ fn with_one_waiting(quiz: &dyn Fn(&[&str]) -> Command) -> Result<Duration, Strin
     Err(format!("the run of {} ms did not take the VM that waited", time.as_millis()))
 }
 
-/// Where VMs wait, and since when.
+/// The directories of standby VMs, with the times since when they are ready.
 fn sockets(dir: &Path) -> Vec<(PathBuf, Option<SystemTime>)> {
     let found = fs_err::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let found = found.filter(|path| path.extension().is_some_and(|extension| extension == "sock"));

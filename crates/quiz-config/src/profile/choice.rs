@@ -1,5 +1,5 @@
-//! Which profiles a run includes, in which order, with which values: a pure function of the catalog
-//! and of what was asked.
+//! Decides which profiles a run includes, in which order, with which values: a pure function of the
+//! catalog and of what was asked for.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use super::option::{Kind, Written};
 use crate::nearest::nearest;
 use crate::value::Place;
 
-/// Every profile that there is.
+/// All profiles.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     profiles: BTreeMap<String, Result<Profile, ProfileError>>,
@@ -24,11 +24,11 @@ pub struct Given {
     pub option: String,
     /// The value.
     pub value: Written,
-    /// Who sets it, for messages: a file and line, a variable, a command line option.
+    /// The source of the value, for messages: a file and line, a variable, a command line option.
     pub origin: String,
-    /// Where a relative path in it begins.
+    /// The place that relative paths in the value start from.
     pub place: Place,
-    /// For lists: adds to what was there (an empty text drops that instead).
+    /// For lists: adds to the values of lower layers. An empty text drops those instead.
     pub adds: bool,
 }
 
@@ -36,13 +36,13 @@ pub struct Given {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
     pub profile: Profile,
-    /// The value of every one of its options, as its programs get it.
+    /// The value of each of its options, as its programs receive it.
     pub values: BTreeMap<String, String>,
 }
 
 impl Catalog {
-    /// Reads every profile below `places`: directories that hold one directory for each profile,
-    /// and need not exist. The later replaces what the earlier has by the same name.
+    /// Reads every profile below `places`. A place is a directory with one directory for each
+    /// profile, and need not exist. A later profile replaces an earlier one of the same name.
     pub fn read(places: &[(Source, PathBuf)]) -> Catalog {
         let mut profiles = BTreeMap::new();
         for (source, place) in places {
@@ -55,12 +55,12 @@ impl Catalog {
         Catalog { profiles }
     }
 
-    /// All of them by name, the unusable ones with what is wrong.
+    /// All profiles by name; an unusable one as its error.
     pub fn all(&self) -> impl Iterator<Item = (&str, &Result<Profile, ProfileError>)> {
         self.profiles.iter().map(|(name, profile)| (name.as_str(), profile))
     }
 
-    /// The profile `name`, which `asked_by` needs (empty: the user named it).
+    /// The profile `name`. `asked_by` names what needs it; empty if the user named it.
     pub fn get(&self, name: &str, asked_by: &str) -> Result<&Profile, ProfileError> {
         match self.profiles.get(name) {
             Some(Ok(profile)) => Ok(profile),
@@ -73,7 +73,7 @@ impl Catalog {
         }
     }
 
-    /// Sorts variables that are no settings into options of profiles, and the rest.
+    /// Splits variables that are no settings into options of profiles, and unknown variables.
     pub fn variables(&self, unknown: Vec<(String, String)>, place: &Place) -> (Vec<Given>, Vec<String>) {
         let mut given = Vec::new();
         let mut rest = Vec::new();
@@ -96,9 +96,9 @@ impl Catalog {
         (given, rest)
     }
 
-    /// The profiles of a run that `asked` for these, with what they need, each after those that
-    /// come before it and otherwise in the order of `asked`. `given` is in the order of the layers,
-    /// the strongest last.
+    /// The profiles of a run that `asked` for these, with the profiles that they need. Each comes
+    /// after those that must come first; otherwise the order of `asked` applies. `given` is in the
+    /// order of the layers, the strongest last.
     pub fn choose(&self, asked: &[String], given: &[Given]) -> Result<Vec<Chosen>, ProfileError> {
         for one in given {
             let profile = self.get(&one.profile, &one.origin)?;

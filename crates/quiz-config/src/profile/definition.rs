@@ -1,5 +1,5 @@
-//! What one profile says about itself: `profile.toml`, and the files beside it. Not for choosing
-//! among profiles (see `choice`), nor for running their programs.
+//! Reads one profile's `profile.toml` and finds the files beside it. Not for choosing among
+//! profiles (see `choice`), nor for running their programs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::option::OptionSpec;
 /// Why the profiles cannot be used as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
-    /// A `profile.toml` that cannot be read or makes no sense.
+    /// A `profile.toml` cannot be read or is invalid.
     #[error("the profile `{name}` cannot be used: {}: {problem}", .file.display())]
     Definition {
         /// The profile.
@@ -21,44 +21,44 @@ pub enum ProfileError {
         /// What is wrong.
         problem: String,
     },
-    /// Nothing is called so.
+    /// There is no profile of this name.
     #[error("there is no profile `{name}`{}{}", by(.asked_by), near(.nearest))]
     Unknown {
         /// What was asked for.
         name: String,
-        /// The profile that needs it or the place that sets an option of it; empty where the user
+        /// The profile that needs it, or the place that sets one of its options. Empty if the user
         /// named it as a profile.
         asked_by: String,
-        /// What may have been meant.
+        /// A similar name.
         nearest: Option<String>,
     },
-    /// A profile has no such option.
+    /// A profile does not have this option.
     #[error("the profile `{profile}` has no option `{option}` ({origin}){}", near(.nearest))]
     UnknownOption {
         /// The profile.
         profile: String,
         /// The option that it does not have.
         option: String,
-        /// Who set it.
+        /// The place that sets it.
         origin: String,
-        /// What may have been meant.
+        /// A similar name.
         nearest: Option<String>,
     },
-    /// An option has a value that it cannot have.
+    /// An option has an invalid value.
     #[error("{origin}: the profile `{profile}` cannot have {option} = {found}: it is {wanted}")]
     Value {
         /// The profile.
         profile: String,
         /// The option.
         option: String,
-        /// Who set it.
+        /// The place that sets it.
         origin: String,
-        /// What it was set to.
+        /// The value.
         found: String,
-        /// What it should be.
+        /// The expected value.
         wanted: String,
     },
-    /// Profiles that each want to come after the other.
+    /// Two profiles must each come after the other.
     #[error("the profiles {} each want to come after another of them; mend `needs` and `after` in their profile.toml", .0.join(", "))]
     Cycle(Vec<String>),
 }
@@ -74,32 +74,32 @@ fn by(asked_by: &str) -> String {
 /// A profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
-    /// Its name, which is also its directory's.
+    /// Its name, which is also the name of its directory.
     pub name: String,
-    /// Whose it is.
+    /// The owner of the profile.
     pub source: Source,
     /// Its directory, absolute.
     pub dir: PathBuf,
-    /// What it is for, in one line.
+    /// Its purpose, in one line.
     pub about: String,
-    /// Profiles that are included with it, and come before it.
+    /// Profiles that quiz includes with it, and puts before it.
     pub needs: Vec<String>,
-    /// Profiles that come before it where they are included.
+    /// Profiles that come before it if they are included.
     pub after: Vec<String>,
     /// Debian packages that the root must have.
     pub packages: Vec<String>,
-    /// Kernel options that it does not work without.
+    /// Kernel options without which it does not work.
     pub kernel_needs: Vec<KernelOption>,
-    /// Kernel options that it makes use of where they are.
+    /// Kernel options that it uses if they are set.
     pub kernel_uses: Vec<KernelOption>,
-    /// Its `init` depends on nothing of the run (shares, kept disks, the machine's identity), and
-    /// so may be part of a saved VM.
+    /// Whether its `init` may be part of a saved VM: it depends on nothing of the run, such as
+    /// shares, kept disks and the machine's identity.
     pub early: bool,
-    /// What can be set, in the order of the names.
+    /// Its options, sorted by name.
     pub options: BTreeMap<String, OptionSpec>,
 }
 
-/// Whose a profile is. The later replaces the earlier.
+/// The owner of a profile. A later one replaces an earlier one of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// quiz's own.
@@ -111,7 +111,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// For tables and JSON.
+    /// The name in tables and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Source::BuiltIn => "built in",
@@ -132,12 +132,12 @@ impl Profile {
         Some(self.dir.join("init")).filter(|path| path.is_file())
     }
 
-    /// The files that it lays over the guest's root, if it has any.
+    /// The files to lay over the guest's root, if it has any.
     pub fn files(&self) -> Option<PathBuf> {
         Some(self.dir.join("files")).filter(|path| path.is_dir())
     }
 
-    /// The variable of the environment that sets `option`, and tells it to the profile's programs.
+    /// The environment variable that sets `option`, and passes it to the profile's programs.
     pub fn variable(&self, option: &str) -> String {
         variable(&self.name, option)
     }
@@ -225,13 +225,13 @@ struct WrittenKernel {
     uses: Vec<String>,
 }
 
-/// A kernel option and the value that is wanted: `BLK_DEV_RAM=m`.
+/// A kernel option and its wanted value: `BLK_DEV_RAM=m`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelOption {
     /// Its name, with `CONFIG_`.
     pub name: String,
-    /// `m` is content with built in; without a value either does, and it is built in where quiz
-    /// builds the kernel.
+    /// The wanted value. `m` also accepts `y`. Without a value either is accepted, and quiz sets
+    /// `y` when it builds the kernel.
     pub value: Option<String>,
 }
 
@@ -249,7 +249,7 @@ impl KernelOption {
         Ok(KernelOption { name: format!("CONFIG_{plain}"), value: value.map(str::to_owned) })
     }
 
-    /// Whether a kernel has it whose configuration says `found`.
+    /// Whether a kernel whose configuration has the value `found` meets this.
     pub fn met(&self, found: Option<&str>) -> bool {
         match self.value.as_deref() {
             None | Some("m") => matches!(found, Some("y" | "m")),
@@ -258,7 +258,7 @@ impl KernelOption {
         }
     }
 
-    /// As a line of a kernel's configuration.
+    /// The option as a line of a kernel's configuration.
     pub fn line(&self) -> String {
         match self.value.as_deref() {
             Some("n") => format!("# {} is not set\n", self.name),

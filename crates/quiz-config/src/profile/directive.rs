@@ -1,46 +1,46 @@
-//! What a profile's `setup` answers with: lines of the form `quiz::KEY=VALUE`. Not for carrying
-//! them out.
+//! Reads the output of a profile's `setup`: lines of the form `quiz::KEY=VALUE`. Not for acting on
+//! them.
 
 use std::path::PathBuf;
 
 use crate::choices::ShareSpec;
 
-/// One thing that a profile asks for.
+/// One request of a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Directive {
     /// A disk.
     Disk(DiskDirective),
     /// A host directory for the guest.
     Share(ShareSpec),
-    /// Words for the kernel's command line.
+    /// Parameters for the kernel command line.
     Append(String),
-    /// One word for QEMU's command line.
+    /// One argument for QEMU.
     QemuArg(String),
     /// A variable for the program and for the profiles' `init`.
     Env(String, String),
     /// A kernel module to load, with its parameters.
     Module {
-        /// Its name, or the guest's absolute path of its file.
+        /// Its name, or the absolute path of its file in the guest.
         name: String,
-        /// `NAME=VALUE` words.
+        /// `NAME=VALUE` parameters.
         parameters: Vec<String>,
     },
-    /// A link in the guest's `/dev` to another device there, and for its partitions too.
+    /// A link in the guest's `/dev` to another device there, with links for its partitions.
     Link {
         /// The link.
         path: String,
         /// The device.
         target: String,
     },
-    /// A host directory that is laid over the guest's root.
+    /// A host directory to lay over the guest's root.
     Layer(PathBuf),
-    /// A network device in user mode; what follows `user` for QEMU's `-netdev`.
+    /// A network device in user mode: the text that follows `user` in QEMU's `-netdev`.
     Net(String),
-    /// Something for `-v`.
+    /// A message that only `-v` shows.
     Note(String),
-    /// Something that the user should know.
+    /// A message for the user.
     Warning(String),
-    /// Why the run cannot be.
+    /// The reason why the run cannot start.
     Error(String),
 }
 
@@ -49,21 +49,21 @@ pub enum Directive {
 pub struct DiskDirective {
     /// Its serial number, and its name in the guest's `/dev`.
     pub name: String,
-    /// Its size in bytes; none where the file exists and has one.
+    /// Its size in bytes; `None` if the file exists and has one.
     pub bytes: Option<u64>,
     /// The size of its sectors in bytes.
     pub sector: Option<u32>,
-    /// The file that keeps it; none for a disk that is thrown away.
+    /// The file that keeps its contents; `None` for a disk that is discarded.
     pub file: Option<PathBuf>,
 }
 
-/// virtio allows no longer serial numbers.
+/// The longest serial number that virtio allows, in bytes.
 const SERIAL: usize = 20;
 
-/// Reads one line of `setup`'s output. None if it is no directive.
+/// Reads one line of `setup`'s output. Returns `None` if it is no directive.
 ///
 /// # Errors
-/// What is wrong with it, without the line itself.
+/// Describes what is wrong with the line, without the line itself.
 pub fn read(line: &str) -> Option<Result<Directive, String>> {
     let (key, value) = match line.strip_prefix("quiz::")?.split_once('=') {
         Some((key, value)) => (key, value),
@@ -129,7 +129,7 @@ fn disk(value: &str) -> Result<DiskDirective, String> {
     }
     let mut disk = DiskDirective { name: name.to_owned(), bytes: None, sector: None, file: None };
     while !rest.is_empty() {
-        // A path may have commas in it, and so is the last.
+        // A path may contain commas, so it comes last.
         if let Some(path) = rest.strip_prefix("file=") {
             disk.file = Some(absolute(path)?);
             break;

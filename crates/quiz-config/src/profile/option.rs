@@ -1,5 +1,5 @@
-//! The options of profiles: their types, and values as the profiles' programs get them. Not for
-//! which profile has which.
+//! The options of profiles: their types, and their values as the profiles' programs receive them.
+//! Not for the options of a single profile.
 
 use std::path::{Component, Path};
 
@@ -12,19 +12,19 @@ use crate::value::Place;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptionSpec {
-    /// What values it can have.
+    /// The type of its value.
     #[serde(rename = "type")]
     pub kind: Kind,
-    /// What it is for, in one line.
+    /// Its purpose, in one line.
     pub about: String,
-    /// The value where nobody sets one.
+    /// The value if no layer sets one.
     #[serde(default, deserialize_with = "written")]
     pub default: Option<Written>,
-    /// The least, for integers and sizes.
+    /// The smallest value, for integers and sizes.
     pub min: Option<i64>,
-    /// The most, for integers and sizes.
+    /// The largest value, for integers and sizes.
     pub max: Option<i64>,
-    /// What there is to choose from.
+    /// The values to choose from.
     #[serde(default)]
     pub values: Vec<String>,
 }
@@ -41,15 +41,15 @@ pub enum Kind {
     Bool,
     /// Any text.
     String,
-    /// A path; relative ones begin where they are written.
+    /// A path; a relative one starts from the place where it is written.
     Path,
-    /// Texts.
+    /// A list of texts.
     List,
     /// One of a few words.
     Choice,
 }
 
-/// A value as it was written, in whatever layer.
+/// A value as written in any layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Written {
     /// A text, a number or a truth value.
@@ -59,7 +59,7 @@ pub enum Written {
 }
 
 impl Written {
-    /// What a TOML file says, if it is something that an option can be.
+    /// Converts a value of a TOML file. Returns `None` if no option can have it.
     pub fn from_toml(value: &toml::Value) -> Option<Written> {
         let one = |value: &toml::Value| match value {
             toml::Value::String(text) => Some(text.clone()),
@@ -109,13 +109,13 @@ impl OptionSpec {
         }
     }
 
-    /// The value where nobody sets one, as the profile's programs get it.
+    /// The value if no layer sets one, as the profile's programs receive it.
     pub fn default_value(&self) -> String {
         let place = Place { dir: "/".into(), home: None };
         self.default.as_ref().and_then(|default| self.value(default, &place)).unwrap_or_default()
     }
 
-    /// What it can be, for messages.
+    /// The expected values, for messages.
     pub fn wanted(&self) -> String {
         let range = match (self.min, self.max) {
             (Some(min), Some(max)) => format!(" from {min} to {max}"),
@@ -134,8 +134,8 @@ impl OptionSpec {
         }
     }
 
-    /// `written` as the profile's programs get it: sizes in bytes, truth values as true or false,
-    /// lists with one item on each line. None if it is not of this type.
+    /// `written` as the profile's programs receive it: sizes in bytes, truth values as true or
+    /// false, lists with one item on each line. `None` if it does not have this option's type.
     pub fn value(&self, written: &Written, place: &Place) -> Option<String> {
         let text = match (self.kind, written) {
             (Kind::List, Written::Many(items)) => {

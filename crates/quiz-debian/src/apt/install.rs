@@ -1,5 +1,5 @@
-//! Which packages make up a file system, and the order in which they are installed, as apt plans
-//! it. Not for installing them.
+//! Plans with apt which packages make up a file system, and in which order they are installed. Not
+//! for installing them.
 
 use super::{Apt, AptError, bytes_in};
 use fs_err as fs;
@@ -9,7 +9,7 @@ use quiz_host::store::StoreError;
 use std::io::Read;
 use std::path::PathBuf;
 
-/// Declares the merged `/usr`.
+/// The package that declares the merged `/usr`.
 const USR_IS_MERGED: &str = "usr-is-merged";
 
 /// One call of dpkg, with the names of packages.
@@ -21,7 +21,7 @@ pub enum Step {
     Configure(Vec<String>),
 }
 
-/// What apt would install.
+/// The packages that apt would install, and the steps.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
     /// Names, versions and architectures.
@@ -30,11 +30,11 @@ struct Plan {
 }
 
 impl Apt {
-    /// Downloads the essential packages of the suite `base` and what they depend on. The files live
+    /// Downloads the essential packages of the suite `base` and their dependencies. The files exist
     /// as long as `self`.
     ///
-    /// `merged` asks for the package that declares the merged `/usr`, so that none is chosen that
-    /// would do the merging.
+    /// `merged` requests the package that declares the merged `/usr`, so that apt does not choose
+    /// one that would do the merging.
     pub fn fetch_essential(&self, base: &str, merged: bool, report: &dyn Report) -> Result<Vec<PathBuf>, AptError> {
         let suite = format!("?or(?archive(^{base}$),?codename(^{base}$))");
         let essential = format!("?narrow({suite},?architecture({}),?essential)", self.arch);
@@ -43,13 +43,13 @@ impl Apt {
         Ok(self.fetch_to_install(&wanted, "essential packages", report)?.0)
     }
 
-    /// Whether the release knows of the merged `/usr`.
+    /// Whether the release has the merged `/usr`.
     pub fn knows_merged_usr(&self) -> Result<bool, AptError> {
         Ok(self.show(USR_IS_MERGED)?.is_some())
     }
 
-    /// Downloads `packages` and what they depend on beyond what is installed by `status`, the text
-    /// of dpkg's status file, and plans their installation.
+    /// Downloads `packages` and their dependencies, except for those installed according to
+    /// `status`, the text of dpkg's status file. Plans their installation.
     pub fn fetch_beyond(
         &self,
         status: &str,
@@ -77,8 +77,8 @@ impl Apt {
         let file = |(name, version, arch): &(String, String, String)| {
             format!("{name}_{}_{arch}.deb", version.replace(':', "%3a"))
         };
-        // What a mirror has on this host apt takes where it is, and copies when it is told to
-        // download it.
+        // apt uses files of a mirror on this host directly, and copies them only if told to
+        // download them.
         let local: Vec<_> = plan.packages.iter().filter(|package| !archives.join(file(package)).exists()).collect();
         if !local.is_empty() {
             let exact: Vec<String> = local.iter().map(|(name, version, _)| format!("{name}={version}")).collect();
@@ -112,8 +112,8 @@ impl Apt {
 }
 
 impl Plan {
-    /// Reads what apt would do: `Inst NAME (VERSION … [ARCH])` and `Conf NAME (…)`, neighbours of
-    /// one kind made one step.
+    /// Reads apt's plan: `Inst NAME (VERSION … [ARCH])` and `Conf NAME (…)`. Adjacent lines of one
+    /// kind become one step.
     fn read(text: &str) -> Plan {
         let mut plan = Plan::default();
         for line in text.lines() {

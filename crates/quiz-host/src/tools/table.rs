@@ -1,5 +1,5 @@
 //! The table of host tools: what shows that each is installed, and which packages have it. Not for
-//! what needs which of them.
+//! which work needs which of them.
 
 use quiz_arch::{Arch, Packages};
 
@@ -39,9 +39,10 @@ tools! {
     };
     /// The root builder.
     MMDEBSTRAP = program("mmdebstrap", "makes Debian file systems", ["mmdebstrap", "mmdebstrap", "mmdebstrap", "", "mmdebstrap"]);
-    /// What mmdebstrap asks about other architectures.
+    /// Used by mmdebstrap to find out which other architectures' programs run here.
     ARCH_TEST = program("arch-test", "finds out which architectures' programs run here", ["arch-test", "arch-test", "arch-test", "", ""]);
-    /// Makes squashfs images of archives: of one package with mksquashfs, but newer.
+    /// Makes squashfs images from archives. Is in the same package as mksquashfs, in newer versions
+    /// only.
     SQFSTAR = program("sqfstar", "makes squashfs images", ["squashfs-tools", "squashfs-tools", "squashfs-tools", "squashfs", "squashfs-tools"]);
     /// Reads squashfs images.
     UNSQUASHFS = program("unsquashfs", "unpacks squashfs images", ["squashfs-tools", "squashfs-tools", "squashfs-tools", "squashfs", "squashfs-tools"]);
@@ -61,7 +62,7 @@ tools! {
     GIT = program("git", "fetches sources, and knows what a worktree ignores", same("git"));
     /// Python.
     PYTHON = program("python3", "runs Python programs", ["python3", "python3", "python", "python3", "python3"]);
-    /// Python's module that virtual environments are made with.
+    /// The Python module that makes virtual environments.
     PYTHON_VENV = Tool {
         sign: Sign::PythonModule("ensurepip"),
         does: "makes virtual environments of Python",
@@ -74,7 +75,7 @@ tools! {
 
     /// The C compiler.
     GCC = program("gcc", "compiles C", same("gcc"));
-    /// The C compiler by its other name.
+    /// The C compiler as `cc`.
     CC = program("cc", "compiles C", same("gcc"));
     /// The C++ compiler.
     CXX = program("c++", "compiles C++", ["g++", "gcc-c++", "gcc", "gcc-c++", "g++"]);
@@ -124,10 +125,10 @@ tools! {
     /// Enters namespaces.
     UNSHARE = program("unshare", "makes namespaces", same("util-linux"));
 
-    /// The C library's headers. A compiler alone compiles nothing: distributions only recommend
-    /// these with it.
+    /// The C library's headers. A compiler needs them, but distributions only recommend them with
+    /// it.
     LIBC_HEADERS = header("stdio.h", ["libc6-dev", "glibc-devel", "glibc", "glibc-devel", "musl-dev"]);
-    /// The kernel's headers for programs.
+    /// The kernel's userspace headers.
     LINUX_HEADERS = header("linux/types.h", ["linux-libc-dev", "kernel-headers", "linux-api-headers", "linux-glibc-devel", "linux-headers"]);
     /// libelf.
     LIBELF = header("libelf.h", ["libelf-dev", "elfutils-libelf-devel", "libelf", "libelf-devel", "elfutils-dev"]);
@@ -147,7 +148,7 @@ tools! {
     LIBAIO = header("libaio.h", ["libaio-dev", "libaio-devel", "libaio", "libaio-devel", "libaio-dev"]);
 }
 
-/// QEMU's program for guests of `arch`.
+/// QEMU for guests of `arch`.
 pub fn qemu(arch: &Arch) -> Tool {
     program(arch.qemu, "runs VMs", arch.qemu_packages)
 }
@@ -157,13 +158,13 @@ pub fn cross_gcc(arch: &Arch) -> Tool {
     program(arch.cross_gcc, "compiles C for another architecture", arch.cross_packages)
 }
 
-/// The C library that programs for `arch` are linked with on hosts of other architectures.
+/// The C library to link programs for `arch` with, on hosts of other architectures.
 pub fn cross_libc(arch: &Arch) -> Tool {
     let (file, debian) = arch.cross_libc;
     Tool { sign: Sign::File(file), does: "C library for another architecture", packages: [debian, "", "", "", ""] }
 }
 
-/// The emulator of programs of `arch`, registered with the kernel.
+/// The user-mode emulator for programs of `arch`, registered with the kernel.
 pub fn user_mode(arch: &Arch) -> Tool {
     Tool {
         sign: Sign::Emulator(arch.user_mode),
@@ -178,7 +179,7 @@ pub fn user_mode(arch: &Arch) -> Tool {
     }
 }
 
-/// The tool with this program.
+/// The tool that is the program `name`.
 pub(super) fn find(name: &str) -> Option<Tool> {
     let of_arch = quiz_arch::ALL.iter().flat_map(|arch| [qemu(arch), cross_gcc(arch)]);
     ALL.iter().copied().chain(of_arch).find(|tool| tool.sign == Sign::Program(tool.name()) && tool.name() == name)

@@ -1,9 +1,9 @@
-//! Roots whose packages are configured inside a VM of their architecture, where the user is root
-//! whoever they are on the host. Not for how a VM is run: that is for who implements [`Vm`].
+//! Makes roots whose packages are configured inside a VM of their architecture, where the user is
+//! root, even without privileges on the host. Not for running a VM: implementors of [`Vm`] do that.
 //!
-//! apt fetches and verifies the packages on the host. The VM runs on an image of the essential ones
-//! and installs all of them into a file system on its disk (`configure.sh`), which comes back as a
-//! tar archive. docs/decisions/0012-roots-made-in-a-vm.md says why it is done so.
+//! apt fetches and verifies the packages on the host. The VM runs on an image of the essential
+//! packages and installs all packages into a file system on its disk (`configure.sh`). The result
+//! comes back as a tar archive. docs/decisions/0012-roots-made-in-a-vm.md explains the design.
 
 use super::model::{IMAGE, LEFT_OUT, PACKAGES, Root, RootError, RootManifest, SETUP, Wanted, installed};
 use super::package::Package;
@@ -25,39 +25,39 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const CONFIGURE: &str = include_str!("configure.sh");
-/// The size of the disk that a root is made on, in bytes. It is sparse: only what is written costs
-/// anything.
+/// The size of the disk on which a root is made, in bytes. It is sparse: only written blocks take
+/// space.
 const DISK_BYTES: u64 = 16 << 30;
-/// Needed before anything is configured, and not essential.
+/// A package that is needed before any package is configured, and is not essential.
 const MOUNT: &str = "mount";
 
 /// Runs programs in VMs of one architecture.
 pub trait Vm {
-    /// Boots a VM, runs the program of `task` in it as root, and returns when the VM has gone down
-    /// cleanly after the program has exited with 0.
+    /// Boots a VM and runs the program of `task` in it as root. Returns after the program has
+    /// exited with 0 and the VM has shut down cleanly.
     fn run(&self, task: Task<'_>) -> Result<(), VmError>;
 }
 
-/// What a VM is started for.
+/// The task of one VM.
 pub struct Task<'a> {
-    /// What it runs on.
+    /// The root to run on.
     pub root: Root,
-    /// An image of an empty ext4 file system, to be attached as a disk that can be written.
+    /// An image of an empty ext4 file system, to attach as a writable disk.
     pub disk: &'a Path,
-    /// The program, given the serial numbers of the root's disk and of that one.
+    /// The program, from the serial numbers of the root's disk and of `disk`.
     pub command: &'a dyn Fn(&str, &str) -> Vec<OsString>,
-    /// Where its standard output goes.
+    /// Receives its standard output.
     pub output: std::fs::File,
-    /// Where its standard error goes.
+    /// Receives its standard error.
     pub errors: Box<dyn Write + Send>,
-    /// A directory for the console and whatever else the VM leaves; it need not exist.
+    /// The run directory, for the console and other files of the VM; it need not exist.
     pub evidence: &'a Path,
 }
 
-/// Why a VM did not do what it was started for.
+/// Why a VM did not complete its task.
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
-    /// It went wrong, or its program did.
+    /// The VM or its program failed.
     #[error("{0}")]
     Failed(String),
     /// The user ended it by this signal.
@@ -65,8 +65,7 @@ pub enum VmError {
     Interrupted(i32),
 }
 
-/// Makes the archive `tar` of the files of the root that is `wanted`; `dir` is for whatever is
-/// needed meanwhile.
+/// Makes the archive `tar` of the `wanted` root's files; `dir` is for temporary files.
 pub(super) fn make(
     cache: &Cache,
     wanted: &Wanted,
@@ -129,12 +128,12 @@ struct Set {
     others: Vec<Package>,
     steps: Vec<Step>,
     merged: bool,
-    /// apt's lines about where they come from.
+    /// Lines of `sources.list` with the packages' origins.
     sources: String,
 }
 
 impl Set {
-    /// Fetches them, and writes them anew into `debs`.
+    /// Fetches the packages, and writes them without compression into `debs`.
     fn fetch(cache: &Cache, wanted: &Wanted, debs: &Path, log: &Path, report: &dyn Report) -> Result<Set, RootError> {
         let apt = Apt::for_root(cache, &wanted.source, wanted.arch, report)?;
         let merged = apt.knows_merged_usr()?;
@@ -152,7 +151,7 @@ impl Set {
         self.essential.iter().chain(&self.others)
     }
 
-    /// Makes the image that the VM runs on.
+    /// Makes the image for the VM.
     fn write_image(&self, wanted: &Wanted, image: &Path, log: &Path) -> Result<(), RootError> {
         let doing = format!("make an image of the packages of {}", wanted.name());
         let links = if self.merged { usrmerge::links(wanted.arch) } else { Vec::new() };
@@ -182,7 +181,7 @@ impl Set {
             let made = squashfs::from_tar(std::fs::File::from(std::os::fd::OwnedFd::from(reader)), image, &doing, log);
             let written = written.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             match (written, made) {
-                // What could not be read says more than a program that got half an archive.
+                // A read error explains more than the error of a program that got half an archive.
                 (Err(error), Ok(())) => Err(StoreError::io(&doing)(error).into()),
                 (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => {
                     Err(StoreError::io(&doing)(error).into())
@@ -192,7 +191,7 @@ impl Set {
         })
     }
 
-    /// The steps as the VM reads them: `unpack FILE…`, `configure NAME…`.
+    /// The steps in the VM's format: `unpack FILE…`, `configure NAME…`.
     fn steps(&self) -> String {
         let files: HashMap<&str, &str> =
             self.all().map(|package| (package.name.as_str(), package.file_name())).collect();
@@ -206,8 +205,8 @@ impl Set {
         self.steps.iter().map(line).collect()
     }
 
-    /// The packages that nobody asked for, as apt notes them, so that it can remove them when
-    /// nothing depends on them any more.
+    /// The packages that nobody requested, in apt's format. apt can remove them when nothing
+    /// depends on them any more.
     fn chosen_by_apt(&self, wanted: &Wanted) -> String {
         let asked = |name: &str| {
             let extra = wanted.packages.iter().filter_map(|package| package.split(':').next());
@@ -218,7 +217,7 @@ impl Set {
         others.map(|name| format!("Package: {name}\nArchitecture: {arch}\nAuto-Installed: 1\n\n")).collect()
     }
 
-    /// Makes sure that the archive came whole and has every package; else says what is wrong.
+    /// Checks that the archive is complete and has every package; the error says what is wrong.
     fn verify(&self, tar: &Path, log: &Path, from: u64) -> Result<(), String> {
         let sent = sent(log, from).ok_or("it did not report how much it sent")?;
         let came = fs::metadata(tar).map_err(|e| e.to_string())?.len();
@@ -236,7 +235,7 @@ impl Set {
     }
 }
 
-/// The bytes that tar in the VM wrote, by its own account.
+/// The number of bytes that tar in the VM reports as written.
 fn sent(log: &Path, from: u64) -> Option<u64> {
     let bytes = fs::read(log).ok()?;
     let text = String::from_utf8_lossy(bytes.get(from as usize..)?).into_owned();
@@ -244,7 +243,7 @@ fn sent(log: &Path, from: u64) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// What dpkg in the root is told for good.
+/// Permanent options for dpkg in the root.
 fn dpkg_options() -> String {
     let left_out = LEFT_OUT.iter().map(|pattern| format!("path-exclude={pattern}\n"));
     std::iter::once("force-unsafe-io\n".to_owned()).chain(left_out).collect()
@@ -266,7 +265,7 @@ fn platform(wanted: &Wanted, dir: &Path, image: &Path) -> io::Result<Root> {
         mirrors: wanted.source.mirrors.clone(),
         keyring: wanted.source.keyring.clone(),
         size: fs::metadata(image)?.len(),
-        // It is used once, and so told from no other.
+        // It is used only once, so nothing compares its checksums.
         sha256: String::new(),
         archive_sha256: None,
         built_at: jiff::Timestamp::now(),
@@ -275,7 +274,7 @@ fn platform(wanted: &Wanted, dir: &Path, image: &Path) -> io::Result<Root> {
     Ok(Root::unfinished(manifest, dir))
 }
 
-/// Copies a small file system of a large size.
+/// Copies a sparse file without its holes.
 fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (fs::File::open(from)?, fs::File::create_new(to)?);
     let size = from.metadata()?.len();
@@ -290,7 +289,7 @@ fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The next piece of a file at or behind `at` that is no hole.
+/// The next range of a file with data, at or after `at`.
 fn data(file: &fs::File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
     if at >= size {
         return Ok(None);
@@ -301,11 +300,11 @@ fn data(file: &fs::File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
         Err(e) => return Err(e.into()),
     };
     let end = rustix::fs::seek(file.file(), rustix::fs::SeekFrom::Hole(start))?;
-    // Without holes it is one piece; not all of it at once then.
+    // A file without holes is one range; limit how much is copied at once.
     Ok(Some((start, end.min(start + (4 << 20)))))
 }
 
-/// Keeps what the programs in the VM say, and shows the steps.
+/// Logs the output of the programs in the VM, and shows the steps.
 struct Log {
     file: fs::File,
     line: Vec<u8>,

@@ -1,5 +1,5 @@
-//! Roots by mmdebstrap: quick, and in need of privileges (or subordinate ids) and of a host that
-//! runs the guest's programs.
+//! Makes roots with mmdebstrap. It is fast, but needs privileges (or subordinate ids) and a host
+//! that runs the guest's programs.
 
 use super::model::{LEFT_OUT, PACKAGES, RootError, SETUP, Wanted};
 use crate::squashfs::NEWEST_TIME;
@@ -9,13 +9,13 @@ use quiz_host::report::{Report, Unit};
 use std::path::Path;
 use std::process::Command;
 
-/// Uses the merged /usr layout without `usrmerge`, which would bring all of perl.
+/// A hook for the merged /usr layout without `usrmerge`, which would install all of perl.
 const MERGED_USR_HOOK: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
 
-/// Makes the archive `tar` of the files of the root that is `wanted`. About twenty seconds.
+/// Makes the archive `tar` of the `wanted` root's files. Takes about twenty seconds.
 ///
 /// # Errors
-/// [`RootError::Unprivileged`] and [`RootError::Foreign`] where it cannot work on this host.
+/// [`RootError::Unprivileged`] and [`RootError::Foreign`] if it cannot work on this host.
 pub(super) fn make(wanted: &Wanted, tar: &Path, log: &Path, report: &dyn Report) -> Result<(), RootError> {
     let name = wanted.name();
     let progress = report.start(&format!("making the root {name}"), None, Unit::None);
@@ -61,12 +61,12 @@ fn mmdebstrap(wanted: &Wanted, lines: &[String], tar: &Path) -> Command {
     command
 }
 
-/// Turns the two failures that the user can mend into advice.
+/// Turns the two failures that the user can fix into advice.
 fn explain(error: RootError, wanted: &Wanted) -> RootError {
     let RootError::Command(error) = error else { return error };
     let text = error.to_string();
     let says = |words: &[&str]| words.iter().any(|w| text.contains(w));
-    // What it says of emulation that works names binfmt, too.
+    // Its messages about working emulation mention binfmt, too.
     if says(&["neither be executed natively", "install arch-test", "cannot find /usr/bin/qemu-"]) {
         RootError::Foreign { arch: wanted.arch.name, cause: error }
     } else if says(&["unable to pick chroot mode", "subuid", "subgid", "newuidmap", "newgidmap", "unshare"]) {

@@ -1,5 +1,4 @@
-//! What a root is: what is asked of one, the entry in the cache, and why there may be none. Not for
-//! making it.
+//! Roots as data: the request for one, its entry in the cache, and its errors. Not for making one.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -16,11 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::blank::BlankError;
 
-/// What every root has beside the distribution's essential packages: what a shell session, a small
-/// script of a test and the agent's helpers need.
+/// Packages of every root in addition to the distribution's essential ones. A shell session, a
+/// small test script and the agent's helpers need them.
 pub const PACKAGES: &[&str] = &["mount", "kmod", "procps", "iproute2", "less", "udev", "python3-minimal"];
 pub const IMAGE: &str = "root.squashfs";
-/// Files that no run needs, or that are large and only describe devices which no VM has.
+/// Files to leave out: no run needs them, or they are large and only describe devices that no VM
+/// has.
 pub const LEFT_OUT: &[&str] = &[
     "/usr/share/doc/*",
     "/usr/share/man/*",
@@ -31,7 +31,7 @@ pub const LEFT_OUT: &[&str] = &[
     "/usr/lib/udev/hwdb.d/*",
     "/lib/udev/hwdb.d/*",
 ];
-/// Completes a root whose packages are installed.
+/// Script that completes a root after its packages are installed.
 pub const SETUP: &str = include_str!("setup.sh");
 
 /// Why a root could not be made, listed or removed.
@@ -40,22 +40,22 @@ pub enum RootError {
     /// The cache failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The release, mirror or keyring is not usable.
+    /// The release, mirror or keyring cannot be used.
     #[error(transparent)]
     Source(#[from] AptError),
     /// A program of the host failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// A package name that is none.
+    /// A package name is invalid.
     #[error("`{0}` is not the name of a package")]
     PackageName(String),
-    /// The name is that of a root of the user's own.
+    /// The name belongs to a root of the user's own.
     #[error("{0} is a root of your own (quiz root add), of no release: remove it first, or choose another --release")]
     Own(String),
-    /// The name is that of another root.
+    /// The name belongs to another root.
     #[error("there is a root {0} already, of another archive or made by an older quiz; --replace makes it of this one")]
     Taken(String),
-    /// An archive that is none, or of something else.
+    /// The archive cannot be read, or has other contents.
     #[error("{} cannot be a root: {why}", archive.display())]
     Archive {
         /// The archive.
@@ -66,22 +66,22 @@ pub enum RootError {
     /// A package could not be read.
     #[error(transparent)]
     Deb(#[from] DebError),
-    /// There is no disk for a VM.
+    /// The disk for a VM could not be made.
     #[error(transparent)]
     Blank(#[from] BlankError),
-    /// What was to happen in a VM went wrong.
+    /// Making the root in a VM failed.
     #[error("cannot make the root {name} in a VM: {why}{}\nthe whole log is {}", told(lines), log.display())]
     Vm {
         /// The entry's name.
         name: String,
-        /// What went wrong.
+        /// What failed.
         why: String,
-        /// The lines of the log that tell most.
+        /// The most informative lines of the log.
         lines: Vec<String>,
-        /// Everything that the programs in the VM said.
+        /// The complete output of the programs in the VM.
         log: PathBuf,
     },
-    /// The user ended the VM that it was made in.
+    /// The user interrupted the VM that was making the root.
     #[error("interrupted by signal {signal} while the root {name} was made")]
     Interrupted {
         /// The entry's name.
@@ -89,7 +89,7 @@ pub enum RootError {
         /// The signal's number.
         signal: i32,
     },
-    /// The host cannot run programs of the architecture, which packages do while they are
+    /// The host cannot run programs of the architecture. Packages run programs while they are
     /// installed.
     #[error(
         "cannot make a root for {arch} on this host, which does not run programs of that architecture: install user-mode emulation \
@@ -98,35 +98,35 @@ pub enum RootError {
     Foreign {
         /// quiz-arch's name of the architecture.
         arch: &'static str,
-        /// What mmdebstrap said.
+        /// mmdebstrap's error.
         cause: CommandError,
     },
-    /// The user may not make user namespaces with more than one id.
+    /// The user must not make user namespaces with more than one id.
     #[error(
         "cannot make a root as an ordinary user here: give yourself subordinate ids \
          (`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 YOU`, with the packages uidmap and mmdebstrap installed), \
          or make it as root\n{cause}"
     )]
     Unprivileged {
-        /// What mmdebstrap said.
+        /// mmdebstrap's error.
         cause: CommandError,
     },
 }
 
-/// Which root is wanted.
+/// A request for a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The release and where to get it.
+    /// The release and its mirrors.
     pub source: Source,
     /// The architecture.
     pub arch: &'static Arch,
-    /// Packages beyond [`PACKAGES`].
+    /// Packages in addition to [`PACKAGES`].
     pub packages: Vec<String>,
 }
 
 impl Wanted {
-    /// The name of the entry: `bookworm-x86_64`, with a short sum at its end if more than the
-    /// release and architecture were chosen.
+    /// The name of the entry: `bookworm-x86_64`. A short checksum follows if more than the release
+    /// and architecture were chosen.
     pub fn name(&self) -> String {
         let plain = format!("{}-{}", self.source.release, self.arch.name);
         let packages = self.extra_packages();
@@ -146,7 +146,7 @@ impl Wanted {
     }
 }
 
-/// What is known about a root.
+/// The manifest of a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootManifest {
     /// The entry's name.
@@ -155,38 +155,38 @@ pub struct RootManifest {
     pub release: String,
     /// quiz-arch's name of the architecture.
     pub arch: String,
-    /// The file system type of the image, as `mount -t` wants it.
+    /// The file system type of the image, for `mount -t`.
     pub format: String,
     /// The image's file, relative to the entry.
     pub image: String,
-    /// The user's own, of an archive; what is in it is not known.
+    /// Whether it is the user's own, from an archive; its packages are unknown.
     #[serde(default)]
     pub own: bool,
-    /// SHA-256 of the archive that the user's own was made of.
+    /// SHA-256 of the archive that the user's own root was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive_sha256: Option<String>,
-    /// Packages that were asked for beyond the usual ones.
+    /// Packages that were requested in addition to the usual ones.
     pub extra_packages: Vec<String>,
     /// Every installed package and its version.
     pub packages: BTreeMap<String, String>,
-    /// The mirrors that were asked for; empty means Debian's own.
+    /// The requested mirrors; empty for Debian's own.
     pub mirrors: Vec<String>,
-    /// The keyring that was asked for; none means the distribution's own.
+    /// The requested keyring; `None` for the distribution's own.
     #[serde(default)]
     pub keyring: Option<PathBuf>,
-    /// Bytes of the image.
+    /// Size of the image in bytes.
     pub size: u64,
     /// SHA-256 of the image, in hexadecimal.
     pub sha256: String,
     /// When the entry was made.
     pub built_at: jiff::Timestamp,
-    /// Which quiz made it.
+    /// The version of quiz that made it.
     pub quiz_version: String,
 }
 
 impl RootManifest {
-    /// Whether it is of the wanted release, architecture and origin, and has every package. One of
-    /// the user's own has what it has.
+    /// Whether it has the wanted release, architecture and origin, and every package. The packages
+    /// of a user's own root are not checked.
     pub fn serves(&self, wanted: &Wanted) -> bool {
         if self.own {
             return self.release == wanted.source.release && self.arch == wanted.arch.name;
@@ -194,12 +194,12 @@ impl RootManifest {
         self.does_for(wanted) && PACKAGES.iter().all(|package| self.packages.contains_key(*package))
     }
 
-    /// It lacks only what every root has by now, because an older quiz has made it.
+    /// Whether it lacks only packages that every root has now, because an older quiz made it.
     pub fn is_outdated_for(&self, wanted: &Wanted) -> bool {
         self.does_for(wanted) && !self.serves(wanted)
     }
 
-    /// The same, but that it may lack what every root has by now.
+    /// Like [`RootManifest::serves`], except that it may lack packages that every root has now.
     pub fn does_for(&self, wanted: &Wanted) -> bool {
         let plain = |package: &str| package.split(':').next().unwrap_or(package).to_owned();
         self.release == wanted.source.release
@@ -210,18 +210,18 @@ impl RootManifest {
     }
 }
 
-/// A root in the cache, in use until this value is dropped.
+/// A root in the cache. The entry counts as in use until this value is dropped.
 #[derive(Debug)]
 pub struct Root {
     /// What is known about it.
     pub manifest: RootManifest,
     dir: PathBuf,
-    /// None for what a VM runs on while it makes a root, which is on no shelf.
+    /// `None` for the temporary root of a VM that makes a root; it is on no shelf.
     _entry: Option<Entry>,
 }
 
 impl Root {
-    /// A root that is no entry: its image is in `dir`.
+    /// A root without an entry: its image is in `dir`.
     pub fn unfinished(manifest: RootManifest, dir: &Path) -> Root {
         Root { manifest, dir: dir.to_owned(), _entry: None }
     }
@@ -240,12 +240,13 @@ impl Root {
         &self.dir
     }
 
-    /// The image, to be attached read-only.
+    /// The image, to attach read-only.
     pub fn image(&self) -> PathBuf {
         self.dir().join(&self.manifest.image)
     }
 
-    /// Names exactly this root as it is now: differs for every rebuild that is not the same.
+    /// A text that identifies this build of the root: it differs for every rebuild with another
+    /// result.
     pub fn identity(&self) -> String {
         format!("{} {}", self.manifest.name, self.manifest.sha256)
     }
@@ -255,7 +256,7 @@ fn told(lines: &[String]) -> String {
     lines.iter().map(|line| format!("\n  {line}")).collect()
 }
 
-/// The installed packages and their versions, from dpkg's own list in the archive.
+/// The installed packages and their versions, from dpkg's status file in the archive.
 pub fn installed(tar: &Path) -> io::Result<BTreeMap<String, String>> {
     let mut archive = tar::Archive::new(fs::File::open(tar)?);
     for item in archive.entries_with_seek()? {

@@ -1,4 +1,5 @@
-//! Packages as a VM installs them: without compression, which an emulated processor is slow at.
+//! Packages in the form that a VM installs: without compression, which is slow on an emulated
+//! processor.
 
 use fs_err as fs;
 use quiz_debian::deb::DebError;
@@ -9,7 +10,7 @@ use std::process::Command;
 
 const MAGIC: &[u8] = b"!<arch>\n";
 const HEADER: u64 = 60;
-/// Where the size stands in a member's header.
+/// Offset of the size in a member's header, in bytes.
 const SIZE_AT: u64 = 48;
 
 /// A package whose files are not compressed.
@@ -21,12 +22,12 @@ pub(super) struct Package {
     pub path: PathBuf,
     /// Its control stanza.
     control: String,
-    /// Where the archive of its files begins, and its length.
+    /// The offset and the length of the archive of its files, in bytes.
     data: (u64, u64),
 }
 
 impl Package {
-    /// Writes the package `deb` anew into the directory `to`.
+    /// Writes the package `deb` without compression into the directory `to`.
     pub fn rewrite(deb: &Path, to: &Path, log: &Path) -> Result<Package, DebError> {
         let file = deb.file_name().unwrap_or_default();
         let path = to.join(file);
@@ -51,12 +52,12 @@ impl Package {
         Ok(Package { name, path, control, data })
     }
 
-    /// The name of its file.
+    /// The file name of the package.
     pub fn file_name(&self) -> &str {
         self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
-    /// Its stanza in dpkg's status file where it is installed.
+    /// Its stanza in dpkg's status file once it is installed.
     pub fn installed(&self) -> String {
         format!("{}\nStatus: install ok installed\n\n", self.control.trim_end())
     }
@@ -69,7 +70,7 @@ impl Package {
     }
 }
 
-/// Appends a member that `write` fills; where it begins, and its length.
+/// Appends a member that `write` fills, and returns its offset and length.
 fn member<E: From<CommandError> + From<DebError>>(
     out: &mut fs::File,
     name: &str,
@@ -82,7 +83,7 @@ fn member<E: From<CommandError> + From<DebError>>(
     write(out)?;
     let end = out.stream_position().map_err(failed)?;
     let size = end - start - HEADER;
-    // Members begin at even places.
+    // Members begin at even offsets.
     if size % 2 == 1 {
         out.write_all(b"\n").map_err(failed)?;
     }

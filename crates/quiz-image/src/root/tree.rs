@@ -1,6 +1,6 @@
-//! The image that a VM runs on while it makes a root: the essential packages' files, and the
-//! packages themselves. A tar archive is made of the packages' own archives, so that owners and
-//! modes are right without any privilege. Not for what happens in the VM.
+//! The image for the VM that makes a root: the essential packages' files, and all packages. The tar
+//! archive is made from the packages' own archives, so owners and modes are correct without any
+//! privilege. Not for the work in the VM.
 
 use super::package::Package;
 use crate::squashfs::NEWEST_TIME;
@@ -10,23 +10,23 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use tar::EntryType;
 
-/// What is in the image.
+/// The contents of the image.
 pub(super) struct Tree<'a> {
     /// The packages whose files are unpacked.
     pub unpacked: Vec<&'a Package>,
     /// All packages; their files are in `quiz/debs`.
     pub packages: Vec<&'a Package>,
-    /// The directories of the top that are links into `/usr`; empty for a release that knows
-    /// nothing of that.
+    /// The top-level directories that are links into `/usr`; empty for a release without the merged
+    /// `/usr`.
     pub links: &'a [&'a str],
-    /// The beginnings of paths, absolute, that are left out of what is unpacked.
+    /// Absolute path prefixes to leave out when unpacking.
     pub left_out: Vec<String>,
-    /// Files in `quiz`, by their names.
+    /// Files for `quiz`, by name.
     pub files: Vec<(&'a str, String)>,
 }
 
 impl Tree<'_> {
-    /// Writes it as a tar archive.
+    /// Writes the image as a tar archive.
     pub fn write(&self, out: impl Write) -> io::Result<()> {
         let mut writer =
             Writer { archive: tar::Builder::new(BufWriter::with_capacity(1 << 20, out)), seen: HashSet::new() };
@@ -64,7 +64,7 @@ impl Tree<'_> {
             if self.left_out.iter().any(|start| absolute.to_string_lossy().starts_with(start)) {
                 continue;
             }
-            // The release's own links into /usr are here already.
+            // The image has the release's own links into /usr already.
             if kind.is_symlink() && self.links.iter().any(|name| Path::new(name) == path) {
                 continue;
             }
@@ -99,7 +99,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// Where a path of a package is in the image.
+    /// The path in the image for a path in a package.
     fn placed(&self, path: PathBuf) -> PathBuf {
         match path.components().next() {
             Some(Component::Normal(first)) if self.links.iter().any(|name| first == *name) => {
@@ -110,8 +110,8 @@ impl Tree<'_> {
     }
 }
 
-/// A path of an archive without what stands before its first name; None for the top itself and for
-/// what leads out of it.
+/// A path in an archive without any prefix like `./`. `None` for the top itself and for paths that
+/// leave it.
 fn inner(path: &Path) -> Option<PathBuf> {
     let mut out = PathBuf::new();
     for part in path.components() {
@@ -126,7 +126,7 @@ fn inner(path: &Path) -> Option<PathBuf> {
 
 struct Writer<W: Write> {
     archive: tar::Builder<BufWriter<W>>,
-    /// Paths that are in the archive.
+    /// Paths that are in the archive already.
     seen: HashSet<PathBuf>,
 }
 

@@ -1,6 +1,6 @@
-//! How a root can be made on this host: by mmdebstrap, which needs privileges and a host that runs
-//! the guest's programs, or inside a VM, which needs neither. The decision is pure; [`Facts`] are
-//! gathered in one place.
+//! Decides how to make a root on this host. mmdebstrap needs privileges and a host that runs the
+//! guest's programs; a VM needs neither. The decision is pure; [`Facts::gather`] collects its
+//! inputs.
 
 use fs_err as fs;
 use quiz_arch::Arch;
@@ -9,10 +9,10 @@ use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What makes roots, as the user asks for it.
+/// The builder of roots that the user chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Builder {
-    /// mmdebstrap where it works, else a VM.
+    /// mmdebstrap if it works, else a VM.
     #[default]
     Auto,
     /// mmdebstrap, on the host.
@@ -43,7 +43,7 @@ pub enum Reason {
     NoArchTest,
     /// The host does not run programs of this architecture, by quiz-arch's name.
     Foreign(&'static str),
-    /// mmdebstrap tried.
+    /// mmdebstrap was tried and failed.
     Failed(String),
 }
 
@@ -62,7 +62,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What this host has of what mmdebstrap needs to make a root of one architecture.
+/// What this host offers of mmdebstrap's requirements for a root of one architecture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// mmdebstrap is installed.
@@ -82,7 +82,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Finds out about this host and roots of `arch`. Starts a few short programs.
+    /// Examines this host for roots of `arch`. Starts a few short programs.
     pub fn gather(arch: &Arch, host: &Arch, search: &Search) -> Facts {
         let has = |name| search.program(name).is_some();
         let root = rustix::process::geteuid().is_root();
@@ -100,7 +100,7 @@ impl Facts {
     }
 }
 
-/// How a root of `arch` is made on a host of which `facts` are known.
+/// How to make a root of `arch` on a host with these `facts`.
 pub fn way(builder: Builder, arch: &Arch, host: &Arch, facts: &Facts) -> Way {
     match builder {
         Builder::Mmdebstrap => return Way::Mmdebstrap,
@@ -126,14 +126,14 @@ pub fn way(builder: Builder, arch: &Arch, host: &Arch, facts: &Facts) -> Way {
     Way::Vm(reason)
 }
 
-/// The least number of subordinate ids that a Debian system has use for.
+/// The fewest subordinate ids that a Debian system needs.
 const IDS: u64 = 65_536;
 
 /// Whether the user has enough ids in a file of lines `USER:FIRST:COUNT`.
 fn has_ids(file: &Path) -> bool {
     let Ok(text) = fs::read_to_string(file) else { return false };
     let uid = rustix::process::geteuid().as_raw().to_string();
-    // Not every user is in /etc/passwd.
+    // Not every user is listed in /etc/passwd.
     let name = Command::new("id").arg("-un").stdin(Stdio::null()).stderr(Stdio::null()).output();
     let name = name.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
     grants_ids(&text, &uid, &name)
@@ -147,12 +147,12 @@ fn grants_ids(text: &str, uid: &str, name: &str) -> bool {
     })
 }
 
-/// The kernel is asked by trying, but for AppArmor, which lets a namespace be made and then takes
-/// its root's privileges.
+/// Tries whether the kernel permits user namespaces. AppArmor is checked separately: it permits the
+/// namespace, and then removes its root's privileges.
 fn may_make_namespaces() -> bool {
     let restricted = fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
     let restricted = restricted.is_ok_and(|value| value.trim() == "1");
-    // Ubuntu's mmdebstrap brings a profile that permits it.
+    // Ubuntu's mmdebstrap includes a profile that permits it.
     (!restricted || Path::new("/etc/apparmor.d/mmdebstrap").exists()) && succeeds("unshare", &["--user", "true"])
 }
 

@@ -1,5 +1,5 @@
-//! Unpacking source archives, whole or not at all. Not for deciding whether an archive may be
-//! trusted; that comes before.
+//! Unpacks source archives, either completely or not at all. Not for deciding whether to trust an
+//! archive: that comes first.
 
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub enum ArchiveError {
         /// The system's answer.
         cause: io::Error,
     },
-    /// It is something else.
+    /// The archive has other contents.
     #[error("cannot unpack {what}: it is not a kernel's source: {why}")]
     Content {
         /// The archive.
@@ -30,7 +30,7 @@ pub enum ArchiveError {
     },
 }
 
-/// Tells how far a file has been read.
+/// Reports to the progress how far a file has been read.
 pub(crate) struct Counted<'a, R> {
     inner: R,
     read: u64,
@@ -52,7 +52,7 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// The unpacked bytes of a file that is compressed as its first bytes say (xz, gzip) or not at all.
+/// The uncompressed bytes of a file; its first bytes show the compression (xz, gzip or none).
 pub(crate) fn decompressed<'a>(compressed: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut compressed = BufReader::with_capacity(1 << 18, compressed);
     let start = io::BufRead::fill_buf(&mut compressed)?;
@@ -63,9 +63,9 @@ pub(crate) fn decompressed<'a>(compressed: impl Read + 'a) -> io::Result<Box<dyn
     })
 }
 
-/// Unpacks the tar stream `tar`, which has one directory at its top, so that this becomes `to`. A
-/// directory that is there already is replaced, and only when the new one is complete. `what` is
-/// the archive's name, for messages.
+/// Unpacks the tar stream `tar`, which has one directory at its top, to the directory `to`. An
+/// existing directory is replaced once the new one is complete. `what` is the archive's name, for
+/// messages.
 pub(crate) fn unpack(tar: impl Read, to: &Path, what: &str) -> Result<(), ArchiveError> {
     let failed = |cause| ArchiveError::Io { what: what.to_owned(), cause: causes::told(cause) };
     let wrong = |why: &str| ArchiveError::Content { what: what.to_owned(), why: why.to_owned() };
@@ -73,7 +73,7 @@ pub(crate) fn unpack(tar: impl Read, to: &Path, what: &str) -> Result<(), Archiv
     remove(&part).map_err(failed)?;
     fs::create_dir_all(&part).map_err(failed)?;
     let mut archive = tar::Archive::new(tar);
-    // make compares times, so they have to be the archive's; owners do not matter.
+    // make compares times, so keep the archive's times; owners do not matter.
     archive.set_preserve_mtime(true);
     archive.unpack(&part).map_err(failed)?;
     let tops = fs::read_dir(&part).map_err(failed)?.collect::<io::Result<Vec<_>>>().map_err(failed)?;

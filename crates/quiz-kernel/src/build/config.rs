@@ -1,11 +1,11 @@
-//! The configuration of a kernel that quiz builds: quiz's own fragments on top of `allnoconfig`,
-//! then what the user asks for, then a comparison of what was asked with what came out. Not for the
-//! text of fragments (`fragment`).
+//! Configures a kernel that quiz builds. quiz's own fragments are applied to `allnoconfig`, then
+//! the user's settings are added, then the request is compared with the result. Not for the text of
+//! fragments (`fragment`).
 //!
-//! Two steps on purpose. quiz's fragments are given to `allnoconfig`, so that whatever they do not
-//! name is off, in every version. What the user adds goes through `olddefconfig`, so that what it
-//! makes visible gets its author's defaults: `-e KASAN` does not take a study of KASAN's
-//! sub-options.
+//! The two steps are intentional. quiz's fragments are given to `allnoconfig`, so that everything
+//! they do not name is off, in every version. The user's settings go through `olddefconfig`, so
+//! that newly visible options get their author's defaults. `-e KASAN` then works without knowledge
+//! of KASAN's sub-options.
 
 use std::io;
 use std::path::Path;
@@ -24,7 +24,7 @@ use quiz_host::report::{Progress, Report, Unit};
 /// Why a kernel could not be configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A fragment or an edit makes no sense.
+    /// A fragment or an edit is invalid.
     #[error(transparent)]
     Fragment(#[from] FragmentError),
     /// The kernel's own tools failed.
@@ -33,15 +33,15 @@ pub enum ConfigError {
     /// A file could not be read or written.
     #[error("cannot configure the kernel: {0}")]
     Io(#[from] io::Error),
-    /// There is no fragment of that name in quiz.
+    /// quiz has no fragment of this name.
     #[error("quiz has no configuration fragment `{name}`; it has {}, and takes files by their path", known.join(", "))]
     Unknown {
         /// The name.
         name: String,
-        /// Those that there are.
+        /// The names that exist.
         known: Vec<&'static str>,
     },
-    /// The user wants it strictly, and something is not as asked.
+    /// With `strict`: an option differs from the request.
     #[error("the kernel cannot be configured as asked:\n  {}", lines.join("\n  "))]
     Lost {
         /// One line for each option.
@@ -49,7 +49,7 @@ pub enum ConfigError {
     },
 }
 
-/// A fragment of quiz's own.
+/// A built-in fragment.
 struct Builtin {
     name: &'static str,
     text: &'static str,
@@ -63,7 +63,7 @@ macro_rules! builtin {
 
 static BASE: Builtin = builtin!("base");
 
-/// What came with, or ended with, some version; the first belongs to it, the end does not.
+/// Fragments for a range of versions: from the first version up to, but not including, the second.
 static VERSIONS: &[(Series, Series, Builtin)] = &[
     ((5, 1), END, builtin!("since-5.1")),
     ((5, 4), END, builtin!("since-5.4")),
@@ -86,7 +86,7 @@ const END: Series = (u32::MAX, 0);
 /// The first two numbers of a version.
 type Series = (u32, u32);
 
-/// Those that a user may ask for by name.
+/// The fragments that a user may request by name.
 static OPTIONAL: &[Builtin] = &[builtin!("debug"), builtin!("kasan"), builtin!("lockdep"), builtin!("trace")];
 
 impl Builtin {
@@ -95,13 +95,13 @@ impl Builtin {
     }
 }
 
-/// The names of the fragments that a user may ask for by name, and what each is for.
+/// The names of the fragments that a user may request, each with its purpose.
 pub fn optional() -> Vec<(&'static str, &'static str)> {
     let about = |b: &Builtin| b.text.lines().next().unwrap_or("").trim_start_matches(['#', ' ']);
     OPTIONAL.iter().map(|b| (b.name, about(b))).collect()
 }
 
-/// The fragment that the user means: one of quiz's by its name, else a file.
+/// The fragment that `name` stands for: a built-in one, else a file.
 pub fn named(name: &str) -> Result<Fragment, ConfigError> {
     if let Some(builtin) = OPTIONAL.iter().find(|b| b.name == name) {
         return Ok(Fragment { name: builtin.name.to_owned(), text: builtin.text.to_owned() });
@@ -113,7 +113,7 @@ pub fn named(name: &str) -> Result<Fragment, ConfigError> {
     Ok(Fragment::file(path)?)
 }
 
-/// What quiz itself asks of a kernel of `series` for `arch`.
+/// The settings that quiz itself requests for a kernel of `series` on `arch`.
 fn own(arch: &Arch, series: (u32, u32)) -> Result<Asked, FragmentError> {
     let mut asked = Asked::default();
     asked.fragment(&BASE.fragment())?;
@@ -126,13 +126,13 @@ fn own(arch: &Arch, series: (u32, u32)) -> Result<Asked, FragmentError> {
     Ok(asked)
 }
 
-/// All that quiz may ask of a kernel for `arch`, whatever its version.
+/// All settings that quiz may request for a kernel on `arch`, for any version.
 pub(crate) fn own_inputs(arch: &Arch) -> String {
     let versions = VERSIONS.iter().map(|(since, before, builtin)| format!("{since:?} {before:?} {}\n", builtin.text));
     std::iter::once(BASE.text.to_owned()).chain(versions).chain([arch.kernel_config.to_owned()]).collect()
 }
 
-/// What the user asks for, in one piece.
+/// The user's fragments and edits, combined.
 pub(crate) fn user(fragments: &[Fragment], edits: &[Edit]) -> Result<Asked, FragmentError> {
     let mut user = Asked::default();
     for fragment in fragments {
@@ -144,30 +144,29 @@ pub(crate) fn user(fragments: &[Fragment], edits: &[Edit]) -> Result<Asked, Frag
     Ok(user)
 }
 
-/// A finished configuration, and what the user should read about options that came out otherwise
-/// than asked.
+/// A finished configuration, with messages about options that differ from the request.
 #[derive(Debug)]
 pub(crate) struct Configured {
     pub outcome: Outcome,
     pub remarks: Vec<String>,
 }
 
-/// What the user asks for.
+/// The user's request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wishes<'a> {
-    /// In their order; the later wins.
+    /// In order; a later one overrides an earlier one.
     pub fragments: &'a [Fragment],
-    /// After the fragments.
+    /// Applied after the fragments.
     pub edits: &'a [Edit],
-    /// Something that is not as asked is an error.
+    /// Whether an option that differs from the request is an error.
     pub strict: bool,
-    /// What follows the version in `uname -r`, unless the user says otherwise. None leaves it to
-    /// the tree.
+    /// The text after the version in `uname -r`, unless the user sets it. `None` leaves it to the
+    /// tree.
     pub localversion: Option<&'a str>,
 }
 
-/// Configures the kernel in `make`'s build directory, and tells `report` by name what is not as
-/// asked.
+/// Configures the kernel in `make`'s build directory, and reports the names of options that differ
+/// from the request to `report`.
 pub(crate) fn configure(
     make: &Make<'_>,
     tree: &Tree,
@@ -196,7 +195,7 @@ pub(crate) fn configure(
     Ok(Configured { outcome: after, remarks })
 }
 
-/// Runs both steps. Returns the configuration before and after the user's wishes.
+/// Runs both steps. Returns the configuration before and after the user's settings.
 fn run(make: &Make<'_>, own: &Asked, user: &Asked, progress: &dyn Progress) -> Result<(Outcome, Outcome), ConfigError> {
     let doing = "configure the kernel";
     Stamp::remove(make.output);
@@ -214,7 +213,7 @@ fn run(make: &Make<'_>, own: &Asked, user: &Asked, progress: &dyn Progress) -> R
     Ok((before, Outcome::read(&fs::read_to_string(&config)?)))
 }
 
-/// What the user should read about options that came out otherwise.
+/// Messages about options that differ from the request.
 fn compare(
     own: Asked,
     user: &Asked,
@@ -232,8 +231,8 @@ fn compare(
     if strict && !theirs.is_empty() {
         return Err(ConfigError::Lost { lines: theirs });
     }
-    // Vendors' trees have options of other versions than their number says; what a source does not
-    // have, it cannot miss.
+    // Vendors' trees have options of other versions than their number indicates. Options that the
+    // source does not have are not reported as missing.
     let mut lines: Vec<String> =
         ours.iter().filter(|l| kconfig.knows(&l.key)).map(|l| line(l, &kconfig, before)).collect();
     lines.extend(theirs);
@@ -251,15 +250,15 @@ fn compare(
     Ok(lines)
 }
 
-/// What a build directory's configuration was made from. Where that has not changed, an edit of the
-/// source is compiled some seconds sooner.
+/// Records the inputs of a build directory's configuration. If they are unchanged, quiz skips
+/// configuring, and an edit of the source is compiled some seconds sooner.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stamp {
-    /// Of everything that goes in.
+    /// Digest of all inputs.
     asked: String,
-    /// Of the `.config` that came out.
+    /// Digest of the resulting `.config`.
     config: String,
-    /// What there was to say about it.
+    /// The messages about it.
     lines: Vec<String>,
 }
 
@@ -273,7 +272,8 @@ impl Stamp {
         Stamp { asked, config: String::new(), lines: Vec::new() }
     }
 
-    /// What there was to say when the same was asked before, if what came out is still there.
+    /// The messages of the last configuration, if the inputs and the resulting `.config` are
+    /// unchanged.
     fn known(&self, output: &Path) -> Option<Vec<String>> {
         let old: Stamp = serde_json::from_slice(&fs::read(output.join(STAMP)).ok()?).ok()?;
         let same = old.asked == self.asked && digest::of_file(&output.join(".config")).ok()? == old.config;
@@ -360,8 +360,8 @@ mod tests {
         }
     }
 
-    /// A source whose configuration tool knows EXT4_FS, which needs BLOCK, and drops everything
-    /// that is not in a list.
+    /// A source whose configuration tool knows EXT4_FS, which needs BLOCK, and drops all options
+    /// that are not in a list.
     fn source(dir: &Path) -> Tree {
         let makefile = "VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\n\
             KEEP = grep -vE 'EXT2|BAD' | { if grep -q '^CONFIG_BLOCK=y' $(1); then cat; else grep -v EXT4_FS; fi; }\n\
@@ -414,8 +414,8 @@ mod tests {
 
     #[test]
     fn what_came_out_otherwise_is_told_once_and_by_name() {
-        // The fake tool drops an option of quiz's own; that is quiz's fault and said even if
-        // nothing was asked for.
+        // The fake tool drops one of quiz's own options. That is quiz's fault, and reported even
+        // without a request.
         let (outcome, said) = configured(&[], false);
         assert_eq!(outcome.unwrap().value("LOCALVERSION").to_string(), "\"-quiz\"");
         assert_eq!(said.len(), 1, "{said:?}");

@@ -1,5 +1,5 @@
-//! Downloading one file over HTTP: resumed where it broke off, and not given out before its sum is
-//! known to be right. Not for packages (`apt`) nor for repositories (`git`), which verify by
+//! Downloads one file over HTTP. It resumes a broken download, and returns the file only after its
+//! checksum is verified. Not for packages (`apt`) nor for repositories (`git`), which verify by
 //! themselves.
 
 use std::io::{self, Read, Write};
@@ -11,26 +11,26 @@ use fs_err as fs;
 use quiz_host::digest;
 use quiz_host::report::{Progress, Report, Unit};
 
-/// Why a file could not be had.
+/// Why a file could not be downloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The server said no.
+    /// The server refused.
     #[error("cannot download {url}: the server answers {status}{}", if *status == 404 { "; is there such a version?" } else { "" })]
     Refused {
-        /// What was asked for.
+        /// The URL.
         url: String,
-        /// HTTP's status.
+        /// The HTTP status.
         status: u16,
     },
-    /// The connection failed, again and again.
+    /// The connection failed repeatedly.
     #[error("cannot download {url}: {cause}; check the network and try again: what has arrived is kept")]
     Broken {
-        /// What was asked for.
+        /// The URL.
         url: String,
-        /// What went wrong the last time.
+        /// The last error.
         cause: String,
     },
-    /// What arrived is not what was announced.
+    /// The file's checksum is not the expected one.
     #[error(
         "{name} from {url} is not the file that was announced: its SHA-256 is {got}, it should be {wanted}; it has been \
          deleted. Try again, or another mirror; if it goes on, somebody may be tampering with it"
@@ -38,35 +38,35 @@ pub enum FetchError {
     Altered {
         /// The file's name.
         name: String,
-        /// Where it came from.
+        /// Its URL.
         url: String,
-        /// The sum that it should have.
+        /// The expected checksum.
         wanted: String,
-        /// The sum that it has.
+        /// The actual checksum.
         got: String,
     },
-    /// The server sent more than such a file can be.
+    /// The server sent more than such a file can have.
     #[error("cannot download {url}: it is larger than {limit} bytes, which no such file is")]
     TooLarge {
-        /// What was asked for.
+        /// The URL.
         url: String,
-        /// Bytes.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The local file system said no.
+    /// The file could not be written here.
     #[error("cannot keep the download: {0}")]
     Io(#[from] io::Error),
 }
 
-/// No kernel archive is larger.
+/// Size limit in bytes: no kernel archive is larger.
 const LIMIT: u64 = 4 << 30;
 const ATTEMPTS: u32 = 4;
 
-/// Where files come from.
+/// Downloads files.
 #[derive(Debug)]
 pub(crate) struct Fetch {
     agent: ureq::Agent,
-    /// Between attempts.
+    /// Pause between two attempts.
     pause: Duration,
 }
 
@@ -76,8 +76,8 @@ impl Default for Fetch {
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(30)))
             .timeout_recv_response(Some(Duration::from_secs(60)))
-            // Of one request, which the next one continues: so a connection that has gone silent
-            // does not hang quiz.
+            // Time limit of one request; the next request continues it. A silent connection
+            // therefore does not hang quiz.
             .timeout_recv_body(Some(Duration::from_secs(300)))
             .user_agent(concat!("quiz/", env!("CARGO_PKG_VERSION")))
             .build();
@@ -86,7 +86,7 @@ impl Default for Fetch {
 }
 
 impl Fetch {
-    /// A small text, such as a list of sums: at most a few megabytes, and UTF-8.
+    /// Downloads a small UTF-8 text, such as a list of checksums: at most a few megabytes.
     pub fn text(&self, url: &str) -> Result<String, FetchError> {
         const SMALL: u64 = 16 << 20;
         let mut last = String::new();
@@ -115,12 +115,14 @@ impl Fetch {
         Err(FetchError::Broken { url: url.to_owned(), cause: last })
     }
 
-    /// Downloads `url` to the file `to` and returns its SHA-256. With `wanted`, a file of another
-    /// sum is deleted and refused, and one that is there already with the right sum is taken as it
-    /// is; without, a file that is there is fetched anew.
+    /// Downloads `url` to the file `to` and returns its SHA-256.
     ///
-    /// While it arrives it is `to` with `.part` appended; that stays when the connection breaks,
-    /// and is continued the next time.
+    /// With `wanted`, a file with another checksum is deleted and refused, and an existing file
+    /// with the right checksum is used as it is. Without `wanted`, an existing file is downloaded
+    /// again.
+    ///
+    /// The download is in `to` with `.part` appended. That file stays when the connection breaks,
+    /// and the next call continues it.
     pub fn file(&self, url: &str, to: &Path, wanted: Option<&str>, report: &dyn Report) -> Result<String, FetchError> {
         let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if let Some(wanted) = wanted
@@ -135,8 +137,7 @@ impl Fetch {
             fs::create_dir_all(dir)?;
         }
         let part = PathBuf::from(format!("{}.part", to.display()));
-        // Without a sum to hold it against, a half of some earlier file must not become part of
-        // this one.
+        // Without a checksum, the beginning of an older file must not become part of this one.
         if wanted.is_none() && part.exists() {
             fs::remove_file(&part)?;
         }
@@ -147,7 +148,8 @@ impl Fetch {
             && !got.eq_ignore_ascii_case(wanted)
             && resumed
         {
-            // The first half may have been of another file of that name; the whole may be right.
+            // The first part may be from another file of that name; a complete download may be
+            // right.
             report.say(&format!("{name} does not fit together with what was downloaded earlier: starting again"));
             fs::remove_file(&part)?;
             self.fill(url, &part, progress.as_ref())?;
@@ -164,8 +166,8 @@ impl Fetch {
         Ok(got)
     }
 
-    /// Fills `part` up to its end, with as many requests as it takes. Tells whether something of an
-    /// earlier call was continued.
+    /// Downloads the rest of `part`, with as many requests as necessary. Returns whether it
+    /// continued data of an earlier call.
     fn fill(&self, url: &str, part: &Path, progress: &dyn Progress) -> Result<bool, FetchError> {
         let resumed = fs::metadata(part).is_ok_and(|m| m.len() > 0);
         let mut last = String::new();
@@ -175,7 +177,7 @@ impl Fetch {
                 std::thread::sleep(self.pause);
             }
             let have = fs::metadata(part).map_or(0, |m| m.len());
-            // An attempt that brought something does not count as a failed one.
+            // An attempt that received data does not count as failed.
             attempt = if had.is_some_and(|had| have > had) { 1 } else { attempt + 1 };
             had = Some(have);
             let mut request = self.agent.get(url);
@@ -194,7 +196,7 @@ impl Fetch {
             let from = match status {
                 200 => 0,
                 206 if header("content-range").is_some_and(|r| r.starts_with(&format!("bytes {have}-"))) => have,
-                // There is nothing behind what we have: it was whole, or it is of another file.
+                // The server has no more data: the part is either complete, or from another file.
                 416 if have > 0 => return Ok(resumed),
                 500..=599 | 429 => {
                     last = format!("the server answers {status}");
@@ -227,8 +229,8 @@ impl Fetch {
     }
 }
 
-/// Copies to the end or a little past the limit. The outer error is of the file, the inner one of
-/// the connection; what arrived before it is in the file.
+/// Copies to the end, or a little past the limit. The outer error is of the file, the inner one of
+/// the connection; data that arrived before it is in the file.
 fn copy(
     from: &mut dyn Read,
     to: &mut fs::File,
@@ -259,8 +261,8 @@ pub(crate) mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::sync::{Arc, Mutex};
 
-    /// A server on the loopback interface that knows some files, answers ranges, and can be told to
-    /// break off.
+    /// A server on the loopback interface that serves some files, supports ranges, and can break
+    /// off on request.
     pub(crate) struct Server {
         pub url: String,
         state: Arc<Mutex<State>>,
@@ -282,7 +284,7 @@ pub(crate) mod tests {
             let state: Arc<Mutex<State>> = Arc::default();
             let shared = Arc::downgrade(&state);
             std::thread::spawn(move || {
-                // Ends with the process; nothing connects any more once the test is over.
+                // It ends with the process; there are no connections after the test.
                 for stream in listener.incoming() {
                     let (Ok(stream), Some(state)) = (stream, shared.upgrade()) else { break };
                     let _gone = answer(stream, &mut state.lock().unwrap());
@@ -361,7 +363,7 @@ pub(crate) mod tests {
         assert_eq!((got, fs::read(&to).unwrap()), (sum.clone(), data));
         let ranges: Vec<_> = server.asked().into_iter().map(|(_, range)| range).collect();
         assert_eq!(ranges, ["", "bytes=400000-", "bytes=600000-"]);
-        // The second time nothing is asked of the server at all.
+        // The second time the server receives no request.
         quick().file(&format!("{}/a.tar", server.url), &to, Some(&sum), &Silent).unwrap();
         assert_eq!(server.asked().len(), 3);
     }
@@ -393,7 +395,7 @@ pub(crate) mod tests {
         assert!(matches!(error, FetchError::Altered { .. }) && text.starts_with("a.tar from "), "{text}");
         assert!(text.contains(&wanted) && text.contains(&digest::of_bytes(b"evil")), "{text}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        // A file on disk that went bad is fetched again.
+        // A corrupted file on disk is downloaded again.
         fs::write(&to, "rotten").unwrap();
         server.put("/a.tar", b"good");
         quick().file(&format!("{}/a.tar", server.url), &to, Some(&wanted), &Silent).unwrap();

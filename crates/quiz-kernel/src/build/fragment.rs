@@ -1,6 +1,5 @@
-//! Kernel configuration as text: reading fragments, laying edits over them, and telling what an
-//! outcome lacks of what was asked. Not for what options mean (`kconfig`) nor for running the
-//! kernel's own tools on them (`config`).
+//! Kernel configuration as text: reads fragments, applies edits, and finds what an outcome lacks.
+//! Not for the meaning of options (`kconfig`), nor for running the kernel's own tools (`config`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -9,13 +8,13 @@ use std::path::Path;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-/// Why a fragment or an edit makes no sense.
+/// Why a fragment or an edit is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum FragmentError {
     /// The file cannot be read.
     #[error("cannot read the configuration fragment: {0}")]
     Read(std::io::Error),
-    /// A line that is neither a setting nor a comment.
+    /// A line is neither a setting nor a comment.
     #[error(
         "{fragment}, line {number}: `{line}` is no kernel configuration: write CONFIG_NAME=VALUE or \
          # CONFIG_NAME is not set"
@@ -28,10 +27,10 @@ pub enum FragmentError {
         /// The line.
         line: String,
     },
-    /// Not the name of an option.
+    /// The text is not the name of an option.
     #[error("`{0}` is not the name of a kernel option: it has letters, digits and underscores, like EXT4_FS")]
     Key(String),
-    /// Not a value that an option can have.
+    /// No option can have this value.
     #[error("`{value}` cannot be the value of the kernel option {key}")]
     Value {
         /// The option.
@@ -44,13 +43,13 @@ pub enum FragmentError {
 /// The value of an option.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
-    /// `n`, or not there at all.
+    /// `n`, or not set.
     No,
     /// `m`
     Module,
     /// `y`
     Yes,
-    /// A number, or a string with its quotes: as it stands behind the `=`.
+    /// A number, or a string with its quotes: the text after the `=`.
     Text(String),
 }
 
@@ -85,7 +84,7 @@ pub enum Edit {
     Disable(String),
     /// Build it as a module.
     Module(String),
-    /// Give it a value: `y`, `m`, `n`, a number, or a string (quotes are added where they lack).
+    /// Give it a value: `y`, `m`, `n`, a number, or a string. Missing quotes are added.
     Set(String, String),
 }
 
@@ -140,14 +139,14 @@ fn plain(key: &str) -> Result<String, FragmentError> {
 /// A piece of configuration with a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fragment {
-    /// Its path, or the name of one that is part of quiz.
+    /// Its path, or the name of a built-in fragment.
     pub name: String,
-    /// What it says, in the form of a `.config`.
+    /// Its text, in the form of a `.config`.
     pub text: String,
 }
 
 impl Fragment {
-    /// Reads a file.
+    /// Reads a fragment from a file.
     pub fn file(path: &Path) -> Result<Fragment, FragmentError> {
         let text = fs::read_to_string(path).map_err(FragmentError::Read)?;
         let fragment = Fragment { name: path.display().to_string(), text };
@@ -155,7 +154,7 @@ impl Fragment {
         Ok(fragment)
     }
 
-    /// The settings in their order.
+    /// The settings in order.
     pub fn settings(&self) -> Result<Vec<(String, Value)>, FragmentError> {
         let mut settings = Vec::new();
         for (index, line) in self.text.lines().enumerate() {
@@ -176,21 +175,21 @@ impl Fragment {
     }
 }
 
-/// `CONFIG_X` of `# CONFIG_X is not set`.
+/// The option in `# CONFIG_X is not set`: `CONFIG_X`.
 fn unset(line: &str) -> Option<&str> {
     let key = line.strip_prefix('#')?.trim_start().strip_suffix(" is not set")?;
     key.starts_with("CONFIG_").then_some(key)
 }
 
-/// What is asked of a configuration: for each option the last value that was asked for, and by
-/// whom.
+/// Requested settings: for each option its last requested value, and the name of the fragment that
+/// requested it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Asked {
     settings: BTreeMap<String, (Value, String)>,
 }
 
 impl Asked {
-    /// Lays a fragment over what is there.
+    /// Adds a fragment; its settings override earlier ones.
     pub fn fragment(&mut self, fragment: &Fragment) -> Result<(), FragmentError> {
         for (key, value) in fragment.settings()? {
             self.settings.insert(key, (value, fragment.name.clone()));
@@ -198,30 +197,30 @@ impl Asked {
         Ok(())
     }
 
-    /// Lays an edit over what is there.
+    /// Adds an edit; it overrides earlier settings.
     pub fn edit(&mut self, edit: &Edit) -> Result<(), FragmentError> {
         let (key, value) = edit.setting()?;
         self.settings.insert(key, (value, "the command line".to_owned()));
         Ok(())
     }
 
-    /// Lays one value over what is there.
+    /// Adds one value; it overrides an earlier one.
     pub fn set(&mut self, key: &str, value: Value, by: &str) {
         self.settings.insert(key.to_owned(), (value, by.to_owned()));
     }
 
-    /// Whether nothing is asked.
+    /// Whether no setting is requested.
     pub fn is_empty(&self) -> bool {
         self.settings.is_empty()
     }
 
-    /// Drops what `later` asks too.
+    /// Drops the settings that `later` overrides.
     pub fn without(mut self, later: &Asked) -> Asked {
         self.settings.retain(|key, _| !later.settings.contains_key(key));
         self
     }
 
-    /// In the form of a `.config`.
+    /// The settings in the form of a `.config`.
     pub fn text(&self) -> String {
         self.settings
             .iter()
@@ -232,7 +231,7 @@ impl Asked {
             .collect()
     }
 
-    /// The text of a `.config` with this laid over it.
+    /// The text of a `.config` with these settings applied.
     pub fn over(&self, config: &str) -> String {
         let kept = config.lines().filter(|line| {
             let key = unset(line).or_else(|| line.split_once('=').map(|(key, _)| key));
@@ -241,8 +240,8 @@ impl Asked {
         kept.map(|line| format!("{line}\n")).collect::<String>() + &self.text()
     }
 
-    /// What `outcome` lacks of what was asked, by name. An option that was asked for as a module
-    /// and came out built in (because something else needs it so) is there, and does not count.
+    /// The requested settings that `outcome` lacks, by name. An option requested as a module may be
+    /// built in because another option needs that; it does not count as lacking.
     pub fn lost(&self, outcome: &Outcome) -> Vec<Lost> {
         self.settings
             .iter()
@@ -257,16 +256,16 @@ impl Asked {
     }
 }
 
-/// An option that did not come out as asked.
+/// An option that differs from the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
     /// Its name, without `CONFIG_`.
     pub key: String,
-    /// What was asked for.
+    /// The requested value.
     pub asked: Value,
-    /// What came out.
+    /// The actual value.
     pub got: Value,
-    /// Which fragment asked.
+    /// The fragment that requested it.
     pub by: String,
 }
 
@@ -291,7 +290,7 @@ impl Outcome {
         self.values.get(key).cloned().unwrap_or(Value::No)
     }
 
-    /// Built in or a module.
+    /// Whether it is built in or a module.
     pub fn has(&self, key: &str) -> bool {
         matches!(self.value(key), Value::Yes | Value::Module)
     }

@@ -1,6 +1,6 @@
-//! Kernel sources from a git repository: just the one commit that is wanted, in a bare repository
-//! of quiz's own, and a checkout in which only what changed is touched. Not for the user's own
-//! tree, whose git state is nobody's business here.
+//! Gets kernel sources from a git repository. It fetches only the wanted commit into quiz's own
+//! bare repository, and its checkout touches only changed files. Not for the user's own tree: its
+//! git state does not matter here.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,7 @@ use quiz_host::digest;
 use quiz_host::report::{Report, Unit};
 use quiz_host::store::{Cache, StoreError};
 
-/// Why a commit could not be had.
+/// Why a commit could not be obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     /// git failed.
@@ -24,18 +24,18 @@ pub enum GitError {
     /// The cache failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Not something that git could fetch.
+    /// The text is not a reference that git could fetch.
     #[error("`{0}` is not the name of a branch, tag or commit")]
     Reference(String),
     /// The commit cannot be trusted.
     #[error(transparent)]
     Verify(#[from] VerifyError),
-    /// A tag is signed, and is another than the one that was asked for.
+    /// The tag is signed, but the signature is for a tag of another name.
     #[error("cannot use the tag {reference} of {url}: its signature is for the tag {name}; try another mirror")]
     OtherTag {
         /// The repository.
         url: String,
-        /// What was asked for.
+        /// The requested tag.
         reference: String,
         /// The name that was signed.
         name: String,
@@ -43,12 +43,12 @@ pub enum GitError {
     /// A file could not be written.
     #[error("cannot check the signature of a tag: {0}")]
     Io(#[from] std::io::Error),
-    /// Not something that git could fetch from.
+    /// The text is not an address that git could fetch from.
     #[error("`{0}` is not the address of a git repository")]
     Url(String),
 }
 
-/// Variables of the caller's environment by which git would work somewhere else.
+/// Environment variables of the caller that would make git use another repository.
 const MEANINGFUL: &[&str] = &[
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -62,10 +62,10 @@ const MEANINGFUL: &[&str] = &[
     "GIT_CEILING_DIRECTORIES",
 ];
 
-/// What there is to do about a commit that is not signed.
+/// Advice for a commit that is not signed.
 const WAYS: &str = "give a signed tag, or the whole id of the commit, or --unverified to take what the server sends";
 
-/// The whole id of a commit, which stands for its contents.
+/// Whether `reference` is a whole commit id, which identifies the commit's contents.
 pub(crate) fn is_whole_id(reference: &str) -> bool {
     [40, 64].contains(&reference.len()) && reference.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -79,10 +79,10 @@ pub(crate) struct Repository {
 }
 
 impl Repository {
-    /// The repository that mirrors what quiz has asked of `url`.
+    /// The bare repository for commits that quiz has fetched from `url`.
     pub fn of(cache: &Cache, url: &str, log: &Path) -> Result<Repository, GitError> {
-        // A leading dash would be an option to git, and `ext::` and the like would be commands to
-        // run.
+        // A leading dash would be an option of git. `ext::` and similar prefixes would run
+        // commands.
         if url.is_empty() || url.starts_with('-') || url.contains("::") || url.chars().any(char::is_control) {
             return Err(GitError::Url(url.to_owned()));
         }
@@ -95,7 +95,7 @@ impl Repository {
         for name in MEANINGFUL {
             command.env_remove(name);
         }
-        // Nobody is there to answer a question.
+        // There is no user to answer a prompt.
         command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_DIR", &self.dir);
         command.args(["-c", "gc.auto=0", "-c", "core.autocrlf=false", "-c", "advice.detachedHead=false"]);
         command
@@ -105,8 +105,8 @@ impl Repository {
         Ok(Run { command, doing, log: &self.log }.run(watch)?)
     }
 
-    /// Fetches `reference` (a branch, a tag, or a whole commit id, if the server lets one ask for
-    /// that) without history, and returns the id of its commit and why it is the right one.
+    /// Fetches `reference` without history: a branch, a tag, or a whole commit id if the server
+    /// allows that. Returns the id of its commit and why quiz trusts it.
     pub fn fetch(
         &self,
         cache: &Cache,
@@ -134,7 +134,7 @@ impl Repository {
         self.run(fetch, &doing, |line| progress.note(line))?;
         let commit = self.ask(&["rev-parse", "--verify", "--quiet", "FETCH_HEAD^{commit}"], &doing)?.trim().to_owned();
         let trusted = self.trust(reference, &commit, trust, &doing)?;
-        // Keeps the commit from being collected as garbage.
+        // This reference keeps git from deleting the commit as garbage.
         let kept = format!("refs/quiz/{}", &digest::of_bytes(reference.as_bytes())[..16]);
         let mut keep = self.git();
         keep.args(["update-ref", &kept, &commit]);
@@ -146,12 +146,12 @@ impl Repository {
         Ok((commit, trusted))
     }
 
-    /// Why what was fetched is what its makers published.
+    /// Decides why the fetched commit is the one that its authors published.
     fn trust(&self, reference: &str, commit: &str, trust: &Trust, doing: &str) -> Result<Trusted, GitError> {
         if self.is_local() {
             return Ok(Trusted::Local);
         }
-        // git computes the ids of what it gets.
+        // git computes the ids of the objects that it receives.
         if is_whole_id(reference) && reference == commit {
             return Ok(Trusted::CommitId);
         }
@@ -175,7 +175,7 @@ impl Repository {
                 return Err(VerifyError::UnknownKeys { what, keyring: keys.name, keys: vec![key], ways: WAYS }.into());
             }
         };
-        // A tag of an older kernel is signed as well.
+        // An old kernel's tag has a valid signature as well, so compare the name.
         let head = signed.split("\n\n").next().unwrap_or_default();
         let name = head.lines().find_map(|line| line.strip_prefix("tag ")).unwrap_or_default();
         if name != reference.strip_prefix("refs/tags/").or(reference.strip_prefix("tags/")).unwrap_or(reference) {
@@ -185,12 +185,12 @@ impl Repository {
         Ok(keys.trusted(key))
     }
 
-    /// A directory of this host.
+    /// Whether the repository is a directory of this host.
     fn is_local(&self) -> bool {
         self.url.starts_with("file://") || (!self.url.contains("://") && Path::new(&self.url).is_dir())
     }
 
-    /// Removes lock files that a killed git has left in `dir`, which nobody else uses now: quiz
+    /// Removes lock files that a killed git has left in `dir`. No other process uses it now: quiz
     /// holds its own lock on it.
     fn break_locks(&self, dir: &Path) {
         for item in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -200,7 +200,7 @@ impl Repository {
         }
     }
 
-    /// What git prints.
+    /// Runs git and returns its output.
     fn ask(&self, args: &[&str], doing: &str) -> Result<String, GitError> {
         let mut command = self.git();
         command.args(args);
@@ -215,8 +215,8 @@ impl Repository {
         })
     }
 
-    /// Makes `to` the tree of `commit`. Files that are right already are not touched, so that make
-    /// does not build them again.
+    /// Makes `to` the tree of `commit`. Files that are correct already are not touched, so that
+    /// make does not rebuild them.
     pub fn checkout(&self, commit: &str, to: &Path, report: &dyn Report) -> Result<(), GitError> {
         let doing = format!("check out {commit}");
         fs::create_dir_all(to).map_err(StoreError::io(&doing))?;
@@ -264,7 +264,7 @@ mod tests {
             String::from_utf8(output.stdout).unwrap().trim().to_owned()
         }
 
-        /// Serves it over the network, which ends with the process.
+        /// Serves it over the network until the process ends.
         fn serve(&self) -> String {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let url = format!("git://{}/", listener.local_addr().unwrap());

@@ -1,6 +1,6 @@
-//! The inputs of a kernel build, in one fingerprint: two builds with the same one make the same
-//! kernel, so the second is not needed. Not for the user's own tree, whose state has no name: make
-//! alone knows what has changed in it.
+//! The fingerprint of a kernel build's inputs. Two builds with the same fingerprint make the same
+//! kernel, so the second is not needed. Not for the user's own tree: only make knows what has
+//! changed in it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,16 +18,16 @@ use quiz_host::digest;
 use quiz_host::report::Report;
 use quiz_host::store::Cache;
 
-/// To be raised when quiz calls make in another way, or puts other files into an entry.
+/// Increase this when quiz calls make differently, or puts other files into an entry.
 const FORMAT: u32 = 1;
 
-/// What the toolchain of a request reports about itself; None if it cannot be run, which the build
-/// itself will report.
+/// The versions that the toolchain of a request reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Toolchain(String);
 
 impl Toolchain {
-    /// Asks the compiler and the linker for their versions.
+    /// Asks the compiler and the linker for their versions. `None` if they cannot be run; the build
+    /// itself reports that.
     pub fn of(request: &BuildRequest) -> Option<Toolchain> {
         let tools = Tools { arch: request.arch, cross: request.is_cross(), llvm: request.llvm };
         let linker = if request.llvm { "ld.lld".to_owned() } else { tools.tool("ld") };
@@ -39,11 +39,10 @@ impl Toolchain {
     }
 }
 
-/// The fingerprint of a build of `origin` as `request` asks for it. None for a source that has no
-/// name for its present state.
+/// The fingerprint of a build of `origin` for `request`. `None` if the source's state has no name.
 ///
 /// # Errors
-/// If a fragment or an edit makes no sense.
+/// Fails if a fragment or an edit is invalid.
 pub(crate) fn fingerprint(
     request: &BuildRequest,
     origin: &Origin,
@@ -56,7 +55,7 @@ pub(crate) fn fingerprint(
         (Source::DebianSource { .. }, Origin::DebianSource { package, version }) => format!("{package} {version}"),
         _ => return Ok(None),
     };
-    // Destructured, so that whoever adds a field decides here whether it changes what is built.
+    // Destructured, so that a new field forces a decision here whether it changes the result.
     let BuildRequest { arch, name, variant, fragments, edits, strict, llvm, prefix, .. } = request;
     let BuildRequest { source: _, mirrors: _, trust: _, keep: _, jobs: _, replace: _, environment: _, .. } = request;
     let text = format!(
@@ -70,8 +69,9 @@ pub(crate) fn fingerprint(
     Ok(Some(digest::of_bytes(text.as_bytes())))
 }
 
-/// The origin that `request` has without asking anybody: of a release that was built before and
-/// whose archive was as well verified as it is to be now, and of a commit that is named by its id.
+/// The origin of `request`, if it is known without a server. That is so for a commit named by its
+/// id, and for a release that was built before. The earlier archive must have been verified as
+/// strictly as this request demands.
 pub(crate) fn known_origin(request: &BuildRequest, built: &[(Kernel, Record)]) -> Option<Origin> {
     match &request.source {
         Source::Release { version: Version::Next(_) } => None,
@@ -101,16 +101,16 @@ pub(crate) fn known_origin(request: &BuildRequest, built: &[(Kernel, Record)]) -
     }
 }
 
-/// The kernels that quiz has built, with what they remember of it.
+/// The kernels that quiz has built, with the records of their builds.
 ///
 /// # Errors
-/// If the cache cannot be read.
+/// Fails if the cache cannot be read.
 pub(crate) fn built(cache: &Cache, report: &dyn Report) -> Result<Vec<(Kernel, Record)>, KernelError> {
     let kernels = kernel::list(cache, report)?.into_iter();
     Ok(kernels.filter_map(|kernel| Record::read(kernel.dir()).map(|record| (kernel, record))).collect())
 }
 
-/// The kernel among `built` with the fingerprint `wanted`, if it is not in one of the directories
+/// The kernel among `built` with the fingerprint `wanted`, except for kernels in the directories
 /// `old`.
 pub(crate) fn find(built: Vec<(Kernel, Record)>, wanted: &str, old: &[PathBuf]) -> Option<(Kernel, Record)> {
     let is_new = |kernel: &Kernel| !old.iter().any(|dir| dir == kernel.dir());

@@ -1,5 +1,5 @@
-//! Turning a finished build into a kernel's entry: image, vmlinux, System.map, configuration,
-//! modules and kbuild tree. Not for building, and not for the entry's place in the cache.
+//! Makes a kernel's entry from a finished build: image, vmlinux, System.map, configuration, modules
+//! and kbuild tree. Not for building, nor for the entry's place in the cache.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,12 +29,12 @@ pub enum InstallError {
     /// A program failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// The configuration says PVH, the kernel does not.
+    /// The configuration has PVH, but the kernel has no PVH entry point.
     #[error("the kernel was configured with PVH but its vmlinux has no PVH entry point: try `-d PVH`")]
     NoPvh,
 }
 
-/// How a kernel of this configuration is started on this architecture.
+/// How QEMU starts a kernel of this configuration on this architecture.
 pub(crate) fn boot(make: &Make<'_>, outcome: &Outcome) -> Boot {
     let pvh = make.arch.machines.iter().any(|machine| machine.pvh);
     if pvh && outcome.has("PVH") {
@@ -46,7 +46,7 @@ pub(crate) fn boot(make: &Make<'_>, outcome: &Outcome) -> Boot {
     }
 }
 
-/// What make has to build for it.
+/// The targets that make has to build for the entry.
 pub(crate) fn targets<'a>(make: &Make<'a>, boot: Boot, outcome: &Outcome) -> Vec<&'a str> {
     let mut targets = vec!["vmlinux"];
     if boot != Boot::Pvh && make.arch.kernel_image != "vmlinux" {
@@ -58,7 +58,7 @@ pub(crate) fn targets<'a>(make: &Make<'a>, boot: Boot, outcome: &Outcome) -> Vec
     targets
 }
 
-/// What the entry is called and where it is from.
+/// The entry's name and origin.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub name: String,
@@ -84,7 +84,7 @@ pub(crate) fn fill(
     fs::copy(build.join("vmlinux"), dir.join("vmlinux"))?;
     let elf_image = boot == Boot::Pvh || make.arch.kernel_image == "vmlinux";
     let boot_file = if elf_image {
-        // Symbols are for the host; the monitor would read them for every VM.
+        // Symbols are for the host; QEMU would read them for every VM.
         strip(make, &build.join("vmlinux"), &dir.join("vmlinux-boot"))?;
         if boot == Boot::Pvh && !bootimage::boots_pvh(&fs::read(dir.join("vmlinux-boot"))?) {
             return Err(InstallError::NoPvh);
@@ -117,7 +117,7 @@ pub(crate) fn fill(
         boot,
         boot_file,
         vmlinux_file: Some("vmlinux".to_owned()),
-        // Before 5.8 the configuration did not record it.
+        // The configuration records the compiler only since 5.8.
         compiler: Some(compiler).filter(|text| text.len() > 1),
         llvm: make.llvm,
         variant: identity.variant,
@@ -136,7 +136,7 @@ fn strip(make: &Make<'_>, from: &Path, to: &Path) -> Result<(), InstallError> {
 fn install_modules(dir: &Path, make: &Make<'_>, release: &str, outcome: &Outcome) -> Result<(), InstallError> {
     let doing = "install the modules";
     let silent = quiz_host::report::Silent;
-    // quiz runs depmod itself, which may be where an ordinary user's PATH does not lead.
+    // quiz runs depmod itself, because it may not be in an ordinary user's PATH.
     let install = |path: &Path, strip: &[&str]| -> Result<(), InstallError> {
         let path = format!("INSTALL_MOD_PATH={}", path.display());
         let mut args = vec![path.as_str(), "DEPMOD=true"];
@@ -154,7 +154,7 @@ fn install_modules(dir: &Path, make: &Make<'_>, release: &str, outcome: &Outcome
             _ => {}
         }
     }
-    // It has to lead to the same place when the cache has been moved.
+    // A relative link stays valid when the cache is moved.
     fs_err::os::unix::fs::symlink("../../../kbuild", modules.join("build"))?;
     modules::index(dir, release, doing, make.log)?;
     if debug {

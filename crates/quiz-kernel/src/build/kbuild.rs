@@ -1,6 +1,6 @@
-//! The tree that out-of-tree modules are built against: headers, the configuration, the finished
-//! scripts and objtool, laid out like a kernel source that was built in place, so that `make -C
-//! kbuild M=…` works with neither source nor build directory at hand, and from any place. Not for
+//! Makes the tree that out-of-tree modules are built against: headers, the configuration, the
+//! finished scripts and objtool. Its layout is that of a kernel source that was built in place. So
+//! `make -C kbuild M=…` works from any place, without the source or the build directory. Not for
 //! the modules of the kernel itself.
 
 use std::io;
@@ -43,7 +43,7 @@ pub(crate) fn make(source: &Path, build: &Path, srcarch: &str, to: &Path) -> io:
     for file in ARCH_FILES {
         copy_if_there(source, &arch.join(file), to)?;
     }
-    // Machines of some architectures have headers of their own (arch/mips/include/asm/mach-…,
+    // Machines of some architectures have their own headers (arch/mips/include/asm/mach-…,
     // arch/arm/mach-…/include).
     for dir in directories(&source.join(&arch), "include")? {
         copy_tree(source, &dir, to, &|_| true)?;
@@ -75,8 +75,8 @@ pub(crate) fn make(source: &Path, build: &Path, srcarch: &str, to: &Path) -> io:
     Ok(())
 }
 
-/// The directories called `name` below `dir`, relative to its grandparent; not those inside one
-/// another.
+/// The directories called `name` below `dir`, relative to its grandparent; nested ones are left
+/// out.
 fn directories(dir: &Path, name: &str) -> io::Result<Vec<PathBuf>> {
     let base = dir.parent().and_then(Path::parent).unwrap_or(dir);
     let mut found = Vec::new();
@@ -114,8 +114,8 @@ fn copy_if_there(from: &Path, path: &Path, to: &Path) -> io::Result<()> {
     copy(from, path, to)
 }
 
-/// Copies one file with its mode and time: an unchanged header must not make modules build again
-/// when the kernel is.
+/// Copies one file with its mode and time. A kernel rebuild must not make modules rebuild because
+/// of an unchanged header.
 fn copy(from: &Path, path: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (from.join(path), to.join(path));
     let meta = fs::symlink_metadata(&from)?;
@@ -128,7 +128,7 @@ fn copy(from: &Path, path: &Path, to: &Path) -> io::Result<()> {
     }
     fs::copy(&from, &to)?;
     fs::File::options().write(true).open(&to).and_then(|file| file.file().set_modified(meta.modified()?)).or_else(|e| {
-        // A file that may not be written keeps the time of copying.
+        // A file without write permission gets the time of copying.
         if e.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(e) }
     })
 }

@@ -1,6 +1,6 @@
-//! What a kernel source says about its options, as far as it takes to tell a user why one did not
-//! come out as asked. Not a full reading of the Kconfig language: the kernel's own tools decide;
-//! this only explains afterwards.
+//! Reads a source's Kconfig files, to explain to a user why an option differs from the request. Not
+//! a full reading of the Kconfig language: the kernel's own tools decide, and this only explains
+//! afterwards.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use walkdir::{DirEntry, WalkDir};
 use super::fragment::{Lost, Outcome, Value};
 use quiz_host::digest;
 
-/// Where an option is defined.
+/// One definition of an option.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Definition {
     prompt: bool,
-    /// It can be a module.
+    /// The option can be a module.
     tristate: bool,
-    /// Expressions that must all hold.
+    /// Expressions that must all be true.
     depends: Vec<String>,
 }
 
@@ -25,13 +25,13 @@ struct Definition {
 #[derive(Debug, Default)]
 pub struct Kconfig {
     defined: HashMap<String, Vec<Definition>>,
-    /// By selected option, the options that select it.
+    /// For each option, the options that select it.
     selected_by: HashMap<String, Vec<String>>,
 }
 
 impl Kconfig {
-    /// Reads all Kconfig files of a source tree, of the architectures only `srcarch`. What cannot
-    /// be read is skipped: a poorer explanation is better than none.
+    /// Reads all Kconfig files of a source tree, of the architectures only `srcarch`. Unreadable
+    /// files are skipped: a poorer explanation is better than none.
     pub fn scan(source: &Path, srcarch: &str) -> Kconfig {
         let mut kconfig = Kconfig::default();
         for path in files(source, srcarch) {
@@ -54,7 +54,7 @@ impl Kconfig {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            // Help is what is indented deeper than its first line's keyword.
+            // Help text is indented deeper than its keyword.
             if let Some(depth) = help {
                 if indent > depth {
                     continue;
@@ -125,7 +125,8 @@ impl Kconfig {
         self.defined.contains_key(key)
     }
 
-    /// Why an option did not come out as asked, as far as that can be seen; to follow "because".
+    /// Why an option differs from the request, as far as that can be determined. The text follows
+    /// "because".
     pub fn reason(&self, lost: &Lost, outcome: &Outcome) -> Option<String> {
         let Some(definitions) = self.defined.get(&lost.key) else {
             return Some("this source has no such option".to_owned());
@@ -162,7 +163,8 @@ impl Kconfig {
             let conditions = d.depends.iter().flat_map(|e| split(e, "&&"));
             conditions.filter(|c| holds(c, outcome) == Some(false)).map(str::to_owned).collect()
         };
-        // Any one definition with a prompt would do; the nearest one tells most.
+        // Any one definition with a prompt would do; the one with the fewest unmet conditions
+        // explains most.
         let mut nearest = definitions.iter().filter(|d| d.prompt).map(unmet).min_by_key(Vec::len)?;
         nearest.sort();
         nearest.dedup();
@@ -190,7 +192,7 @@ fn files(source: &Path, srcarch: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A text that changes when somebody edits a Kconfig file of the source.
+/// A text that changes when a Kconfig file of the source changes.
 pub(crate) fn state(source: &Path, srcarch: &str) -> String {
     let mut all = String::new();
     for path in files(source, srcarch) {
@@ -205,8 +207,7 @@ fn comment_free(expression: &str) -> &str {
     expression.split('#').next().unwrap_or(expression).trim()
 }
 
-/// Splits at an operator that is not within parentheses, and takes off parentheses that enclose a
-/// part.
+/// Splits at an operator outside of parentheses, and removes parentheses around a part.
 fn split<'a>(expression: &'a str, operator: &str) -> Vec<&'a str> {
     let (mut parts, mut depth, mut start) = (Vec::new(), 0usize, 0);
     for (at, c) in expression.char_indices() {
@@ -224,8 +225,7 @@ fn split<'a>(expression: &'a str, operator: &str) -> Vec<&'a str> {
     parts
 }
 
-/// Whether a condition holds; None where that cannot be told from the outcome (calls of the
-/// preprocessor).
+/// Whether a condition is true; `None` if the outcome does not tell, as for preprocessor calls.
 fn holds(expression: &str, outcome: &Outcome) -> Option<bool> {
     let expression = expression.trim();
     let alternatives = split(expression, "||");
@@ -254,8 +254,7 @@ fn holds(expression: &str, outcome: &Outcome) -> Option<bool> {
     }
     for (operator, equal) in [("!=", false), ("=", true)] {
         if let Some((left, right)) = expression.split_once(operator) {
-            // Versions of compilers are compared with < and >; those are the preprocessor's
-            // business.
+            // `<` and `>` compare compiler versions, which is the preprocessor's task.
             if expression.contains(['<', '>']) {
                 return None;
             }
@@ -275,7 +274,7 @@ fn holds(expression: &str, outcome: &Outcome) -> Option<bool> {
     }
 }
 
-/// The condition, and what the options in it are now where that is not plain.
+/// The condition, with the values of its options if they are not obvious.
 fn with_values(term: &str, outcome: &Outcome) -> String {
     let mut names: Vec<&str> = term
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))

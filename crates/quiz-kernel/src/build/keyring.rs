@@ -1,5 +1,5 @@
-//! The keys that may sign the source of a kernel: those that quiz ships, or the user's. Not for
-//! checking signatures (`verify`).
+//! The keys that may sign the source of a kernel: quiz's own, or the user's. Not for checking
+//! signatures (`verify`).
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use quiz_host::digest;
 
 use crate::trusted::Trusted;
 
-/// The keys that sign Linux releases; `keys/README.md` says whose they are and where they are from.
+/// The keys that sign Linux releases; `keys/README.md` lists their owners and origins.
 const SHIPPED: &[u8] = include_bytes!("keys/kernel.org.gpg");
 
 /// Why keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
-    /// The user's file is no keyring.
+    /// The user's file is not a keyring.
     #[error(
         "the keyring {} cannot be used: {why}; make one with `gpg --export KEY > FILE`",
         path.display()
@@ -23,10 +23,10 @@ pub enum KeyringError {
     Unusable {
         /// Its path.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         why: String,
     },
-    /// quiz's own keys could not be handed to gpgv.
+    /// quiz's own keys could not be written for gpgv.
     #[error("cannot write quiz's own keys to a temporary file: {0}")]
     Shipped(io::Error),
 }
@@ -34,14 +34,14 @@ pub enum KeyringError {
 /// A file of keys.
 pub(crate) struct Keyring {
     pub path: PathBuf,
-    /// In messages.
+    /// The name in messages.
     pub name: String,
     digest: Option<String>,
     _temporary: Option<tempfile::NamedTempFile>,
 }
 
 impl Keyring {
-    /// The keys in a file that the user names.
+    /// The keys in a file of the user.
     pub fn of_user(path: &Path) -> Result<Keyring, KeyringError> {
         let (path, digest) = Keyring::read(path)?;
         Ok(Keyring { name: path.display().to_string(), path, digest: Some(digest), _temporary: None })
@@ -54,7 +54,7 @@ impl Keyring {
         if contents.starts_with(b"-----BEGIN") {
             return Err(unusable("it is in text form, which gpgv does not read".to_owned()));
         }
-        // gpgv looks for a name without a slash in gpg's own directory.
+        // gpgv would look for a name without a slash in gpg's own directory.
         let path = fs::canonicalize(path).map_err(|e| unusable(e.to_string()))?;
         Ok((path, digest::of_bytes(&contents)))
     }
@@ -71,7 +71,7 @@ impl Keyring {
         Ok(Keyring { path, name: "quiz's keyring of kernel.org".to_owned(), digest: None, _temporary: Some(file) })
     }
 
-    /// What a good signature by one of these keys is worth.
+    /// The trust that a good signature by one of these keys gives.
     pub fn trusted(&self, key: String) -> Trusted {
         Trusted::Signature { key, keyring: self.digest.clone() }
     }

@@ -1,5 +1,5 @@
-//! Running the kernel's own build system: with nothing but what was asked for, its output in a log,
-//! and progress counted in objects. Not for deciding what to build.
+//! Runs the kernel's own build system in a controlled environment, logs its output, and counts
+//! progress in objects. Not for deciding what to build.
 
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
@@ -13,25 +13,25 @@ use quiz_host::command::{CommandError, Run};
 use quiz_host::environment::Environment;
 use quiz_host::report::Progress;
 
-/// Why the kernel's build system did not do its work.
+/// Why the kernel's build system failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
-    /// It could not be run.
+    /// make could not be run.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// It found something wrong.
+    /// make reported an error.
     #[error("cannot {doing}:\n  {}\nthe whole log is {}", lines.join("\n  "), log.display())]
     Failed {
-        /// What was being done, to follow "cannot".
+        /// The step that failed; the text follows "cannot".
         doing: String,
         /// The first error in the log, with the lines that belong to it.
         lines: Vec<String>,
-        /// Everything that make said.
+        /// The file with make's complete output.
         log: PathBuf,
     },
 }
 
-/// Which toolchain builds a kernel.
+/// The toolchain that builds a kernel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tools {
     /// The architecture to build for.
@@ -62,12 +62,12 @@ impl Tools {
     }
 }
 
-/// A source tree, a build directory, and the tools to get from one to the other.
+/// A source tree, a build directory, and the tools to build one from the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Make<'a> {
     /// The kernel's source; never written to.
     pub source: &'a Path,
-    /// Where everything goes that is made.
+    /// The build directory, which receives all output.
     pub output: &'a Path,
     /// The architecture to build for.
     pub arch: &'static Arch,
@@ -75,13 +75,13 @@ pub(crate) struct Make<'a> {
     pub cross: bool,
     /// Clang and LLVM's tools instead of GCC and binutils.
     pub llvm: bool,
-    /// Words before the compiler's name.
+    /// Arguments before the compiler's name.
     pub prefix: &'a [String],
-    /// How many jobs at once.
+    /// How many jobs run at once.
     pub jobs: NonZeroUsize,
-    /// What of the caller's environment make gets.
+    /// The part of the caller's environment that make receives.
     pub environment: &'a Environment,
-    /// Where make's words go, after what is there.
+    /// The file that make's output is appended to.
     pub log: &'a Path,
 }
 
@@ -93,8 +93,8 @@ impl Make<'_> {
         output.push(self.output);
         command.arg(output).arg(format!("-j{}", self.jobs)).arg("--no-print-directory");
         command.arg(format!("ARCH={}", self.arch.kernel_arch));
-        // Set, though empty, it keeps git's state ("+", "-dirty") out of the release, which would
-        // change with every commit.
+        // Setting it, though empty, keeps git's state ("+", "-dirty") out of the release. That
+        // state would change with every commit.
         command.args(["LOCALVERSION=", "KBUILD_BUILD_USER=quiz", "KBUILD_BUILD_HOST=quiz"]);
         if self.cross {
             command.arg(format!("CROSS_COMPILE={}", self.arch.cross));
@@ -125,14 +125,14 @@ impl Make<'_> {
         self.tools().tool(name)
     }
 
-    /// Runs make with `args` (targets and assignments) to its end, and returns how many objects
-    /// were made. `doing` follows "cannot".
+    /// Runs make with `args` (targets and assignments), and returns how many objects it made.
+    /// `doing` follows "cannot" in an error.
     pub fn run(&self, args: &[&str], doing: &str, progress: &dyn Progress) -> Result<u64, MakeError> {
         self.run_expecting(None, args, doing, progress)
     }
 
-    /// Like [`Make::run`], where `progress` was told that `expected` objects would be made; if
-    /// there are more, it is corrected.
+    /// Like [`Make::run`], with `progress` prepared for `expected` objects. If there are more, it
+    /// corrects `progress`.
     pub fn run_expecting(
         &self,
         expected: Option<u64>,
@@ -171,7 +171,7 @@ impl Make<'_> {
     }
 }
 
-/// The object that a line of make's output says is being made.
+/// The object that a line of make's output reports.
 pub fn object(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("  ")?;
     let (what, rest) = rest.split_once(' ')?;
@@ -182,8 +182,8 @@ pub fn object(line: &str) -> Option<&str> {
     Some(rest.strip_prefix("[M]").unwrap_or(rest).trim())
 }
 
-/// How many objects quiz's own configuration makes, for a first build that has no earlier one to be
-/// measured by.
+/// How many objects quiz's own configuration makes, for a first build without an earlier one to
+/// compare with.
 pub(crate) const TYPICAL_OBJECTS: u64 = 1810;
 
 #[cfg(test)]

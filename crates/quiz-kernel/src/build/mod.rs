@@ -1,6 +1,6 @@
-//! Building kernels from source: get the source, configure, make, and put what comes out on the
-//! shelf of kernels. Not for a distribution's ready kernels (`debian`), and not for anything that
-//! runs them.
+//! Builds kernels from source: gets the source, configures and compiles it, and puts the result on
+//! the shelf of kernels. Not for a distribution's ready kernels (`stock`), and not for running
+//! kernels.
 //!
 //! ```text
 //! source ─ release, git, apt, tree ─► the source's work directory in the cache, source
@@ -9,10 +9,11 @@
 //! install ─► <cache>/kernels/<name>: image, vmlinux, modules, kbuild tree, manifest, build.json
 //! ```
 //!
-//! The work directory of a source is locked for as long as it is built from. Whoever gets the lock
-//! looks first whether the same inputs (`inputs`) were built meanwhile. It goes when a source that
-//! cannot change has been built, and stays for git and the user's own tree, whose next build then
-//! takes seconds. A user's tree is never written to.
+//! A build locks the work directory of its source. After it gets the lock, it first checks whether
+//! another process has built the same inputs (`inputs`) meanwhile.
+//!
+//! quiz deletes the work directory after the build if the source cannot change. For git and the
+//! user's own tree it stays, and the next build takes seconds. quiz never writes to a user's tree.
 
 mod archive;
 pub mod config;
@@ -59,20 +60,19 @@ use quiz_host::report::{Report, Unit};
 use quiz_host::store::{Cache, StoreError};
 use source::{Means, Obtained};
 
-/// Why a kernel could not be built. Whatever the reason, a kernel of that name that was there
-/// before still is.
+/// Why a kernel could not be built. An existing kernel of that name stays in any case.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The source could not be had.
+    /// The source could not be obtained.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// It could not be configured as asked.
+    /// The kernel could not be configured as requested.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// It does not compile.
+    /// The kernel does not compile.
     #[error(transparent)]
     Make(#[from] MakeError),
-    /// The result could not be put together.
+    /// The result could not be installed.
     #[error(transparent)]
     Install(#[from] InstallError),
     /// The cache failed.
@@ -81,7 +81,7 @@ pub enum BuildError {
     /// Installed kernels could not be listed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// A kernel that is to be built again does not say how it was built.
+    /// The kernel to rebuild has no record of its build.
     #[error("kernel {0} has no record of its build: only kernels that quiz has built can be rebuilt")]
     NoRecord(String),
     /// A file could not be read or written.
@@ -89,15 +89,15 @@ pub enum BuildError {
     Io(#[from] std::io::Error),
 }
 
-/// Builds a kernel and makes it an entry, replacing one of that name. Takes minutes; source and
-/// build directory of an earlier build are used where they were kept.
+/// Builds a kernel and makes it an entry, replacing one of the same name. Takes minutes. Source and
+/// build directory of an earlier build are used if they were kept.
 ///
-/// A kernel that was built from the same inputs is returned as it is, unless `request.replace`;
-/// also one that another process has built while this one waited for it. The user's own tree is
-/// always built: make knows what has changed in it.
+/// A kernel that was built from the same inputs is returned as it is, unless `request.replace`. The
+/// same holds for one that another process has built while this one waited for it. The user's own
+/// tree is always built: make knows what has changed in it.
 ///
 /// # Errors
-/// If it cannot be built.
+/// Fails if the kernel cannot be built.
 pub fn build(cache: &Cache, request: &BuildRequest, report: &dyn Report) -> Result<Kernel, BuildError> {
     build_with(cache, request, &fetch::Fetch::default(), report)
 }
@@ -117,7 +117,7 @@ fn build_with(
     let there = {
         let built = inputs::built(cache, report)?;
         let there = directories(&built);
-        // What there is to say at once need not wait for another build of the same source.
+        // Known results need not wait for another build of the same source.
         if !request.replace
             && let Some(origin) = inputs::known_origin(request, &built)
             && let Some(wanted) = inputs(&origin)?
@@ -138,21 +138,22 @@ fn build_with(
         cache,
         mirrors: &request.mirrors,
         trust: &request.trust,
-        // It is the same for all, and mirrors go on the longest with those that most have.
+        // The source package is the same for all architectures, and mirrors keep the common ones
+        // the longest.
         debian_arch: quiz_arch::host().debian,
         log: &log,
         fetch,
         report,
     };
-    // Goes only if it is empty; what has been downloaded or built stays.
+    // Removes the directory only if it is empty; downloads and builds stay.
     let tidy = || {
         let _kept = fs::remove_dir(&work);
     };
     let identified = source::identify(&request.source, &means).inspect_err(|_| tidy())?;
     let inputs = inputs(&identified.origin)?;
     if let Some(wanted) = &inputs {
-        // Under the lock, so that whatever another process has built meanwhile is seen. That is as
-        // new as can be asked for.
+        // Search under the lock, to see a kernel that another process has built meanwhile. That one
+        // is new enough even for `replace`.
         let old: &[PathBuf] = if request.replace { &there } else { &[] };
         if let Some(found) = inputs::find(inputs::built(cache, &quiz_host::report::Silent)?, wanted, old) {
             tidy();
@@ -181,7 +182,7 @@ fn build_with(
     Ok(Kernel::from_entry(entry)?)
 }
 
-/// Says that a kernel need not be built, with what there was to say when it was.
+/// Reports that a kernel need not be built, with the remarks of its build.
 fn already((kernel, record): (Kernel, Record), report: &dyn Report) -> Kernel {
     record.remarks.iter().for_each(|line| report.say(line));
     report.say(&format!(
@@ -195,7 +196,7 @@ fn directories(built: &[(Kernel, Record)]) -> Vec<PathBuf> {
     built.iter().map(|(kernel, _)| kernel.dir().to_owned()).collect()
 }
 
-/// A kernel that is built.
+/// One build of a kernel.
 struct Job<'a> {
     cache: &'a Cache,
     request: &'a BuildRequest,
@@ -258,9 +259,9 @@ impl Job<'_> {
     }
 }
 
-/// The build directory of a request within its source's work directory. A kernel with a name of its
-/// own has its own, because its configuration differs; otherwise architecture and compiler tell
-/// them apart.
+/// The build directory of a request within its source's work directory. A kernel with its own name
+/// has its own directory, because its configuration differs. The others differ by architecture and
+/// compiler.
 fn build_dir(request: &BuildRequest) -> String {
     match (&request.name, &request.source) {
         (Some(name), _) => format!("build-{name}"),
@@ -268,8 +269,8 @@ fn build_dir(request: &BuildRequest) -> String {
     }
 }
 
-/// What follows the version in `uname -r`. It tells kernels of one version apart, also where
-/// modules are installed for them. A user's tree is called what its owner calls it.
+/// The text after the version in `uname -r`. It distinguishes kernels of one version, also where
+/// modules are installed for them. A user's tree keeps its own local version.
 fn local_version(request: &BuildRequest, obtained: &Obtained) -> Option<String> {
     let suffix = match (&request.source, &obtained.origin, &request.name) {
         (Source::Tree { .. }, ..) => return request.variant.as_ref().map(|variant| format!("-{variant}")),
@@ -284,7 +285,7 @@ fn local_version(request: &BuildRequest, obtained: &Obtained) -> Option<String> 
         }
         (_, _, None) => format!("-quiz{}", request.suffix()),
     };
-    // The whole of `uname -r` may have 64 characters.
+    // `uname -r` may have at most 64 characters.
     Some(suffix.chars().filter(|c| *c != '~').take(40).collect())
 }
 
@@ -305,7 +306,7 @@ fn default_name(
             let plain: String =
                 base.chars().map(|c| if c.is_ascii_alphanumeric() || ".+-_".contains(c) { c } else { '_' }).collect();
             let name = format!("tree-{}{suffix}", plain.trim_start_matches('.'));
-            // Another tree may have the same name in another place.
+            // A tree elsewhere may have the same name.
             let taken = kernel::list(cache, report)?.iter().any(|k| {
                 k.name() == name && !matches!(&k.manifest.origin, Origin::Tree { path: other } if other == path)
             });
@@ -319,8 +320,8 @@ fn default_name(
     })
 }
 
-/// How many objects a whole build will make: as many as an earlier one of this architecture, the
-/// same source if possible.
+/// How many objects a full build will make: as many as an earlier build of this architecture, from
+/// the same source if possible.
 fn expected_objects(cache: &Cache, request: &BuildRequest) -> u64 {
     let records: Vec<Record> = kernel::list(cache, &quiz_host::report::Silent)
         .unwrap_or_default()
@@ -335,11 +336,11 @@ fn expected_objects(cache: &Cache, request: &BuildRequest) -> u64 {
     best.and_then(|r| r.objects).unwrap_or(TYPICAL_OBJECTS)
 }
 
-/// Builds a kernel as it was built before, from its source as it is now. The kernel stays usable
-/// meanwhile. One whose inputs are the same is returned as it is, unless `replace`.
+/// Builds a kernel as before, from the present state of its source. The old kernel stays usable
+/// meanwhile. A kernel with the same inputs is returned as it is, unless `replace`.
 ///
 /// # Errors
-/// If it cannot be built.
+/// Fails if the kernel cannot be built.
 pub fn rebuild(
     cache: &Cache,
     kernel: &Kernel,
@@ -353,8 +354,8 @@ pub fn rebuild(
     build(cache, &request, report)
 }
 
-/// Deletes work directories (sources and build directories) that no installed kernel is built again
-/// from, and that nobody is using. Returns how many bytes that freed.
+/// Deletes unused work directories (sources and build directories) from which no installed kernel
+/// is rebuilt. Returns how many bytes that freed.
 pub fn prune_work(cache: &Cache, report: &dyn Report) -> Result<u64, BuildError> {
     let shelf = cache.shelf("work");
     let wanted: Vec<String> = kernel::list(cache, report)?

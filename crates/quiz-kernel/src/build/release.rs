@@ -1,5 +1,5 @@
-//! Release tarballs and release candidates of kernel.org, or of a mirror that is laid out like it.
-//! Not for unpacking them.
+//! Downloads releases and release candidates from kernel.org, or from a mirror with the same
+//! layout. Not for unpacking them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::version::Version;
 use quiz_host::digest;
 use quiz_host::report::{Report, Unit};
 
-/// Why a release could not be had.
+/// Why a release could not be obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
     /// The download failed.
@@ -26,7 +26,7 @@ pub enum ReleaseError {
     /// A signature is bad or cannot be checked.
     #[error(transparent)]
     Verify(#[from] VerifyError),
-    /// The list of sums does not have the file.
+    /// The list of checksums lacks the file.
     #[error("{url} does not list {file}: is there such a version? If so, give the SHA-256 of {file} with --sha256")]
     NoSum {
         /// The list.
@@ -37,17 +37,18 @@ pub enum ReleaseError {
     /// kernel.org has no archive of that kind.
     #[error("kernel.org keeps no archive of {0}: build it from its git repository, with its tag")]
     NoArchive(Version),
-    /// A file could not be kept.
+    /// A file could not be stored.
     #[error("cannot keep the download: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Where archives come from.
+/// Servers of archives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mirrors {
-    /// Has `v6.x/linux-6.12.30.tar.xz`, `v6.x/linux-6.12.30.tar.sign` and `v6.x/sha256sums.asc`.
+    /// A server that has `v6.x/linux-6.12.30.tar.xz`, `v6.x/linux-6.12.30.tar.sign` and
+    /// `v6.x/sha256sums.asc`.
     pub releases: String,
-    /// Has `linux-6.19-rc3.tar.gz`.
+    /// A server that has `linux-6.19-rc3.tar.gz`.
     pub candidates: String,
     /// The git repository of linux-next, with its tags `next-YYYYMMDD`.
     pub next: String,
@@ -69,19 +70,19 @@ pub(crate) struct Archive {
     /// Its file.
     #[serde(skip)]
     pub path: PathBuf,
-    /// Where it came from.
+    /// Its URL.
     pub url: String,
     /// Its SHA-256.
     pub sha256: String,
-    /// Why it was taken for the right one.
+    /// Why quiz trusts it.
     pub trusted: Trusted,
 }
 
-/// What there is to do about an archive that is not signed as it should be.
+/// Advice for an archive without the expected signature.
 const WAYS: &str = "give its SHA-256 with --sha256, or --unverified to take what the server sends";
 
-/// Downloads and verifies the archive of a release into `downloads`. What has been verified before
-/// is not asked for again.
+/// Downloads and verifies the archive of a release into `downloads`. An archive that was verified
+/// earlier is not downloaded again.
 pub(crate) fn obtain(
     version: &Version,
     mirrors: &Mirrors,
@@ -102,7 +103,7 @@ pub(crate) fn obtain(
         report.say(&format!("using {file}, which was downloaded earlier ({})", known.trusted));
         return Ok(known);
     }
-    // Until it is known to be right, nothing says so of a file that is there.
+    // Remove the note first: it must not vouch for a file that is not verified yet.
     match fs::remove_file(&note) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
         _ => {}
@@ -112,7 +113,8 @@ pub(crate) fn obtain(
         None => mirrors.candidates.trim_end_matches('/').to_owned(),
     };
     let from = Place { base, file, path, fetch, report };
-    // Where the user names both, both must be right; kernel.org signs no archives of candidates.
+    // If the user gives both a checksum and a keyring, both must match. kernel.org does not sign
+    // archives of candidates.
     let sum = trust.sha256.as_deref();
     let archive = if let Some(sum) = sum.filter(|_| trust.keyring.is_none() || series.is_none()) {
         from.pinned(sum)?
@@ -130,8 +132,8 @@ pub(crate) fn obtain(
     Ok(archive)
 }
 
-/// What an earlier call has downloaded, if that is good enough for this one and the file has not
-/// changed.
+/// The archive of an earlier download, if its trust is sufficient for this call and the file has
+/// not changed.
 fn known(path: &Path, note: &Path, trust: &Trust) -> Result<Option<Archive>, VerifyError> {
     let read = || -> Option<Archive> { serde_json::from_str(&fs::read_to_string(note).ok()?).ok() };
     let Some(archive) = read() else { return Ok(None) };
@@ -143,7 +145,7 @@ fn known(path: &Path, note: &Path, trust: &Trust) -> Result<Option<Archive>, Ver
     Ok(same.then_some(archive))
 }
 
-/// An archive on a server, and where it is to go.
+/// An archive on a server, and its file here.
 struct Place<'a> {
     base: String,
     file: String,
@@ -169,8 +171,8 @@ impl Place<'_> {
         Ok(archive)
     }
 
-    /// With a signature of the list of sums or of the archive itself; of the archive if its sum is
-    /// `pinned`.
+    /// Verifies the archive by a signature of the list of checksums or of the archive itself. If
+    /// its checksum is `pinned`, only the latter counts.
     fn signed(&self, keys: &Keyring, pinned: Option<&str>) -> Result<Archive, ReleaseError> {
         let mut unknown = Vec::new();
         let mut trusted = None;
@@ -185,8 +187,7 @@ impl Place<'_> {
                 Signature::UnknownKey { key } => unknown.push(key),
             }
         }
-        // The sum of a list that is not signed tells a broken download from a whole one, and
-        // nothing else.
+        // A checksum from an unsigned list only detects a broken download.
         let sum = match &list {
             Some(list) => Some(
                 verify::sum_of(list, &self.file).ok_or_else(|| ReleaseError::NoSum { url, file: self.file.clone() })?,
@@ -196,7 +197,7 @@ impl Place<'_> {
         if let Some(trusted) = trusted {
             return self.get(sum, trusted);
         }
-        // It is the archive before compression that is signed.
+        // The signature is of the uncompressed archive.
         let sign_name = format!("{}.sign", self.file.trim_end_matches(".xz"));
         let what = format!("{}/{}", self.base, self.file);
         let sign_text = match self.optional(&format!("{}/{sign_name}", self.base))? {
@@ -234,7 +235,7 @@ impl Place<'_> {
         }
     }
 
-    /// Checks the signature of the archive that was downloaded.
+    /// Checks the signature of the downloaded archive.
     fn check(&self, sign_name: &str, sign_text: &str, keys: &Keyring) -> Result<Signature, ReleaseError> {
         let sign = self.path.with_file_name(sign_name);
         fs::write(&sign, sign_text)?;
@@ -286,7 +287,7 @@ mod tests {
         tar(&[("linux-6.12/Makefile", "VERSION = 6\n"), ("linux-6.12/Kconfig", "")])
     }
 
-    /// Puts a release on the mirror with a list of sums that nobody has signed.
+    /// Puts a release on the mirror, with an unsigned list of checksums.
     fn put(mirror: &Mirror, version: &str, archive: &[u8]) {
         let name = format!("linux-{version}.tar.xz");
         mirror.server.put(&format!("/k/v6.x/{name}"), archive);
@@ -309,7 +310,7 @@ mod tests {
         assert_eq!(mirror.get("6.12.0", &signer.trust()).unwrap(), got);
         assert_eq!(mirror.get("6.12.0", &Trust::default()).unwrap(), got);
         assert_eq!(mirror.server.asked().len(), before);
-        // A version that the list lacks, although there might be such a file.
+        // The list lacks this version, although such a file may exist.
         let error = mirror.get("6.12.1", &signer.trust()).unwrap_err();
         assert!(matches!(&error, ReleaseError::NoSum { file, .. } if file == "linux-6.12.1.tar.xz"), "{error}");
     }
@@ -332,7 +333,7 @@ mod tests {
         mirror.server.put("/k/v6.x/sha256sums.asc", list.as_bytes());
         let error = mirror.get("6.12", &Trust::default()).unwrap_err();
         assert!(matches!(error, ReleaseError::Verify(VerifyError::Bad { .. })), "{error}");
-        // Notes of a quiz that took such lists are no longer believed.
+        // quiz does not believe the notes of a version that accepted such lists.
         fs::write(mirror.dir.path().join("linux-6.12.tar.xz"), xz(&source())).unwrap();
         let note = format!(r#"{{"url": "u", "sha256": "{sum}", "signature_checked": false, "unverified": false}}"#);
         fs::write(mirror.dir.path().join("linux-6.12.tar.xz.json"), note).unwrap();
@@ -356,7 +357,8 @@ mod tests {
             assert!(error.to_string().contains("linux-6.12.30.tar.xz"), "{error}");
             assert_eq!(mirror.left(), Vec::<String>::new());
         }
-        // A list that was altered with it, and other contents that are whole.
+        // Neither an altered list with an altered archive, nor other complete contents are
+        // accepted.
         let other = xz(&tar(&[("linux-6.12/Makefile", "all:; rm -rf /\n")]));
         for bad in [altered, other] {
             put(&mirror, "6.12.30", &bad);
@@ -365,13 +367,13 @@ mod tests {
             assert!(error.to_string().contains("linux-6.12.30.tar.xz"), "{error}");
             assert!(!mirror.left().iter().any(|name| name.contains(".tar.xz")), "{:?}", mirror.left());
         }
-        // A sum that the user gives goes before the list's.
+        // A checksum from the user comes before the list's.
         mirror.server.put("/k/v6.x/linux-6.12.30.tar.xz", &archive);
         let trust = Trust { sha256: Some("0".repeat(64)), ..Trust::default() };
         assert!(matches!(mirror.get("6.12.30", &trust), Err(ReleaseError::Fetch(FetchError::Altered { .. }))));
         let trust = Trust { sha256: Some(digest::of_bytes(&archive)), ..Trust::default() };
         assert_eq!(mirror.get("6.12.30", &trust).unwrap().trusted, Trusted::Sha256);
-        // Nor does it replace the signature where the user names a keyring as well.
+        // It does not replace the signature if the user also names a keyring.
         let stranger = Trust { keyring: Signer::new().trust().keyring, ..trust.clone() };
         assert!(mirror.get("6.12.30", &stranger).is_err());
         let both = Trust { keyring: signer.trust().keyring, ..trust };
@@ -395,7 +397,7 @@ mod tests {
         let trusting = Trust { unverified: true, ..Trust::default() };
         let got = mirror.get("6.19-rc3", &trusting).unwrap();
         assert_eq!((&got.sha256, got.trusted), (&sum, Trusted::Unverified));
-        // That word holds for that time only.
+        // `unverified` applies only to the call that gives it.
         unsigned(mirror.get("6.19-rc3", &Trust::default()));
         let pinned = Trust { sha256: Some(sum), ..Trust::default() };
         assert_eq!(mirror.get("6.19-rc3", &pinned).unwrap().trusted, Trusted::Sha256);
@@ -411,7 +413,7 @@ mod tests {
         mirror.server.put("/k/v6.x/linux-6.12.tar.xz", &archive);
         mirror.server.put("/k/v6.x/linux-6.12.tar.sign", &signer.detached(&tar));
         mirror.server.put("/k/v6.x/sha256sums.asc", stranger.clear_sign(&list).as_bytes());
-        // The list is by a stranger, but the archive itself is signed.
+        // A stranger signed the list, but the archive itself is signed correctly.
         mirror.get("6.12", &signer.trust()).unwrap();
 
         let mirror = Mirror::new();
@@ -424,9 +426,9 @@ mod tests {
             assert_eq!(keys.len(), 2);
         };
         unknown(&signer.trust());
-        // Nor do quiz's own keys serve.
+        // quiz's own keys do not help either.
         unknown(&Trust::default());
-        // What is taken unverified does not satisfy the keyring later.
+        // An archive accepted as unverified does not satisfy the keyring later.
         let word = Trust { unverified: true, ..Trust::default() };
         assert_eq!(mirror.get("6.12", &word).unwrap().trusted, Trusted::Unverified);
         unknown(&signer.trust());

@@ -1,5 +1,5 @@
-//! What is asked of a kernel build, as plain data that is kept with the kernel, so that it can be
-//! built again. Not for doing it.
+//! The request for a kernel build, as plain data. It is stored with the kernel, so that the kernel
+//! can be rebuilt. Not for building.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::source::Source;
 use super::trust::Trust;
 use quiz_host::environment::Environment;
 
-/// Everything that decides what is built.
+/// All inputs of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildRequest {
     /// The architecture.
@@ -23,38 +23,38 @@ pub struct BuildRequest {
     pub arch: &'static Arch,
     /// The source.
     pub source: Source,
-    /// The entry's name; None lets quiz choose one after version, architecture and compiler.
+    /// The entry's name; `None`: quiz chooses one from version, architecture and compiler.
     pub name: Option<String>,
-    /// What kind of kernel it is to be, beside the plain one: the name of the fragment of quiz's
-    /// that makes it one.
+    /// The variant: the name of the built-in fragment that makes it. `None` for a plain kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// The user's configuration fragments, the later over the earlier.
+    /// The user's configuration fragments; a later one overrides an earlier one.
     pub fragments: Vec<Fragment>,
-    /// Edits over the fragments.
+    /// Edits to apply after the fragments.
     pub edits: Vec<Edit>,
-    /// An option of the user's that does not come out as asked is an error; else it is only said.
+    /// Whether a user's option that differs from the request is an error; otherwise it is only
+    /// reported.
     pub strict: bool,
-    /// Clang and LLVM's tools.
+    /// Whether to use Clang and LLVM's tools.
     pub llvm: bool,
-    /// Words to put before the compiler's name: `nice`, `ccache`, `nice ccache`. It is run for
+    /// Command to put before the compiler's name: `nice`, `ccache`, `nice ccache`. It runs for
     /// every object, not for make.
     pub prefix: Vec<String>,
-    /// Where archives come from.
+    /// Servers of archives.
     pub mirrors: Mirrors,
-    /// What makes them trustworthy.
+    /// How archives are verified.
     pub trust: Trust,
-    /// Whether source and build directory stay, so that another build of them takes seconds, at the
-    /// cost of about 2 GB. None keeps them for sources that change (git, the user's tree) and
-    /// deletes them for those that do not.
+    /// Whether to keep source and build directory: another build then takes seconds, but they need
+    /// about 2 GB. `None` keeps them for sources that change (git, the user's tree) and deletes
+    /// them for others.
     pub keep: Option<bool>,
-    /// How many jobs at once; None means one for each CPU.
+    /// How many jobs run at once; `None`: one for each CPU.
     #[serde(skip)]
     pub jobs: Option<NonZeroUsize>,
-    /// Build it also if the same inputs were built before.
+    /// Whether to build even if the same inputs were built before.
     #[serde(skip)]
     pub replace: bool,
-    /// What of the caller's environment the build gets; nothing that changes what is built.
+    /// The part of the caller's environment that the build receives. It does not change the result.
     #[serde(skip)]
     pub environment: Environment,
 }
@@ -81,12 +81,12 @@ impl BuildRequest {
         }
     }
 
-    /// The architecture needs a cross toolchain on this host.
+    /// Whether the architecture needs a cross toolchain on this host.
     pub fn is_cross(&self) -> bool {
         self.arch != quiz_arch::host()
     }
 
-    /// The same with paths that mean the same from anywhere and at any later time.
+    /// The same request with absolute paths, which stay valid from any directory at any time.
     pub(crate) fn absolute(&self) -> BuildRequest {
         let whole = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mut request = self.clone();
@@ -104,8 +104,8 @@ impl BuildRequest {
         request
     }
 
-    /// What follows the version in names of kernels that differ from the plain one: `-aarch64`,
-    /// `-llvm`, `-kasan`.
+    /// The suffix in names of kernels that differ from the plain one: `-aarch64`, `-llvm`,
+    /// `-kasan`.
     pub(crate) fn suffix(&self) -> String {
         let part = |name: Option<&str>| name.map_or_else(String::new, |name| format!("-{name}"));
         let arch = part(self.is_cross().then_some(self.arch.name));
@@ -113,19 +113,19 @@ impl BuildRequest {
     }
 }
 
-/// What an entry remembers about its build, in its file `build.json`.
+/// The record of an entry's build, in its file `build.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// What was asked.
+    /// The request.
     pub request: BuildRequest,
-    /// How many objects were made, if everything was.
+    /// How many objects were made, if it was a full build.
     pub objects: Option<u64>,
     /// How long make took, in seconds.
     pub seconds: u64,
-    /// The fingerprint of its inputs, where they are known.
+    /// The fingerprint of its inputs, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<String>,
-    /// What there was to say about options that came out otherwise than asked.
+    /// The messages about options that differ from the request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
 }
@@ -133,20 +133,21 @@ pub struct Record {
 const FILE: &str = "build.json";
 
 impl Record {
-    /// Writes it into an entry.
+    /// Writes the record into an entry.
     pub(crate) fn write(&self, dir: &Path) -> std::io::Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::from)?;
         fs::write(dir.join(FILE), text + "\n")
     }
 
-    /// What the entry in `dir` remembers; None if quiz did not build it, or one that this quiz does
-    /// not understand did.
+    /// The record of the entry in `dir`. `None` if quiz did not build it, or if this quiz cannot
+    /// read the record.
     pub fn read(dir: &Path) -> Option<Record> {
         serde_json::from_str(&fs::read_to_string(dir.join(FILE)).ok()?).ok()
     }
 
-    /// The request to build the same again: fragments of quiz's own as they are now, the user's as
-    /// they are now if their files are still there, else as they were.
+    /// The request to build the same kernel again. Built-in fragments have their present text. The
+    /// user's fragments are read again if their files still exist; otherwise the stored text is
+    /// used.
     pub(crate) fn again(&self) -> Result<BuildRequest, ConfigError> {
         let mut request = self.request.clone();
         for fragment in &mut request.fragments {

@@ -1,5 +1,5 @@
-//! Where a kernel's source comes from, and getting it: named by the user, made a directory by this
-//! module. Not for configuring or building what is in it.
+//! Gets the source of a kernel: from the user's name for it to a directory. Not for configuring or
+//! building it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,22 +21,22 @@ use quiz_host::digest;
 use quiz_host::report::{Report, Unit};
 use quiz_host::store::{Cache, StoreError};
 
-/// Why a source could not be had.
+/// Why a source could not be obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// kernel.org's archives.
+    /// Getting it from kernel.org failed.
     #[error(transparent)]
     Release(#[from] ReleaseError),
-    /// A git repository.
+    /// Getting it from a git repository failed.
     #[error(transparent)]
     Git(#[from] GitError),
-    /// A distribution's package.
+    /// Getting a distribution's package failed.
     #[error(transparent)]
     Apt(#[from] AptError),
     /// An archive could not be unpacked.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// A directory is not a kernel's source, or not a usable one.
+    /// A directory is not a kernel's source, or cannot be used.
     #[error(transparent)]
     Tree(#[from] TreeError),
     /// A program failed.
@@ -48,25 +48,25 @@ pub enum SourceError {
     /// A file could not be read or written.
     #[error("cannot prepare the kernel's source: {0}")]
     Io(#[from] std::io::Error),
-    /// The package has no source in it.
+    /// The package contains no source.
     #[error("the package {package} has no usr/src/linux-source-*.tar in it")]
     NoTar {
         /// The package.
         package: String,
     },
-    /// The archive is of another version than its name says.
+    /// The contents have another version than the name.
     #[error("{what} calls itself {got}, not {wanted}")]
     Version {
         /// The archive or tag.
         what: String,
-        /// What it should be.
+        /// The expected version.
         wanted: Version,
-        /// What its Makefile says.
+        /// The version in its Makefile.
         got: Version,
     },
 }
 
-/// What the user wants built.
+/// The source that the user wants to build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Source {
@@ -85,12 +85,12 @@ pub enum Source {
         package: String,
         /// The suite.
         release: String,
-        /// Other mirrors than Debian's own, as in [`apt::Source::mirrors`].
+        /// Mirrors to use instead of Debian's own, as in [`apt::Source::mirrors`].
         mirrors: Vec<String>,
-        /// Other keys than Debian's own.
+        /// A keyring to use instead of Debian's own.
         keyring: Option<PathBuf>,
     },
-    /// The user's own tree. It is only read.
+    /// The user's own tree, which quiz only reads.
     Tree {
         /// The directory.
         path: PathBuf,
@@ -98,8 +98,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// Reads what a user may write in one word: `6.12.30`, `6.19-rc3`, `next-20261120`, or
-    /// `linux-source-6.12` (then of the suite `release`).
+    /// Reads the user's short form: `6.12.30`, `6.19-rc3`, `next-20261120`, or `linux-source-6.12`.
+    /// `release` is the suite for the latter.
     pub fn parse(text: &str, release: &str) -> Result<Source, crate::version::NotAVersion> {
         if text.starts_with("linux-source-") {
             return Ok(Source::DebianSource {
@@ -112,8 +112,7 @@ impl Source {
         Ok(Source::Release { version: text.parse()? })
     }
 
-    /// A name for the directory in which it is worked on: the same source always has the same, and
-    /// no other has it.
+    /// The name of its work directory: always the same for one source, and different for any other.
     pub(crate) fn id(&self) -> String {
         let short = |text: &str| digest::of_bytes(text.as_bytes())[..12].to_owned();
         match self {
@@ -126,7 +125,7 @@ impl Source {
         }
     }
 
-    /// In a few words, for messages.
+    /// A short description, for messages.
     pub fn describe(&self) -> String {
         match self {
             Source::Release { version } => version.source_name(),
@@ -136,21 +135,20 @@ impl Source {
         }
     }
 
-    /// Whether there will be something new to build from it again and again, so that what was built
-    /// before is worth its disk space.
+    /// Whether the source changes over time, so that keeping build results is worth the disk space.
     pub(crate) fn moves(&self) -> bool {
         matches!(self, Source::Git { .. } | Source::Tree { .. })
     }
 }
 
-/// A source that is there.
+/// A source that is ready in a directory.
 #[derive(Debug)]
 pub(crate) struct Obtained {
     pub tree: Tree,
     pub origin: Origin,
 }
 
-/// A source that is known exactly, and not yet a directory.
+/// A source that is identified but not unpacked yet.
 pub(crate) struct Identified {
     pub origin: Origin,
     found: Found,
@@ -163,21 +161,21 @@ enum Found {
     Tree(Tree),
 }
 
-/// What getting a source takes.
+/// What is needed to get a source.
 pub(crate) struct Means<'a> {
     pub cache: &'a Cache,
     pub mirrors: &'a Mirrors,
     pub trust: &'a Trust,
-    /// Debian's name of the architecture, for the package lists.
+    /// Debian's name of the architecture for package lists.
     pub debian_arch: &'a str,
     pub log: &'a Path,
     pub fetch: &'a Fetch,
     pub report: &'a dyn Report,
 }
 
-/// Finds out which source `source` is now. An archive is downloaded and verified, a commit fetched,
-/// a list of packages updated; nothing is unpacked yet. The caller has locked the source's work
-/// directory.
+/// Determines the present state of `source`. It downloads and verifies an archive, fetches a
+/// commit, or updates a list of packages; it unpacks nothing yet. The caller has locked the
+/// source's work directory.
 pub(crate) fn identify(source: &Source, means: &Means<'_>) -> Result<Identified, SourceError> {
     match source {
         Source::Release { version: version @ Version::Next(_) } => {
@@ -221,8 +219,8 @@ fn commit(url: &str, reference: &str, means: &Means<'_>) -> Result<Identified, S
 }
 
 impl Identified {
-    /// Makes the source a directory in `work`, which is locked by the caller. What is there from an
-    /// earlier time is used if it is the same.
+    /// Unpacks the source into a directory in `work`, which the caller has locked. An existing
+    /// directory is used if it has the same content.
     pub fn unpack(self, source: &Source, work: &Path, means: &Means<'_>) -> Result<Obtained, SourceError> {
         let to = work.join("source");
         let tree = match self.found {
@@ -269,8 +267,7 @@ fn check(wanted: &Version, tree: &Tree, what: &str) -> Result<(), SourceError> {
     Err(SourceError::Version { what: what.to_owned(), wanted: *wanted, got: tree.version })
 }
 
-/// The tree in `to`, which `unpack` makes unless it is there already, made from the very same
-/// `content`.
+/// The tree in `to`. `unpack` makes it, unless it exists and was made from the same `content`.
 fn unpacked(to: &Path, content: &str, unpack: impl FnOnce() -> Result<(), SourceError>) -> Result<Tree, SourceError> {
     let stamp = PathBuf::from(format!("{}.from", to.display()));
     if !(to.is_dir() && fs::read_to_string(&stamp).is_ok_and(|text| text == content)) {
@@ -281,7 +278,7 @@ fn unpacked(to: &Path, content: &str, unpack: impl FnOnce() -> Result<(), Source
     Ok(Tree::open(to)?)
 }
 
-/// Unpacks the archive that is in a Debian package, without a copy of it on disk.
+/// Unpacks the archive inside a Debian package, without a copy of it on disk.
 fn unpack_package(deb: &Path, to: &Path, package: &str, means: &Means<'_>) -> Result<(), SourceError> {
     let doing = format!("unpack {package}");
     let progress = means.report.start(&format!("unpacking {package}"), None, Unit::Bytes);

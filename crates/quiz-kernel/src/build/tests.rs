@@ -1,5 +1,5 @@
-//! Whole builds, of a source whose build system is a few lines of make: everything but the
-//! compiling is as it is in real life.
+//! Whole builds of a source whose build system is a few lines of make. All steps except compiling
+//! are as in a real build.
 
 use super::archive::tests::{tar, xz};
 use super::fetch::tests::{Server, quick};
@@ -14,8 +14,8 @@ use std::process::Command;
 use std::time::SystemTime;
 use walkdir::WalkDir;
 
-/// Answers the targets that quiz asks for. It has neither PVH nor modules, so the image is a
-/// bzImage and depmod is not needed.
+/// Handles the targets that quiz builds. It has neither PVH nor modules, so the image is a bzImage
+/// and depmod is not needed.
 const MAKEFILE: &str = r#"VERSION = 6
 PATCHLEVEL = 12
 SUBLEVEL = 0
@@ -120,8 +120,8 @@ fn a_release_is_fetched_built_and_cleaned_up_after() {
     assert_eq!(here.work(), 0);
     assert_eq!(Record::read(kernel.dir()).unwrap().objects, Some(2));
 
-    // A name of its own shows in `uname -r`, and what is kept stays until nobody builds from it any
-    // more.
+    // The user's name for the kernel shows in `uname -r`. With `keep`, the source stays while a
+    // kernel can be rebuilt from it.
     let own = BuildRequest { name: Some("mine".to_owned()), keep: Some(true), ..request };
     let kernel = here.build(&own).unwrap();
     assert_eq!((kernel.name(), kernel.manifest.release.as_str()), ("mine", "6.12.0-quiz-mine"));
@@ -149,7 +149,7 @@ fn a_variant_has_a_name_and_a_release_of_its_own() {
     );
 }
 
-/// Keeps what was said.
+/// Collects the reported lines.
 #[derive(Default)]
 struct Lines(std::sync::Mutex<Vec<String>>);
 
@@ -181,7 +181,7 @@ fn the_same_inputs_are_built_once() {
     let mut request = BuildRequest::new(x86(), Source::parse("6.12", "bookworm").unwrap());
     request.trust.sha256 = Some(sum.clone());
     request.mirrors.releases = server.url.clone();
-    // The Makefile drops it.
+    // The Makefile drops this option.
     request.edits.push(Edit::Enable("BAD".to_owned()));
     let build = |request: &BuildRequest| {
         let lines = Lines::default();
@@ -193,7 +193,7 @@ fn the_same_inputs_are_built_once() {
     let (first, already) = build(&request);
     assert!(!already);
     let asked = server.asked().len();
-    // Nothing is asked of anybody, and the archive is not needed.
+    // Nothing is requested from a server, and the archive is not needed.
     fs::remove_dir_all(here.cache.shelf("downloads").dir()).unwrap();
     let again = BuildRequest { jobs: NonZeroUsize::new(3), keep: Some(true), ..request.clone() };
     assert_eq!(build(&again), (first.clone(), true));
@@ -201,7 +201,7 @@ fn the_same_inputs_are_built_once() {
         BuildRequest { trust: Trust { sha256: Some(sum.to_uppercase()), ..Trust::default() }, ..request.clone() };
     assert_eq!(build(&summed), (first.clone(), true));
     assert_eq!((server.asked().len(), here.work()), (asked, 0));
-    // Who demands more of the archive gets it verified; it is the same.
+    // A stricter request verifies the archive again and gets the same kernel.
     let mirror = BuildRequest {
         mirrors: Mirrors { next: "https://next.example.org".to_owned(), ..request.mirrors.clone() },
         ..request.clone()
@@ -217,13 +217,13 @@ fn the_same_inputs_are_built_once() {
         ..request.clone()
     });
     assert!(!already && other != replaced);
-    // It has taken the name, so the first is not there any more.
+    // The second build has taken the name, so the first kernel no longer exists.
     assert!(!build(&request).1);
     let kernel = Kernel::from_entry(kernel::shelf(&here.cache).open(&here.names()[0]).unwrap().unwrap()).unwrap();
     let before = kernel.dir().to_owned();
     assert_eq!(rebuild(&here.cache, &kernel, None, false, Environment::default(), &Silent).unwrap().dir(), before);
     assert_ne!(rebuild(&here.cache, &kernel, None, true, Environment::default(), &Silent).unwrap().dir(), before);
-    // A kernel that an older quiz has built does not say of which inputs.
+    // The record of a kernel from an older quiz lacks its inputs.
     let kernel = Kernel::from_entry(kernel::shelf(&here.cache).open(&here.names()[0]).unwrap().unwrap()).unwrap();
     let record = Record { inputs: None, ..Record::read(kernel.dir()).unwrap() };
     record.write(kernel.dir()).unwrap();
@@ -241,7 +241,7 @@ fn repository(dir: &Path) -> String {
     format!("file://{}", origin.display())
 }
 
-/// How often something was compiled.
+/// How often the build compiled something.
 fn compiled(dir: &Path) -> usize {
     fs::read_to_string(dir.join("compiled")).unwrap_or_default().lines().count()
 }
@@ -254,8 +254,8 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Another process that builds: the test that is called by name again, which then does nothing
-/// else.
+/// Another building process: the test binary, started for the test of this name, which then only
+/// builds.
 struct Builder {
     child: std::process::Child,
     lines: std::io::Lines<std::io::BufReader<std::process::ChildStderr>>,
@@ -273,7 +273,7 @@ impl Builder {
         Builder { child, lines, said: String::new() }
     }
 
-    /// Waits until it has said that it waits for `pid`.
+    /// Waits until it reports that it waits for `pid`.
     fn waits_for(&mut self, pid: u32) {
         let wanted = format!("waiting for quiz (pid {pid}), which is building kernel main of file://");
         for line in self.lines.by_ref().map_while(Result::ok) {
@@ -292,7 +292,7 @@ impl Builder {
     }
 }
 
-/// What the other process does.
+/// The work of the other process.
 fn build_here() -> bool {
     let (Some(dir), Ok(options)) = (std::env::var_os("QUIZ_TEST_DIR"), std::env::var("QUIZ_TEST_BUILD")) else {
         return false;
@@ -310,8 +310,8 @@ fn build_here() -> bool {
     let source = Source::Git { url: format!("file://{}", dir.join("origin").display()), reference: "main".to_owned() };
     let mut request = BuildRequest::new(x86(), source);
     request.replace = options.contains("replace");
-    // Of what a build gets of the environment, this is the variable that tells the Makefile where
-    // to note that it compiles.
+    // The build sees only this variable of the environment. It tells the Makefile where to note
+    // that it compiles.
     request.environment = Environment::of(&[("HOME".into(), dir.clone().into())]);
     request.edits.extend(options.contains("edit").then(|| Edit::Enable("X".to_owned())));
     request.name = options.contains("edit").then(|| "other".to_owned());
@@ -327,7 +327,7 @@ fn who_waits_for_a_build_of_the_same_inputs_takes_it() {
     let test = "who_waits_for_a_build_of_the_same_inputs_takes_it";
     let dir = tempfile::tempdir().unwrap();
     repository(dir.path());
-    // The second time all want it built again: what is built while they wait is new enough.
+    // In the second round all want a rebuild: a kernel that is built during the wait is new enough.
     for (round, options) in [(1, ""), (2, "replace")] {
         fs::write(dir.path().join("hold"), "").unwrap();
         let first = Builder::start(test, dir.path(), options);
@@ -421,11 +421,11 @@ fn a_users_tree_stays_clean_and_a_failed_build_keeps_the_old_kernel() {
     let second = rebuild(&here.cache, &first, None, false, Environment::default(), &Silent).unwrap();
     assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
     assert_eq!(here.names(), std::slice::from_ref(&name));
-    // A second build in the same directory does not make everything again, and so does not say how
-    // much everything is.
+    // A second build in the same directory does not make all objects, so it does not record their
+    // number.
     assert_eq!(Record::read(second.dir()).unwrap().objects, None);
 
-    // Another way to the same tree leads to the same kernel.
+    // Another path to the same tree leads to the same kernel.
     let detour = here.dir.path().join("detour");
     fs_err::os::unix::fs::symlink(&tree, &detour).unwrap();
     let again = here.build(&BuildRequest::new(x86(), Source::Tree { path: detour })).unwrap();
@@ -480,7 +480,7 @@ fn a_branch_is_built_commit_by_commit() {
     assert_eq!(fs::read_to_string(second.boot()).unwrap(), "two");
     assert_eq!((here.names().len(), here.work()), (2, 1));
 
-    // What calls itself linux-next of a day must be that.
+    // An archive named as linux-next of a day must contain that version.
     let mut next = BuildRequest::new(x86(), Source::parse("next-20261120", "bookworm").unwrap());
     next.mirrors.next = url;
     let error = here.build(&next).unwrap_err();

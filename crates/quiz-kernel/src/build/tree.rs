@@ -1,5 +1,5 @@
-//! What a directory of kernel source says about itself: its version, and whether it can be built
-//! from without being written to. Not for changing it: a source tree is only ever read.
+//! Examines a directory of kernel source: its version, and whether it can be built without writing
+//! to it. Not for changing it: quiz only reads a source tree.
 
 use std::path::{Path, PathBuf};
 
@@ -11,15 +11,15 @@ use crate::version::Version;
 /// Why a directory cannot be built from.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
-    /// It is something else.
+    /// It is not a kernel source.
     #[error("{} is not a kernel's source tree: {why}", path.display())]
     NotKernel {
         /// The directory.
         path: PathBuf,
-        /// What speaks against it.
+        /// The reason.
         why: String,
     },
-    /// Somebody has run make in it.
+    /// A build was run in it.
     #[error(
         "{} was built in place (it has {found}), and the kernel's build system refuses to build such a tree anywhere else: \
          save its .config if you need it, run `make mrproper` there, and try again",
@@ -28,7 +28,7 @@ pub enum TreeError {
     BuiltInPlace {
         /// The tree.
         path: PathBuf,
-        /// What shows it.
+        /// The file that shows it.
         found: String,
     },
 }
@@ -38,14 +38,14 @@ pub enum TreeError {
 pub(crate) struct Tree {
     /// Its absolute path.
     pub path: PathBuf,
-    /// The upstream version, of linux-next the day.
+    /// The upstream version; for linux-next the day.
     pub version: Version,
-    /// The first two numbers of the version, also of linux-next.
+    /// The first two numbers of the version, for linux-next as well.
     pub series: (u32, u32),
 }
 
 impl Tree {
-    /// Looks at `path`.
+    /// Examines `path`.
     pub fn open(path: &Path) -> Result<Tree, TreeError> {
         let not = |why: String| TreeError::NotKernel { path: path.to_owned(), why };
         let path = fs::canonicalize(path).map_err(|e| not(e.to_string()))?;
@@ -70,8 +70,8 @@ impl Tree {
         Ok(Tree { path, version, series: (major, minor) })
     }
 
-    /// The directory below `arch/` for an architecture that make knows as `kernel_arch`: the top
-    /// Makefile tells where they differ.
+    /// The directory below `arch/` for an architecture that make calls `kernel_arch`. The top
+    /// Makefile names those that differ.
     pub fn srcarch(&self, kernel_arch: &str) -> String {
         let makefile = fs::read_to_string(self.path.join("Makefile")).unwrap_or_default();
         let mut lines = makefile.lines();
@@ -81,8 +81,7 @@ impl Tree {
         other.map_or(kernel_arch, |(_, name)| name.trim()).to_owned()
     }
 
-    /// Fails if the tree has been built in place, which make would refuse with less of an
-    /// explanation.
+    /// Fails if the tree has been built in place. make would refuse it with a poorer explanation.
     pub fn check_clean(&self, srcarch: &str) -> Result<(), TreeError> {
         let signs = [".config".to_owned(), "include/config".to_owned(), format!("arch/{srcarch}/include/generated")];
         match signs.into_iter().find(|sign| self.path.join(sign).exists()) {
@@ -92,7 +91,7 @@ impl Tree {
     }
 }
 
-/// How much a directory holds, in bytes.
+/// The size of a directory's files, in bytes.
 pub(crate) fn size(dir: &Path) -> u64 {
     let files = WalkDir::new(dir).into_iter().flatten().filter_map(|f| f.metadata().ok());
     files.filter(|m| m.is_file()).map(|m| m.len()).sum()

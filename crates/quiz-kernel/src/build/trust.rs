@@ -1,5 +1,4 @@
-//! What the user says about the trust in the source of a kernel. Not for checking signatures
-//! (`verify`).
+//! The user's requirements for trusting a kernel's source. Not for checking signatures (`verify`).
 
 use std::path::PathBuf;
 
@@ -8,20 +7,20 @@ use serde::{Deserialize, Serialize};
 use super::keyring::{Keyring, KeyringError};
 use crate::trusted::Trusted;
 
-/// What the user says about the source.
+/// The user's requirements for a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trust {
-    /// The archive's SHA-256.
+    /// The expected SHA-256 of the archive.
     pub sha256: Option<String>,
-    /// The keys that may sign kernels, as `gpg --export` writes them, instead of quiz's own.
+    /// The keyring to use instead of quiz's own keys, as written by `gpg --export`.
     pub keyring: Option<PathBuf>,
-    /// Take what the server sends.
+    /// Accept the download without verification.
     pub unverified: bool,
 }
 
 impl Trust {
-    /// Whether what an earlier call has trusted is enough for this one, of an archive with the sum
-    /// `sha256`.
+    /// Whether the trust of an earlier call is sufficient for this one. `sha256` is the archive's
+    /// checksum.
     pub(crate) fn accepts(&self, trusted: &Trusted, sha256: &str) -> Result<bool, KeyringError> {
         if let Some(wanted) = &self.sha256
             && !wanted.eq_ignore_ascii_case(sha256)

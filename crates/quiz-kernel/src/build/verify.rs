@@ -1,5 +1,5 @@
-//! Whether what a server offers is what its makers signed: lists of sums, and OpenPGP signatures by
-//! way of gpgv. Not for fetching, and not for which keys may sign (`trust`).
+//! Checks whether a download is what its authors signed: lists of checksums, and OpenPGP signatures
+//! by way of gpgv. Not for fetching, nor for the choice of keys (`trust`).
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::keyring::{Keyring, KeyringError};
 
-/// Why a signature cannot be relied on.
+/// Why a signature cannot be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// gpgv cannot be run.
@@ -27,10 +27,10 @@ pub enum VerifyError {
     Unsigned {
         /// The thing.
         what: String,
-        /// What else there is to do.
+        /// Advice.
         ways: &'static str,
     },
-    /// None of the signatures is by a key that is trusted.
+    /// None of the signatures is by a trusted key.
     #[error(
         "{what} is not signed with a key of {keyring} but with {}: name a keyring that has the key with --keyring, or {ways}",
         keys.join(" and ")
@@ -38,11 +38,11 @@ pub enum VerifyError {
     UnknownKeys {
         /// The signed thing.
         what: String,
-        /// Whose keys were tried.
+        /// The keyring that was tried.
         keyring: String,
         /// Ids of the keys that signed.
         keys: Vec<String>,
-        /// What else there is to do.
+        /// Advice.
         ways: &'static str,
     },
     /// The signature is wrong.
@@ -50,10 +50,10 @@ pub enum VerifyError {
     Bad {
         /// The signed thing.
         what: String,
-        /// gpgv's words.
+        /// gpgv's message.
         said: String,
     },
-    /// What is signed could not be read.
+    /// The signed data could not be read.
     #[error("cannot read {what} for checking its signature: {cause}")]
     Read {
         /// The signed thing.
@@ -63,24 +63,24 @@ pub enum VerifyError {
     },
 }
 
-/// What a signature is worth.
+/// The result of checking a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Signature {
     /// Made with a key of the keyring.
     Good {
         /// The key's fingerprint.
         key: String,
-        /// What was signed, where the signature encloses it.
+        /// The signed text, if the signature encloses it.
         text: String,
     },
     /// Made with a key that the keyring does not have.
     UnknownKey {
-        /// The key's id, as far as gpgv tells.
+        /// The key's id, as gpgv prints it.
         key: String,
     },
 }
 
-/// The SHA-256 of `file` in a list like those of kernel.org, with or without a signature around it.
+/// The SHA-256 of `file` in a list in kernel.org's format, with or without a signature around it.
 pub(crate) fn sum_of<'a>(list: &'a str, file: &str) -> Option<&'a str> {
     list.lines().find_map(|line| {
         let (sum, name) = line.split_once(char::is_whitespace)?;
@@ -90,7 +90,7 @@ pub(crate) fn sum_of<'a>(list: &'a str, file: &str) -> Option<&'a str> {
     })
 }
 
-/// Checks a text that has its signature around it, and returns the text as it was signed.
+/// Checks a text with an enclosing signature, and returns the signed text.
 pub(crate) fn clear_signed(text: &str, keyring: &Keyring, what: &str) -> Result<Signature, VerifyError> {
     gpgv(keyring, what, None, &mut text.as_bytes())
 }
@@ -125,7 +125,7 @@ fn gpgv(
     let copied = std::thread::scope(|scope| {
         let read = || stdout.as_mut().map_or(Ok(0), |out| out.read_to_end(&mut text));
         let reading = std::thread::Builder::new().spawn_scoped(scope, read);
-        // Whatever becomes of the thread, gpgv ends with its input.
+        // gpgv ends when its input ends, whatever happens to this thread.
         let copied = if reading.is_ok() { feed(data, stdin.as_mut()) } else { Ok(()) };
         drop(stdin.take());
         let read = reading?.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")));
@@ -142,8 +142,8 @@ fn gpgv(
     if status("BADSIG").is_some() {
         return Err(VerifyError::Bad { what: what.to_owned(), said: words() });
     }
-    // Some carry more than one signature: one good one and none bad is what gpgv itself asks for.
-    // It says GOODSIG of none by a key that has expired or was revoked. Last in VALIDSIG is the
+    // There may be several signatures. gpgv itself requires one good one and none bad, and prints
+    // no GOODSIG for a key that has expired or was revoked. The last field of VALIDSIG is the
     // fingerprint of the primary key.
     if let Some(valid) = status("VALIDSIG").filter(|_| output.status.success() && status("GOODSIG").is_some()) {
         let key = valid.split_whitespace().last().unwrap_or_default().to_owned();
@@ -158,7 +158,7 @@ fn gpgv(
     Err(VerifyError::Bad { what: what.to_owned(), said: words() })
 }
 
-/// Copies until the end, or until gpgv does not want more.
+/// Copies until the end, or until gpgv closes its input.
 fn feed(data: &mut dyn Read, to: Option<&mut std::process::ChildStdin>) -> io::Result<()> {
     let Some(to) = to else { return Ok(()) };
     let mut buffer = vec![0; 1 << 18];
@@ -213,7 +213,7 @@ pub(crate) mod tests {
             self.home.path()
         }
 
-        /// The user's word for these keys.
+        /// A [`Trust`] that names these keys.
         pub(crate) fn trust(&self) -> Trust {
             Trust { keyring: Some(self.keyring.clone()), ..Trust::default() }
         }
@@ -273,7 +273,7 @@ pub(crate) mod tests {
         let Signature::Good { text, key } = clear_signed(&signed, &keys, "the list").unwrap() else { panic!() };
         assert_eq!(text, "one\ntwo\n");
         assert!(key.len() == 40 && key.bytes().all(|b| b.is_ascii_hexdigit()), "{key}");
-        // Text outside of the signature is not what was signed.
+        // Text outside of the signature is not signed.
         let with_more = format!("three\n{signed}four\n");
         match clear_signed(&with_more, &keys, "the list") {
             Ok(Signature::Good { text, .. }) => assert_eq!(text, "one\ntwo\n"),

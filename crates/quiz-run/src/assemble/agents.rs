@@ -1,5 +1,5 @@
-//! The guest's first process, for each architecture that this build of quiz has one for. Not for
-//! building them (`quiz-agent-build`).
+//! The agents: the guest's first process, for each architecture that this build of quiz supports.
+//! Not for building them (`quiz-agent-build`).
 
 use quiz_arch::Arch;
 
@@ -7,7 +7,7 @@ use crate::fault::Fault;
 
 static AGENTS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/agents.rs"));
 
-/// The agent for guests of `arch`.
+/// Returns the agent for guests of `arch`.
 pub fn of(arch: &Arch) -> Result<&'static [u8], Fault> {
     AGENTS.iter().find(|(name, _)| *name == arch.name).map(|(_, agent)| *agent).ok_or_else(|| {
         let there: Vec<&str> = names().collect();
@@ -18,7 +18,7 @@ pub fn of(arch: &Arch) -> Result<&'static [u8], Fault> {
     })
 }
 
-/// The architectures that there is an agent for, by quiz-arch's names.
+/// Returns the architectures that this build has an agent for, by quiz-arch's names.
 pub fn names() -> impl Iterator<Item = &'static str> {
     AGENTS.iter().map(|(name, _)| *name)
 }

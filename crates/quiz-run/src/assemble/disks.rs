@@ -1,8 +1,7 @@
-//! The run's own disks: the one for artifacts, those asked for with `--disk`, and those of
-//! profiles.
+//! The run's own disks: the one for artifacts, those of `--disk`, and those of profiles.
 //!
-//! Throw-away disks are files without a name, which QEMU opens through `/proc`: whatever happens to
-//! quiz, they are gone with the last process that has them open.
+//! Throw-away disks are files without a name, which QEMU opens through `/proc`. They vanish with
+//! the last process that has them open, even if quiz is killed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -23,29 +22,30 @@ use quiz_vm::{Disk, DiskFormat, sparse};
 use crate::context::Context;
 use crate::fault::Fault;
 
-/// The size of the disk for artifacts, in bytes. It is sparse: only what is written costs anything.
+/// The size of the disk for artifacts, in bytes. The disk is sparse: only written blocks take
+/// space.
 pub const OUT_BYTES: u64 = 4 << 30;
 
-/// How much may come back from a run: what fits on its disk for artifacts.
+/// The limits for artifacts: what fits on their disk.
 pub const ARTIFACTS: Bounds = Bounds { bytes: OUT_BYTES, entries: 1_000_000 };
 
 /// The serial number of the disk for artifacts.
 const OUT: &str = "quiz-out";
 
-/// File times are taken from a clock that ticks this slowly.
+/// File times come from a clock with ticks of up to this length.
 const CLOCK_TICK: Duration = Duration::from_millis(20);
 
-/// A disk that is thrown away: a file without a name.
+/// A throw-away disk: a file without a name.
 struct Blank {
     serial: String,
     file: File,
     bytes: u64,
-    /// What it holds when it is new; none for one of zeros.
+    /// The contents of the new disk; None for zeros.
     image: Option<blank::Blank>,
 }
 
 impl Blank {
-    /// Makes `file` what this disk is when it is new.
+    /// Gives `file` the contents of the new disk.
     fn write_new(&self, file: &File) -> Result<(), Fault> {
         let refused = |e| Fault::new(format!("cannot make a disk of {} bytes: {e}", self.bytes));
         file.set_len(0).map_err(refused)?;
@@ -56,25 +56,25 @@ impl Blank {
     }
 }
 
-/// The run's disks, as long as they are needed.
+/// The run's disks. They exist as long as this value.
 pub struct Disks {
-    /// For QEMU; without the root.
+    /// The disks for QEMU, without the root.
     pub disks: Vec<Disk>,
-    /// The one for artifacts, if the kernel can use it.
+    /// The disk for artifacts, if the kernel can use it.
     pub out: Option<Disk>,
-    /// For the guest's `/dev`.
+    /// Links for the guest's `/dev`.
     pub links: Vec<Link>,
-    /// Serial numbers of the disks that are kept after the run.
+    /// Serial numbers of the disks that outlive the run.
     pub kept: Vec<String>,
-    /// Those that are thrown away.
+    /// The throw-away disks.
     blank: Vec<Blank>,
-    /// Keeps those that are kept locked.
+    /// Keeps the disks locked that outlive the run.
     _open: Vec<File>,
 }
 
 impl Disks {
-    /// Makes them, in `dir`. Those that are thrown away have their size and nothing in them yet:
-    /// see [`Disks::write_new`].
+    /// Makes the disks in `dir`. Throw-away disks have their size, but no contents yet: see
+    /// [`Disks::write_new`].
     pub fn create(
         spec: &RunSpec,
         asked: &[DiskDirective],
@@ -122,7 +122,7 @@ impl Disks {
         Ok(made)
     }
 
-    /// A disk that is thrown away.
+    /// Makes a throw-away disk.
     fn blank(&mut self, serial: &str, bytes: u64, image: Option<blank::Blank>, dir: &Path) -> Result<PathBuf, Fault> {
         let file = unnamed(dir)?;
         file.set_len(bytes).map_err(|e| Fault::new(format!("cannot make a disk of {bytes} bytes: {e}")))?;
@@ -131,7 +131,8 @@ impl Disks {
         Ok(path)
     }
 
-    /// A disk that a profile keeps at `path`; made there, sparse, if it is not there yet.
+    /// Opens the disk that a profile keeps at `path`. If it does not exist, makes it, sparse, with
+    /// `bytes`.
     fn kept(&mut self, serial: &str, path: &Path, bytes: Option<u64>, ctx: &Context) -> Result<PathBuf, Fault> {
         let refused = |e: io::Error| Fault::new(format!("cannot keep a disk: {e}"));
         if bytes.is_some() {
@@ -139,7 +140,7 @@ impl Disks {
         }
         let mut options = fs_err::OpenOptions::new();
         let file = options.read(true).write(true).create(bytes.is_some()).open(path).map_err(refused)?;
-        // The lock comes first: whoever holds it may be about to give it its size.
+        // The lock comes first: its holder may be about to set the size.
         let file = self.keep(serial, file.into_parts().0, path)?;
         let there = file.metadata().map_err(refused)?.len();
         match bytes {
@@ -153,7 +154,7 @@ impl Disks {
         Ok(path.to_owned())
     }
 
-    /// Locks a disk that outlives the run as long as it lasts, against other runs.
+    /// Locks a disk that outlives the run against other runs, until this run has ended.
     fn keep(&mut self, serial: &str, file: File, path: &Path) -> Result<&File, Fault> {
         self.kept.push(serial.to_owned());
         if file.try_lock().is_err() {
@@ -168,12 +169,12 @@ impl Disks {
         Ok(self._open.last().expect("one was just added"))
     }
 
-    /// Makes every disk that is thrown away new, whatever was written to it.
+    /// Resets every throw-away disk to the contents of a new one.
     pub fn write_new(&self) -> Result<(), Fault> {
         self.blank.iter().try_for_each(|disk| disk.write_new(&disk.file))
     }
 
-    /// Makes the disk `serial`, one that is thrown away, another file; it keeps its path.
+    /// Replaces the file of the throw-away disk `serial` with `file`. The disk keeps its path.
     pub fn adopt(&self, serial: &str, file: &File) -> Result<(), Fault> {
         let Some((_, ours)) = self.thrown_away().find(|(known, _)| *known == serial) else {
             return Err(Fault::new(format!("the run has no disk {serial}")));
@@ -185,27 +186,28 @@ impl Disks {
         Ok(())
     }
 
-    /// The disks that are thrown away, by their serial numbers.
+    /// Returns the throw-away disks by their serial numbers.
     pub fn thrown_away(&self) -> impl Iterator<Item = (&str, &File)> {
         self.blank.iter().map(|disk| (disk.serial.as_str(), &disk.file))
     }
 
-    /// The state of the disk for artifacts now. `dir` is where disks are: the clock of their times
-    /// is its file system's, which may be another host's.
+    /// Returns the present state of the disk for artifacts. `dir` is the directory of the disks.
+    /// File times there follow the clock of its file system, which may be another host's.
     pub fn moment(&self, dir: &Path) -> Option<Moment> {
         let now = unnamed(dir).ok()?.metadata().ok()?.modified().ok()?;
         let file = self.out_file()?.metadata().ok()?;
         Some(Moment { now, inode: file.ino(), modified: file.modified().ok()? })
     }
 
-    /// The disk for artifacts, if the guest has written to it `after` that long since `moment`.
+    /// Returns the disk for artifacts, if the guest has written to it at least `after` later than
+    /// `moment`.
     pub fn written_since(&self, moment: &Moment, after: Duration) -> Option<&Disk> {
         let file = self.out_file()?.metadata().ok()?;
         let modified = file.modified().ok()?;
         let changed = moment.inode != file.ino() || moment.modified != modified;
         let written = match modified.duration_since(moment.now) {
             Ok(at) => at + CLOCK_TICK >= after,
-            // Written to by a clock that was set back: nobody knows when.
+            // The clock was set back, so the time of the write is unknown.
             Err(_) => moment.inode == file.ino(),
         };
         self.out.as_ref().filter(|_| changed && written)
@@ -217,7 +219,8 @@ impl Disks {
     }
 }
 
-/// When a run began, for the files of its disks.
+/// The state of the disk for artifacts at the start of a run, with the time by its file system's
+/// clock.
 #[derive(Debug)]
 pub struct Moment {
     now: SystemTime,
@@ -238,10 +241,10 @@ fn unnamed(dir: &Path) -> Result<File, Fault> {
         .map_err(|e| Fault::new(format!("cannot make a throw-away disk in {}: {e}", dir.display())))
 }
 
-/// The user's image, opened.
+/// Opens the user's image.
 fn open_image(path: &Path) -> Result<File, Fault> {
     let refused = |e: io::Error| Fault::new(format!("--disk: {e}")).hint("--disk takes a size (1G) or an image");
-    // A FIFO would be waited for.
+    // Opening a FIFO would block.
     let mut options = fs_err::OpenOptions::new();
     fs_err::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
     let file = options.read(true).write(true).open(path).map_err(refused)?.into_parts().0;
@@ -253,8 +256,8 @@ fn open_image(path: &Path) -> Result<File, Fault> {
     }
 }
 
-/// The format that the user gave. The guest writes a raw image, and could make it look like any
-/// other format. A qcow2 image must not name other files, since QEMU would open them.
+/// Checks the format that the user gave. The guest writes a raw image, and could make it look like
+/// any other format. A qcow2 image must not name other files, since QEMU would open them.
 fn check_format(mut file: &File, path: &Path, format: ImageFormat, ctx: &Context) -> Result<DiskFormat, Fault> {
     let shown = path.display();
     let mut header = [0; HEADER];
@@ -290,11 +293,11 @@ fn check_format(mut file: &File, path: &Path, format: ImageFormat, ctx: &Context
     }
 }
 
-/// How much of an image's header is read: as far as the features of version 3 (QEMU's
+/// How many bytes of an image's header quiz reads: up to the features of version 3 (QEMU's
 /// docs/interop/qcow2.txt).
 const HEADER: usize = 80;
 
-/// What other file an image in QEMU's form names in its header.
+/// Returns which other file the header of a qcow2 image names.
 fn other_file_of(header: &[u8; HEADER]) -> Option<&'static str> {
     let number = |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().expect("eight bytes"));
     let version = u32::from_be_bytes(header[4..8].try_into().expect("four bytes"));
@@ -325,7 +328,7 @@ mod tests {
             _open: Vec::new(),
         };
         let file = made.out_file().unwrap();
-        // A server's clock, an hour behind.
+        // The clock of a file server that is an hour late.
         let now = SystemTime::now() - Duration::from_secs(3600);
         file.set_modified(now - Duration::from_secs(1)).unwrap();
         let inode = file.metadata().unwrap().ino();

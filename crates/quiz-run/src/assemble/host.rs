@@ -1,4 +1,5 @@
-//! What is known of this host: its accelerator. Not for finding it out (`quiz_vm::accel`).
+//! The accelerator of this host, as far as quiz knows it. Not for finding it out
+//! (`quiz_vm::accel`).
 
 use quiz_arch::Arch;
 use quiz_config::{AccelChoice, Verbosity};
@@ -11,7 +12,7 @@ use crate::assemble::monitor;
 use crate::context::Context;
 use crate::fault::Fault;
 
-/// Opens what is known of this host.
+/// Opens the facts about this host.
 pub(crate) fn open(ctx: &Context) -> Result<Host, Fault> {
     Ok(Host::open(ctx.cache()?.dir().join("facts.json"), &boot_id()?))
 }
@@ -29,10 +30,10 @@ pub(crate) fn refused(error: AccelError) -> Fault {
     Fault::from(error).hint(hint)
 }
 
-/// The accelerator for guests of `arch` as far as it is known without trying, and why.
+/// Returns the accelerator for guests of `arch` and the reason, if quiz knows them without a trial.
 ///
 /// # Errors
-/// If there is no cache, or the accelerator that was asked for cannot be used.
+/// If there is no cache, or the requested accelerator is not usable.
 pub fn accelerator(choice: AccelChoice, arch: &'static Arch, ctx: &Context) -> Result<Option<Choice>, Fault> {
     let mut host = open(ctx)?;
     let program = ctx.search().program(arch.qemu).or_else(|| monitor::beside_path(arch));

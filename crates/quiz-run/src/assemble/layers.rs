@@ -1,5 +1,5 @@
-//! The layers of a run's root, and the modules to load from them. Not for how an image is made
-//! (`quiz_image::layer`).
+//! The layers of a run's root, and the modules that the guest loads from them. Not for making an
+//! image (`quiz_image::layer`).
 
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use quiz_vm::{Disk, DiskFormat};
 use crate::assemble::setup::Asked;
 use crate::fault::Fault;
 
-/// Where the guest finds a profile's `init`.
+/// Returns the path of a profile's `init` in the guest.
 pub fn init_path(profile: &str) -> String {
     format!("/quiz/profiles/{profile}/init")
 }
 
-/// The layers over the root, the uppermost first.
+/// Makes the layers over the root, the uppermost first.
 pub fn make(
     chosen: &[Chosen],
     asked: &Asked,
@@ -29,8 +29,8 @@ pub fn make(
     report: &dyn Report,
 ) -> Result<Vec<Layer>, Fault> {
     let own = of_profiles(chosen);
-    // One is made by a program that mostly waits for the file system, so several at once take
-    // hardly longer.
+    // The program that makes a layer mostly waits for the file system. Several at once hardly take
+    // longer than one.
     thread::scope(|scope| {
         let mut layers: Vec<ScopedJoinHandle<Result<Option<Layer>, Fault>>> = Vec::new();
         if !own.is_empty() {
@@ -54,12 +54,13 @@ fn of_directory(dir: &Path, cache: &Cache, report: &dyn Report) -> Result<Layer,
     }
     let sources = [Source { host: dir.to_owned(), guest: "/".into() }];
     let key = layer::fingerprint(&sources)?;
-    // Of different directories in different names, so that a user of the cache sees what is whose.
+    // The label names the directory, so that a user of the cache sees which layer is whose.
     let label = format!("dir-{}", &digest::of_bytes(dir.as_os_str().as_encoded_bytes())[..8]);
     Ok(layer::make(cache, &label, &dir.display().to_string(), &key, &sources, report)?)
 }
 
-/// The profiles' files and programs for the guest; of two files at one place the later profile's.
+/// Returns the profiles' files and programs for the guest. Of two at one place, the later profile's
+/// wins.
 fn of_profiles(chosen: &[Chosen]) -> Vec<Source> {
     let mut sources = Vec::new();
     for one in chosen {
@@ -70,7 +71,7 @@ fn of_profiles(chosen: &[Chosen]) -> Vec<Source> {
     sources
 }
 
-/// The disk with a layer, as the `i`th one.
+/// Returns the disk of a layer, the `i`th one.
 pub fn disk(i: usize, layer: &Layer) -> Disk {
     Disk {
         serial: format!("quiz-layer{i}"),
@@ -81,8 +82,8 @@ pub fn disk(i: usize, layer: &Layer) -> Disk {
     }
 }
 
-/// The modules to load in order with all that they need, and words for the kernel's command line
-/// for those that are built in.
+/// Returns the modules that the guest loads, in order and with their dependencies. Also returns
+/// arguments of the kernel command line, for modules that are built in.
 pub fn modules(asked: &Asked, kernel: &Kernel) -> Result<(Vec<proto::Module>, Vec<String>), Fault> {
     let mut load: Vec<proto::Module> = Vec::new();
     let mut append = Vec::new();

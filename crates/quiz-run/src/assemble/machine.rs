@@ -1,5 +1,5 @@
-//! Which machine and which modules, from what is known of the kernel. Pure decisions; the facts
-//! come from outside.
+//! Chooses the machine and the modules, from facts about the kernel. The choice itself reads
+//! nothing from the host.
 
 use quiz_arch::{Arch, Discovery, Machine, Transport};
 use quiz_kernel::Kernel;
@@ -8,40 +8,40 @@ use quiz_vm::Accel;
 use crate::assemble::monitor::Monitor;
 use crate::fault::Fault;
 
-/// The first release that can be told the TSC's rate (`tsc_early_khz=`, commit bd35c77e32e4 of
-/// Linux 5.6).
+/// The first release that accepts the TSC's rate (`tsc_early_khz=`, commit bd35c77e32e4 of Linux
+/// 5.6).
 const KNOWS_TSC_KHZ: (u32, u32) = (5, 6);
 
-/// What matters of a kernel.
+/// The facts about a kernel that decide the choice.
 #[derive(Debug, Clone)]
 pub struct KernelFacts {
     pub name: String,
     pub mmio: bool,
-    /// Finds virtio-mmio devices that are named on its command line.
+    /// Whether the kernel finds virtio-mmio devices that its command line names.
     pub mmio_on_command_line: bool,
     pub acpi: bool,
     pub pci: bool,
     pub ext4: bool,
-    /// Can be told the TSC's rate.
+    /// Whether the kernel accepts the TSC's rate on its command line.
     pub knows_tsc_khz: bool,
     /// `CONFIG_HZ`.
     pub hz: Option<u32>,
-    /// Tells QEMU where a dump of its memory has what.
+    /// Whether the kernel passes vmcoreinfo to QEMU: the layout of its memory, for dumps.
     pub vmcoreinfo: bool,
 }
 
 /// What a run needs of its machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Needs {
-    /// Room for so many virtio devices.
+    /// How many virtio devices the machine must have room for.
     pub devices: usize,
-    /// A guest whose memory may be dumped, and so one that can say where in it is what, if there is
-    /// any.
+    /// Whether quiz may dump the guest's memory. If so, a machine that passes on vmcoreinfo comes
+    /// first.
     pub dump: bool,
 }
 
 impl KernelFacts {
-    /// Reads them from the kernel's configuration.
+    /// Reads the facts from the kernel's configuration.
     pub fn of(kernel: &Kernel) -> Result<KernelFacts, Fault> {
         let set = |option: &str| -> Result<bool, Fault> {
             Ok(kernel.option(option)?.is_some_and(|value| value == "y" || value == "m"))
@@ -53,16 +53,16 @@ impl KernelFacts {
             acpi: set("CONFIG_ACPI")?,
             pci: set("CONFIG_VIRTIO_PCI")?,
             ext4: set("CONFIG_EXT4_FS")?,
-            // linux-next is newer than any of them.
+            // linux-next has no series, and is newer than all of them.
             knows_tsc_khz: kernel.manifest.version.series().is_none_or(|series| series >= KNOWS_TSC_KHZ),
             hz: kernel.option("CONFIG_HZ")?.and_then(|hz| hz.parse().ok()),
-            // As a module it would come too late, if at all.
+            // As a module, the driver would load too late, if at all.
             vmcoreinfo: kernel.has_builtin("CONFIG_FW_CFG_SYSFS"),
         })
     }
 
-    /// The modules that the agent needs before it can reach the root and the host, as far as they
-    /// are modules at all.
+    /// Returns the modules that the agent needs before it can reach the root and the host. Some of
+    /// them may be built into the kernel.
     pub fn modules<'a>(&self, transport: Transport, root: &'a str) -> Vec<&'a str> {
         let mut modules = match transport {
             Transport::Mmio => vec!["virtio_mmio"],
@@ -77,8 +77,8 @@ impl KernelFacts {
     }
 }
 
-/// The machine: the one that was asked for, else the first of the architecture's that this kernel
-/// runs on under this accelerator and that has what the run needs.
+/// Returns the machine that the user named, else the first of the architecture that fits. A machine
+/// fits if this kernel runs on it under this accelerator, and if it has what the run needs.
 pub fn choose(
     arch: &'static Arch,
     accel: Accel,

@@ -1,4 +1,4 @@
-//! Which QEMU a run uses, and whether that one has what the run needs. Not for asking it
+//! Chooses the QEMU of a run, and checks that it has what the run needs. Not for asking QEMU
 //! (`quiz_vm::probe`).
 
 use std::path::PathBuf;
@@ -13,11 +13,11 @@ use quiz_vm::qemu::on_bus;
 use crate::context::Context;
 use crate::fault::Fault;
 
-/// Where Red Hat's distributions have the QEMU for the host's own architecture.
+/// Where Red Hat's distributions install the QEMU for the host's own architecture.
 const QEMU_KVM: &str = "/usr/libexec/qemu-kvm";
 
-/// The QEMU that the user has named, else the one on PATH, else the one that Red Hat's
-/// distributions have.
+/// Returns the QEMU that the user named, else the one on PATH, else that of Red Hat's
+/// distributions.
 pub fn program(spec: &RunSpec, arch: &'static Arch, ctx: &Context) -> PathBuf {
     let named = spec.qemu.clone().unwrap_or_else(|| arch.qemu.into());
     let found = named.to_str().and_then(|name| ctx.search().program(name));
@@ -25,7 +25,7 @@ pub fn program(spec: &RunSpec, arch: &'static Arch, ctx: &Context) -> PathBuf {
     found.or_else(other).unwrap_or(named)
 }
 
-/// A QEMU for guests of `arch` that is on nobody's PATH.
+/// Returns a QEMU for guests of `arch` that is not on PATH.
 pub fn beside_path(arch: &'static Arch) -> Option<PathBuf> {
     let path = PathBuf::from(QEMU_KVM);
     (quiz_arch::runs_under_kvm_here(arch) && path.is_file()).then_some(path)
@@ -33,14 +33,13 @@ pub fn beside_path(arch: &'static Arch) -> Option<PathBuf> {
 
 /// A run's QEMU.
 pub struct Monitor {
-    /// The program.
     pub program: PathBuf,
-    /// What it has.
+    /// The machines and devices that it has.
     pub has: Qemu,
 }
 
 impl Monitor {
-    /// Finds the QEMU of a run and asks it what it has, if that is not known.
+    /// Finds the QEMU of a run. Asks it what it has, unless quiz knows that.
     pub fn of(spec: &RunSpec, arch: &'static Arch, host: &mut Host, ctx: &Context) -> Monitor {
         let program = program(spec, arch, ctx);
         let (has, error) = host.qemu(&program, arch);
@@ -50,11 +49,11 @@ impl Monitor {
         Monitor { program, has }
     }
 
-    /// Refuses a run on `machine` that needs a device which this QEMU lacks, before anything is
-    /// started.
+    /// Refuses a run on `machine` that needs a device which this QEMU lacks. Call it before quiz
+    /// starts anything.
     ///
     /// # Errors
-    /// The device, and what to do.
+    /// The missing device, with a hint.
     pub fn require(&self, machine: &Machine, shares: usize, net: bool) -> Result<(), Fault> {
         let other = "name another QEMU: --qemu PROGRAM";
         let needs = [

@@ -1,4 +1,4 @@
-//! What the guest is told: from the `RunSpec` and what was found for it to the agent's order.
+//! Makes the agent's order from the `RunSpec` and the inputs of the run.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -19,25 +19,26 @@ use crate::frontend::ProgramTerminal;
 /// The serial number of the disk with the root.
 pub const ROOT: &str = "quiz-root";
 
-/// The program where none is named.
+/// The program of a run that names none.
 pub const SHELL: [&str; 2] = ["/bin/bash", "-l"];
 
-/// Runs a program in a session of tmux; of the profile `tmux`.
+/// The program of the profile `tmux` that runs another program in a tmux session.
 const TMUX: &[u8] = b"/usr/local/lib/quiz/tmux";
 
-/// The most bytes of arguments and environment, less than a frame holds; Linux itself allows less.
+/// The limit for arguments and environment, in bytes: less than a frame holds. Linux itself allows
+/// less.
 const ARGUMENTS: usize = 6 * 1024 * 1024;
 
-/// Directories of the guest that a share would bury.
+/// Directories of the guest that a share must not hide.
 const NEEDED: &[&str] =
     &["/", "/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var"];
 
-/// A host directory, as QEMU offers it and as the guest mounts it.
+/// A host directory: how QEMU offers it, and where the guest mounts it.
 #[derive(Debug, Clone)]
 pub struct SharedDir {
     /// QEMU's side.
     pub offered: Share,
-    /// Where the guest sees it.
+    /// The mount point in the guest.
     pub guest: PathBuf,
 }
 
@@ -52,8 +53,8 @@ impl SharedDir {
     }
 }
 
-/// The worktree at its own path, and what the user and the profiles asked for; the user's word
-/// counts.
+/// Returns the shares: the worktree at its own path, and those of the profiles and the user. If two
+/// have the same path in the guest, the user's wins.
 pub fn shares(spec: &RunSpec, of_profiles: &[ShareSpec]) -> Result<Vec<SharedDir>, Fault> {
     let mut wanted: Vec<(PathBuf, PathBuf, bool)> = Vec::new();
     if let (Some(worktree), WorktreeMode::ReadOnly | WorktreeMode::ReadWrite) = (&spec.worktree, spec.worktree_mode) {
@@ -63,7 +64,7 @@ pub fn shares(spec: &RunSpec, of_profiles: &[ShareSpec]) -> Result<Vec<SharedDir
         wanted.retain(|(_, guest, _)| *guest != share.guest);
         wanted.push((share.host.clone(), share.guest.clone(), share.writable));
     }
-    // One that lies within another must be mounted after it.
+    // The guest must mount a share inside another one after that one.
     wanted.sort_by_key(|(_, guest, _)| guest.components().count());
     for (host, guest, _) in &wanted {
         if NEEDED.iter().any(|needed| Path::new(needed) == guest) {
@@ -88,7 +89,7 @@ pub fn shares(spec: &RunSpec, of_profiles: &[ShareSpec]) -> Result<Vec<SharedDir
 /// What the guest gets beside its shares.
 pub struct Parts<'a> {
     pub root: &'a Root,
-    /// Serial numbers, the uppermost first.
+    /// Serial numbers of the layers' disks, the uppermost first.
     pub layers: Vec<String>,
     pub modules: &'a [proto::Module],
     pub disks: &'a Disks,
@@ -96,7 +97,7 @@ pub struct Parts<'a> {
     pub asked: &'a Asked,
 }
 
-/// What the guest is for every run on it.
+/// Returns what the agent prepares for any run on this VM.
 pub fn system(parts: &Parts<'_>) -> System {
     let early: Vec<&Chosen> = parts.chosen.iter().filter(|one| is_early(one, parts)).collect();
     System {
@@ -111,7 +112,7 @@ pub fn system(parts: &Parts<'_>) -> System {
     }
 }
 
-/// The run's own part of the agent's order.
+/// Returns the run's own part of the agent's order.
 pub fn order(
     spec: &RunSpec,
     ctx: &Context,
@@ -124,7 +125,7 @@ pub fn order(
         .map_err(|e| Fault::new(format!("the host gives no random numbers: {e}")))?;
     let late: Vec<&Chosen> = parts.chosen.iter().filter(|one| !is_early(one, parts)).collect();
     let personal = Personal {
-        // The moment is when it is said.
+        // The supervisor sets the clock when it sends the order.
         moment: Moment::default(),
         machine_id: machine_id.iter().map(|byte| format!("{byte:02x}")).collect(),
         shares: shares.iter().map(SharedDir::mounted).collect(),
@@ -143,13 +144,13 @@ pub fn order(
             "the arguments and the environment are {size} bytes long, too long for any program"
         )));
     }
-    // In tmux they are among the program's output.
+    // In tmux, the kernel's messages are part of the program's output.
     let messages = spec.kernel_messages.level().filter(|_| !spec.tmux);
     Ok(Order { personal, program, messages, keep: spec.keep.is_some(), strict: spec.strict })
 }
 
-/// Whether a profile's `init` can run before the guest knows which run it is for. None can that
-/// comes after one that cannot, nor any where a disk has contents of its own.
+/// Whether a profile's `init` can run before the agent knows the run. It cannot run before an
+/// `init` of an earlier profile, nor if a disk has contents of its own.
 fn is_early(one: &Chosen, parts: &Parts<'_>) -> bool {
     let before = parts.chosen.iter().take_while(|other| other.profile.name != one.profile.name);
     let ready = |one: &Chosen| one.profile.early || one.profile.init().is_none();
@@ -171,7 +172,7 @@ fn init(one: &Chosen) -> Option<proto::Init> {
     Some(proto::Init { name: one.profile.name.clone(), path: layers::init_path(&one.profile.name) })
 }
 
-/// The environment of every program in the guest, before anyone adds to it.
+/// Returns the environment that every program in the guest starts with.
 fn base_env() -> Vec<(OsString, OsString)> {
     [
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -240,7 +241,8 @@ fn program(
     }
 }
 
-/// Where the guest sees the host's directory `dir`: by the innermost share that holds it.
+/// Returns the guest's path of the host directory `dir`, through the innermost share that contains
+/// it.
 fn visible(dir: &Path, shares: &[SharedDir]) -> Option<PathBuf> {
     let holds = |share: &&SharedDir| dir.starts_with(&share.offered.host);
     let share = shares.iter().filter(holds).max_by_key(|share| share.offered.host.components().count())?;

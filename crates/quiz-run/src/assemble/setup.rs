@@ -1,5 +1,5 @@
-//! Runs the profiles' `setup` on the host and gathers what they ask for. Not for making it (see
-//! `scratch`, `order`).
+//! Runs the profiles' `setup` on the host, and collects what they ask for. Not for carrying that
+//! out (see `disks`, `layers`, `order`).
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -22,9 +22,9 @@ pub struct Asked {
     pub qemu_args: Vec<OsString>,
     pub env: Vec<(String, String)>,
     pub modules: Vec<Module>,
-    /// Link and device.
+    /// Pairs of a link and its device.
     pub links: Vec<(String, String)>,
-    /// The later lie over the earlier.
+    /// Later layers lie over earlier ones.
     pub layers: Vec<PathBuf>,
     pub net: Option<String>,
 }
@@ -39,7 +39,8 @@ pub struct Module {
     pub profile: String,
 }
 
-/// Every option of every profile of the run, as the profiles' programs get it.
+/// Returns every option of every profile of the run, as environment variables for the profiles'
+/// programs.
 pub fn options(chosen: &[Chosen]) -> Vec<(String, String)> {
     let of = |one: &Chosen| -> Vec<(String, String)> {
         one.values.iter().map(|(option, value)| (one.profile.variable(option), value.clone())).collect()
@@ -47,7 +48,7 @@ pub fn options(chosen: &[Chosen]) -> Vec<(String, String)> {
     chosen.iter().flat_map(of).collect()
 }
 
-/// Runs every `setup` in order. `scratch` is theirs until the run is over.
+/// Runs every `setup` in order. The programs may use `scratch` until the run has ended.
 pub fn run(chosen: &[Chosen], kernel: &Kernel, scratch: &Path, ctx: &Context) -> Result<Asked, Fault> {
     let mut asked = Asked::default();
     for one in chosen {
@@ -102,7 +103,7 @@ fn answer(
     if output.status.success() {
         return Ok(text);
     }
-    // What it has to say itself is better than how it ended.
+    // The profile's own error message is better than its exit status.
     for line in text.lines() {
         if let Some(Ok(Directive::Error(why))) = directive::read(line) {
             return Err(refused(name, &why));

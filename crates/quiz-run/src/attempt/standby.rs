@@ -1,10 +1,10 @@
-//! A VM that waits for the next run of the same kind, and the process that keeps it. Not for how it
-//! is handed over (`quiz_vm::standby`).
+//! Standby VMs for the next run of the same kind, and the processes that keep them. Not for the
+//! handover (`quiz_vm::standby`).
 //!
-//! Whoever has just run something starts quiz once more, with the same words, as a keeper. That
-//! finds the same template, restores it, rehearses a run, and waits at a socket that is named for
-//! all that the VM is made of. A run that finds no such socket, or nobody behind it, starts from
-//! its template: nothing but time depends on a keeper.
+//! After a run, quiz starts itself once more, with the same arguments, as a keeper. The keeper
+//! finds the same template, restores it, and rehearses a run. It then waits at a socket whose name
+//! is the fingerprint of the VM's inputs. If a run finds no such socket, or no process listens
+//! there, the run starts from its template. Without a keeper, a run is only slower.
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -32,14 +32,14 @@ use crate::outcome::record::{Call, Record};
 use crate::running::registry::{self, Running};
 use crate::spawn;
 
-/// The cache's directory for them.
+/// The cache's directory of standby VMs.
 const DIR: &str = "standby";
-/// How many may wait at the same time.
+/// How many keepers may wait at the same time.
 const KEPT: usize = 2;
-/// How long one waits.
+/// How long a keeper waits.
 const IDLE: Duration = Duration::from_secs(120);
 
-/// The name of the standby VM of `template` with the shares of `vm`.
+/// Returns the name of the standby VM of `template` with the shares of `vm`.
 pub fn name(template: &str, vm: &VmSpec) -> String {
     let mut text = template.as_bytes().to_vec();
     for share in &vm.shares {
@@ -50,17 +50,17 @@ pub fn name(template: &str, vm: &VmSpec) -> String {
     digest::of_bytes(&text)[..20].to_owned()
 }
 
-/// Where the sockets are. Others may not even look: whoever connects gets a VM with everything that
-/// is in it.
+/// Returns the directory of the sockets. Only this user may enter it: a process that connects gets
+/// the VM with everything in it.
 fn dir(cache: &Cache) -> PathBuf {
     cache.dir().join(DIR)
 }
 
-/// The VM of that name, if one waits.
+/// Takes the standby VM `name`, if there is one.
 pub fn take(cache: &Cache, name: &str) -> Option<Standby> {
     let place = dir(cache);
     match connect(&place, name) {
-        // Whatever is wrong with it, the run starts without.
+        // If the handover fails, the run starts without a standby VM.
         Ok(keeper) => standby::take(keeper).ok(),
         Err(e) => {
             if e.kind() == ErrorKind::ConnectionRefused {
@@ -72,21 +72,21 @@ pub fn take(cache: &Cache, name: &str) -> Option<Standby> {
     }
 }
 
-/// Whether a standby VM may be kept for the next run like `run`, whose record is given.
+/// Whether quiz may keep a standby VM for the next run like `run`, whose record is `record`.
 pub fn can_follow(record: &Record, run: &PreparedRun) -> bool {
     let ended = matches!(record.verdict, Verdict::Exited { .. } | Verdict::Signalled { .. });
-    // What a profile's program does on the host for one run must not be done for none.
+    // A profile's `setup` acts on the host for a run. Without a run, only a built-in one may act.
     let pure = run.chosen.iter().all(|one| one.profile.setup().is_none() || one.profile.source == Source::BuiltIn);
     ended && record.template.is_some() && pure && is_general(run)
 }
 
-/// Nothing in the run is its own that could not be undone.
+/// Whether quiz could undo everything that is particular to the run.
 fn is_general(run: &PreparedRun) -> bool {
     run.disks.kept.is_empty() && run.order.personal.inits.programs.is_empty()
 }
 
-/// Starts a keeper for the next run that is called like this one. The words of this process may be
-/// another verb's, which would do its work once more.
+/// Starts a keeper for the next run that is called like this one. It gets the arguments of `call`.
+/// Those of this process may belong to another command, and would repeat its work.
 pub fn leave_one(call: &Call, ctx: &Context) {
     let Some(program) = &ctx.program else { return };
     let mut command = Command::new(program);
@@ -96,11 +96,11 @@ pub fn leave_one(call: &Call, ctx: &Context) {
     }
     command.envs(&call.variables);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // A host that has no process left has none to spare either.
+    // If the host cannot start another process, there is no standby VM.
     spawn::in_own_session(&mut command).ok();
 }
 
-/// Makes the directory of standby VMs, which nobody else may enter: a process that connects to a VM
+/// Makes the directory of standby VMs. Only this user may enter it: a process that connects to a VM
 /// is root in it.
 fn make_place(cache: &Cache) -> Result<PathBuf, Fault> {
     let place = dir(cache);
@@ -108,17 +108,17 @@ fn make_place(cache: &Cache) -> Result<PathBuf, Fault> {
     Ok(place)
 }
 
-/// The directory of a keeper, in which it assembles the run.
+/// Makes the directory in which a keeper assembles the run.
 pub fn keepers_dir(ctx: &Context) -> Result<RunDir, Fault> {
     let cache = ctx.cache()?;
     make_place(&cache)?;
     let standby = RunsDir::below(cache.dir(), &[DIR]);
-    // What keepers have left that were killed.
+    // Killed keepers leave directories there.
     evidence::sweep_all(&standby);
     RunDir::create(&standby)
 }
 
-/// Keeps a standby VM for the next run like `run`: until it is taken, or for a while.
+/// Keeps a standby VM for the next run like `run`, until a run takes it or it times out.
 pub fn keep(run: &PreparedRun, ctx: &Context) -> Result<(), Fault> {
     let place = make_place(&run.cache)?;
     let Some(snapshot) = template::existing(run, ctx)? else { return Ok(()) };
@@ -147,15 +147,15 @@ pub fn keep(run: &PreparedRun, ctx: &Context) -> Result<(), Fault> {
         || {
             make_room(&place);
             fs::remove_file(&socket).ok();
-            // A VM that cannot be seen from outside is a standby VM all the same.
+            // A standby VM works without a registry entry.
             *seen.borrow_mut() = registry::register(&run.cache, &shown).ok();
             control::bind(&place, &socket_name(&name))
         },
         || {
             seen.take();
             fs::remove_file(&socket).ok();
-            // Somebody may have it open to wait for it: then there are two keepers, of which one is
-            // found.
+            // Another process may have the file open and wait for its lock. Then there are two
+            // keepers, and runs find one of them.
             fs::remove_file(&lock_file).ok();
             drop(lock.take());
         },
@@ -165,12 +165,12 @@ pub fn keep(run: &PreparedRun, ctx: &Context) -> Result<(), Fault> {
         fs::remove_file(&lock_file).ok();
     }
     drop(snapshot);
-    // A process that dismissed this one sees it gone, and its template free.
+    // A process that dismissed this keeper sees the connection close, after the template is free.
     kept.map(drop)?;
     Ok(())
 }
 
-/// Has the keepers go that would be too many with one more, those first that have waited longest.
+/// Dismisses the keepers that have waited longest, so that there is room for one more.
 fn make_room(place: &Path) {
     let mut waiting: Vec<(SystemTime, String)> = Vec::new();
     for entry in fs::read_dir(place).into_iter().flatten().flatten() {
@@ -186,7 +186,7 @@ fn make_room(place: &Path) {
     waiting.iter().take(surplus).for_each(|(_, name)| dismiss(place, name));
 }
 
-/// Has every keeper go.
+/// Dismisses every keeper.
 pub fn dismiss_all(cache: &Cache) {
     let place = dir(cache);
     for entry in fs::read_dir(&place).into_iter().flatten().flatten() {
@@ -197,7 +197,7 @@ pub fn dismiss_all(cache: &Cache) {
 }
 
 fn dismiss(place: &Path, name: &str) {
-    // A socket without anyone behind it is only a file.
+    // A socket that no process listens on is only a file.
     if connect(place, name).and_then(standby::dismiss).is_err() {
         fs::remove_file(place.join(socket_name(name))).ok();
     }

@@ -1,9 +1,11 @@
-//! Which template a run starts from, and its making where there is none. Not for how a VM is saved
-//! and cloned (`quiz_vm::template`).
+//! Chooses the start point of a run, and makes its template if there is none. Not for saving and
+//! cloning a VM (`quiz_vm::template`).
 //!
-//! A template is never stale, because its name is a sum over everything that went into it: QEMU's
-//! command line and program, the kernel, initramfs, root and layers by their contents, and what the
-//! agent was told to prepare.
+//! A template is never stale, because its name is a fingerprint of all its inputs:
+//!
+//! - QEMU's program and command line
+//! - the contents of the kernel, the initramfs, the root and the layers
+//! - what the agent prepares
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -24,29 +26,28 @@ use crate::assemble::order;
 use crate::context::Context;
 use crate::fault::Fault;
 
-/// How many templates are kept, in all.
+/// How many templates the cache keeps.
 const KEPT: usize = 16;
-/// How much of the disk they may take, in bytes.
+/// How many bytes of the disk templates may take.
 const BYTES: u64 = 8 << 30;
-/// How long one is kept that nobody uses.
+/// How long the cache keeps a template that no run uses.
 const AGE: Duration = Duration::from_secs(7 * 86_400);
-/// How many may be made before the next look at how many there are: a bare one, and one that goes
-/// on from it.
+/// How many templates a run can add before the next count: a booted snapshot, and a ready snapshot.
 const MADE: usize = 2;
-/// What a process that waits for a template is doing.
+/// What a process is waiting for while another one makes a template.
 const SAVING: &str = "saving a VM to start from";
 
-/// What a run starts from.
+/// The start point of a run.
 pub enum StartPoint {
     /// A guest that is ready for a program.
     Ready(Snapshot),
     /// A guest whose agent has just started.
     Booted(Snapshot),
-    /// Nothing: the VM boots.
+    /// No snapshot: the VM boots.
     Boot,
 }
 
-/// What a run starts from, and what takes snapshots of it on its way.
+/// The start point of a run, and the snapshot writer that goes with it.
 pub struct Plan {
     pub start: StartPoint,
     pub writer: Option<SnapshotWriter>,
@@ -62,10 +63,10 @@ pub struct Snapshot {
     entry: Entry,
 }
 
-/// Takes snapshots of a run on its way.
+/// Takes snapshots of a run before its program starts.
 pub struct SnapshotWriter {
     vm: VmSpec,
-    /// The run's disks by their serial numbers, on descriptors of their own.
+    /// The run's disks by their serial numbers, on duplicated descriptors.
     disks: Vec<(String, File)>,
     console: PathBuf,
     boot_id: String,
@@ -75,18 +76,18 @@ pub struct SnapshotWriter {
     ready_name: String,
     ram: File,
     began: Instant,
-    /// The template of the ready guest, if it was made.
+    /// The name of the template of the ready guest, if quiz has made it.
     pub made: Option<String>,
-    /// Why a template was not made.
+    /// Why quiz did not make a template.
     pub failures: Vec<String>,
 }
 
-/// The shelf of templates.
+/// Returns the shelf of templates.
 pub fn shelf(cache: &Cache) -> Shelf {
     cache.volatile_shelf("templates")
 }
 
-/// Why this run cannot start from a template, if it cannot.
+/// Returns why this run cannot start from a template, if it cannot.
 fn blocked(run: &PreparedRun) -> Option<String> {
     let vm = &run.vm;
     if run.spec.cold {
@@ -104,7 +105,7 @@ fn blocked(run: &PreparedRun) -> Option<String> {
     if let Some(disk) = vm.disks.iter().find(|disk| disk.format != DiskFormat::Raw) {
         return Some(format!("the disk {} is not a raw one", disk.serial));
     }
-    // A device of the host does not tell its size as a file does.
+    // The metadata of a host device do not contain its size.
     let is_file = |disk: &&Disk| fs::metadata(&disk.file).is_ok_and(|meta| meta.is_file());
     if let Some(disk) = vm.disks.iter().find(|disk| !is_file(disk)) {
         return Some(format!("the disk {} is a device of the host", disk.serial));
@@ -112,7 +113,7 @@ fn blocked(run: &PreparedRun) -> Option<String> {
     None
 }
 
-/// The template that a run would start from, if there is one.
+/// Returns the template that the run would start from, if it exists.
 pub fn existing(run: &PreparedRun, ctx: &Context) -> Result<Option<Snapshot>, Fault> {
     match blocked(run) {
         Some(_) => Ok(None),
@@ -120,7 +121,7 @@ pub fn existing(run: &PreparedRun, ctx: &Context) -> Result<Option<Snapshot>, Fa
     }
 }
 
-/// What the run starts from: its template, or what is nearest to it and exists already.
+/// Chooses the start point of the run: its template, or the nearest one that exists.
 pub fn plan(run: &PreparedRun, ctx: &Context) -> Plan {
     let verbose = |text: &str| {
         if ctx.verbosity == Verbosity::Verbose {
@@ -195,7 +196,7 @@ impl SnapshotWriter {
             failures: Vec::new(),
         })
     }
-    /// The run's VM on memory that can be kept; it resumes from `booted`, or boots.
+    /// Returns the run's VM on memory that quiz can save. The VM resumes from `booted`, or boots.
     pub fn begin(&mut self, booted: Option<&Template>) -> Result<VmSpec, Fault> {
         self.ram.set_len(0)?;
         self.ram.set_len(u64::from(self.vm.memory_mib) << 20)?;
@@ -215,7 +216,7 @@ impl SnapshotWriter {
     }
 
     fn save(&self, making: Making, point: Point) -> Result<(), Fault> {
-        // Nothing is mounted in a guest that has just booted, so that its disks are as new.
+        // A guest that has just booted has mounted nothing, so its disks are still new.
         let disks: Vec<(&str, &File)> = match point {
             Point::Booted => Vec::new(),
             Point::Ready => self.disks.iter().map(|(serial, file)| (serial.as_str(), file)).collect(),
@@ -254,7 +255,7 @@ impl SnapshotSink for SnapshotWriter {
     }
 }
 
-/// The template of this name, if there is one and it is whole.
+/// Opens the template `name`. None if it does not exist. Removes it if it is damaged.
 fn open(shelf: &Shelf, name: &str, run: &PreparedRun, ctx: &Context) -> Result<Option<Snapshot>, Fault> {
     let Some(entry) = shelf.open(name)? else { return Ok(None) };
     entry.touch();
@@ -268,13 +269,13 @@ fn open(shelf: &Shelf, name: &str, run: &PreparedRun, ctx: &Context) -> Result<O
     }
 }
 
-/// The template's name: a fingerprint of everything that goes into it.
+/// Returns the template's name: a fingerprint of its inputs.
 fn name(run: &PreparedRun, point: Point) -> Result<String, Fault> {
     let sum = digest::of_bytes(inputs(run, point)?.as_bytes())[..20].to_owned();
     Ok(if point == Point::Booted { format!("bare-{sum}") } else { sum })
 }
 
-/// Everything that goes into a template, as one text.
+/// Returns the inputs of a template, as one text.
 fn inputs(run: &PreparedRun, point: Point) -> Result<String, Fault> {
     let vm = &run.vm;
     let content = |path: &Path| {
@@ -314,7 +315,7 @@ impl Snapshot {
         Ok(Snapshot { template, name: entry.name().to_owned(), shelf: shelf.clone(), entry })
     }
 
-    /// Gives the run's throw-away disks what was written to them before the VM was saved.
+    /// Copies to the run's throw-away disks what the guest wrote to them before the snapshot.
     pub fn fill(&self, run_disks: &Disks) -> Result<(), Fault> {
         for (serial, file) in run_disks.thrown_away() {
             let saved = self.template.disk(serial);
@@ -326,18 +327,18 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Removes the template, because no VM could be resumed from it.
+    /// Removes the template, because no VM resumes from it.
     pub fn discard(self, why: &str, ctx: &Context) {
         let Snapshot { name, shelf, entry, template: _ } = self;
         ctx.report.say(&format!("the template {name} is dropped, and the VM boots: {why}"));
         drop(entry);
-        // In use by another run it stays until that ends; whoever finds it drops it then.
+        // If another run uses the template, it stays. The next run that finds it drops it.
         shelf.remove(&name).ok();
     }
 }
 
-/// Removes what is too old, too much, or of another boot of the host. What cannot be removed now is
-/// tried again next time.
+/// Removes templates that are too old, too many, too large, or from another boot of the host. The
+/// next call tries again what this one cannot remove.
 pub fn prune(shelf: &Shelf, boot_id: &str) {
     let mut live: Vec<(SystemTime, u64, String)> = Vec::new();
     for name in shelf.names().unwrap_or_default() {
@@ -364,7 +365,7 @@ pub fn prune(shelf: &Shelf, boot_id: &str) {
     }
 }
 
-/// What a template really takes of the disk, in bytes.
+/// Returns how many bytes of the disk a template takes.
 pub fn size(dir: &Path) -> u64 {
     let Ok(files) = fs::read_dir(dir) else { return 0 };
     files.flatten().filter_map(|file| file.metadata().ok()).map(|meta| meta.blocks() * 512).sum()

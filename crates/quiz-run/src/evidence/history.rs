@@ -1,4 +1,4 @@
-//! Runs that are over, or go on, as their directories tell. Not for making those (`evidence`).
+//! Runs that have ended or not, as their directories show them. Not for making those (`evidence`).
 
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -9,18 +9,18 @@ use crate::evidence::{self, RunsDir};
 use crate::fault::Fault;
 use crate::outcome::record::Record;
 
-/// A run, by its directory.
+/// A run, as its directory shows it.
 #[derive(Debug)]
 pub struct Past {
     /// Its id.
     pub id: String,
     /// Its directory.
     pub dir: PathBuf,
-    /// Its record, once it is over.
+    /// Its record, if it has ended.
     pub record: Option<Record>,
-    /// There is a record that this version of quiz cannot read.
+    /// Whether there is a record that this version of quiz cannot read.
     pub unreadable: bool,
-    /// It goes on. One that neither goes on nor has a record was killed.
+    /// Whether the run has not ended yet. A run that has ended without a record was killed.
     pub goes_on: bool,
 }
 
@@ -29,17 +29,17 @@ impl Past {
         let id = dir.file_name()?.to_str()?.to_owned();
         let held = HeldDir::open(&dir).ok()?;
         let goes_on = held.std_file().ok()?.try_lock_shared().is_err();
-        // The directory can have come with the worktree: it may hold anything under that name.
+        // The directory may have come with the worktree, and may hold anything under that name.
         let file = held.read("result.json").ok();
         let there = file.is_some();
         let record = file.and_then(|file| Record::read(BufReader::new(file)));
         Some(Past { id, dir, unreadable: there && record.is_none(), record, goes_on })
     }
 
-    /// Its record.
+    /// Returns the record.
     ///
     /// # Errors
-    /// If it has none that can be read.
+    /// If there is no record that this version of quiz can read.
     pub fn recorded(&self) -> Result<&Record, Fault> {
         self.record.as_ref().ok_or_else(|| match (self.unreadable, self.goes_on) {
             (true, _) => Fault::new(format!("the record of the run {} cannot be read", self.id))
@@ -49,7 +49,7 @@ impl Past {
         })
     }
 
-    /// How it ended, in few words.
+    /// Returns how the run ended, in few words.
     pub fn verdict(&self) -> String {
         match &self.record {
             Some(record) => record.verdict.brief(),
@@ -59,7 +59,7 @@ impl Past {
         }
     }
 
-    /// The program and its arguments, as they would be typed.
+    /// Returns the program and its arguments, quoted for a shell.
     pub fn command(&self) -> String {
         let words = self.record.iter().flat_map(|record| &record.command);
         let words: Vec<String> = words.map(|word| quoted(word)).collect();
@@ -67,12 +67,12 @@ impl Past {
     }
 }
 
-/// A word as a shell takes it.
+/// Quotes `word` for a shell.
 pub fn quoted(word: &str) -> String {
     String::from_utf8(evidence::quoted(word.as_bytes())).expect("text stays text between quotes")
 }
 
-/// All runs in `runs`, the newest first.
+/// Returns all runs in `runs`, the newest first.
 pub fn all(runs: &[RunsDir]) -> Vec<Past> {
     let mut past: Vec<Past> = runs.iter().flat_map(evidence::runs_in).filter_map(Past::read).collect();
     // The ids begin with the time.
@@ -80,8 +80,8 @@ pub fn all(runs: &[RunsDir]) -> Vec<Past> {
     past
 }
 
-/// The run that `wanted` names, by its id or the beginning or end of it; without a name the newest
-/// that is over.
+/// Returns the run that `wanted` names, by its id or the beginning or end of it. Without `wanted`,
+/// returns the newest run with a record.
 pub fn find(runs: &[RunsDir], wanted: Option<&str>) -> Result<Past, Fault> {
     let mut past = all(runs);
     let place = runs.first().map(RunsDir::path).unwrap_or_default();
@@ -97,7 +97,7 @@ pub fn find(runs: &[RunsDir], wanted: Option<&str>) -> Result<Past, Fault> {
     the_one(past, wanted, |run| &run.id, nothing)
 }
 
-/// The one of `all` whose id is `wanted`, or begins or ends so.
+/// Returns the one of `all` whose id begins or ends with `wanted`.
 pub fn the_one<T>(
     mut all: Vec<T>,
     wanted: &str,
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use fs_err as fs;
 
-    /// A worktree with runs of these ids.
+    /// Makes a worktree with runs of these ids.
     fn runs(ids: &[&str]) -> (tempfile::TempDir, [RunsDir; 1]) {
         let top = tempfile::tempdir().unwrap();
         let runs = RunsDir::of_worktree(top.path());

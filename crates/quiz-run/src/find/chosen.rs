@@ -13,7 +13,7 @@ use crate::consent;
 use crate::context::Context;
 use crate::fault::Fault;
 
-/// The profiles of a run that named `names`, with what they need, in order.
+/// Returns the profiles `names` and those that they need, in order.
 pub fn choose(names: &[String], given: &[Given], ctx: &Context) -> Result<Vec<Chosen>, Fault> {
     if names.is_empty() && given.is_empty() {
         return Ok(Vec::new());
@@ -21,7 +21,7 @@ pub fn choose(names: &[String], given: &[Given], ctx: &Context) -> Result<Vec<Ch
     let chosen = ctx.profiles()?.catalog.choose(names, given)?;
     let me = rustix::process::geteuid().as_raw();
     for one in &chosen {
-        // With all that it has: what others can change is theirs.
+        // Check all files of the profile: a user who can change one of them controls the profile.
         for entry in WalkDir::new(&one.profile.dir) {
             let entry = entry.map_err(io::Error::from)?;
             let metadata = entry.metadata().map_err(io::Error::from)?;
@@ -42,7 +42,7 @@ pub fn choose(names: &[String], given: &[Given], ctx: &Context) -> Result<Vec<Ch
     Ok(chosen)
 }
 
-/// The packages that the root of a run with these profiles has, beside those of the settings.
+/// Returns the packages for the root of a run: those of the settings and of the profiles.
 pub fn packages(spec: &RunSpec, chosen: &[Chosen]) -> Vec<String> {
     let mut packages = spec.packages.clone();
     packages.extend(chosen.iter().flat_map(|one| one.profile.packages.iter().cloned()));
@@ -51,7 +51,7 @@ pub fn packages(spec: &RunSpec, chosen: &[Chosen]) -> Vec<String> {
     packages
 }
 
-/// What `kernel` lacks of the needs of `chosen`: the profile and the option.
+/// Returns the options that `chosen` need and `kernel` lacks, each with its profile.
 pub fn lacks<'a>(kernel: &Kernel, chosen: &'a [Chosen]) -> Result<Vec<(&'a str, &'a KernelOption)>, Fault> {
     let mut lacks = Vec::new();
     for one in chosen {
@@ -64,8 +64,8 @@ pub fn lacks<'a>(kernel: &Kernel, chosen: &'a [Chosen]) -> Result<Vec<(&'a str, 
     Ok(lacks)
 }
 
-/// Refuses a kernel that lacks what a profile needs, with a kernel that has it or the command that
-/// makes one.
+/// Refuses a kernel that lacks what a profile needs. The hint names a kernel that has it, or the
+/// command that makes one.
 pub fn require_kernel(kernel: &Kernel, chosen: &[Chosen], asked: &[String], ctx: &Context) -> Result<(), Fault> {
     let lacking = lacks(kernel, chosen)?;
     if lacking.is_empty() {
@@ -94,8 +94,7 @@ pub fn require_kernel(kernel: &Kernel, chosen: &[Chosen], asked: &[String], ctx:
     }))
 }
 
-/// What the profiles ask of a kernel that quiz builds, as text of a kernel's configuration, by
-/// profile.
+/// Returns what each profile asks of a kernel that quiz builds, as text of a kernel configuration.
 pub fn kernel_fragments(chosen: &[Chosen]) -> Vec<(String, String)> {
     let text = |one: &Chosen| -> String {
         let options = one.profile.kernel_needs.iter().chain(&one.profile.kernel_uses);

@@ -1,4 +1,4 @@
-//! What this host has to have for something that quiz is to do.
+//! What quiz needs on this host for a task.
 
 use quiz_host::tools::{self, Distribution};
 use quiz_needs::Purpose;
@@ -6,13 +6,13 @@ use quiz_needs::Purpose;
 use crate::context::Context;
 use crate::fault::Fault;
 
-/// The user's distribution, by its own words.
+/// Returns the user's distribution, as os-release describes it.
 pub fn distribution() -> Distribution {
     let text = fs_err::read_to_string("/etc/os-release").or_else(|_| fs_err::read_to_string("/usr/lib/os-release"));
     Distribution::from_os_release(&text.unwrap_or_default())
 }
 
-/// Makes sure that this host has what `purposes` need; all that is missing is named at once.
+/// Checks that this host has what `purposes` need. The error names everything that is missing.
 pub fn require(purposes: &[Purpose], ctx: &Context) -> Result<(), Fault> {
     let search = ctx.search();
     let missing = quiz_needs::missing(purposes, quiz_arch::host(), |sign| search.has(sign));

@@ -1,4 +1,4 @@
-//! Where packages come from: the release, the mirrors and the keys, of the settings and of the
+//! Where packages come from: the release, the mirrors and the keyring, from the settings and the
 //! command line.
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use quiz_kernel::stock;
 
 use crate::context::Context;
 
-/// Where packages come from, as far as a verb's own options say; the settings say the rest.
+/// Where packages come from, as far as a command's options name it. The settings supply the rest.
 #[derive(Debug, Clone, Default)]
 pub struct Packages {
     /// `--release`
@@ -22,10 +22,10 @@ pub struct Packages {
     pub keyring: Option<PathBuf>,
 }
 
-/// The release that packages for `arch` are of, and where they come from.
+/// Returns the release of the packages for `arch`, and where they come from.
 pub fn source(arch: &Arch, spec: &RunSpec, asked: Packages) -> Source {
     let own = arch.port.release().filter(|_| spec.release_is_default);
-    // The keyring of the settings is for the mirrors of the settings.
+    // The keyring of the settings is only for the mirrors of the settings.
     let keyring = asked.keyring.or_else(|| spec.keyring.clone().filter(|_| asked.mirrors.is_empty()));
     let mut mirrors = if asked.mirrors.is_empty() { spec.mirrors.clone() } else { asked.mirrors };
     if mirrors.is_empty() && arch.port == Port::Unofficial {
@@ -34,7 +34,7 @@ pub fn source(arch: &Arch, spec: &RunSpec, asked: Packages) -> Source {
     Source { release: asked.release.unwrap_or_else(|| own.unwrap_or(&spec.release).to_owned()), mirrors, keyring }
 }
 
-/// Tells what the packages of `source` are to be trusted for, where it is less than usual.
+/// Reports if the packages of `source` deserve less trust than usual.
 pub fn say_trust(arch: &Arch, source: &Source, ctx: &Context) {
     if source.mirrors == [apt::PORTS_MIRROR] {
         ctx.report.say(&format!(

@@ -1,5 +1,5 @@
-//! Finds the kernel and the root of a run, and prepares a default one where there is none: nothing
-//! is set up by hand. Not for making them (`quiz_image`).
+//! Finds the kernel and the root of a run, and makes default ones if they are missing. The user
+//! need not set up anything. Not for how quiz makes them (`quiz_image`).
 
 use std::io;
 
@@ -20,10 +20,10 @@ use crate::find::needs::require;
 use crate::find::packages::{Packages, say_trust, source, wanted_kernel};
 use crate::find::rootvm::RootVm;
 
-/// Finds the kernel and the root that `spec` and the profiles `chosen` ask for. What is missing is
-/// made, both at once if both are.
+/// Finds the kernel and the root that `spec` and `profiles` ask for. Makes what is missing, both at
+/// once if both are.
 ///
-/// Another quiz that is making the same is waited for.
+/// If another quiz process is making the same, this one waits for it.
 pub fn kernel_and_root(spec: &RunSpec, profiles: &[Chosen], ctx: &Context) -> Result<Base, Fault> {
     let arch = crate::arch(Some(&spec.arch))?;
     let cache = ctx.cache()?;
@@ -43,7 +43,7 @@ pub fn kernel_and_root(spec: &RunSpec, profiles: &[Chosen], ctx: &Context) -> Re
     if kernel.is_none() {
         purposes.push(Purpose::KernelAdd);
     }
-    // Gathered only where they matter: it takes longer than a run from a template.
+    // Gathered only if they matter: that takes longer than a run from a template.
     let facts = root.is_none().then(|| root_facts(arch, ctx));
     if let Some(facts) = &facts {
         purposes.extend(root_purposes(spec.root_builder, arch, facts));
@@ -83,12 +83,12 @@ pub fn kernel_and_root(spec: &RunSpec, profiles: &[Chosen], ctx: &Context) -> Re
     Ok(base)
 }
 
-/// What this host has of what mmdebstrap needs to make roots of `arch`.
+/// Returns what this host has of mmdebstrap's needs for roots of `arch`.
 pub fn root_facts(arch: &Arch, ctx: &Context) -> Facts {
     Facts::gather(arch, quiz_arch::host(), &ctx.search())
 }
 
-/// What has to be on this host for a root to be made.
+/// Returns what this host must have to make a root.
 pub fn root_purposes(builder: RootBuilder, arch: &'static Arch, facts: &Facts) -> Vec<Purpose> {
     match root::way(asked(builder), arch, quiz_arch::host(), facts) {
         Way::Mmdebstrap => vec![Purpose::RootBuild(arch)],
@@ -105,8 +105,8 @@ fn asked(builder: RootBuilder) -> Builder {
     }
 }
 
-/// Makes the root that is `wanted`; `adding` tells that another thread is fetching the kernel of a
-/// release meanwhile.
+/// Makes the root `wanted`. `adding`: another thread is downloading the kernel of a release
+/// meanwhile.
 pub fn build_root(
     cache: &Cache,
     wanted: &root::Wanted,
@@ -153,7 +153,8 @@ fn say_what_is_prepared(kernel: bool, root: bool, wanted: &root::Wanted, spec: &
     ctx.report.say(&format!("for another release, use --release NAME or the setting `release`; for others: {how}"));
 }
 
-/// The error that no kernel is what `selector` says, with what there is and what would make one.
+/// Returns the error that no kernel matches `selector`, with the installed ones and a command that
+/// makes one.
 pub fn no_such_kernel(selector: Option<&str>, arch: &Arch, cache: &Cache, ctx: &Context) -> Result<Fault, Fault> {
     let installed: Vec<String> = kernel::list(cache, &ctx.report)?
         .iter()

@@ -1,4 +1,4 @@
-//! The VMs in which roots are made. Not for what happens in them (`quiz_image::root`).
+//! Runs the VMs in which quiz makes roots. Not for what happens in them (`quiz_image::root`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,26 +21,26 @@ use crate::find::packages;
 use crate::frontend::{Frontend, ProgramStreams, ProgramTerminal};
 use crate::signals::ReceivedSignals;
 
-/// Enough for dpkg, whatever the packages: they are on a disk.
+/// In MiB. Enough for dpkg with any packages, because those are on a disk.
 const MEMORY_MIB: u32 = 1024;
-/// For a boot of an emulated guest on a busy host.
+/// The limit for the boot of an emulated guest on a busy host.
 const BOOT: Duration = Duration::from_secs(300);
-/// Without any sign of life from the guest.
+/// The limit without a heartbeat of the guest.
 const HANG: Duration = Duration::from_secs(300);
-/// What the serial number is of the first disk that a run is given.
+/// The serial number of a run's first disk.
 const DISK: &str = "disk1";
-/// What a kernel needs to run such a VM.
+/// The kernel options that such a VM needs.
 const OPTIONS: &[&str] = &["SQUASHFS", "OVERLAY_FS", "EXT4_FS", "VIRTIO_BLK", "NET_9P_VIRTIO"];
 
-/// Runs such VMs.
+/// Runs the VMs that make roots.
 pub struct RootVm<'a> {
-    /// How runs are made here.
+    /// The run that the settings describe. The VM takes QEMU and the accelerator from it.
     pub spec: &'a RunSpec,
     /// The architecture of the roots.
     pub arch: &'static Arch,
-    /// Another thread is fetching the kernel of a release, and says so.
+    /// Another thread is downloading the kernel of a release, and reports it.
     pub adding: bool,
-    /// The call of quiz.
+    /// The context of this call.
     pub ctx: &'a Context,
 }
 
@@ -52,7 +52,7 @@ impl Vm for RootVm<'_> {
         match &ended.record.verdict {
             Verdict::Exited { code: 0 } => Ok(()),
             Verdict::Interrupted { signal } => Err(VmError::Interrupted(i32::from(*signal))),
-            // The log has what it said.
+            // The log has the output.
             Verdict::Exited { code } => Err(VmError::Failed(format!("the programs of its packages failed ({code})"))),
             other => Err(VmError::Failed(format!(
                 "{}; what is known of the VM is in {}",
@@ -81,7 +81,7 @@ impl RootVm<'_> {
         Ok(attempted.finish(None, None, &mut signals, self.ctx))
     }
 
-    /// A run that has nothing of what the user wants runs to have, but for QEMU and the
+    /// Returns a run without anything that the user wants runs to have, except QEMU and the
     /// accelerator.
     fn vm(&self, disk: PathBuf) -> RunSpec {
         RunSpec {
@@ -118,8 +118,8 @@ impl RootVm<'_> {
         }
     }
 
-    /// A distribution's kernel, since one of the user's own may be the very thing that is tested;
-    /// fetched where there is none.
+    /// Returns a distribution's kernel, and downloads one if there is none. The user's own kernel
+    /// may be the one under test.
     fn kernel(&self, cache: &Cache) -> Result<Kernel, Fault> {
         let serves = |kernel: &Kernel| {
             let manifest = &kernel.manifest;

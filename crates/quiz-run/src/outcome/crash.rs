@@ -1,6 +1,6 @@
-//! What is made of a kernel's last words: `oops.txt` and `stacks.txt` with lines of source, a short
-//! form for the user, and a part of the record. Not for the verdict, which does not depend on any
-//! of it.
+//! Reads a kernel's last messages. Makes `oops.txt` and `stacks.txt` with lines of source, a
+//! summary for the user, and a part of the record. Not for the verdict, which does not depend on
+//! any of it.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -18,22 +18,22 @@ use crate::context::Context;
 use crate::outcome::record::{Culprit, OopsRecord};
 use crate::outcome::symbols;
 
-/// What the agent has told of tasks.
+/// The agent's report about tasks.
 const STACKS: &str = "stacks.txt";
-/// How much of it is read, in bytes.
+/// How many bytes of it quiz reads.
 const STACKS_READ: u64 = 4 << 20;
-/// What a kernel panics of that was asked by an interrupt where it is.
+/// How a kernel panics when an interrupt asks it where it is.
 const ASKED: &str = "Kernel panic - not syncing: NMI";
 
-/// A kernel's last words, read.
+/// A kernel's last messages, as quiz has read them.
 pub struct Crash {
     pub record: OopsRecord,
     /// What happened, in a few lines.
     pub short: String,
 }
 
-/// Reads what the kernel of a run that is over said, and completes the evidence with lines of
-/// source. None where it had nothing to say. `doing` is what the guest was doing, where that is
+/// Reads what the kernel of a run that has ended printed, and adds lines of source to the run
+/// directory. None if the kernel printed nothing. `doing` is what the guest was doing, if that is
 /// more than the run's program.
 pub fn read(
     outcome: &mut Outcome,
@@ -86,8 +86,8 @@ fn read_bounded(dir: &HeldDir, name: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The report that tells most. Of a guest that did not get on by itself that is where its
-/// processors were, for which it was asked; what it panicked of then is the question.
+/// Returns the most informative report. A guest that timed out was asked where its CPUs are, and
+/// may panic of that. Such a panic is not its report: where the CPUs were is.
 fn report(outcome: &Outcome, asked: &str) -> Option<Report> {
     let said = outcome.headline.as_deref().map(|headline| Report::read(&outcome.oops, headline));
     if !matches!(outcome.verdict, Verdict::Timeout { .. }) {
@@ -110,7 +110,7 @@ fn record(report: Report, symbols: &Symbols) -> OopsRecord {
     OopsRecord { headline: report.headline, culprit, taint: report.taint, task: report.task }
 }
 
-/// The program of a run as its user has typed it, for one line.
+/// Returns the program of a run as the user typed it, in one line.
 fn program(spec: &RunSpec) -> String {
     let words: Vec<String> = spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let text = words.join(" ").replace('\n', " ");
@@ -121,14 +121,14 @@ fn program(spec: &RunSpec) -> String {
     }
 }
 
-/// The files of modules for `kernel` that have debug information, by their names: the kernel's own
+/// Returns the modules for `kernel` that have debug information, by their names: the kernel's own
 /// and those in the worktree.
 pub fn modules(kernel: &Kernel, ctx: &Context) -> Vec<(String, PathBuf)> {
     find::all_modules(&origins(&[], kernel, ctx))
 }
 
-/// Where debug information of what the guest ran can be: of the kernel in its entry, of modules
-/// there and in all that the guest could see.
+/// Returns where debug information can be. That of the kernel is in its entry. That of modules is
+/// there, or in anything that the guest could see.
 fn origins(shares: &[ShareSpec], kernel: &Kernel, ctx: &Context) -> Origins {
     let remedy = match &kernel.manifest.origin {
         Origin::DebianPackage { .. } => {
@@ -139,13 +139,13 @@ fn origins(shares: &[ShareSpec], kernel: &Kernel, ctx: &Context) -> Origins {
     let worktree = ctx.worktree.as_ref().map_or(&ctx.cwd, |worktree| &worktree.dir);
     let shared = shares.iter().map(|share| share.host.clone());
     let places: Vec<_> = std::iter::once(worktree.clone()).chain(shared).collect();
-    // A build of OpenZFS is made there of links to the sources.
+    // A build of OpenZFS there consists of links to the sources.
     let release = &kernel.manifest.release;
     let build = ctx.worktree.as_ref().map(|worktree| worktree.state_dir().join("build").join(release));
     let own = ["debug", "lib"].map(|part| kernel.dir().join(part));
     let own = own.into_iter().find(|dir| dir.is_dir());
     let kbuild = kernel.dir().join("kbuild");
-    // The compiler may have been called by the entry's name or by where it leads to.
+    // The compiler's call may have named the entry's path, or the path that it leads to.
     let resolved = fs::canonicalize(&kbuild);
     Origins {
         vmlinux: kernel.vmlinux(),

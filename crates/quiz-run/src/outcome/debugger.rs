@@ -1,5 +1,5 @@
-//! Debuggers for kernels: which one opens what, and how it learns where the symbols are. Not for
-//! the evidence that needs none (`crash`).
+//! Debuggers for kernels: which one opens what, and how it finds the symbols. Not for reports that
+//! need no debugger (`crash`).
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,22 +8,23 @@ use quiz_host::held::HeldDir;
 use quiz_kernel::Kernel;
 use serde_json::json;
 
-/// What gdb is told, in the run's directory.
+/// The script for gdb, in the run directory.
 pub const SCRIPT: &str = "gdb.py";
 
-/// gdb's own part of it.
+/// The part of the script that is the same for all runs.
 const KERNEL: &str = include_str!("debugger/kernel.py");
 
-/// Writes the script that tells gdb about a kernel's modules and, where the VM runs, connects it.
+/// Writes the script that names a kernel's modules to gdb. If the VM runs, `target` is the socket
+/// that the script connects gdb to.
 pub fn write_script(dir: &HeldDir, modules: &[(String, PathBuf)], target: Option<&Path>) -> std::io::Result<()> {
     let files: serde_json::Map<_, _> =
         modules.iter().map(|(name, path)| (name.clone(), json!(path.display().to_string()))).collect();
-    // A text in JSON is one in Python, too.
+    // A JSON string is a Python string, too.
     let target = target.map_or_else(|| "None".to_owned(), |path| json!(path.display().to_string()).to_string());
     dir.write_whole(SCRIPT, format!("FILES = {}\nTARGET = {target}\n{KERNEL}", json!(files)).as_bytes())
 }
 
-/// The words that start gdb for a VM that runs, or for a dump.
+/// Returns the command line of gdb for a running VM, or for a dump. None if there is no vmlinux.
 pub fn gdb(kernel: &Kernel, dir: &Path, dump: Option<&Path>) -> Option<Vec<OsString>> {
     let mut words: Vec<OsString> = vec!["gdb".into(), "-q".into(), kernel.vmlinux()?.into()];
     words.extend(dump.map(OsString::from));
@@ -31,7 +32,7 @@ pub fn gdb(kernel: &Kernel, dir: &Path, dump: Option<&Path>) -> Option<Vec<OsStr
     Some(words)
 }
 
-/// The words that start drgn for a dump.
+/// Returns the command line of drgn for a dump.
 pub fn drgn(kernel: &Kernel, modules: &[(String, PathBuf)], dump: &Path) -> Vec<OsString> {
     let mut words: Vec<OsString> = ["drgn", "-q", "-c"].map(OsString::from).to_vec();
     words.push(dump.into());
@@ -41,7 +42,8 @@ pub fn drgn(kernel: &Kernel, modules: &[(String, PathBuf)], dump: &Path) -> Vec<
     words
 }
 
-/// The words that start crash for a dump. It reads which modules there are from `dir`.
+/// Returns the command line of crash for a dump. None if there is no vmlinux. Writes the file to
+/// `dir` from which crash reads the modules.
 pub fn crash(
     kernel: &Kernel,
     modules: &[(String, PathBuf)],
@@ -54,8 +56,8 @@ pub fn crash(
     Ok(Some(vec!["crash".into(), "-i".into(), dir.path().join(INPUT).into(), vmlinux.into(), dump.into()]))
 }
 
-/// What crash(8) is to do first: a line for each module. One with a blank or a control character in
-/// its path would be other words, or a command of its own, and is left out.
+/// Returns the first commands for crash(8): a line for each module. Leaves out a path with a blank
+/// or a control character: crash would read several words, or another command.
 fn crash_commands(modules: &[(String, PathBuf)]) -> String {
     let is_a_word = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     let lines = modules.iter().map(|(name, path)| (name, path.display().to_string()));

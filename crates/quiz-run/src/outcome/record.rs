@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::context::Context;
 
-/// The number of the record's form.
+/// The version of the record's format.
 pub const SCHEMA: u32 = 1;
 /// How much of a record is read, in bytes. quiz writes less than 1 MiB.
 const READ: u64 = 4 << 20;
@@ -64,13 +64,13 @@ pub struct Record {
     pub program_ms: Option<u64>,
     /// Milliseconds that QEMU ran.
     pub total_ms: u64,
-    /// What came back in `/quiz/out`.
+    /// The files that the program left in `/quiz/out`.
     pub artifacts: ArtifactsRecord,
     /// Remarks.
     pub notes: Vec<String>,
     /// What the guest's kernel reported.
     pub oops: Option<OopsRecord>,
-    /// The form of the dump of the guest's memory in `vmcore`, if there is one.
+    /// The format of the dump of the guest's memory in `vmcore`, if there is one.
     pub dump: Option<DumpFormat>,
     /// How quiz was called, to run it again. Null where that is not UTF-8, and for runs that no
     /// one called.

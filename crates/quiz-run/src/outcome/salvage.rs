@@ -1,5 +1,5 @@
-//! The artifacts of a guest that died: what it had synced to its disk for them. A second guest
-//! reads that disk, so that no file system written by a broken kernel is ever parsed on the host.
+//! Saves the artifacts of a guest that died: what it had synced to its disk for them. A second
+//! guest reads that disk, so that the host never parses a file system written by a broken kernel.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use quiz_vm::{Limits, Outcome, Run, Signals, Streams, Verdict, VmSpec, supervise
 use crate::assemble::PreparedRun;
 use crate::assemble::disks::{ARTIFACTS, Moment};
 
-/// The directory of the second guest's evidence, below the run's.
+/// The directory of the second guest, below the run directory.
 const PLACE: &str = "salvage";
 
-/// Adds what can be saved to `outcome`. `before` is the state of the disk for artifacts before the
-/// VM started.
+/// Adds the saved artifacts to `outcome`. `before` is the state of the disk for artifacts before
+/// the VM started.
 pub fn salvage(run: &PreparedRun, before: Option<&Moment>, outcome: &mut Outcome, signals: &mut dyn Signals) {
     let died = matches!(outcome.verdict, Verdict::Panic { .. } | Verdict::Lost { .. } | Verdict::Timeout { .. });
     let Some(ready) = outcome.ready.filter(|_| died && outcome.artifacts.files == 0) else { return };

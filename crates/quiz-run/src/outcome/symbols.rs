@@ -1,6 +1,6 @@
-//! Lines of source for the frames of a kernel's last words, looked up by a process of its own:
-//! debug information takes hundreds of megabytes, and may be a file that somebody has made. Not for
-//! the looking up (`quiz_oops`).
+//! Looks up lines of source for the frames of a kernel's last messages, in a separate process.
+//! Debug information takes hundreds of megabytes, and another user may have made the file. Not for
+//! the lookup itself (`quiz_oops`).
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -16,14 +16,14 @@ use quiz_vm::Signals;
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
-/// What quiz calls itself with. No user types it.
+/// The option with which quiz starts itself for a lookup. No user types it.
 pub const OPTION: &str = "--look-up-symbols";
-/// How often the user's signals are looked at meanwhile.
+/// How often quiz checks for the user's signals meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 /// The longest answer, in bytes.
 const ANSWER: usize = 16 << 20;
 
-/// What is asked of that process, as JSON on its standard input.
+/// The question to that process, as JSON on its standard input.
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
     text: String,
@@ -60,16 +60,16 @@ impl Question {
     }
 }
 
-/// Answers the question that `input` holds, into `output`: the work of that process.
+/// Answers the question in `input`, to `output`: the work of that process.
 ///
 /// # Errors
-/// If either stream fails, or the question cannot be read.
+/// If either stream fails, or `input` is no question.
 pub fn answer(input: impl Read, mut output: impl Write) -> io::Result<()> {
     let question: Question = serde_json::from_reader(input)?;
     output.write_all(&serde_json::to_vec(&question.answer())?)
 }
 
-/// Looks all frames in `text` up. A user who does not want to wait for it interrupts it.
+/// Looks up all frames in `text`. The user can interrupt it with a signal.
 pub fn look_up(text: String, origins: Origins, signals: &mut dyn Signals) -> Symbols {
     let looked_up = start().and_then(|process| process.ask(&Question::new(text, origins), signals));
     looked_up.unwrap_or_else(|why| {
@@ -81,7 +81,7 @@ pub fn look_up(text: String, origins: Origins, signals: &mut dyn Signals) -> Sym
 
 fn start() -> Result<Process, String> {
     let cannot = |e: io::Error| format!("cannot start a process: {e}");
-    // Also if another quiz has been installed in its place since.
+    // This is the same program even if another one has replaced its file.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("quiz").arg(OPTION).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     quiz_host::process::die_with_parent(&mut command, quiz_host::process::Signal::KILL);
@@ -90,7 +90,7 @@ fn start() -> Result<Process, String> {
     Ok(Process { child, input, output })
 }
 
-/// That process, which ends with this value.
+/// The process for the lookup. It ends when this value is dropped.
 struct Process {
     child: Child,
     input: Option<ChildStdin>,
@@ -104,7 +104,7 @@ impl Process {
             return Err("the process that looks for them has no streams".to_owned());
         };
         let question = serde_json::to_vec(question).map_err(|e| failed(e.into()))?;
-        // It reads all before it answers, or has ended.
+        // The process reads all before it answers, unless it has ended.
         let written = thread::Builder::new().spawn(move || input.write_all(&question)).map_err(failed)?;
         let mut answer = Vec::new();
         let mut buffer = vec![0; 64 << 10];

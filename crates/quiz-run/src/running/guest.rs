@@ -1,4 +1,4 @@
-//! A program in a VM that runs already, through the VM's control socket.
+//! Runs a program in a running VM, through the VM's control socket.
 
 use std::os::unix::net::UnixStream;
 
@@ -11,7 +11,7 @@ use quiz_vm::{Signals, Streams};
 use crate::fault::Fault;
 use crate::running::registry::Running;
 
-/// Connects to a VM, and waits until programs can be run in it.
+/// Connects to a VM, and waits until programs can run in it.
 ///
 /// # Errors
 /// If the VM is gone, or does not answer.
@@ -22,8 +22,8 @@ pub fn enter(running: &Running, cache: &Cache) -> Result<UnixStream, Fault> {
     Ok(socket)
 }
 
-/// Runs a program in the VM behind `socket`. Signals of this process are passed to it; the first
-/// from the keyboard ends nothing else.
+/// Runs a program in the VM at the other end of `socket`, and passes on this process's signals.
+/// quiz stays if the first signal is one from the keyboard, and leaves after any other.
 ///
 /// # Errors
 /// If the streams fail.
@@ -39,7 +39,7 @@ pub fn run(
     let mut heed = |signal| {
         received += 1;
         match signal {
-            // From the keyboard: it is the program's affair.
+            // From the keyboard: the program decides.
             libc::SIGINT | libc::SIGQUIT if received == 1 => Heed::Pass,
             _ => Heed::PassAndLeave,
         }

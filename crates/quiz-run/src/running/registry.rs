@@ -1,8 +1,8 @@
-//! The VMs of this user that run or wait, for those who look for them from outside. Not for what is
-//! kept of a run (`evidence`).
+//! The registry of this user's running and standby VMs, for clients. Not for run directories
+//! (`evidence`).
 //!
-//! Each has a file in the cache, which its quiz holds locked, and a socket beside it. What is there
-//! and not locked was left by a quiz that was killed, and goes.
+//! Each VM has a file in the cache, which its quiz process holds locked, and a socket beside it. If
+//! a file is not locked, its process was killed: the next lookup removes both.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -22,16 +22,16 @@ use serde::{Deserialize, Serialize};
 use crate::evidence::history::the_one;
 use crate::fault::Fault;
 
-/// A VM that runs or waits.
+/// A running VM or a standby VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
-    /// The run's id, or its own, of a VM that waits.
+    /// The run's id. A standby VM has its own.
     pub id: String,
-    /// The quiz that it belongs to.
+    /// The quiz process of the VM.
     pub pid: i32,
     /// Its socket, in the cache: the directory and the name.
     pub socket: (String, String),
-    /// Its directory.
+    /// Its run directory.
     pub dir: PathBuf,
     /// The directory of all runs of its worktree.
     pub runs: PathBuf,
@@ -39,19 +39,16 @@ pub struct Running {
     pub started_at: String,
     /// The program and its arguments; bytes that are not UTF-8 are replaced.
     pub command: Vec<String>,
-    /// It waits for the next run like that.
+    /// Whether it is a standby VM.
     pub waits: bool,
-    /// Its kernel.
     pub kernel: String,
     /// Its memory in MiB.
     pub memory_mib: u32,
-    /// Its architecture.
     pub arch: String,
-    /// Its profiles.
     pub profiles: Vec<String>,
 }
 
-/// An entry, as long as its VM is there.
+/// A registry entry. It exists as long as this value.
 #[derive(Debug)]
 pub struct Registered {
     path: PathBuf,
@@ -65,30 +62,30 @@ impl Drop for Registered {
 }
 
 fn remove(path: &Path) {
-    // Whoever looks removes what stays.
+    // The next lookup removes what stays.
     fs::remove_file(path).ok();
     fs::remove_file(path.with_extension(SOCKET)).ok();
 }
 
-/// The extension of the sockets.
+/// The extension of the control sockets.
 const SOCKET: &str = "sock";
 
-/// The cache's directory for them.
+/// The cache's directory of the registry.
 const DIR: &str = "running";
 
 fn place(cache: &Cache) -> PathBuf {
     cache.dir().join(DIR)
 }
 
-/// Where the socket of the run `id` is, in the cache.
+/// Returns where the control socket of the run `id` is: the directory in the cache, and the name.
 pub fn socket_of(id: &str) -> (String, String) {
     (DIR.to_owned(), format!("{id}.{SOCKET}"))
 }
 
-/// Lets others see a VM. It is whole or not there.
+/// Registers a VM. Clients see the whole entry or none.
 pub fn register(cache: &Cache, running: &Running) -> Result<Registered, Fault> {
     let place = place(cache);
-    // Whoever connects to a VM is root in it.
+    // A process that connects to a VM is root in it.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place)?;
     fs::set_permissions(&place, std::fs::Permissions::from_mode(0o700))?;
     let mut file = tempfile::Builder::new().prefix(".").tempfile_in(&place)?;
@@ -99,7 +96,7 @@ pub fn register(cache: &Cache, running: &Running) -> Result<Registered, Fault> {
     Ok(Registered { _lock: Locked::new(fs::File::from_parts(lock, &path)), path })
 }
 
-/// All that are there, the newest first.
+/// Returns all registered VMs, the newest first.
 pub fn all(cache: &Cache) -> Vec<Running> {
     let found = fs::read_dir(place(cache)).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut running: Vec<Running> =
@@ -117,8 +114,8 @@ fn read(path: &Path) -> Option<Running> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// The VM that `wanted` names, by its id or the beginning or end of it; without a name the newest
-/// run of those in `runs`.
+/// Returns the VM that `wanted` names, by its id or the beginning or end of it. Without `wanted`,
+/// returns the newest running VM whose runs are in `runs`.
 pub fn find(cache: &Cache, runs: &Path, wanted: Option<&str>) -> Result<Running, Fault> {
     let mut running = all(cache);
     let Some(wanted) = wanted else {
@@ -130,18 +127,18 @@ pub fn find(cache: &Cache, runs: &Path, wanted: Option<&str>) -> Result<Running,
     the_one(running, wanted, |one| &one.id, nothing)
 }
 
-/// Where others come in to the VM of the run `id`. Gone with what [`register`] returned.
+/// Opens the control socket of the run `id`. It goes when the value of [`register`] is dropped.
 pub fn open_control(cache: &Cache, id: &str) -> std::io::Result<UnixListener> {
     control::bind(&place(cache), &socket_of(id).1)
 }
 
 impl Running {
-    /// Goes to the VM.
+    /// Connects to the VM.
     pub fn visit(&self, cache: &Cache) -> Result<UnixStream, Fault> {
         self.connect(cache).map_err(|e| Fault::new(format!("cannot reach the VM of {}: {e}", self.id)))
     }
 
-    /// How long it has been there.
+    /// Returns how long ago the VM started.
     pub fn age(&self) -> Option<Duration> {
         let started: jiff::Timestamp = self.started_at.parse().ok()?;
         SystemTime::now().duration_since(started.into()).ok()
@@ -152,14 +149,14 @@ impl Running {
         control::connect(&cache.dir().join(dir), name)
     }
 
-    /// Its quiz's process, as the kernel tells of whoever listens there, with the connection that
-    /// tells whether that is still so. The number in the file may be that of another process: the
-    /// file may be of another host or container, and its process may have ended.
+    /// Returns the VM's quiz process, and the connection that shows whether it still listens. The
+    /// kernel reports which process listens there. The number in the file may be that of another
+    /// process. The file may be from another host or container, or its process may have ended.
     pub fn process(&self, cache: &Cache) -> std::io::Result<(OwnedFd, UnixStream)> {
         let connection = self.connect(cache)?;
         let pid = peer(&connection)?.ok_or_else(|| std::io::Error::other("it is of another PID namespace"))?;
         let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        // The connection ends with the process; as long as it stands, the number is no other's.
+        // The connection ends with the process. While it is open, no other process has the number.
         let mut ended = [PollFd::new(&connection, PollFlags::empty())];
         wait::ready(&mut ended, Some(Duration::ZERO))?;
         if ended[0].revents().contains(PollFlags::HUP) {
@@ -169,11 +166,11 @@ impl Running {
     }
 }
 
-/// The process that listens at the other end; none of one that this PID namespace does not have.
+/// Returns the process that listens at the other end. None if this PID namespace does not have it.
 fn peer(connection: &UnixStream) -> std::io::Result<Option<Pid>> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut size = size_of::<libc::ucred>() as libc::socklen_t;
-    // rustix's call has no process 0, which is what a process of another namespace is.
+    // rustix's call has no process 0, which stands for a process of another namespace.
     // SAFETY: the descriptor is open, and the kernel writes no more than `size` bytes.
     let done = unsafe {
         libc::getsockopt(

@@ -1,7 +1,7 @@
-//! Files and directories into a VM that runs, and out of it, through `tar` in the guest.
+//! Copies files and directories into and out of a running VM, through `tar` in the guest.
 //!
-//! What comes out of a guest is unpacked in a directory of its own in the destination, by what was
-//! asked for and nothing else, and put in place when it is all there.
+//! quiz unpacks an archive from a guest in a new directory inside the destination. It accepts only
+//! the requested names, and moves them into place when all are there.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -32,9 +32,9 @@ use crate::running::guest;
 use crate::running::registry::Running;
 use crate::signals::ReceivedSignals;
 
-/// How much is moved at once, in bytes.
+/// How many bytes quiz moves at once.
 const PIECE: usize = 1 << 20;
-/// From how many bytes on there is progress to be told.
+/// The number of bytes from which quiz reports progress.
 const WORTH_TELLING: u64 = 64 << 20;
 
 struct Guest<'a> {
@@ -43,7 +43,7 @@ struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Runs a program to its end; what it prints on standard error, and how it ended.
+    /// Runs a program to its end. Returns its standard error, and how it ended.
     fn run(&self, argv: &[&OsStr], input: Option<io::PipeReader>, output: Box<dyn Write + Send>) -> Result<End, Fault> {
         let words = Collected::default();
         let exec = Exec {
@@ -70,7 +70,7 @@ impl End {
         self.parting == Parting::Ended(Status::Code(0))
     }
 
-    /// The fault, if there is one.
+    /// Returns an error if the program has failed. `what` is what it had to do.
     fn check(self, what: &str) -> Result<(), Fault> {
         if self.is_good() {
             return Ok(());
@@ -87,11 +87,11 @@ impl End {
     }
 }
 
-/// What a program has written, for messages.
+/// The output of a program, for messages.
 #[derive(Clone, Default)]
 struct Collected(Arc<Mutex<Vec<u8>>>);
 
-/// How much of it is kept, in bytes.
+/// How many bytes of output [`Collected`] keeps.
 const KEPT: usize = 4096;
 
 impl Collected {
@@ -113,10 +113,10 @@ impl Write for Collected {
     }
 }
 
-/// Copies `sources` of the host to `destination` in a VM that runs.
+/// Copies `sources` of the host to `destination` in a running VM.
 ///
 /// # Errors
-/// What could not be copied, and why.
+/// What quiz could not copy, and why.
 pub fn into_guest(sources: &[PathBuf], destination: &Path, running: &Running, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
     let guest = Guest { running, cache: &cache };
@@ -151,7 +151,7 @@ pub fn into_guest(sources: &[PathBuf], destination: &Path, running: &Running, ct
     })?;
     let end = end.map_err(|_| Fault::new("copying into the guest failed"))??;
     match packed {
-        // Whoever read it has said why they do not any more.
+        // `tar` has reported why it reads no more.
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
         _ => end.check(&format!("copying to {} in the guest", destination.display())),
     }
@@ -170,7 +170,7 @@ fn pack(named: &[(&Path, OsString)], output: impl Write) -> io::Result<()> {
     archive.into_inner()?.flush()
 }
 
-/// The bytes of all files in `path`.
+/// Returns the size of all files in `path`, in bytes.
 fn bytes_of(path: &Path) -> io::Result<u64> {
     WalkDir::new(path).into_iter().try_fold(0, |sum, entry| {
         let meta = entry?.metadata()?;
@@ -178,11 +178,11 @@ fn bytes_of(path: &Path) -> io::Result<u64> {
     })
 }
 
-/// Copies `sources` of a VM that runs to `destination` on the host, which the user typed as
-/// `typed`.
+/// Copies `sources` of a running VM to `destination` on the host. `typed` is the destination as the
+/// user typed it.
 ///
 /// # Errors
-/// What could not be copied, and why.
+/// What quiz could not copy, and why.
 pub fn out_of_guest(
     sources: &[PathBuf],
     typed: &OsStr,
@@ -204,9 +204,9 @@ pub fn out_of_guest(
             Fault::new(format!("cannot copy {}: it has no name of its own", source.display()))
                 .hint("name a directory, or write its whole path")
         })?;
-        // A name that begins with a dash is no option.
+        // With `./`, a name that begins with a dash is not an option.
         let name = [b"./", name.as_bytes()].concat();
-        // One `-C` is relative to the one before.
+        // Each `-C` is relative to the one before.
         argv.extend(["-C".into(), Path::new("/root").join(parent).into(), OsString::from_vec(name)]);
     }
     refuse_twins(sources.iter().filter_map(|source| source.file_name()))?;
@@ -225,12 +225,12 @@ pub fn out_of_guest(
         Ok((unpacked, packing.join()))
     })?;
     let end = end.map_err(|_| Fault::new("copying from the guest failed"))??;
-    // What goes wrong here ends `tar` there, but not the other way round: then the archive is
+    // If unpacking fails here, `tar` fails there. If `tar` fails there, the archive here is only
     // short.
     let done = match unpacked {
         Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e.into()),
-        // GNU tar's word for files that changed while they were read: they are there as far as they
-        // could be.
+        // GNU tar exits so if files changed while it read them. It has sent them as far as it
+        // could.
         unpacked if end.parting == Parting::Ended(Status::Code(1)) => {
             ctx.report.warn(&end.words);
             unpacked?
@@ -257,7 +257,7 @@ pub fn out_of_guest(
     }
 }
 
-/// A directory of its own, only the user's, in the one that is copied to. It goes with all that is
+/// A new directory inside the destination, for this user only. Dropping it removes all that is
 /// still in it.
 struct Staging<'a> {
     dir: &'a HeldDir,
@@ -285,7 +285,7 @@ impl Drop for Staging<'_> {
         if self.dir.remove_dir_all(&self.name).is_ok() {
             return;
         }
-        // There are directories that their owner may not change.
+        // The owner may not change some directories, because of their modes.
         for entry in WalkDir::new(self.held.path()).into_iter().flatten().filter(|entry| entry.file_type().is_dir()) {
             fs::set_permissions(entry.path(), Permissions::from_mode(0o700)).ok();
         }
@@ -293,7 +293,7 @@ impl Drop for Staging<'_> {
     }
 }
 
-/// Two of a name would become one.
+/// Refuses two sources of the same name, because they would become one.
 fn refuse_twins<'a>(names: impl Iterator<Item = &'a OsStr>) -> Result<(), Fault> {
     let mut seen = BTreeSet::new();
     for name in names {
@@ -306,24 +306,23 @@ fn refuse_twins<'a>(names: impl Iterator<Item = &'a OsStr>) -> Result<(), Fault>
     Ok(())
 }
 
-/// Unpacks what was asked for, and reads the archive to its end.
+/// Unpacks the requested names, and reads the archive to its end.
 fn unpack_all(input: impl Read, dir: &Dir, asked: &BTreeSet<OsString>) -> io::Result<Unpacked> {
     let mut input = io::BufReader::with_capacity(PIECE, input);
     let mut done = Unpacked::default();
     unpack(&mut input, dir, &Rules { bounds: Bounds::NONE, only: Some(asked), faithful: true }, &mut done)?;
-    // `tar` fills up its last block.
+    // `tar` pads its last block.
     io::copy(&mut input, &mut io::sink())?;
     Ok(done)
 }
 
-/// Puts `name`, if it is there, where it is to be. A directory that is there keeps its mode and
-/// what else is in it.
+/// Moves `name`, if it exists, to `to`. An existing directory keeps its mode and its other entries.
 fn settle(from: &Dir, name: &OsStr, to_dir: &Dir, to: &OsStr) -> io::Result<()> {
     let Ok(meta) = from.symlink_metadata(name) else { return Ok(()) };
     if !meta.is_dir() {
         return from.rename(name, to_dir, to);
     }
-    // Its owner must be allowed to change what is moved; the mode comes with it all the same.
+    // The move needs the owner's permissions. The original mode follows after it.
     let mode = meta.permissions();
     from.set_permissions(name, cap_std::fs::Permissions::from_std(Permissions::from_mode(mode.mode() | 0o700)))?;
     if to_dir.symlink_metadata(to).is_ok_and(|there| there.is_dir()) {
@@ -342,7 +341,7 @@ fn ends_in_slash(path: &OsStr) -> bool {
     path.as_bytes().ends_with(b"/")
 }
 
-/// Tells the user how far it is, where there is much to move.
+/// Reports the progress of large transfers.
 struct Counted<'a, T> {
     inner: T,
     report: &'a dyn Report,

@@ -1,5 +1,5 @@
-//! The supervisor's side of the channel to the agent: what it says, and what its messages change.
-//! Not for the frames themselves (`quiz_proto`).
+//! The supervisor's side of the channel to the agent: sends messages, and handles those that
+//! arrive. Not for the frames themselves (`quiz_proto`).
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use crate::clock;
 use crate::qemu::SavesTo;
 use crate::qmp::{Command, Verb};
 
-/// How much of what the guest says about a failure is told, in characters.
+/// How many characters of a failure message of the guest are kept.
 const WORDS: usize = 4096;
 
 impl Supervisor<'_> {
@@ -39,7 +39,7 @@ impl Supervisor<'_> {
 
     pub(super) fn read_agent(&mut self) {
         let mut buffer = vec![0; 8 * CHUNK];
-        // A few reads at most, so that a chatty guest does not keep us from the clock.
+        // Reads only a few times, so that a guest that sends much does not delay the deadlines.
         for _ in 0..8 {
             let Ok(n @ 1..) = (&self.monitor.agent).read(&mut buffer) else { return };
             let mut decoder = std::mem::take(&mut self.decoder);
@@ -61,7 +61,8 @@ impl Supervisor<'_> {
                 self.heard_mark = self.mark();
             }
             if self.panic_at.is_some_and(|at| at.elapsed() > PANIC / 5) && self.seen.shutdown.is_none() {
-                // Whoever printed those words, the kernel is alive.
+                // The agent still sends, so the kernel is alive and something else printed the
+                // panic message.
                 self.panic_at = None;
             }
         }
@@ -71,7 +72,7 @@ impl Supervisor<'_> {
         match message {
             ToHost::Hello { version } => self.on_hello(version),
             ToHost::Ready if self.phase == Phase::Preparing => self.reach(Point::Ready),
-            // A time limit was reached meanwhile.
+            // A time limit was reached in the meantime.
             ToHost::Ready => {}
             ToHost::Begun if self.phase == Phase::Resuming => {
                 self.boot = Some(self.began.elapsed());
@@ -94,16 +95,16 @@ impl Supervisor<'_> {
             }
             ToHost::Ended { id, .. } => self.pass_on(id, message),
             ToHost::Log(messages) => self.console.log(&messages),
-            // When time is over it is asked for what only the evidence is to have.
+            // After a time limit, kernel messages go only to the run's files.
             ToHost::Kernel { .. } if !matches!(self.phase, Phase::Running | Phase::Kept | Phase::Ending) => {}
             ToHost::Kernel { level, micros, text } => {
-                // The log may have no room for it any more when the run ends.
+                // When the run ends, the kernel's log may have overwritten this message.
                 self.console.log(&text);
                 (self.show)(Notice::Kernel { level, micros, text: &text });
             }
             ToHost::Tainted(bits) => self.taint |= bits,
             ToHost::Note(text) => {
-                // One for each of a million files would be too many for anybody.
+                // A guest could send a note for each of a million files.
                 self.notes.of_guest += 1;
                 if self.notes.of_guest <= NOTES {
                     let text = shortened(&text);
@@ -127,8 +128,7 @@ impl Supervisor<'_> {
                 self.seen.violation.get_or_insert_with(|| "a record of another run came from the guest".to_owned());
                 self.monitor.kill();
             }
-            // The program was not started, and that is no verdict on the kernel that it was to run
-            // on.
+            // The program has not started, so this is no verdict on the kernel under test.
             ToHost::Failed(why) if self.ready.is_none() => {
                 self.seen.failed.get_or_insert(shortened(&why));
                 self.quit();
@@ -143,11 +143,11 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Bytes of a program, or of the artifacts.
+    /// Handles output of a program, or bytes of the artifacts.
     fn on_data(&mut self, id: ProgramId, stream: Stream, bytes: Cow<'_, [u8]>) {
         let refused = match id {
-            // More than the agent ever puts into one message. It would not fit the frames that pass
-            // it on.
+            // The agent never puts more than this into one message. More would not fit the frames
+            // that pass it on to a client.
             _ if bytes.len() > CHUNK => Some("the guest sent an endless message"),
             _ if bytes.is_empty() => return,
             ProgramId::MAIN if !self.spend(stream, bytes.len()) => {
@@ -182,7 +182,7 @@ impl Supervisor<'_> {
             self.enter(Phase::Kept, Some(limit));
             return self.dismiss_watchers();
         }
-        // It did not start, or was to end: there is nothing to keep the VM for.
+        // The program did not start, or the run was ending anyway, so the VM is not kept.
         if self.is_kept() {
             self.say(&ToGuest::End);
         }
@@ -191,7 +191,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Takes bytes off what the guest may send of a stream; whether it had the leave.
+    /// Subtracts bytes from what the guest may send of a stream. Returns whether it was allowed to
+    /// send them.
     fn spend(&mut self, stream: Stream, bytes: usize) -> bool {
         let Some(spendable) = self.spendable.of(stream) else { return true };
         match spendable.checked_sub(bytes as u64) {
@@ -205,7 +206,7 @@ impl Supervisor<'_> {
 
     fn on_hello(&mut self, version: u32) {
         if self.phase != Phase::Booting {
-            // The guest has started anew without QEMU's noticing.
+            // The guest has restarted and QEMU has not noticed.
             self.seen.violation.get_or_insert_with(|| "the agent started a second time".to_owned());
             self.monitor.kill();
             return;
@@ -222,7 +223,7 @@ impl Supervisor<'_> {
         self.reach(Point::Booted);
     }
 
-    /// The guest has come to where it can be saved.
+    /// The guest has reached a point at which a snapshot can be taken.
     fn reach(&mut self, point: Point) {
         match self.snapshots.as_mut().and_then(|snapshots| snapshots.state_file(point)) {
             Some(state) => {
@@ -249,7 +250,7 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// The VM goes on from where it was to be saved, whether or not it was.
+    /// Continues the VM at `point`, whether or not the snapshot succeeded.
     pub(super) fn continue_from(&mut self, point: Point) {
         self.monitor.say(Verb::Cont);
         self.enter_until(Phase::Preparing, Some(self.boot_deadline()));
@@ -263,7 +264,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Says what an agent that is up is wanted for.
+    /// Tells the agent what to do, once it is up.
     pub(super) fn say_order(&mut self) {
         let nonce = self.nonce;
         match &self.job {
@@ -281,7 +282,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Says once what the program is.
+    /// Sends the program to the agent, once.
     fn start_program(&mut self) {
         if let Some(Job::Program(_, mut order) | Job::Resumed(mut order)) = self.job.take() {
             order.personal.moment = clock::now();
@@ -302,7 +303,7 @@ impl Supervisor<'_> {
                     self.fail(format!("cannot start a thread for the program's input: {e}"));
                 }
             }
-            // It is for those who watch to say so.
+            // The clients that watch the program end its input.
             None if self.is_kept() => {}
             None => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
         }
@@ -322,7 +323,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The host cannot go on with the run.
+    /// quiz or the host cannot continue the run.
     fn fail(&mut self, why: String) {
         self.seen.failed.get_or_insert(why);
         self.monitor.kill();
@@ -347,7 +348,7 @@ impl Supervisor<'_> {
     }
 }
 
-/// What the guest says in words, as much as a message is to have.
+/// A message of the guest, cut to [`WORDS`] characters.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(WORDS) {
         Some((end, _)) => format!("{}…", &text[..end]),

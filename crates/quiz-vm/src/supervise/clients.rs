@@ -1,5 +1,5 @@
-//! The clients of a VM that runs: each has a program of its own run in it, or watches the run's.
-//! Not for what they ask for (`serving`).
+//! The clients of a running VM. Each runs a program of its own in it, or watches the run's program.
+//! Not for their requests (`serving`).
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -11,22 +11,22 @@ use rustix::event::{PollFd, PollFlags};
 use crate::control::Answer;
 use crate::outgoing::Outgoing;
 
-/// How much of the program's last output those see who come later, in bytes.
+/// How many bytes of the program's recent output a new client receives.
 const RECENT: usize = 64 * 1024;
-/// How much may wait for somebody who does not listen, in bytes: far more than credit allows an
-/// agent to send.
+/// How many bytes may be queued for a client that does not read. Credit lets an agent send far less
+/// than this.
 const WAITING: usize = 8 * WINDOW as usize;
 
-/// All who are there. Nobody is heard before the program runs: the VM may yet turn out not to come
-/// to life, and the run be tried another way.
+/// All clients. No client is served before the program runs, because the VM may yet fail to resume.
+/// The run is then tried another way.
 #[derive(Default)]
 pub(super) struct Clients {
     pub listener: Option<UnixListener>,
-    /// The program runs.
+    /// Whether the program runs, so that clients are served.
     pub open: bool,
     pub front: Option<UnixStream>,
     pub all: Vec<Client>,
-    /// How many programs were started for them.
+    /// How many programs were started for clients.
     pub programs: u32,
     pub recent: VecDeque<(Stream, Vec<u8>)>,
     pub recent_bytes: usize,
@@ -42,13 +42,13 @@ pub(super) struct Client {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// It has not said what it wants.
+    /// It has not sent a request yet.
     New,
-    /// It has this program run.
+    /// It runs this program.
     Runs(ProgramId),
-    /// It watches the run's program, and has so many bytes yet to take.
+    /// It watches the run's program, and has not yet taken this many bytes.
     Watches(u32),
-    /// It has heard the last word.
+    /// It has received its last message.
     Served,
 }
 
@@ -58,18 +58,18 @@ impl Client {
     }
 
     pub fn tell(&mut self, answer: &Answer) {
-        // An answer that fits no frame is one that its reader never sees the end of.
+        // An answer that does not fit a frame would never be complete for its reader.
         self.gone |= encode(answer, &mut self.outgoing.bytes).is_err() || self.outgoing.bytes.len() > WAITING;
     }
 
-    /// Writes what it takes now.
+    /// Writes as much as the socket accepts now.
     pub fn flush(&mut self) {
         self.gone |= !self.gone && self.outgoing.flush(&self.socket).is_err();
     }
 }
 
 impl Clients {
-    /// Nobody yet but `front`, who was there before the VM.
+    /// No clients yet but `front`, which was connected before the VM started.
     pub fn new(listener: Option<UnixListener>, front: Option<UnixStream>) -> std::io::Result<Clients> {
         for socket in listener.iter() {
             socket.set_nonblocking(true)?;
@@ -80,8 +80,8 @@ impl Clients {
         Ok(Clients { listener, front, ..Clients::default() })
     }
 
-    /// Hears everybody from now on. The one who was there before the VM watches from the first byte
-    /// on.
+    /// Serves clients from now on. The front end that was connected before the VM started watches
+    /// the output from its first byte.
     pub fn open(&mut self, terminal: bool) {
         self.open = true;
         if let Some(front) = self.front.take() {
@@ -92,7 +92,7 @@ impl Clients {
         }
     }
 
-    /// What is waited for.
+    /// The descriptors to poll: the listener, if clients are served, then one for each client.
     pub fn polled(&self) -> impl Iterator<Item = PollFd<'_>> {
         let listener = self
             .listener
@@ -110,12 +110,12 @@ impl Clients {
         self.all.iter_mut().filter(|client| matches!(client.role, Role::Watches(_))).for_each(|c| c.tell(answer));
     }
 
-    /// Somebody who watches has not taken yet what the guest may send without being paid.
+    /// Whether a client that watches has more than [`WINDOW`] bytes yet to take.
     pub fn are_behind(&self) -> bool {
         self.all.iter().any(|client| matches!(client.role, Role::Watches(owing) if owing > WINDOW))
     }
 
-    /// Shows those who watch, and those who come later, what the run's program has written.
+    /// Sends output of the run's program to the clients that watch, and keeps it for new clients.
     pub fn show(&mut self, stream: Stream, bytes: &[u8]) {
         if self.listener.is_none() && self.all.is_empty() {
             return;

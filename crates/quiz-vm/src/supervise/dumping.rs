@@ -1,5 +1,5 @@
-//! The supervisor has the guest's memory kept where the guest came to its end. Not for the file's
-//! form (see `dump`).
+//! Dumps the guest's memory at the point where the guest failed. Not for the file's format
+//! (`dump`).
 
 use std::io;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use super::{Phase, Supervisor, text};
 use crate::dump;
 use crate::qmp::{Command, Verb};
 
-/// How long the guest's memory may take to be written.
+/// How long QEMU may take to write the guest's memory.
 const LIMIT: Duration = Duration::from_secs(600);
-/// The file with it.
+/// The name of the dump in the run directory.
 const FILE: &str = "vmcore";
 
 impl Supervisor<'_> {
-    /// Ends a guest that does not end by itself, after its memory was kept if that is wanted.
+    /// Ends a guest that does not end by itself. Dumps its memory first, if that is wanted.
     pub(super) fn end_or_dump(&mut self) {
         if self.wants_dump() {
             self.monitor.say(Verb::Stop);
@@ -31,12 +31,12 @@ impl Supervisor<'_> {
         self.limits.dump.is_some_and(|dump| panicked || dump.of_every_failure) && self.dumped.is_none()
     }
 
-    /// Has the memory of a guest that stands still written.
+    /// Has QEMU write the memory of a paused guest.
     pub(super) fn dump(&mut self) {
         let Some(dump) = self.limits.dump else { return };
         match self.dir.create_with_mode(FILE, 0o600) {
             Ok(file) => {
-                // By its descriptor, since anything may have come to be at its path.
+                // By its descriptor, because its path may name another file by now.
                 self.monitor.say(Command::dump(&path_of(&file).to_string_lossy(), dump.format));
                 self.vmcore = Some(file);
             }
@@ -63,7 +63,7 @@ impl Supervisor<'_> {
         self.monitor.kill();
     }
 
-    /// Removes what there is of a dump that is not whole.
+    /// Removes an incomplete dump.
     pub(super) fn drop_half_a_dump(&self) {
         if self.limits.dump.is_some() && self.dumped != Some(true) {
             self.dir.remove_file(FILE);

@@ -1,4 +1,5 @@
-//! What a VM is started for, and what the caller gives to it. Plain data.
+//! What the caller passes to the supervisor: the job, the limits, the streams. Plain data. Not for
+//! acting on it (`supervise`).
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,72 +15,74 @@ use crate::spec::{DumpFormat, VmSpec};
 use crate::standby::Standby;
 use crate::unpack::Bounds;
 
-/// What the guest is to do.
+/// What quiz does with the guest.
 pub enum Job {
-    /// Prepare it, and run a program in it. The VM boots, or goes on from one that was saved at
+    /// Prepare the guest and run a program in it. The VM boots, or resumes from a snapshot taken at
     /// [`Point::Booted`].
     Program(Box<System>, Box<Order>),
-    /// Run a program in a guest that is prepared: the VM goes on from one that was saved at
+    /// Run a program in a guest that is already prepared. The VM resumes from a snapshot taken at
     /// [`Point::Ready`].
     Resumed(Box<Order>),
-    /// Send what an earlier guest left on its disk for artifacts.
+    /// Send back what an earlier guest left on its disk for artifacts.
     Salvage {
         /// The disk's serial number.
         out_serial: String,
     },
 }
 
-/// Where a snapshot of a VM can be taken on its way to the program.
+/// Where a snapshot of a VM can be taken before the program starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// The agent has started, and has done nothing yet.
+    /// The agent has started, and has not done anything yet.
     Booted,
-    /// The guest is prepared as for all runs of its kind, and ready for a program.
+    /// The guest is prepared with everything that all runs of its kind share, and can start a
+    /// program.
     Ready,
 }
 
 /// Receives snapshots of a VM. If one cannot be taken, the VM continues all the same.
 pub trait SnapshotSink {
-    /// The new file for the state of the VM's devices, if a snapshot is wanted at this point.
+    /// The path of a new file for the state of the VM's devices. `None` if no snapshot is wanted
+    /// here.
     fn state_file(&mut self, point: Point) -> Option<PathBuf>;
-    /// The state is written, and the VM is paused until this returns.
+    /// QEMU has written the state. The VM is paused until this returns.
     fn saved(&mut self, point: Point);
-    /// No snapshot could be taken.
+    /// The snapshot failed, for the reason `why`.
     fn not_saved(&mut self, point: Point, why: &str);
 }
 
-/// How long things may take.
+/// Time limits, and how a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// From QEMU's start to the program's.
+    /// From QEMU's start to the program's start.
     pub boot: Duration,
-    /// The program.
+    /// For the program; `None` is without limit.
     pub program: Option<Duration>,
-    /// A guest from which nothing is heard; `None` waits for ever.
+    /// How long a guest may be silent before it counts as hung; `None` is without limit.
     pub hang: Option<Duration>,
-    /// A report of the guest's kernel about itself is a failure.
+    /// A report of the guest's kernel about itself counts as a failure.
     pub strict: bool,
-    /// The guest stays for others when the program has ended: so long.
+    /// How long the guest stays up for other clients after the program has ended.
     pub keep: Option<Duration>,
-    /// A debugger may have the VM stand still.
+    /// A debugger may pause the VM.
     pub debugged: bool,
-    /// When the guest's memory is kept.
+    /// Which failures dump the guest's memory; `None` for no dump.
     pub dump: Option<Dump>,
-    /// How much may come back as artifacts.
+    /// The limits for artifacts.
     pub artifacts: Bounds,
 }
 
-/// What is kept of a guest's memory.
+/// When the guest's memory is dumped, and in which format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dump {
-    /// After whatever was not the program's own end; else after panics.
+    /// Dump after every failure that is not the program's own; otherwise only after panics.
     pub of_every_failure: bool,
     pub format: DumpFormat,
 }
 
 /// The user's ends of the program's streams.
 pub struct Streams {
-    /// Standard input, or the terminal's keyboard; without one the program's input is empty.
+    /// Standard input, or the terminal's keyboard. With `None` the program's input is empty.
     pub input: Option<OwnedFd>,
     /// Standard output, or the terminal's screen.
     pub output: Box<dyn Write + Send>,
@@ -88,31 +91,31 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Nothing to read, and nobody who reads.
+    /// Empty input, and output that is discarded.
     pub fn nowhere() -> Streams {
         Streams { input: None, output: Box::new(io::sink()), errors: Box::new(io::sink()) }
     }
 }
 
-/// The signals that quiz gets.
+/// The signals that quiz receives.
 pub trait Signals {
-    /// Readable when there are some.
+    /// Readable when signals are pending.
     fn fd(&self) -> BorrowedFd<'_>;
-    /// Takes those that came.
+    /// Takes the pending signals.
     fn pending(&mut self) -> Vec<i32>;
-    /// The terminal's size now.
+    /// The current size of the terminal.
     fn window_size(&self) -> Option<WinSize>;
 }
 
-/// What happens meanwhile.
+/// An event to show while the VM runs.
 pub enum Notice<'a> {
     /// Raw output of the guest's console.
     Console(&'a [u8]),
     /// A kernel message.
     Kernel {
-        /// Its syslog level.
+        /// The syslog level.
         level: u8,
-        /// The kernel's time in microseconds.
+        /// The kernel's time stamp in microseconds.
         micros: u64,
         /// One line.
         text: &'a str,
@@ -121,42 +124,38 @@ pub enum Notice<'a> {
     Note(&'a str),
 }
 
-/// One run.
+/// Everything that one run needs.
 pub struct Run<'a> {
-    /// The machine.
     pub vm: &'a VmSpec,
-    /// The same, where it was found waiting: it is not started then.
+    /// A standby VM started from the same specification. If there is one, `vm` is not started.
     pub standby: Option<Standby>,
-    /// What it is for.
     pub job: Job,
     /// Receives snapshots. The VM's memory must be a file that QEMU shares.
     pub snapshots: Option<&'a mut dyn SnapshotSink>,
-    /// How long it may take.
     pub limits: Limits,
-    /// The console of the VM that this one goes on from.
+    /// The console log of the VM that this one resumes from.
     pub console_before: Option<&'a Path>,
-    /// The run's directory: `console.log`, `qemu.log`, `stacks.txt`, `oops.txt` and `artifacts/`
-    /// are made in it.
+    /// The run directory. `console.log`, `qemu.log`, `stacks.txt`, `oops.txt` and `artifacts/` are
+    /// created in it.
     pub dir: &'a HeldDir,
     /// The user's descriptors.
     pub streams: Streams,
-    /// Where others come in.
+    /// The control socket, on which clients connect.
     pub door: Option<UnixListener>,
-    /// The key that, three times within a second, leaves the program's terminal.
+    /// The key that leaves the program's terminal when it is typed three times within a second.
     pub escape: Option<u8>,
-    /// One who is there already, and has been welcomed.
+    /// A front end that is connected already.
     pub front: Option<UnixStream>,
     /// The user's signals.
     pub signals: &'a mut dyn Signals,
-    /// Hears what happens.
+    /// Called for every [`Notice`].
     pub show: &'a mut dyn FnMut(Notice),
 }
 
-/// Nobody's signals: for a VM that is no one's foreground, and is ended with its quiz.
+/// Never any signals: for a VM in the background, which ends with its quiz process.
 pub struct NoSignals(OwnedFd);
 
 impl NoSignals {
-    /// Never any.
     pub fn new() -> io::Result<NoSignals> {
         Ok(NoSignals(eventfd(0, EventfdFlags::CLOEXEC)?))
     }

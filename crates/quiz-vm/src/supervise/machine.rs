@@ -1,5 +1,5 @@
-//! The supervisor's side of QMP: what QEMU reports and refuses, and what that changes. Not for the
-//! messages themselves (`qmp`).
+//! The supervisor's side of QMP: handles events, answers and refusals of QEMU. Not for the messages
+//! themselves (`qmp`).
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -9,18 +9,18 @@ use crate::judge;
 use crate::qemu;
 use crate::qmp::{Said, Verb};
 
-/// How long QEMU may refuse to let a VM go on that it has paused. It takes a millisecond or two.
+/// How long QEMU may refuse to continue a VM that it has paused. Normally it takes 1 to 2 ms.
 const UNPAUSE: Duration = Duration::from_secs(5);
-/// The first pause before it is asked again; each is twice as long as the one before, up to the
-/// last.
+/// The first pause before quiz asks again. Each pause is twice as long as the last one, up to
+/// [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(50);
 
-/// QEMU refuses to let the VM go on.
+/// QEMU refuses to continue the VM.
 pub(super) struct Stuck {
-    /// When it is asked again.
+    /// When quiz asks again.
     pub again: Instant,
-    /// It has been asked, and has not answered.
+    /// quiz has asked again, and QEMU has not answered.
     asked: bool,
     pause: Duration,
     since: Instant,
@@ -53,7 +53,7 @@ impl Supervisor<'_> {
             }
             Said::AgentPort { open: false } if self.boot.is_some() && !self.seen.down => {
                 self.seen.shutdown.get_or_insert_with(|| judge::AGENT_GONE.to_owned());
-                // A panic is still being printed.
+                // The kernel is still printing its panic.
                 self.panic_at.get_or_insert_with(Instant::now);
             }
             Said::AgentPort { .. } => {}
@@ -69,12 +69,12 @@ impl Supervisor<'_> {
     fn on_stopped(&mut self) {
         let ended = self.seen.shutdown.is_some();
         match self.phase {
-            // It has printed why.
+            // The kernel has printed why.
             _ if self.limits.dump.is_none() && self.seen.shutdown.as_deref() == Some(judge::GUEST_PANIC) => {}
-            // It is paused to be saved, or to be dumped.
+            // QEMU has paused it for a snapshot or a dump.
             Phase::Saving(_) | Phase::Dumping => {}
             _ if self.limits.debugged && !ended && self.seen.disk_error.is_none() => {}
-            // It is paused because it has ended.
+            // QEMU has paused it because the guest has ended.
             _ if self.limits.dump.is_some() && ended => {
                 if self.wants_dump() {
                     self.dump()
@@ -84,7 +84,7 @@ impl Supervisor<'_> {
             }
             Phase::Quitting => {}
             _ => {
-                // Nobody asked for that: the accelerator gave up.
+                // quiz did not ask for that: the accelerator failed.
                 self.seen.stopped = true;
                 self.monitor.kill();
             }
@@ -93,7 +93,7 @@ impl Supervisor<'_> {
 
     fn on_refused(&mut self, verb: Verb, why: String) {
         match (verb, self.phase) {
-            // What needs the descriptor is refused next.
+            // QEMU refuses the command that needs the descriptor next.
             (Verb::GetFd, _) => {
                 self.seen.refused.get_or_insert(why);
             }
@@ -107,10 +107,10 @@ impl Supervisor<'_> {
                 self.on_migration("failed");
             }
             (Verb::MigrateSetCapabilities, _) => self.cannot_save(&why),
-            // QEMU reports that saving is over a moment before the VM may go on ("Migration is not
-            // finalized yet").
+            // QEMU reports that saving has completed shortly before it can continue the VM
+            // ("Migration is not finalized yet").
             (Verb::Cont, _) => self.on_stuck(why),
-            // The machine has no such interrupt, so there is nothing to wait for.
+            // The machine has no such interrupt, so there is no answer to wait for.
             (Verb::InjectNmi, Phase::Nmi) => {
                 self.monitor.kill();
             }
@@ -141,7 +141,7 @@ impl Supervisor<'_> {
         self.stuck = Some(Stuck { again: now + pause, asked: false, pause, since });
     }
 
-    /// Asks a QEMU that has refused once more to let the VM go on.
+    /// Asks QEMU to continue the VM again, after a refusal.
     pub(super) fn ask_again(&mut self, now: Instant) {
         if let Some(stuck) = self.stuck.as_mut().filter(|stuck| now >= stuck.again) {
             if stuck.asked {

@@ -1,8 +1,8 @@
-//! The phases of a supervised VM, and which may follow which. Not for what happens in them.
+//! The phases of a supervised VM, and the transitions between them. Not for what happens in a
+//! phase.
 
 use super::job::Point;
 
-/// A phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// QEMU loads a saved VM, and the agent has not reported anything.
@@ -15,17 +15,18 @@ pub(super) enum Phase {
     Saving(Point),
     /// The program runs.
     Running,
-    /// The program has ended, and the guest stays for other clients.
+    /// The program has ended, and the guest stays up for other clients.
     Kept,
-    /// The run is over, and artifacts are on their way.
+    /// The run is over, and the guest sends the artifacts.
     Ending,
-    /// A time limit was reached, and the agent reports where everything stands.
+    /// A time limit was reached, and quiz waits for the agent's stacks.
     Stacks,
-    /// The agent is silent, and the kernel is asked by an interrupt that it cannot ignore.
+    /// The agent is silent. quiz has sent a non-maskable interrupt and waits for the kernel's
+    /// stacks.
     Nmi,
-    /// The user wants an end, and the program may still have its own.
+    /// The user has interrupted the run, and the program may still end by itself.
     Grace,
-    /// The guest's processes were killed.
+    /// The agent was told to kill the guest's processes.
     Killed,
     /// The guest is paused, and its memory is written to a file.
     Dumping,
@@ -33,8 +34,8 @@ pub(super) enum Phase {
     Quitting,
 }
 
-/// A phase, and those that may follow it. QEMU may end in any. `docs/supervision.md` draws this
-/// table.
+/// Each phase with the phases that may follow it. QEMU may end in any phase. `docs/supervision.md`
+/// has the same table.
 const TRANSITIONS: &[(&str, &[&str])] = &[
     ("resuming", &["preparing", "dumping", "quitting"]),
     ("booting", &["preparing", "nmi", "dumping", "quitting"]),
@@ -52,7 +53,7 @@ const TRANSITIONS: &[(&str, &[&str])] = &[
 ];
 
 impl Phase {
-    /// Its name in the table.
+    /// The phase's name in the table.
     pub(super) fn name(self) -> &'static str {
         match self {
             Phase::Resuming => "resuming",

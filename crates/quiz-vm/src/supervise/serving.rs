@@ -1,6 +1,5 @@
-//! The supervisor serves its clients: it runs programs for them, and passes on what they and the
-//! agent have for each other. Not for the messages (`control`), nor for the clients' own side
-//! (`client`).
+//! Serves clients: runs programs for them, and passes messages between them and the agent. Not for
+//! the messages (`control`), nor for the clients' own side (`client`).
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,14 +13,14 @@ use super::{Phase, Supervisor};
 use crate::control::{Answer, Exec, Request};
 use crate::verdict::Verdict;
 
-/// How long the arguments and the environment of a program may be in all, in bytes: what fits a
-/// frame, and more than Linux takes.
+/// The limit for the arguments and the environment of a program, in bytes. It fits a frame, and is
+/// more than Linux accepts.
 const WORDS: usize = MAX_MESSAGE - 64 * 1024;
-/// How long a client may take to receive the last message.
+/// How long a client may take to receive its last message.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Supervisor<'_> {
-    /// Deals with those whose descriptors are ready, in the order of [`Clients::polled`].
+    /// Serves the clients whose descriptors are ready, in the order of [`Clients::polled`].
     pub(super) fn serve(&mut self, ready: &[bool]) {
         let listens = self.clients.open && self.clients.listener.is_some();
         for (i, _) in ready.iter().skip(usize::from(listens)).enumerate().filter(|(_, ready)| **ready) {
@@ -36,7 +35,7 @@ impl Supervisor<'_> {
     }
 
     fn welcome(&mut self, socket: UnixStream) {
-        // One whose socket cannot be used is no client.
+        // A client whose socket cannot be used is dropped.
         if socket.set_nonblocking(true).is_ok() {
             let mut client = Client::new(socket);
             client.tell(&Answer::Welcome { version: quiz_proto::VERSION, terminal: self.terminal.is_some() });
@@ -65,7 +64,7 @@ impl Supervisor<'_> {
             match decoder.next::<Request>() {
                 Ok(Some(request)) => self.on_request(i, request),
                 Ok(None) => break,
-                // A quiz of another version, which has read the first word by now.
+                // A quiz of another version. It has read the version in the welcome by now.
                 Err(_) => {
                     self.clients.all[i].gone = true;
                     break;
@@ -115,7 +114,8 @@ impl Supervisor<'_> {
                     self.clients.all[i].role = Role::Watches(owing.saturating_sub(bytes));
                     self.pay_all();
                 }
-                // Whoever looks on can leave; of the one for whom it runs the program is to know.
+                // A client that watches can leave. A client whose program it is closes the
+                // program's output.
                 ToGuest::Close(_, stream) if self.is_kept() => {
                     self.clients.all[i].role = Role::Watches(0);
                     self.say(&ToGuest::Close(ProgramId::MAIN, stream));
@@ -126,7 +126,7 @@ impl Supervisor<'_> {
                     self.clients.all[i].tell(&Answer::Over { code, message: None, stays: true });
                     self.pay_all();
                 }
-                // What the user's own input or terminal says is not to be mixed up.
+                // Input of clients would mix with the user's own input or terminal.
                 ToGuest::Data(_, stream, bytes) if self.terminal.is_some() || self.is_kept() => {
                     self.say(&ToGuest::Data(ProgramId::MAIN, stream, bytes));
                 }
@@ -140,7 +140,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// A program beside the run's, in its environment.
+    /// A program of a client, in the environment of the run's program.
     fn program_of(&self, exec: Exec) -> Program {
         let (mut env, cwd) = self.surroundings.clone();
         for (name, value) in exec.env {
@@ -157,15 +157,15 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Lets those who watch the run's program hear what the agent says of it.
+    /// Sends a message of the agent about the run's program to the clients that watch it.
     pub(super) fn tell_watchers(&mut self, message: ToHost) {
         self.clients.tell_watchers(&Answer::Guest(message));
     }
 
-    /// Passes what the agent says of another program than the run's on to whom that belongs.
+    /// Passes a message of the agent about a client's program on to that client.
     pub(super) fn pass_on(&mut self, id: ProgramId, message: ToHost) {
         let owner = self.clients.all.iter_mut().find(|client| client.role == Role::Runs(id));
-        // One that has gone has been told of.
+        // If the client is gone, quiz has already told the agent.
         if let Some(client) = owner {
             if matches!(message, ToHost::Ended { .. }) {
                 client.role = Role::Served;
@@ -196,13 +196,14 @@ impl Supervisor<'_> {
         }
         let watched = self.clients.all.iter().any(|client| matches!(client.role, Role::Watches(_)));
         if self.is_kept() && self.terminal.is_none() && !watched {
-            // Nobody is left who could type.
+            // No client is left that could type.
             self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin));
         }
         self.pay_all();
     }
 
-    /// The run's program has ended, and the guest stays: nobody need watch it any more.
+    /// The run's program has ended and the guest stays up. Sends the clients that watch their last
+    /// message.
     pub(super) fn dismiss_watchers(&mut self) {
         self.read_console();
         let verdict = match (self.strict_report(), self.seen.status) {
@@ -219,9 +220,9 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The VM has ended: the last word to all who are still there.
+    /// The VM has ended. Sends the last message to all remaining clients.
     pub(super) fn say_farewell(&mut self, verdict: &Verdict) {
-        // Whoever was never heard is told all the same.
+        // Clients that were never served receive it too.
         self.clients.open(self.terminal.is_some());
         while let Some(Ok((socket, _))) = self.clients.listener.as_ref().map(UnixListener::accept) {
             self.welcome(socket);
@@ -231,7 +232,7 @@ impl Supervisor<'_> {
             if client.role != Role::Served {
                 client.tell(&last_word(verdict, client.role, self.dir.path()));
             }
-            // Who does not listen now does not want to know.
+            // A client that does not read within [`FAREWELL`] misses the message.
             client.socket.set_nonblocking(false).ok();
             client.socket.set_write_timeout(Some(FAREWELL)).ok();
             client.socket.write_all(&client.outgoing.bytes).ok();
@@ -241,7 +242,7 @@ impl Supervisor<'_> {
 
 fn size_of_words(program: &Program) -> usize {
     let env = program.env.iter().flat_map(|(name, value)| [name, value]);
-    // A word has its length in front of it.
+    // Each string is preceded by its length.
     program.argv.iter().chain(&program.cwd).chain(env).map(|word| word.len() + 5).sum()
 }
 

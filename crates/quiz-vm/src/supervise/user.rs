@@ -1,5 +1,5 @@
-//! The supervisor's side of the user: the program's streams and the signals that quiz gets. Not for
-//! the threads that read and write (see `pump`).
+//! The supervisor's side of the user: the program's streams, and the signals that quiz receives.
+//! Not for the threads that read and write (`pump`).
 
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ impl Supervisor<'_> {
             }
             Change::InputEnded => self.say(&ToGuest::Eof(ProgramId::MAIN, Stream::Stdin)),
             Change::InputFailed(error) => {
-                // A program that has ended did not want the rest.
+                // If the program has ended, it does not need the rest.
                 if self.seen.status.is_none() {
                     self.seen.stream_error.get_or_insert_with(|| format!("cannot read standard input: {error}"));
                 }
@@ -99,7 +99,7 @@ impl Supervisor<'_> {
 
     fn resize(&mut self, size: WinSize) {
         match &mut self.job {
-            // The program does not run yet, and the guest hears nothing but orders.
+            // The program does not run yet, and the guest accepts only orders.
             Some(Job::Program(_, order) | Job::Resumed(order)) => {
                 order.program.terminal = order.program.terminal.map(|_| size);
             }
@@ -107,7 +107,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// After QEMU's end: only the user's descriptors and signals are left.
+    /// After QEMU has ended: handles the user's descriptors and signals, which are all that is
+    /// left.
     pub(super) fn wait_for_output(&mut self) {
         {
             let mut fds = [

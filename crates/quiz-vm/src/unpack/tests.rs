@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 const BOUNDS: Bounds = Bounds { bytes: 1000, entries: 50 };
 
-/// An archive's entry with this raw name, whatever the tar crate thinks of it.
+/// An archive entry with this raw name, even if the tar crate would refuse it.
 fn entry(archive: &mut Vec<u8>, name: &[u8], kind: EntryType, link: &[u8], content: &[u8]) {
     entry_with_mode(archive, name, kind, link, content, 0o6755);
 }
@@ -26,7 +26,7 @@ fn entry_with_mode(archive: &mut Vec<u8>, name: &[u8], kind: EntryType, link: &[
     archive.resize(archive.len().next_multiple_of(512), 0);
 }
 
-/// A directory in which `in/` is what is unpacked into.
+/// A directory whose subdirectory `in/` is the one to unpack into.
 struct Place {
     top: tempfile::TempDir,
     done: Unpacked,
@@ -59,7 +59,7 @@ impl Place {
     }
 }
 
-/// The umask of this process (proc(5)), which to ask for otherwise is to change.
+/// The umask of this process, from proc(5). umask(2) cannot read it without changing it.
 fn umask() -> u32 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let umask = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
@@ -114,18 +114,18 @@ fn nothing_lands_outside() {
     assert_eq!(place.names(".."), ["in"]);
 }
 
-/// A link that stays inside by its letters, and leaves where a step of it is a link, too.
+/// A link whose path stays inside, but which leads out because one of its steps is a link.
 #[test]
 fn links_lead_out_by_no_number_of_steps() {
     let deep = "d/d/d/d";
     let mut archive = Vec::new();
     entry(&mut archive, format!("{deep}/up").as_bytes(), EntryType::Symlink, b"../../../..", b"");
-    // Up behind a link, which is up from somewhere else.
+    // `..` after a link goes up from the link's target.
     entry(&mut archive, b"one", EntryType::Symlink, b"d/d/d/d/up/..", b"");
-    // In a directory that is in truth another.
+    // In a directory that is a link to another one.
     entry(&mut archive, format!("{deep}/up/two").as_bytes(), EntryType::Symlink, b"../..", b"");
     entry(&mut archive, format!("{deep}/up/three").as_bytes(), EntryType::Regular, b"", b"x");
-    // A second name, from where the way up is too long.
+    // A hard link to a link, in a directory from which the link would lead too far up.
     entry(&mut archive, b"four", EntryType::Link, format!("{deep}/up").as_bytes(), b"");
     entry(&mut archive, format!("{deep}/up/x").as_bytes(), EntryType::Directory, b"", b"");
     entry(&mut archive, b"good", EntryType::Symlink, b"./d/d", b"");
@@ -177,7 +177,7 @@ fn long_names_arrive_and_longer_ones_end_the_archive() {
     entry(&mut archive, b"x", EntryType::GNULongName, b"", &[b'n'; 5000]);
     entry(&mut archive, b"x", EntryType::Regular, b"", b"");
     assert!(plain(&archive).ended.unwrap_err().to_string().contains("too long"));
-    // It is not read to find that out.
+    // The unpacker does not read it to find that out.
     let mut header = Vec::new();
     entry(&mut header, b"x", EntryType::GNULongName, b"", b"");
     let mut claimed = tar::Header::from_byte_slice(&header[..512]).clone();

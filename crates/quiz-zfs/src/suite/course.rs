@@ -1,35 +1,34 @@
-//! The course of a run of the suite: what is to come, what is over, and what is running. Not for
-//! how it is shown.
+//! Tracks a run of the suite: finished, running and remaining steps. Not for displaying them.
 
 use std::collections::BTreeMap;
 
 use super::result::{Finished, Remarks};
 use super::runfile::{Group, short};
 
-/// One script that is run: a test, or the `setup` or `cleanup` of a group.
+/// One script of the run: a test, or the `setup` or `cleanup` of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// Its group and its name: `cli_root/zpool_get/setup`.
     pub name: String,
 }
 
-/// A run of the suite as far as it is known.
+/// The known progress of a run of the suite.
 ///
-/// The runner's order is known beforehand, so that something can be said about what runs even where
-/// the guest cannot tell.
+/// The runner's order is known in advance. So the running step can be named even if the guest does
+/// not report it.
 #[derive(Debug, Clone)]
 pub struct Course {
     steps: Vec<Step>,
     finished: Vec<Finished>,
-    /// How many steps are surely over.
+    /// How many steps have certainly finished.
     past: usize,
-    /// The step that was last told to have begun.
+    /// The step that was last reported to have begun.
     begun: Option<usize>,
     remarks: Remarks,
 }
 
 impl Course {
-    /// The course of `groups`, run `iterations` times.
+    /// The steps of `groups`, run `iterations` times.
     pub fn new(groups: &[Group], iterations: u32) -> Course {
         let mut sorted: Vec<&Group> = groups.iter().collect();
         sorted.sort_by(|a, b| a.section.cmp(&b.section));
@@ -45,39 +44,39 @@ impl Course {
         Course { steps, finished: Vec::new(), past: 0, begun: None, remarks: Remarks::default() }
     }
 
-    /// How many steps there are in all.
+    /// The number of all steps.
     pub fn total(&self) -> usize {
         self.steps.len()
     }
 
-    /// What is over, in the order in which it came.
+    /// The finished steps, in the order of their results.
     pub fn finished(&self) -> &[Finished] {
         &self.finished
     }
 
-    /// A step is over.
+    /// Records a finished step.
     pub fn finish(&mut self, test: Finished) {
         if let Some(step) = self.position(&test.name) {
             self.past = step + 1;
-            // The kernel's log and the runner's output come by different ways: this one may have
-            // come later than the next beginning.
+            // The kernel's log and the runner's output use different channels. This result may
+            // arrive after the next step's beginning.
             self.begun = self.begun.filter(|begun| *begun >= self.past);
         }
         self.finished.push(test);
     }
 
-    /// Takes a line of the suite's output that is no result.
+    /// Reads a line of the suite's output that is no result.
     pub fn remark(&mut self, line: &str) {
         self.remarks.read(line);
     }
 
-    /// What the suite said about itself so far.
+    /// The suite's messages so far.
     pub fn remarks(&self) -> &Remarks {
         &self.remarks
     }
 
-    /// A step begins. Scripts that are no steps of their own, such as those run after a failure,
-    /// belong to the step before.
+    /// Records the beginning of a step. Other scripts, such as those run after a failure, belong to
+    /// the step before.
     pub fn begin(&mut self, name: &str) {
         self.begun = self.position(name).or(self.begun);
     }
@@ -87,7 +86,7 @@ impl Course {
         self.begun.is_some() || !self.finished.is_empty()
     }
 
-    /// The step that is running, if any can be.
+    /// The running step, if there is one.
     pub fn running(&self) -> Option<&str> {
         let at = self.begun.unwrap_or(self.past);
         self.steps.get(at).map(|step| step.name.as_str())
@@ -97,7 +96,7 @@ impl Course {
         self.steps[self.past..].iter().position(|step| step.name == name).map(|at| at + self.past)
     }
 
-    /// The steps without a result, each with how often it is missing.
+    /// The steps without a result, each with the number of missing results.
     pub fn missing(&self) -> Vec<(String, usize)> {
         let mut open: BTreeMap<&str, usize> = BTreeMap::new();
         for step in &self.steps {
@@ -112,7 +111,7 @@ impl Course {
     }
 }
 
-/// A script's name without what test runners and people leave out.
+/// A script's name without the parts that test runners and people leave out.
 pub(crate) fn stem(file: &str) -> &str {
     let file = short(file);
     file.strip_suffix(".ksh").or_else(|| file.strip_suffix(".sh")).unwrap_or(file)

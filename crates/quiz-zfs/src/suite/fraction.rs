@@ -1,12 +1,12 @@
-//! A fraction of the suite, such as `1/3`: the tags that `zfs-tests.sh` puts into it, from OpenZFS
-//! 2.2.7 on. Computed here, so that it works with every checkout.
+//! A fraction of the suite, such as `1/3`: the tags that `zfs-tests.sh` of OpenZFS 2.2.7 and later
+//! selects for it. quiz computes them itself, so that this works with every checkout.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use super::runfile::Group;
 
-/// One of the equal parts of what the run files have.
+/// One of the equal parts of the run files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fraction {
     /// Which part, counted from 1.
@@ -19,7 +19,7 @@ impl FromStr for Fraction {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Fraction, ()> {
-        // `parse` alone would take a sign.
+        // `parse` alone would accept a sign.
         let number = |text: &str| {
             let digits = text.bytes().all(|byte| byte.is_ascii_digit());
             if digits { text.parse::<usize>().map_err(drop) } else { Err(()) }
@@ -31,8 +31,8 @@ impl FromStr for Fraction {
 }
 
 impl Fraction {
-    /// The tags in this part. As in `zfs-tests.sh`, each group counts by its last tag, the tags are
-    /// sorted, and part 1 of 3 has every third of them, so that neighbours, which often take long
+    /// The tags in this part, as in `zfs-tests.sh`. Each group counts by its last tag, and the tags
+    /// are sorted. Part 1 of 3 has every third tag, so that neighbours, which often are slow
     /// together, are in different parts.
     pub fn tags(self, groups: &[Group]) -> Vec<String> {
         let last = groups.iter().filter_map(|group| group.tags.last()).filter(|tag| !tag.contains("functional"));
@@ -86,7 +86,8 @@ mod tests {
         .concat();
         let groups = runfile::parse(&text).unwrap();
         let part = |text: &str| text.parse::<Fraction>().unwrap().tags(&groups).join(" ");
-        // Numbered B 1, a_1 2, ab 3, b 4, e 5; part 1 has the numbers that leave nothing.
+        // The numbers are B 1, a_1 2, ab 3, b 4, e 5; part 1 has those divisible by the number of
+        // parts.
         assert_eq!([part("1/3"), part("2/3"), part("3/3")], ["ab", "B b", "a_1 e"]);
         assert_eq!(part("1/1"), "B a_1 ab b e");
         assert_eq!(part("1/9"), "");

@@ -1,5 +1,5 @@
-//! What the suite's own `zts-report.py` makes of results: which of those that are no passes were to
-//! be expected. Not for the results themselves (see `result`).
+//! Lets the suite's own `zts-report.py` judge results: which failures and skips are expected. Not
+//! for the results themselves (see `result`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,35 +11,35 @@ use serde::Serialize;
 
 use super::result::{Finished, Outcome};
 
-/// Why there is no judgement.
+/// Why the results could not be judged.
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeError {
-    /// No Python.
+    /// Python cannot be started.
     #[error("cannot judge the results: {} is a Python program, and python3 cannot be started: {source}; install python3", judge.display())]
     NoPython {
-        /// The program that judges.
+        /// The judging program.
         judge: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
-    /// The program failed.
+    /// The judging program failed.
     #[error("{} could not judge the results ({status}):\n{said}", judge.display())]
     Failed {
-        /// The program that judges.
+        /// The judging program.
         judge: PathBuf,
         /// How it ended.
         status: String,
-        /// What it said.
+        /// Its output.
         said: String,
     },
 }
 
-/// A judgement.
+/// The judgement of a run's results.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// All went as expected, it says.
+    /// Whether all results are as expected.
     pub good: bool,
-    /// What it said.
+    /// The text of the report.
     pub text: String,
     /// The tests that did not pass and should have.
     pub unexpected: BTreeSet<String>,
@@ -47,7 +47,7 @@ pub struct Judgement {
     pub surprises: BTreeSet<String>,
 }
 
-/// The result lines for [`ask`]: of a test that was run more than once, the worst.
+/// The result lines for [`ask`]. For a test that was run more than once, the worst result counts.
 pub fn lines(finished: &[Finished]) -> String {
     let mut worst: BTreeMap<&str, &Finished> = BTreeMap::new();
     let badness = |test: &Finished| match test.result {
@@ -65,16 +65,16 @@ pub fn lines(finished: &[Finished]) -> String {
     worst.values().map(|test| format!("{}\n", test.line)).collect()
 }
 
-/// Has `judge`, a `zts-report.py`, judge the result lines in the file `results`.
+/// Runs `judge`, a `zts-report.py`, on the result lines in the file `results`.
 ///
 /// # Errors
-/// It did not come to an end. That it thinks badly of the results is none.
+/// Fails if the program does not complete. Bad results are no error.
 pub fn ask(judge: &Path, results: &Path, environment: &Environment) -> Result<Judgement, JudgeError> {
-    // One of the caller's variables, `CI`, changes what is expected.
+    // The caller's variable `CI` would change the expectations.
     let output = environment
         .command("python3")
-        // Whatever the user has set up for Python is not for this program, and nothing is to be
-        // left behind in the checkout.
+        // The user's Python settings must not affect this program, and it must leave no files in
+        // the checkout.
         .args(["-I", "-B"])
         .arg(judge)
         .arg(results)
@@ -88,8 +88,8 @@ pub fn ask(judge: &Path, results: &Path, environment: &Environment) -> Result<Ju
         said: format!("{text}{}", String::from_utf8_lossy(&output.stderr)),
     };
     match output.status.code() {
-        // A Python program that stumbles ends with 1 too; it has something to say on stderr then,
-        // and no list.
+        // A failing Python program also exits with 1, but then it prints to stderr and there is no
+        // list.
         Some(code @ (0 | 1)) => read(&text, code == 0).ok_or_else(failed),
         _ => Err(failed()),
     }
@@ -98,7 +98,7 @@ pub fn ask(judge: &Path, results: &Path, environment: &Environment) -> Result<Ju
 const UNEXPECTED: &str = "Tests with results other than PASS that are unexpected:";
 const SURPRISES: &str = "Tests with result of PASS that are unexpected:";
 
-/// Reads its words. Results without any test are no judgement.
+/// Reads the report. Results without any test are no judgement.
 fn read(text: &str, good: bool) -> Option<Judgement> {
     let list = |head: &str| -> Option<BTreeSet<String>> {
         let lines = text.lines().skip_while(|line| line.trim() != head);
@@ -116,7 +116,7 @@ fn read(text: &str, good: bool) -> Option<Judgement> {
     Some(Judgement { good, text: text.to_owned(), unexpected: list(UNEXPECTED)?, surprises: list(SURPRISES)? })
 }
 
-/// The sum of a group, or of all.
+/// The counts of a group, or of all groups.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// Passed.
@@ -127,14 +127,14 @@ pub struct Row {
     pub skipped: usize,
     /// Did not pass, as expected.
     pub expected: usize,
-    /// Never came to an end.
+    /// Have no result.
     pub missing: usize,
-    /// How long it took, in seconds.
+    /// Duration in seconds.
     pub seconds: u64,
 }
 
 impl Row {
-    /// Everything that there was to run.
+    /// The number of all tests to run.
     pub fn total(&self) -> usize {
         self.passed + self.failed + self.skipped + self.expected + self.missing
     }
@@ -151,7 +151,8 @@ impl Row {
     }
 }
 
-/// The sums of all groups by name. Without a judgement, whatever is no pass counts as unexpected.
+/// The counts of all groups by name. Without a judgement, every result except a pass counts as
+/// unexpected.
 pub fn rows(
     finished: &[Finished],
     missing: &[(String, usize)],
@@ -171,12 +172,12 @@ pub fn rows(
 
 /// Whether `test` should have passed, and did not.
 pub fn is_unexpected(test: &Finished, judgement: Option<&Judgement>) -> bool {
-    // The report leaves out what all tests of performance have in common.
+    // The report leaves out the common prefix of performance tests.
     let name = test.name.strip_prefix("perf/regression/").unwrap_or(&test.name);
     test.result != Outcome::Pass && judgement.is_none_or(|judgement| judgement.unexpected.contains(name))
 }
 
-/// The sum of sums.
+/// The sum of all rows.
 pub fn total<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Row {
     rows.into_iter().fold(Row::default(), |all, row| Row {
         passed: all.passed + row.passed,
@@ -192,7 +193,7 @@ pub fn total<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Row {
 mod tests {
     use super::*;
 
-    /// As OpenZFS 2.3.2 says it.
+    /// A report of OpenZFS 2.3.2.
     const REPORT: &str = "
 Tests with results other than PASS that are expected:
     SKIP pam/setup (pamtester might be not available)
@@ -227,7 +228,7 @@ Tests with results other than PASS that are unexpected:
         let judgement = read(REPORT, false).unwrap();
         assert_eq!(judgement.unexpected.iter().collect::<Vec<_>>(), ["atime/atime_001_pos", "zvol/zvol_cli/setup"]);
         assert_eq!(judgement.surprises.iter().collect::<Vec<_>>(), ["casenorm/mixed_formd_lookup"]);
-        // As it ends with 0 for it, this must not pass for a good report.
+        // It exits with 0 in this case, but this must not count as a good report.
         assert_eq!(
             read("\n\nNo test results were found.\nLog directory: Could not determine log directory.\n", true),
             None

@@ -1,5 +1,5 @@
-//! What the suite says while it runs: the result lines of `test-runner.py`, and the names of tests
-//! in the kernel's log. Not for what the results mean (see `judge`).
+//! Reads the suite's output: the result lines of `test-runner.py`, and the names of tests in the
+//! kernel's log. Not for judging the results (see `judge`).
 
 use serde::Serialize;
 
@@ -13,14 +13,14 @@ pub enum Outcome {
     Pass,
     /// Bad.
     Fail,
-    /// It could or would not be run here.
+    /// It was not run here.
     Skip,
-    /// It took too long, and was ended.
+    /// It timed out and was killed.
     Killed,
 }
 
 impl Outcome {
-    /// As the suite writes it.
+    /// The suite's word for it.
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Pass => "PASS",
@@ -37,12 +37,12 @@ impl Outcome {
     }
 }
 
-/// A test that is over.
+/// A finished test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finished {
     /// Its group and its name: `cli_root/zpool_get/zpool_get_001_pos`.
     pub name: String,
-    /// Who ran it.
+    /// The user that ran it.
     pub user: String,
     /// How long it took, in whole seconds.
     pub seconds: u64,
@@ -53,7 +53,7 @@ pub struct Finished {
     pub line: String,
 }
 
-/// Where in the guest the suite's tests are: below any directory of this name.
+/// The directory of the suite's tests in the guest: below any directory of this name.
 const SUITE: &str = "/zfs-tests/";
 
 /// The short name of the test with this path in the guest.
@@ -64,10 +64,11 @@ fn name(path: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The result that a line of the runner's output reports, if it is a result line:
-/// `[2026-01-02T03:04:05.678901] Test (Linux): PATH (run as USER) [MINUTES:SECONDS] [RESULT]`.
-/// Runners before OpenZFS 2.3.3 print no time in front, and the word in parentheses tells groups of
-/// one directory apart.
+/// Reads a result line of the runner: `[2026-01-02T03:04:05.678901] Test (Linux): PATH (run as
+/// USER) [MINUTES:SECONDS] [RESULT]`.
+///
+/// Runners before OpenZFS 2.3.3 print no time in front. The word in parentheses distinguishes
+/// groups of one directory.
 pub fn finished(line: &str) -> Option<Finished> {
     let rest = after_time(line).strip_prefix("Test")?;
     let rest = match rest.strip_prefix(" (") {
@@ -77,7 +78,7 @@ pub fn finished(line: &str) -> Option<Finished> {
     let (path, rest) = rest.rsplit_once(" (run as ")?;
     let (user, rest) = rest.split_once(')')?;
     let (time, rest) = rest.trim_start().strip_prefix('[')?.split_once(']')?;
-    // A test that ran again has `(RERAN)` behind its result.
+    // `(RERAN)` after the result marks a test that ran again.
     let (word, _more) = rest.trim_start().strip_prefix('[')?.split_once(']')?;
     let (minutes, seconds) = time.split_once(':')?;
     Some(Finished {
@@ -89,29 +90,29 @@ pub fn finished(line: &str) -> Option<Finished> {
     })
 }
 
-/// A line without the time in brackets that it may begin with.
+/// A line without the time in brackets at its beginning.
 fn after_time(line: &str) -> &str {
     line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map_or(line, |(_, rest)| rest)
 }
 
-/// The test whose beginning a line of the console tells (`zfs-tests.sh -K`).
+/// The test whose start a console line reports (`zfs-tests.sh -K`).
 pub fn began(line: &str) -> Option<String> {
     let (_, path) = line.split_once("ZTS run ")?;
     name(path.split_whitespace().next()?)
 }
 
-/// What the suite says about itself beside its results.
+/// The suite's messages about the run, besides results.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remarks {
-    /// How many results the runner counts at its end. None if it did not come to its end.
+    /// How many results the runner counts at its end; `None` if it did not complete.
     pub counted: Option<usize>,
-    /// The programs that the tests want and the guest lacks.
+    /// The programs that the tests use and the guest lacks.
     pub missing_programs: Vec<String>,
     in_summary: bool,
 }
 
 impl Remarks {
-    /// Takes a line that is no result.
+    /// Reads a line that is no result.
     pub fn read(&mut self, line: &str) {
         if let Some(programs) = line.strip_prefix("Missing util(s):") {
             self.missing_programs =
@@ -123,7 +124,7 @@ impl Remarks {
             let count =
                 line.split_once('\t').and_then(|(word, count)| Some((word, count.trim().parse::<usize>().ok()?)));
             match count {
-                // That counts tests a second time.
+                // These tests are counted already.
                 Some(("RERAN", _)) => {}
                 Some((_, count)) => self.counted = self.counted.map(|counted| counted + count),
                 None => self.in_summary = false,
@@ -132,7 +133,7 @@ impl Remarks {
     }
 }
 
-/// Whether no test runs this program, though suites before OpenZFS 2.2 look for it. Only some
+/// Whether no test runs this program, although suites before OpenZFS 2.2 look for it. Only some
 /// architectures have it.
 fn is_unused(name: &str) -> bool {
     name == "dmidecode"
@@ -153,7 +154,7 @@ mod tests {
         assert_eq!((test.name.as_str(), test.seconds, test.result), ("acl/posix/setup", 724, Outcome::Killed));
     }
 
-    /// What the runners of these versions print for the scripts of `runs/make.sh`.
+    /// The output of these versions' runners for the scripts of `runs/make.sh`.
     const RUNS: [(&str, &str); 6] = [
         ("2.1.11", include_str!("runs/2.1.11.txt")),
         ("2.2.11", include_str!("runs/2.2.11.txt")),
@@ -174,7 +175,7 @@ mod tests {
                     None => remarks.read(line),
                 }
             }
-            // Where the runner runs a test again, it prints neither a result nor a time for it.
+            // If the runner runs a test again, it prints neither a result nor a time for it.
             let again = results.iter().position(|result| result.starts_with("again/sleeps"));
             assert_eq!(
                 again.map(|at| results.remove(at)),

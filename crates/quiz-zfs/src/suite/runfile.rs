@@ -1,10 +1,10 @@
-//! Run files: reads them as `test-runner.py` does, with Python's `configparser`, and writes one of
-//! what was selected. Not for choosing (see `select`).
+//! Reads run files as `test-runner.py` does, with Python's `configparser`, and writes one for a
+//! selection. Not for selecting (see `select`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// What is wrong with a run file.
+/// Why a run file is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct RunFileError {
@@ -17,18 +17,18 @@ pub struct RunFileError {
 /// The tests of one directory that are run together, between one `setup` and one `cleanup`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// The section's name: the tests' directory below the suite, perhaps with `:` and a word that
-    /// tells apart groups of one directory.
+    /// The section's name: the tests' directory below the suite. A `:` and a word may follow, to
+    /// distinguish groups of one directory.
     pub section: String,
     /// The tests' file names, some without their `.ksh`.
     pub tests: Vec<String>,
-    /// Words to select it by.
+    /// Tags to select it by.
     pub tags: Vec<String>,
-    /// `pre`, `post`, `user`, `timeout` and the like, with those of `[DEFAULT]`.
+    /// `pre`, `post`, `user`, `timeout` and similar settings, including those of `[DEFAULT]`.
     pub settings: BTreeMap<String, String>,
 }
 
-/// What is for the whole run, and what has fields of its own.
+/// Settings of the whole run, and settings that have their own fields.
 const NOT_SETTINGS: [&str; 4] = ["quiet", "outputdir", "tests", "tags"];
 
 impl Group {
@@ -37,27 +37,27 @@ impl Group {
         self.section.split(':').next().unwrap_or(&self.section)
     }
 
-    /// The name that people use: `cli_root/zpool_get`.
+    /// The short name: `cli_root/zpool_get`.
     pub fn name(&self) -> &str {
         short(self.dir())
     }
 
-    /// A setting; empty where it is not set.
+    /// A setting; empty if it is not set.
     pub fn setting(&self, name: &str) -> &str {
         self.settings.get(name).map_or("", String::as_str)
     }
 }
 
-/// The path of a group or a test without what all functional ones have in common.
+/// The path of a group or a test without the common prefix of functional tests.
 pub fn short(path: &str) -> &str {
     let path = path.strip_prefix("tests/").unwrap_or(path);
     path.strip_prefix("functional/").unwrap_or(path)
 }
 
-/// The groups of the run file `text` in its order.
+/// The groups of the run file `text`, in its order.
 ///
 /// # Errors
-/// It is not one.
+/// Fails if it is not a run file.
 pub fn parse(text: &str) -> Result<Vec<Group>, RunFileError> {
     let sections = sections(text)?;
     let mut defaults = BTreeMap::new();
@@ -89,12 +89,12 @@ pub fn parse(text: &str) -> Result<Vec<Group>, RunFileError> {
     Ok(groups)
 }
 
-/// Where the runner puts its logs, in the guest.
+/// The directory of the runner's logs in the guest.
 pub const LOGS: &str = "/var/tmp/test_results";
 
-/// A run file of `groups`; each test may take `patience` times as long. Before OpenZFS 2.2 the
-/// runner only works if it is told where its logs go (`name_logs`); from then on it stumbles over
-/// it in another way.
+/// A run file for `groups`. Each test's time limit is multiplied by `patience`. With `name_logs`
+/// the file names the log directory: runners before OpenZFS 2.2 need that, and later ones fail
+/// because of it.
 pub fn write(groups: &[Group], patience: u32, name_logs: bool) -> String {
     let list = |words: &[String]| format!("['{}']", words.join("', '"));
     let mut text = "[DEFAULT]\nquiet = False\n".to_owned();
@@ -103,13 +103,13 @@ pub fn write(groups: &[Group], patience: u32, name_logs: bool) -> String {
     }
     for group in groups {
         write!(text, "\n[{}]\ntests = {}\n", group.section, list(&group.tests)).expect("a String grows");
-        // zfs-tests.sh runs only those by default.
+        // zfs-tests.sh runs only groups with this tag by default.
         let always = Some("functional".to_owned()).filter(|tag| !group.tags.contains(tag));
         let tags: Vec<String> = group.tags.iter().cloned().chain(always).collect();
         writeln!(text, "tags = {}", list(&tags)).expect("a String grows");
         for (name, value) in &group.settings {
             let longer = value.trim().parse().ok().filter(|_| name == "timeout").map(|seconds: u32| {
-                // None at all is written as 0.
+                // 0 means no limit.
                 seconds.saturating_mul(patience).to_string()
             });
             writeln!(text, "{name} = {}", longer.as_deref().unwrap_or(value)).expect("a String grows");
@@ -121,13 +121,13 @@ pub fn write(groups: &[Group], patience: u32, name_logs: bool) -> String {
 struct Section {
     line: usize,
     name: String,
-    /// By name: the line where it begins, and what stands there.
+    /// By name: the line where the value begins, and its text.
     values: BTreeMap<String, (usize, String)>,
 }
 
 fn sections(text: &str) -> Result<Vec<Section>, RunFileError> {
     let mut sections: Vec<Section> = Vec::new();
-    // The value that is being read, and how far its name is indented.
+    // The value that is being read, and the indentation of its name.
     let mut open: Option<(String, usize)> = None;
     for (number, raw) in (1..).zip(text.lines()) {
         let wrong = |problem: &str| RunFileError { line: number, problem: problem.to_owned() };
@@ -158,7 +158,7 @@ fn sections(text: &str) -> Result<Vec<Section>, RunFileError> {
     Ok(sections)
 }
 
-/// The words of a list as Python writes it; none if it is something else.
+/// The items of a list in Python's notation; `None` if it is something else.
 fn words(list: &str) -> Option<Vec<String>> {
     let mut rest = list.trim().strip_prefix('[')?.strip_suffix(']')?;
     let mut words = Vec::new();

@@ -1,5 +1,5 @@
-//! What a selection of tests means: run files, tags, groups, single tests, also ones that are in no
-//! run file yet. Not for running them.
+//! Finds the tests that a selection stands for: run files, tags, groups, and single tests,
+//! including tests that no run file lists yet. Not for running them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,56 +13,56 @@ use super::course::stem;
 use super::fraction::Fraction;
 use super::runfile::{self, Group, RunFileError, short};
 
-/// Why nothing is selected.
+/// Why a selection is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
-    /// A word that selects nothing.
+    /// A name matches nothing.
     #[error("no test, group, tag or run file of the ZFS test suite in {} is called `{word}`{}", suite.display(), meant(nearest))]
     NoSuch {
-        /// What was asked for.
+        /// The name.
         word: String,
         /// The suite.
         suite: PathBuf,
-        /// What there is that is spelled like it.
+        /// The most similar name.
         nearest: Option<String>,
     },
-    /// A word that is there, and not in the run files that were named.
+    /// A name exists, but not in the given run files.
     #[error("`{word}` is not in the run file {runfiles}; leave out --run-files to find it")]
     Elsewhere {
-        /// What was asked for.
+        /// The name.
         word: String,
         /// The run files.
         runfiles: String,
     },
-    /// A tag that no group has.
+    /// No group has the tag.
     #[error("no group in the run files {runfiles} has the tag `{tag}`{}", meant(nearest))]
     NoTag {
         /// The tag.
         tag: String,
         /// The run files.
         runfiles: String,
-        /// The tag that is spelled like it.
+        /// The most similar tag.
         nearest: Option<String>,
     },
-    /// A fraction that is no part of a whole, or that stands beside tags.
+    /// A fraction is invalid, or is combined with tags.
     #[error(
         "cannot select the fraction `{text}` of the tests: write PART/PARTS with PART from 1 to PARTS, such as 1/3, and no tag beside it"
     )]
     Fraction {
-        /// What was asked for.
+        /// The fraction as written.
         text: String,
     },
-    /// A run file that is not there.
+    /// The run file does not exist.
     #[error("there is no run file `{name}`, neither as a file nor in {}{}", dir.display(), meant(nearest))]
     NoRunFile {
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// Where the suite's are.
+        /// The directory of the suite's run files.
         dir: PathBuf,
-        /// The one that is spelled like it.
+        /// The most similar name.
         nearest: Option<String>,
     },
-    /// A file that is not a run file.
+    /// The file is not a run file.
     #[error("{} is not a run file: {source}", path.display())]
     RunFile {
         /// The file.
@@ -70,7 +70,7 @@ pub enum SelectError {
         /// What is wrong.
         source: RunFileError,
     },
-    /// No suite.
+    /// There is no test suite.
     #[error("there is no ZFS test suite in {}: it has no tests/runfiles", dir.display())]
     NoSuite {
         /// The checkout.
@@ -92,10 +92,10 @@ pub struct Suite {
     top: PathBuf,
 }
 
-/// What was asked for.
+/// The user's selection.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// Run files, by name or path: what there is to choose from.
+    /// Run files, by name or path, to choose from.
     pub runfiles: Vec<String>,
     /// Tags: only groups that have one of them. Or one fraction, such as `1/3`: only groups that
     /// `zfs-tests.sh -T 1/3` would take from the run files.
@@ -104,17 +104,16 @@ pub struct Selection {
     pub words: Vec<String>,
 }
 
-/// What is chosen from where words are given and run files are not; those that zfs-tests.sh takes
-/// by default.
+/// The run files to choose from if names are given but no run files; the default of zfs-tests.sh.
 const USUAL: [&str; 2] = ["common", "linux"];
-/// What is run where nothing is asked for.
+/// The default selection.
 const QUICK: &str = "sanity";
 
 impl Suite {
-    /// The suite of the checkout whose top is `top`.
+    /// Opens the suite of the checkout whose top is `top`.
     ///
     /// # Errors
-    /// There is none.
+    /// Fails if there is no suite.
     pub fn open(top: &Path) -> Result<Suite, SelectError> {
         let suite = Suite { top: top.to_owned() };
         match suite.runfiles().is_dir() {
@@ -131,8 +130,7 @@ impl Suite {
         self.top.join("tests/zfs-tests")
     }
 
-    /// The program that judges results. Nothing in it depends on how OpenZFS is configured but its
-    /// first line.
+    /// The program that judges results. Only its first line depends on OpenZFS's configuration.
     pub fn judge(&self) -> PathBuf {
         self.top.join("tests/test-runner/bin/zts-report.py.in")
     }
@@ -143,17 +141,17 @@ impl Suite {
             .is_ok_and(|text| String::from_utf8_lossy(&text).contains("\n\tK)\n"))
     }
 
-    /// Whether this suite's own run files say where the logs go.
+    /// Whether this suite's own run files set the directory of the logs.
     pub fn names_logs(&self) -> bool {
         let file = self.runfiles().join(format!("{}.run", USUAL[0]));
         fs::read(file).is_ok_and(|text| text.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"outputdir")))
     }
 
-    /// The groups that `selection` means, each with the tests that are meant; relative paths begin
-    /// in `cwd`.
+    /// The groups that `selection` stands for, each with its selected tests. Relative paths start
+    /// from `cwd`.
     ///
     /// # Errors
-    /// One of its words means nothing.
+    /// Fails if a name matches nothing.
     pub fn select(&self, selection: &Selection, cwd: &Path) -> Result<Vec<Group>, SelectError> {
         let mut files: Vec<PathBuf> = Vec::new();
         for name in &selection.runfiles {
@@ -209,7 +207,7 @@ impl Suite {
             }
             found.into_iter().for_each(|group| merge(&mut chosen, group));
         }
-        // In the order of the run files, whatever the order of the words.
+        // Use the order of the run files, whatever the order of the names.
         let place = |group: &Group, test: &String| {
             let whole = all.iter().find(|other| other.section == group.section);
             whole.and_then(|whole| whole.tests.iter().position(|other| other == test)).unwrap_or(usize::MAX)
@@ -244,7 +242,7 @@ impl Suite {
         names.filter_map(|name| name.strip_suffix(".run").map(str::to_owned)).collect()
     }
 
-    /// The groups of several run files, each as its file has it.
+    /// The groups of several run files, unchanged.
     fn groups(&self, files: &[PathBuf]) -> Result<Vec<Group>, SelectError> {
         let mut all = Vec::new();
         for path in files {
@@ -255,8 +253,8 @@ impl Suite {
         Ok(all)
     }
 
-    /// What was typed, as the path of a group or test below `tests/functional`, as far as it is a
-    /// path.
+    /// Converts a typed path to the path of a group or test below `tests/functional`. A name that
+    /// is not a path stays as it is.
     fn plain(&self, word: &str, cwd: &Path) -> String {
         let tests = self.tests();
         let path = cwd.join(word);
@@ -268,7 +266,7 @@ impl Suite {
         stem(short(word)).to_owned()
     }
 
-    /// A test that no run file names, as `zfs-tests.sh -t` would run it.
+    /// A test that no run file lists, as `zfs-tests.sh -t` would run it.
     fn unlisted(&self, word: &str) -> Result<Option<Group>, SelectError> {
         let tests = self.tests();
         for entry in WalkDir::new(tests.join("tests")).sort_by_file_name() {
@@ -322,7 +320,7 @@ impl Suite {
     }
 }
 
-/// The part of `group` that `word` means: all, some tests, or nothing.
+/// The part of `group` that `word` stands for: all tests, some tests, or `None`.
 fn part(group: &Group, word: &str) -> Option<Group> {
     let name = group.name();
     let whole = group.tags.iter().any(|tag| tag == word)
@@ -358,8 +356,8 @@ fn file_name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or("?")
 }
 
-/// The one of `names` that `typed` was most likely meant to be, if any is close: up to a third of
-/// it mistyped.
+/// The one of `names` that is most similar to `typed`. `None` if more than a third of it would have
+/// to differ.
 fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let most = (typed.chars().count() / 3).max(1);
     let scored = names.into_iter().map(|name| (strsim::damerau_levenshtein(typed, name), name));
@@ -395,7 +393,7 @@ mod tests {
         Suite::open(top).unwrap()
     }
 
-    /// What is selected, in a line.
+    /// The selection as one line.
     fn select(runfiles: &[&str], tags: &[&str], words: &[&str]) -> Result<String, String> {
         let top = tempfile::tempdir().unwrap();
         let owned = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect();

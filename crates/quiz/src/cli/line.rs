@@ -1,29 +1,28 @@
-//! Where on the command line quiz's own words end and the program's begin. Not for what the words
-//! mean.
+//! Finds where quiz's own arguments end and the program's begin. Not for what the arguments mean.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 use clap::{Arg, Command};
 
-/// Where a command line has its parts.
+/// The parts of a command line.
 pub enum Line {
-    /// A run: quiz's own words, perhaps `--`, and the program's.
+    /// A run: quiz's own arguments, perhaps `--`, and the program's.
     Run {
-        /// Where quiz's own words end.
+        /// The index after quiz's own arguments.
         options: usize,
-        /// Where the program's begin.
+        /// The index of the program's first argument.
         program: usize,
     },
-    /// All words are quiz's own.
+    /// All arguments are quiz's own.
     Verb,
 }
 
-/// Finds where the program's words begin, which clap itself cannot do exactly: it has no external
-/// subcommand together with `--`, nor one whose name is not UTF-8.
+/// Finds where the program's arguments begin, which clap itself cannot do exactly. clap has no
+/// external subcommand together with `--`, nor one whose name is not UTF-8.
 pub fn split(words: &[OsString], command: &Command) -> Line {
     let mut behind_run = false;
-    // A verb has options of its own besides those of all.
+    // A subcommand has options of its own, besides the global ones.
     let mut verb: Option<&Command> = None;
     let mut at = 1;
     while let Some(word) = words.get(at) {
@@ -48,8 +47,8 @@ pub fn split(words: &[OsString], command: &Command) -> Line {
     Line::Run { options: words.len(), program: words.len() }
 }
 
-/// Whether the long option `name` has its value in the next word. Of an unknown option clap says
-/// that it is one.
+/// Whether the long option `name` has its value in the next argument. If the option is unknown,
+/// clap reports that.
 fn long_takes_next(name: &[u8], command: &Command) -> bool {
     !name.contains(&b'=') && command.get_arguments().any(|arg| long_is(arg, name) && takes_next(arg))
 }
@@ -62,12 +61,12 @@ fn long_is(arg: &Arg, name: &[u8]) -> bool {
     arg.get_long().is_some_and(|long| long.as_bytes() == name)
 }
 
-/// Whether the last of the short options `letters` has its value in the next word.
+/// Whether the last of the short options `letters` has its value in the next argument.
 fn short_takes_next(letters: &[u8], command: &Command) -> bool {
     let takes = |letter: &u8| {
         let short = Some(char::from(*letter));
         command.get_arguments().any(|arg| arg.get_short() == short && takes_next(arg))
     };
-    // The rest of the word is the value of the first one that takes any.
+    // The rest of the argument is the value of the first option that takes any.
     letters.iter().position(takes).is_some_and(|at| at + 1 == letters.len())
 }

@@ -29,7 +29,7 @@ pub struct Allow {
     pub run: Option<String>,
 }
 
-/// Shows and notes it.
+/// Shows what affects the host, and stores the consent to it.
 pub fn run(args: &Allow, ctx: &Context) -> Result<(), Fault> {
     if args.forget {
         let there = consent::forget(ctx)?;

@@ -1,5 +1,5 @@
-//! The argument `--arch` of the commands that are about kernels, roots and builds. Not for a run's,
-//! which is a setting itself.
+//! The argument `--arch` of the commands that are about kernels, roots and builds. Not for that of
+//! a run, which is a setting itself.
 
 use clap::Args;
 use quiz_arch::Arch;
@@ -7,7 +7,7 @@ use quiz_config::RunSpec;
 
 use quiz_run::Fault;
 
-// No doc comment that clap would take for the command's own.
+// clap would use a doc comment here as the help of the command.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, Default, Args)]
 pub struct ArchArgument {
@@ -17,7 +17,7 @@ pub struct ArchArgument {
 }
 
 impl ArchArgument {
-    /// The architecture that was asked for, else that of the settings.
+    /// Returns the architecture that the user named, else that of the settings.
     ///
     /// # Errors
     /// If quiz knows no architecture of that name.
@@ -32,7 +32,7 @@ mod tests {
 
     use crate::cli::Cli;
 
-    /// Every command below `command`, itself included, with its name.
+    /// Collects every command below `command`, including itself, with its name.
     fn all(command: &clap::Command, name: &str, found: &mut Vec<(String, clap::Command)>) {
         found.push((name.to_owned(), command.clone()));
         for sub in command.get_subcommands() {

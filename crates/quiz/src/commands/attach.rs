@@ -1,4 +1,4 @@
-//! `quiz attach`: what the program of a VM writes, here too.
+//! `quiz attach`: shows the output of a VM's program here, too.
 
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ pub struct Attach {
     pub id: Option<String>,
 }
 
-/// Shows it until the program or the VM ends, or the user leaves.
+/// Shows the output until the program or the VM ends, or the user leaves.
 pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
     let cache = ctx.cache()?;
     let running = registry::find(&cache, &ctx.runs_dir()?.path(), args.id.as_deref())?;
@@ -27,7 +27,7 @@ pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
     let socket = running.visit(&cache)?;
     let on_terminal =
         greet(&socket).map_err(|e| Fault::new(format!("cannot attach to the VM of {}: {e}", running.id)))?;
-    // What is typed goes where a terminal is at both ends.
+    // Input goes to the program if there is a terminal at both ends.
     let at_terminal = on_terminal && terminal.program().size.is_some();
     let spec = ctx.default_spec()?;
     let escape = spec.escape.0.filter(|_| at_terminal);
@@ -51,7 +51,7 @@ pub fn run(args: &Attach, ctx: &Context) -> Result<ExitCode, Fault> {
         Parting::Escaped | Parting::Interrupted(_) | Parting::Ended(_) => {
             ctx.report.say(&format!("detached; the program is still running: quiz attach {}", running.id));
             let signal = if let Parting::Interrupted(signal) = parting { signal } else { libc::SIGHUP as u8 };
-            // How the program ends is not known.
+            // The program's exit status is not known.
             ExitCode::from(Verdict::Interrupted { signal }.exit_code())
         }
     })

@@ -1,4 +1,5 @@
-//! `quiz config`: every setting with its value and where that comes from. Not for changing them.
+//! `quiz config`: prints every setting with its value and where that comes from. Not for changing
+//! them.
 
 use clap::Args;
 use quiz_config::profile::definition::variable;
@@ -22,9 +23,9 @@ pub struct Config {
 struct Record {
     key: String,
     value: Option<toml::Value>,
-    /// The layers' names, the weakest first.
+    /// The names of the layers, the weakest first.
     layers: Vec<&'static str>,
-    /// The files with lines, variables and options.
+    /// The files with lines, the variables and the options that set it.
     origins: Vec<String>,
     variable: String,
     about: String,
@@ -78,7 +79,7 @@ pub fn run(args: &Config, options: &RunOptions, ctx: &Context) -> Result<(), Fau
     output::table(&["KEY", "VALUE", "FROM"], rows.chain(of_profiles).collect())
 }
 
-/// An option of a profile, as a key of a file would be called.
+/// Returns the name of a profile's option, as the key of a settings file.
 fn name(given: &Given) -> String {
     format!("profile.{}.{}", given.profile, given.option)
 }

@@ -1,4 +1,4 @@
-//! `quiz cp`: files and directories into a VM that runs, and out of it. Not for the copying itself
+//! `quiz cp`: copies files and directories into and out of a running VM. Not for the copying itself
 //! (`quiz_run::transfer`).
 
 use std::ffi::{OsStr, OsString};
@@ -27,16 +27,16 @@ pub struct Cp {
     pub destination: OsString,
 }
 
-/// A path on one side.
+/// A path on the host or in a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
     Host(PathBuf),
-    /// In the VM of that id; without one in the newest.
+    /// In the VM with that id; without an id, in the newest.
     Guest(Option<String>, PathBuf),
 }
 
-/// `ID:PATH`, `:PATH`, or a path on the host: one with a slash in front of the colon, or none at
-/// all.
+/// Parses `ID:PATH`, `:PATH`, or a path on the host. A path on the host has a slash before the
+/// colon, or no colon.
 fn place(word: &OsStr) -> Place {
     let bytes = word.as_bytes();
     match bytes.iter().position(|b| matches!(b, b':' | b'/')).filter(|at| bytes[*at] == b':') {

@@ -1,5 +1,5 @@
-//! `quiz debug`: the right debugger with the right symbols, for a guest's memory that was kept, or
-//! for a VM that waits for one (`--gdb`).
+//! `quiz debug`: starts the right debugger with the right symbols, for a dump of a guest's memory
+//! or a VM that waits for gdb (`--gdb`).
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -60,7 +60,7 @@ impl Tool {
     }
 }
 
-/// Becomes the debugger.
+/// Replaces this process with the debugger.
 pub fn run(args: &Debug, ctx: &Context) -> Result<(), Fault> {
     let mut words = match waiting(args, ctx)? {
         Some(words) => words,
@@ -78,7 +78,7 @@ pub fn run(args: &Debug, ctx: &Context) -> Result<(), Fault> {
     Err(Fault::new(format!("cannot start {}: {error}", words[0].display())))
 }
 
-/// gdb for a VM that waits for it, if one is meant.
+/// Returns the command line of gdb for a VM that waits for it, if the user means one.
 fn waiting(args: &Debug, ctx: &Context) -> Result<Option<Vec<OsString>>, Fault> {
     let cache = ctx.cache()?;
     let Ok(running) = registry::find(&cache, &ctx.runs_dir()?.path(), args.run.as_deref()) else { return Ok(None) };
@@ -93,7 +93,7 @@ fn waiting(args: &Debug, ctx: &Context) -> Result<Option<Vec<OsString>>, Fault> 
     Ok(Some(debugger::gdb(&kernel, &running.dir, None).ok_or_else(|| no_symbols(&kernel))?))
 }
 
-/// The debugger for a dump.
+/// Returns the command line of the debugger for a dump.
 fn dumped(args: &Debug, ctx: &Context) -> Result<Vec<OsString>, Fault> {
     let runs = ctx.runs_dirs()?;
     let past = match &args.run {

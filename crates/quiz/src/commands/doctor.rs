@@ -1,4 +1,5 @@
-//! `quiz doctor`: what this host has and lacks for quiz, and what is in the cache. Changes nothing.
+//! `quiz doctor`: checks what this host has and lacks for quiz, and what is in the cache. Changes
+//! nothing.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -29,10 +30,10 @@ pub struct Doctor {
 struct Record {
     quiz: &'static str,
     host: String,
-    /// Whether `quiz true` would work: what it needs is there or can be made.
+    /// Whether `quiz true` would work: quiz has what it needs, or can make it.
     ready: bool,
     accelerator: String,
-    /// The architectures that this quiz has an agent for.
+    /// The architectures that this build of quiz has an agent for.
     agents: Vec<&'static str>,
     purposes: Vec<PurposeRecord>,
     needs: Vec<Need>,
@@ -53,12 +54,12 @@ struct PurposeRecord {
     ready: bool,
     /// Names of the programs, headers and files that are missing.
     missing: Vec<&'static str>,
-    /// How it is done, where that is not the usual way.
+    /// How quiz does it, if not in the usual way.
     how: Option<String>,
-    /// For people.
+    /// The text for people.
     #[serde(skip)]
     title: String,
-    /// Shown without `--all`, too.
+    /// Whether quiz shows it without `--all`, too.
     #[serde(skip)]
     everyday: bool,
 }
@@ -67,11 +68,11 @@ struct PurposeRecord {
 struct Need {
     name: &'static str,
     purpose: &'static str,
-    /// What cannot be done without it.
+    /// What quiz cannot do without it.
     disables: String,
     found: bool,
     version: Option<String>,
-    /// Needed for guests or kernels of the host's own architecture, or only for others.
+    /// Whether guests or kernels of the host's own architecture need it, or only others.
     own_arch: bool,
 }
 
@@ -99,7 +100,8 @@ pub fn run(args: &Doctor, ctx: &Context) -> Result<std::process::ExitCode, Fault
     Ok(if record.ready { std::process::ExitCode::SUCCESS } else { quiz_run::FAULT.into() })
 }
 
-/// `all`: other architectures and the versions of programs too, which takes longer to find out.
+/// Examines the host. `all` adds other architectures and the versions of programs, which takes
+/// longer.
 fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
     let own = quiz_arch::host();
     let search = ctx.search();
@@ -109,7 +111,7 @@ fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
     let mut missing: Vec<Tool> = Vec::new();
     let mut missing_rest: Vec<Tool> = Vec::new();
     for Row { purpose, key, arch, title, everyday } in rows(own) {
-        // Facts about other architectures take programs to run.
+        // quiz must run programs to learn facts about other architectures.
         let is_root = matches!(purpose, Purpose::RootBuild(_)) && (all || arch == own);
         let facts = is_root.then(|| prepare::root_facts(arch, ctx));
         let purpose_set = match &facts {
@@ -179,7 +181,7 @@ fn examine(ctx: &Context, all: bool) -> Result<Record, Fault> {
     })
 }
 
-/// A purpose as doctor shows it.
+/// A purpose, as doctor shows it.
 struct Row {
     purpose: Purpose,
     /// Its name in the record.
@@ -189,7 +191,7 @@ struct Row {
     everyday: bool,
 }
 
-/// Every purpose, the most important first.
+/// Returns every purpose, the most important first.
 fn rows(own: &'static Arch) -> Vec<Row> {
     let row = |purpose, key, arch: &'static Arch, title: &str, everyday| {
         let of = if arch == own { String::new() } else { format!(" ({})", arch.name) };
@@ -219,7 +221,7 @@ fn rows(own: &'static Arch) -> Vec<Row> {
     rows
 }
 
-/// The version that a program says it has, for those where it matters.
+/// Returns the version that a program reports, for programs whose version matters.
 fn version(tool: &Tool, search: &Search) -> Option<String> {
     let Sign::Program(name) = tool.sign else { return None };
     let tells = name.starts_with("qemu-system-") || ["mmdebstrap", "apt-get", "gcc", "clang", "make"].contains(&name);
@@ -232,7 +234,7 @@ fn version(tool: &Tool, search: &Search) -> Option<String> {
     Some(word.trim_end_matches([',', ')']).to_owned())
 }
 
-/// What runs the guest's instructions here, and why.
+/// Returns what runs the guest's instructions on this host, and why.
 fn accelerator_report(own: &'static Arch, ctx: &Context) -> String {
     match quiz_run::accelerator(AccelChoice::Auto, own, ctx) {
         Ok(Some(choice)) => format!("{}: {}", choice.accel.name(), choice.why),
@@ -257,8 +259,8 @@ fn cache_record(cache: &quiz_host::Cache, ctx: &Context) -> Result<CacheRecord, 
     })
 }
 
-/// Bytes on disk of a directory tree, as `du` counts them but for hard links. What vanishes
-/// meanwhile counts nothing.
+/// Returns the bytes on disk of a directory tree, as `du` counts them, except for hard links. Files
+/// that vanish meanwhile do not count.
 fn disk_use_of(path: &Path) -> u64 {
     let Ok(meta) = fs_err::symlink_metadata(path) else { return 0 };
     let own = meta.blocks() * 512;
@@ -269,7 +271,7 @@ fn disk_use_of(path: &Path) -> u64 {
     own + entries.flatten().map(|entry| disk_use_of(&entry.path())).sum::<u64>()
 }
 
-/// Each tool with its version, for `--all`.
+/// Returns each tool with its version, for `--all`.
 fn tools_table(record: &Record) -> Vec<Vec<String>> {
     let found = |need: &Need| match (&need.version, need.found) {
         (Some(version), true) => version.clone(),
@@ -279,8 +281,12 @@ fn tools_table(record: &Record) -> Vec<Vec<String>> {
     record.needs.iter().map(|need| vec![need.name.to_owned(), found(need), need.disables.clone()]).collect()
 }
 
-/// What fits on one screen: a line for each everyday purpose, other architectures in one, the
-/// verdict and the command that mends.
+/// Returns what fits on one screen:
+///
+/// - a line for each everyday purpose
+/// - one line for all other architectures
+/// - the verdict
+/// - the command that installs what is missing
 fn summary(record: &Record, all: bool) -> String {
     let own = quiz_arch::host().name;
     let mut rows: Vec<(String, String)> = vec![(format!("quiz {}", record.quiz), record.host.clone())];
@@ -330,7 +336,7 @@ fn summary(record: &Record, all: bool) -> String {
     text
 }
 
-/// Which other architectures can have guests here: those with an agent and a QEMU.
+/// Returns which other architectures can have guests here: those with an agent and a QEMU.
 fn other_architectures(record: &Record, all: bool) -> String {
     let own = quiz_arch::host().name;
     let runs = record.purposes.iter().filter(|purpose| purpose.purpose == "run" && purpose.arch != own);

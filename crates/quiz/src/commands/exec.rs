@@ -1,4 +1,4 @@
-//! `quiz exec`: another program in a VM that runs.
+//! `quiz exec`: runs another program in a running VM.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -28,12 +28,12 @@ pub struct Exec {
     pub env: Vec<OsString>,
 }
 
-/// The words behind the options.
+/// The arguments after the options.
 #[derive(Debug)]
 pub struct Words {
-    /// The VM, perhaps, and the program.
+    /// The id of the VM, if there is one, and the program.
     pub words: Vec<OsString>,
-    /// There was `--` in front of them: all are the program's.
+    /// Whether `--` stood before them: then all of them are the program's.
     pub behind_dashes: bool,
 }
 
@@ -63,7 +63,7 @@ pub fn run(args: &Exec, words: Words, ctx: &Context) -> Result<ExitCode, Fault> 
     tell(parting, &running, ctx)
 }
 
-/// Which VM, and the program.
+/// Finds the VM and the program that `words` name.
 fn find(words: Words, cache: &Cache, ctx: &Context) -> Result<(Running, Vec<OsString>), Fault> {
     let runs = ctx.runs_dir()?.path();
     let Words { mut words, behind_dashes } = words;
@@ -81,20 +81,19 @@ fn find(words: Words, cache: &Cache, ctx: &Context) -> Result<(Running, Vec<OsSt
     Ok((registry::find(cache, &runs, None)?, words))
 }
 
-/// Whether a word can be a part of an id that somebody has typed. Few programs are called like
-/// that.
+/// Whether an argument can be a part of an id. Few programs have such a name.
 fn may_be_id(word: &str) -> bool {
     word.len() >= 4
         && word.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f' | b'-'))
         && word.bytes().any(|b| b.is_ascii_digit())
 }
 
-/// Whether it is a whole one: `20260102-030405-678abc`.
+/// Whether an argument is a whole id: `20260102-030405-678abc`.
 fn is_whole_id(word: &str) -> bool {
     may_be_id(word) && word.split('-').map(str::len).eq([8, 6, 6])
 }
 
-/// Says how it ended where the program has not, and the exit code.
+/// Returns the exit code. Reports how it ended, unless the program has just exited.
 fn tell(parting: Parting, running: &Running, ctx: &Context) -> Result<ExitCode, Fault> {
     Ok(ExitCode::from(match parting {
         Parting::Ended(status) => {

@@ -1,4 +1,4 @@
-//! `quiz kill`: ends a VM, as Ctrl-C in its quiz's terminal would.
+//! `quiz kill`: shuts down a VM, as Ctrl-C in its quiz's terminal would.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use quiz_run::registry;
 use quiz_run::{Context, Fault};
 
-/// How long a run may take to end by itself: longer than its program's grace.
+/// How long a run may take to end by itself: longer than the grace time of its program.
 const GRACE: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Args)]
@@ -21,13 +21,13 @@ pub struct Kill {
     pub id: Option<String>,
 }
 
-/// Ends it.
+/// Shuts down the VM.
 pub fn run(args: &Kill, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
     let running = registry::find(&cache, &ctx.runs_dir()?.path(), args.id.as_deref())?;
     let (process, _connection) = running.process(&cache).map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionReset => Fault::new(format!("{} has just ended", running.id)),
-        // The cache is shared with another host or container.
+        // Another host or container uses the same cache.
         _ => Fault::new(format!("cannot find the process of {} on this host: {e}", running.id))
             .hint("run `quiz kill` where the VM was started"),
     })?;
@@ -40,7 +40,7 @@ pub fn run(args: &Kill, ctx: &Context) -> Result<(), Fault> {
             Err(rustix::io::Errno::INTR) => {}
             Ok(0) => {
                 ctx.report.say(&format!("{} does not end; its quiz is killed", running.id));
-                // It may have ended just now.
+                // The process may have ended just now.
                 pidfd_send_signal(&process, Signal::KILL).ok();
                 return Ok(());
             }

@@ -1,4 +1,4 @@
-//! `quiz logs`: what the kernel of a VM has said, and says.
+//! `quiz logs`: prints the console of a VM, and follows it.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use quiz_vm::visible::visible_console;
 use quiz_run::{Context, Fault};
 use quiz_run::{history, registry};
 
-/// How often a console is looked at that may grow.
+/// How often quiz checks a console that may grow.
 const EVERY: Duration = Duration::from_millis(100);
 
 /// Whose.
@@ -40,13 +40,13 @@ pub fn run(args: &Logs, ctx: &Context) -> Result<(), Fault> {
         if !goes_on {
             return Ok(());
         }
-        // Looked at before the last look at the console, so that nothing is missed.
+        // This check comes before the last read of the console, so that quiz misses nothing.
         goes_on = registry::all(&cache).iter().any(|one| one.dir == dir);
         std::thread::sleep(EVERY);
     }
 }
 
-/// Prints what is there now. Says whether somebody reads it.
+/// Prints what the console has now. Returns false if the reader of the output is gone.
 fn copy(console: &mut impl Read) -> Result<bool, Fault> {
     let mut bytes = Vec::new();
     console.read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! The commands, one file each. Not for the way to them (`dispatch`), nor for runs (`run`).
+//! The commands, one file each. Not for choosing one (`dispatch`), nor for runs (`run`).
 
 pub mod allow;
 pub mod arch;

@@ -1,4 +1,4 @@
-//! `quiz ps`: the VMs that run, and those that wait.
+//! `quiz ps`: lists running VMs and standby VMs.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub fn run(args: &Ps, ctx: &Context) -> Result<(), Fault> {
     output::table(&head, running.iter().map(row).collect())
 }
 
-/// A time for people: its largest unit and the next.
+/// Formats a time for people: its largest unit and the next.
 fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {

@@ -1,4 +1,4 @@
-//! `quiz replay`: a run once more, as it was called, and what has changed since.
+//! `quiz replay`: repeats a run as the user called it, and reports what has changed since.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -18,32 +18,32 @@ pub struct Replay {
     pub run: Option<String>,
 }
 
-/// Reads the arguments of a run.
+/// Parses the arguments of a run.
 pub type ParseRun = dyn Fn(Vec<OsString>) -> Option<(Global, RunOptions, Vec<OsString>)>;
 
-/// Does it again; its exit code is ours.
+/// Repeats the run, and returns its exit code.
 pub fn run(args: &Replay, global: &Global, parse: &ParseRun) -> Result<ExitCode, Fault> {
     let here = global.context()?;
     let past = history::find(&here.runs_dirs()?, args.run.as_deref())?;
     let unknown = || Fault::new(format!("the run {} has no record of its command line", past.id));
     let record = past.recorded()?;
     let call = record.call.clone().ok_or_else(unknown)?;
-    // A record can have come with the worktree, or been written by a guest.
+    // The record may have come with the worktree, or a guest may have written it.
     if !consent::is_sealed(&call, record.call_seal.as_deref(), &here) {
         consent::require(&consent::call_item(&past.id, &call), &here)?;
     }
     let arguments = call.words.iter().map(OsString::from).collect();
     let (mut said, options, command) = parse(arguments).ok_or_else(unknown)?;
-    // A directory among the words was taken into account when the call was recorded.
+    // The recorded call already took a directory among its arguments into account.
     said.directory = Some(call.directory.clone());
     let mut ctx = said.context()?;
     ctx.variables.retain(|(name, _)| !Call::is_setting(name));
     ctx.variables.extend(call.variables.iter().map(|(name, value)| (name.into(), value.into())));
     let mut spec = ctx.run_spec(&options.asked(), command)?;
-    // What is to be seen is how it ends.
+    // A replay shows how the run ends, so it does not keep the VM.
     spec.keep = None;
     if spec.json != Some(JsonTo::Output) {
-        // Where its record went is another call's.
+        // The place of the record belongs to the original call.
         spec.json = here.json_to.clone();
     }
     let again = crate::run::run(&spec, Some(call), &ctx)?;
@@ -53,7 +53,7 @@ pub fn run(args: &Replay, global: &Global, parse: &ParseRun) -> Result<ExitCode,
     Ok(ExitCode::from(again.exit_code))
 }
 
-/// What is another now than it was.
+/// Returns what differs between the two runs.
 fn changes(before: &Record, again: &Record) -> Vec<String> {
     let mut lines = Vec::new();
     let was = &before.inputs;

@@ -1,4 +1,4 @@
-//! `quiz runs`: the last runs of this worktree.
+//! `quiz runs`: lists the last runs of this worktree.
 
 use clap::Args;
 

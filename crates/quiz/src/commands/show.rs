@@ -1,4 +1,4 @@
-//! `quiz show`: one run, and where its evidence lies.
+//! `quiz show`: shows one run, and where its run directory is.
 
 use std::fmt::Write;
 

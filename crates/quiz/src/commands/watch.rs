@@ -1,5 +1,4 @@
-//! `quiz watch`: a program again and again, in a fresh VM each time, as the worktree's files
-//! change.
+//! `quiz watch`: runs a program in a fresh VM each time that files of the worktree change.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -22,8 +21,7 @@ use crate::terminal::Terminal;
 use quiz_run::Call;
 use quiz_run::{Context, Fault};
 
-/// How long nothing must have changed before a change is taken for whole: an editor writes, renames
-/// and removes.
+/// A change is complete after this time without another one: an editor writes, renames and removes.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// Runs `command` now and after each change, until the user ends it.
@@ -48,7 +46,7 @@ pub fn run(
     let changes = Changes::watch(&top)?;
     let mut last: Option<String> = None;
     loop {
-        // Settings may be among what has changed.
+        // The settings may have changed, too.
         let ctx = global.context()?;
         let settings = ctx.settings(Vec::new())?;
         let build = build.map(str::to_owned).or(settings.watch_build.map(|command| command.value.0));
@@ -81,7 +79,7 @@ pub fn run(
     }
 }
 
-/// Runs what comes before the run, if anything. Says whether it succeeded.
+/// Runs the build command, if there is one. Returns whether it succeeded.
 fn built(build: Option<&str>, ctx: &Context) -> Result<bool, Fault> {
     let Some(build) = build else { return Ok(true) };
     let status = Command::new("sh").args(["-c", build]).current_dir(&ctx.cwd).stdin(Stdio::null()).status();
@@ -113,7 +111,7 @@ impl Changes {
             let Ok(event) = event else { return };
             if matches!(event.kind, EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_)) {
                 changed.lock().unwrap_or_else(PoisonError::into_inner).extend(event.paths);
-                // A bell that rings already needs no second pull.
+                // If the counter is full, the wake-up event is already pending.
                 rustix::io::write(&*ring, &1u64.to_ne_bytes()).ok();
             }
         };
@@ -122,8 +120,8 @@ impl Changes {
         Ok(Changes { paths, bell, _watcher: watcher })
     }
 
-    /// Waits until something has changed and nothing changes any more, or the user sends a signal:
-    /// that.
+    /// Waits until something has changed and then stays unchanged for [`QUIET`]. If the user sends
+    /// a signal first, returns that.
     fn wait(&self, signals: &mut dyn Signals) -> Result<Option<i32>, Fault> {
         let mut changed_at: Option<Instant> = None;
         loop {
@@ -153,8 +151,8 @@ impl Changes {
     }
 }
 
-/// Those of `paths` that are sources: not quiz's or git's own, and not what git ignores, where git
-/// knows the worktree.
+/// Returns the sources among `paths`. Leaves out files of quiz and git, and what git ignores if the
+/// worktree is git's.
 fn relevant(top: &Path, paths: BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let own = [top.join(".quiz"), top.join(".git")];
     let mut paths: BTreeSet<PathBuf> =
@@ -166,7 +164,7 @@ fn relevant(top: &Path, paths: BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     paths
 }
 
-/// Those of `paths` that git ignores. Without git there are none.
+/// Returns those of `paths` that git ignores. Without git, returns none.
 fn ignored(top: &Path, paths: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let ask = || -> std::io::Result<Vec<PathBuf>> {
         let mut command = Command::new("git");

@@ -1,4 +1,4 @@
-//! `quiz kernel add`: a distribution's stock kernel, from its packages.
+//! `quiz kernel add`: installs a distribution's stock kernel, from its packages.
 
 use std::path::PathBuf;
 
@@ -36,7 +36,6 @@ pub struct Add {
     pub replace: bool,
 }
 
-/// Adds it.
 pub fn run(args: Add, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
     let arch = args.arch.or_setting(&spec)?;

@@ -1,5 +1,5 @@
-//! `quiz kernel build`: a small, fast-booting kernel from source. Not for what such a kernel is
-//! made of (`quiz_kernel::build`).
+//! `quiz kernel build`: builds a small, fast-booting kernel from source. Not for the contents of
+//! such a kernel (`quiz_kernel::build`).
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -113,7 +113,7 @@ pub struct Build {
     pub release: Option<String>,
 }
 
-/// The names of variants: those of quiz's own fragments.
+/// Returns the names of variants: those of the built-in fragments.
 fn variants() -> Vec<&'static str> {
     config::optional().into_iter().map(|(name, _)| name).collect()
 }
@@ -176,7 +176,7 @@ fn request(
     let fragments = defaults.fragments.iter().cloned().map(Ok).chain(given);
     let fragments: Vec<String> = fragments.collect::<Result<_, Fault>>()?;
     check_trust(&args, &source)?;
-    // The user's own come last: they win.
+    // The user's own fragments come last, so that they win.
     let chosen = chosen::choose(&[&spec.profiles[..], &args.profile].concat(), &spec.profile_options, ctx)?;
     let of_profiles = chosen::kernel_fragments(&chosen).into_iter().map(|(name, text)| Ok(Fragment { name, text }));
     let named = fragments.iter().map(|fragment| config::named(fragment));
@@ -202,7 +202,7 @@ fn request(
     })
 }
 
-/// Refuses options of trust that would do nothing.
+/// Refuses options for checking the source that would have no effect.
 fn check_trust(args: &Build, source: &Source) -> Result<(), Fault> {
     let (what, sha256, unverified, keyring) = match source {
         Source::Release { version: Version::Next(_) } | Source::Git { .. } => ("a git repository", false, true, true),
@@ -224,7 +224,8 @@ fn check_trust(args: &Build, source: &Source) -> Result<(), Fault> {
     }
 }
 
-/// One place that was named stands for every archive; only what it is asked for tells which.
+/// Returns the mirrors. `--mirror` replaces the mirror of every archive, and the source decides
+/// which one quiz uses.
 fn chosen_mirrors(args: &Build, defaults: &BuildDefaults) -> Mirrors {
     let usual = Mirrors::default();
     let choose = |setting: &Option<String>, usual: String| args.mirror.clone().or(setting.clone()).unwrap_or(usual);
@@ -235,13 +236,13 @@ fn chosen_mirrors(args: &Build, defaults: &BuildDefaults) -> Mirrors {
     }
 }
 
-/// A path of this host begins where quiz was called.
+/// Returns the URL of a repository. A relative path begins where the user called quiz.
 fn repository(url: &str, ctx: &Context) -> String {
     let is_path = !url.contains("://") && ctx.cwd.join(url).is_dir();
     if is_path { ctx.cwd.join(url).display().to_string() } else { url.to_owned() }
 }
 
-/// A name of quiz's own, or a file's absolute path.
+/// Returns the name of a built-in fragment, or the absolute path of a file.
 fn fragment(text: &str, ctx: &Context) -> Result<String, Fault> {
     let is_own = config::optional().iter().any(|(name, _)| *name == text);
     let path = ctx.cwd.join(text);
@@ -255,8 +256,8 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The edits; what stands for one option twice is refused, because the order between different
-/// options is not kept.
+/// Returns the edits. Refuses two for one option, because clap does not keep the order between
+/// different command-line options.
 fn edits(args: &Build) -> Result<Vec<Edit>, Fault> {
     let mut edits: Vec<Edit> = Vec::new();
     edits.extend(args.enable.iter().cloned().map(Edit::Enable));
@@ -276,7 +277,7 @@ fn edits(args: &Build) -> Result<Vec<Edit>, Fault> {
     Ok(edits)
 }
 
-/// Builds all again that have changed; one that fails does not keep the others from it.
+/// Rebuilds all kernels that have changed. If one fails, quiz still builds the others.
 fn rebuild_all(cache: &Cache, jobs: Option<NonZeroUsize>, replace: bool, ctx: &Context) -> Result<(), Fault> {
     let kernels = kernel::list(cache, &ctx.report)?;
     let built: Vec<(Kernel, Record)> =

@@ -1,4 +1,4 @@
-//! `quiz kernel list`: the installed kernels, the best first.
+//! `quiz kernel list`: lists the installed kernels, the best first.
 
 use clap::Args;
 use quiz_kernel::kernel;

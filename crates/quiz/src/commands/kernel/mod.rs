@@ -1,4 +1,4 @@
-//! `quiz kernel`: installed kernels. Not for running them.
+//! `quiz kernel`: manages installed kernels. Not for running them.
 
 use clap::Subcommand;
 use quiz_kernel::kernel::{Kernel, Origin};
@@ -41,7 +41,7 @@ pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
     }
 }
 
-/// Where a kernel is from, in a few words.
+/// Returns where a kernel is from, in a few words.
 fn origin(origin: &Origin) -> String {
     match origin {
         Origin::DebianPackage { release, version, .. } => format!("{release} {version}"),
@@ -52,7 +52,7 @@ fn origin(origin: &Origin) -> String {
     }
 }
 
-/// Why its source was taken for the right one, in a few words.
+/// Returns why quiz trusts the kernel's source, in a few words.
 fn trusted(origin: &Origin) -> String {
     match origin {
         Origin::DebianPackage { .. } | Origin::DebianSource { .. } => "signature of the package archive".to_owned(),
@@ -63,7 +63,7 @@ fn trusted(origin: &Origin) -> String {
     }
 }
 
-/// Says that a kernel is there now.
+/// Reports that a kernel is installed.
 fn installed(kernel: &Kernel, ctx: &Context) -> Result<(), Fault> {
     if ctx.json {
         return crate::output::json(&kernel.manifest);

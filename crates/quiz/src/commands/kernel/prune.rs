@@ -18,7 +18,7 @@ pub struct Prune {
 struct Record {
     removed: Vec<String>,
     kept: Vec<String>,
-    /// Bytes of sources and build directories that no kernel is built again from.
+    /// Bytes of removed sources and build directories that no kernel needs for a rebuild.
     freed: u64,
 }
 

@@ -1,4 +1,4 @@
-//! `quiz kernel show`: all that is known about one kernel.
+//! `quiz kernel show`: shows all that quiz knows about one kernel.
 
 use clap::Args;
 use quiz_kernel::kernel;

@@ -1,4 +1,4 @@
-//! `quiz profile list`: every profile, and whose it is.
+//! `quiz profile list`: lists every profile and where it comes from.
 
 use clap::Args;
 use quiz_config::profile::Source;
@@ -16,7 +16,7 @@ struct Row<'a> {
     name: &'a str,
     source: Option<&'static str>,
     about: Option<&'a str>,
-    /// What is wrong with it.
+    /// Why quiz cannot use it.
     problem: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! `quiz profile`: what profiles there are. Not for running with them.
+//! `quiz profile`: lists and shows profiles. Not for running with them.
 
 use clap::Subcommand;
 

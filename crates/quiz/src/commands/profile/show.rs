@@ -1,4 +1,4 @@
-//! `quiz profile show`: all that is known about one profile.
+//! `quiz profile show`: shows all that quiz knows about one profile.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! `quiz root add`: a root image of the user's own file system.
+//! `quiz root add`: makes a root image of the user's own file system.
 
 use std::path::PathBuf;
 
@@ -27,7 +27,6 @@ pub struct Add {
     pub replace: bool,
 }
 
-/// Adds it.
 pub fn run(args: Add, ctx: &Context) -> Result<(), Fault> {
     let spec = ctx.run_spec(&Default::default(), Vec::new())?;
     let arch = args.arch.or_setting(&spec)?;

@@ -1,4 +1,4 @@
-//! `quiz root list`: the roots in the cache.
+//! `quiz root list`: lists the roots in the cache.
 
 use clap::Args;
 use quiz_image::root;

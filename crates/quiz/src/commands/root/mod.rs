@@ -1,4 +1,4 @@
-//! `quiz root`: root images. Not for running on them.
+//! `quiz root`: manages root images. Not for running on them.
 
 use clap::Subcommand;
 

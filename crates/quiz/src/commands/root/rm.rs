@@ -26,7 +26,7 @@ pub fn run(args: &Rm, ctx: &Context) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The error that no root is called `name`.
+/// Returns the error that no root has the name `name`.
 pub fn no_such_root(name: &str) -> Fault {
     Fault::new(format!("there is no root `{name}`")).hint("`quiz root list` shows their names")
 }

@@ -1,4 +1,4 @@
-//! `quiz root show`: all that is known about one root.
+//! `quiz root show`: shows all that quiz knows about one root.
 
 use clap::Args;
 use quiz_image::root;

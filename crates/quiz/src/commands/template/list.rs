@@ -1,4 +1,4 @@
-//! `quiz template list`: the templates in the cache, and what they take.
+//! `quiz template list`: lists the templates in the cache, and how much disk they take.
 
 use clap::Args;
 use fs_err as fs;
@@ -18,13 +18,13 @@ pub struct List {}
 struct Row {
     name: String,
     about: String,
-    /// What it takes of the disk.
+    /// How many bytes of the disk it takes.
     bytes: u64,
-    /// When a run last started from it.
+    /// When a run last resumed from it.
     used_at: Option<String>,
-    /// From QEMU's start until it was saved.
+    /// The time from QEMU's start until the snapshot, in milliseconds.
     took_ms: u64,
-    /// Made in this boot of the host; another is of no use.
+    /// Whether quiz made it in this boot of the host. No run can use another one.
     usable: bool,
 }
 

@@ -1,5 +1,5 @@
-//! `quiz template`: the saved VMs that runs start from. Not for making one, which runs do by
-//! themselves.
+//! `quiz template`: lists and removes templates, the saved VMs that runs resume from. Not for
+//! making one, which runs do by themselves.
 
 use clap::Subcommand;
 

@@ -19,7 +19,7 @@ pub struct Rm {
 
 pub fn run(args: &Rm, ctx: &Context) -> Result<(), Fault> {
     let cache = ctx.cache()?;
-    // Each that waits has one in use.
+    // Each standby VM has a template in use.
     standby::dismiss_all(&cache);
     let shelf = template::shelf(&cache);
     if args.all {

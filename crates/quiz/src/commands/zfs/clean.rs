@@ -1,4 +1,4 @@
-//! `quiz zfs clean`: removes what was built and installed for a kernel.
+//! `quiz zfs clean`: removes the build and the install tree of a kernel.
 
 use clap::Args;
 use quiz_host::Report;

@@ -1,4 +1,4 @@
-//! `quiz zfs configure`: OpenZFS's `configure` for a kernel.
+//! `quiz zfs configure`: runs OpenZFS's `configure` for a kernel.
 
 use clap::Args;
 
@@ -20,9 +20,9 @@ pub struct Configure {
     pub args: Vec<String>,
 }
 
-/// Configures it.
+/// Configures the checkout for the kernel.
 pub fn run(args: Configure, outer: Which, ctx: &Context) -> Result<(), Fault> {
-    // `configure` has no such option, but its words are not looked at.
+    // `configure` has no such option, but clap does not look at its arguments.
     if let Some(word) = args.args.iter().find(|word| *word == "-k" || word.starts_with("--kernel")) {
         return Err(Fault::new(format!("{word} must come before the arguments of configure")));
     }

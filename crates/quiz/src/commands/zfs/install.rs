@@ -1,4 +1,4 @@
-//! `quiz zfs install`: brings the install tree up to date, and tells a run what it is given of it.
+//! `quiz zfs install`: updates the install tree, and prints what a run gets from it.
 
 use std::path::Path;
 
@@ -34,7 +34,7 @@ struct Record<'a> {
     tools_changed: usize,
 }
 
-/// Installs it.
+/// Updates the install tree, or prints directives.
 pub fn run(args: &Install, outer: Which, ctx: &Context) -> Result<(), Fault> {
     match &args.kernel {
         Some(name) if args.directives => directives(name, ctx),
@@ -42,7 +42,7 @@ pub fn run(args: &Install, outer: Which, ctx: &Context) -> Result<(), Fault> {
     }
 }
 
-/// Brings the install tree up to date and says what was done.
+/// Updates the install tree, and reports what it did.
 pub fn install(target: &Target, ctx: &Context) -> Result<(), Fault> {
     let staged = stage(&target.checkout, &target.kernel, &ctx.build_environment(), &ctx.report)?;
     if ctx.json {
@@ -67,11 +67,11 @@ pub fn install(target: &Target, ctx: &Context) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The parameters of modules that a run asks for, one in each line.
+/// The variable with the module parameters that a run asks for, one in each line.
 const PARAMETERS: &str = "QUIZ_ZFS_PARAMETERS";
 
-/// Prints what a run is given: the layers of the install tree, and the modules to load. Settings
-/// are not read: the run has done that.
+/// Prints what a run gets: the layers of the install tree, and the modules to load. Does not read
+/// the settings, because the run has done that.
 fn directives(name: &str, ctx: &Context) -> Result<(), Fault> {
     let checkout = super::checkout(ctx)?;
     let kernel = open(name, ctx)?;
@@ -81,7 +81,7 @@ fn directives(name: &str, ctx: &Context) -> Result<(), Fault> {
         parameters.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     let loading = load::plan(&staged, &parameters)?;
     let mut text = String::new();
-    // A build without the test suite may have nothing there.
+    // A build without the test suite may have no files there.
     let suite = Some(&staged.suite).filter(|dir| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()));
     for tree in suite.into_iter().chain([&staged.tools, &staged.modules]) {
         let Some(tree) = tree.to_str() else {
@@ -100,7 +100,7 @@ fn open(name: &str, ctx: &Context) -> Result<Kernel, Fault> {
     Ok(Kernel::from_entry(shelf.open(name)?.ok_or_else(absent)?)?)
 }
 
-/// One directive for each module to load.
+/// Returns one directive for each module to load.
 fn modules(loading: &Loading, release: &str) -> String {
     let mut text: String = loading.kernel.iter().map(|name| format!("quiz::module={name}\n")).collect();
     for (file, parameters) in &loading.modules {

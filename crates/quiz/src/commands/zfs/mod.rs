@@ -1,5 +1,5 @@
-//! `quiz zfs`: builds of an OpenZFS checkout and what is installed of them. Not for how they are
-//! made (`quiz_zfs`).
+//! `quiz zfs`: builds an OpenZFS checkout and installs the build for runs. Not for how it builds
+//! (`quiz_zfs`).
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -51,7 +51,7 @@ pub struct Zfs {
 }
 
 impl Zfs {
-    /// Its test suite is run, which is a run.
+    /// Whether the command runs the test suite, which is a run.
     pub fn is_test(&self) -> bool {
         matches!(self.verb, Some(Verb::Test(_)))
     }
@@ -85,7 +85,7 @@ pub fn run(args: Zfs, ctx: &Context) -> Result<ExitCode, Fault> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The kernel that is meant: options in front of the verb.
+/// The kernel that the user means, from options before the subcommand.
 #[derive(Debug, Default)]
 pub struct Which {
     kernel: Option<String>,
@@ -93,7 +93,7 @@ pub struct Which {
 }
 
 impl Which {
-    /// The same, with a verb's own option for the kernel.
+    /// Returns the same, but the subcommand's own option for the kernel wins.
     fn or_kernel(self, own: Option<String>) -> Which {
         Which { kernel: own.or(self.kernel), ..self }
     }
@@ -116,12 +116,13 @@ struct Target {
     cache: Cache,
 }
 
-/// What OpenZFS is compiled and linked with, by Debian's names.
+/// What quiz compiles and links OpenZFS with, by Debian's names.
 const LIBRARIES: &[&str] =
     &["libc6-dev", "uuid-dev", "libblkid-dev", "libtirpc-dev", "libssl-dev", "zlib1g-dev", "libudev-dev", "libaio-dev"];
 
 impl Target {
-    /// The checkout that the caller is in, and the kernel that `which` or the settings choose.
+    /// Finds the checkout that the caller is in, and the kernel that `which` or the settings
+    /// choose.
     fn find(which: &Which, ctx: &Context) -> Result<Target, Fault> {
         let checkout = checkout(ctx)?;
         let given = |value: &Option<String>| value.iter().map(OsString::from).collect();
@@ -138,7 +139,7 @@ impl Target {
         }
     }
 
-    /// Makes sure that this host has what building needs.
+    /// Checks that this host has what building needs.
     fn require_tools(&self, ctx: &Context) -> Result<(), Fault> {
         let mut purposes = match self.is_foreign() {
             true => vec![Purpose::ZfsCross(self.arch)],
@@ -170,7 +171,7 @@ impl Target {
         work(&builder).map_err(|error| self.explain(error, ctx))
     }
 
-    /// Says which other kernels would do, where this one does not.
+    /// Adds which other kernels would work, if this one does not.
     fn explain(&self, error: BuildError, ctx: &Context) -> Fault {
         let is_about_kernel =
             matches!(error, BuildError::Checkout(CheckoutError::Unsupported { .. } | CheckoutError::NoKbuild { .. }));
@@ -198,7 +199,7 @@ impl Target {
     }
 }
 
-/// The checkout that the caller is in.
+/// Returns the checkout that the caller is in.
 fn checkout(ctx: &Context) -> Result<Checkout, Fault> {
     let nearest = Checkout::find(&ctx.cwd);
     let Some(worktree) = &ctx.worktree else {

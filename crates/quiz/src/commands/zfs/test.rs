@@ -1,5 +1,5 @@
-//! `quiz zfs test`: runs the ZFS test suite in one VM, as its own `zfs-tests.sh` does, and tells
-//! what came of it. Not for what tests there are and what results mean (`quiz_zfs::suite`), nor for
+//! `quiz zfs test`: runs the ZFS test suite in one VM, as its own `zfs-tests.sh` does, and reports
+//! the results. Not for which tests there are and what results mean (`quiz_zfs::suite`), nor for
 //! the guest's side (the profile `ztest`).
 
 use std::ffi::OsString;
@@ -73,12 +73,12 @@ pub struct Test {
     pub options: RunOptions,
 }
 
-/// Where the guest finds what is for this run.
+/// The directory in the guest for the files of this run.
 const GUEST_DIR: &str = "/quiz/suite";
-/// The run file with what is selected.
+/// The run file with the selection.
 const RUN_FILE: &str = "selected.run";
-/// Without KVM the guest is so much slower than the machines for which the suite's limits were
-/// made.
+/// The factor for time limits without KVM: the guest is much slower than the machines that the
+/// limits are for.
 const PATIENCE: u32 = 4;
 
 pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, Fault> {
@@ -95,7 +95,7 @@ pub fn run(args: Test, outer: super::Which, ctx: &Context) -> Result<ExitCode, F
         return list(&groups, ctx);
     }
     crate::standard::require_output()?;
-    // Results must not be lost for want of what reads them.
+    // Check first: without the tools that read them, the results would be lost.
     needs::require(&[Purpose::ZfsTest], ctx)?;
     let mut options = args.options;
     for (name, value) in [("kernel", outer.kernel), ("arch", outer.arch)] {
@@ -160,7 +160,7 @@ fn is_default<T>(slot: &Option<Sourced<T>>) -> bool {
     slot.as_ref().is_none_or(|sourced| sourced.origins.iter().all(|origin| *origin == Origin::BuiltIn))
 }
 
-/// The VM that the suite is run in, where nobody asked for another.
+/// Returns the run for the suite, with defaults that the user can override.
 fn spec(options: &RunOptions, ctx: &Context) -> Result<RunSpec, Fault> {
     if options.shell_after {
         return Err(Fault::new("--shell-after has no meaning for tests: their guest has no terminal")
@@ -200,18 +200,18 @@ fn command(suite: &Suite, iterations: u32) -> Vec<OsString> {
     words.into_iter().map(OsString::from).collect()
 }
 
-/// What came of it; `tests.json`, and what `--json` prints.
+/// The results: `tests.json`, and what `--json` prints.
 #[derive(Debug, Serialize)]
 struct Conclusion<'a> {
-    /// The program's, where all results are there.
+    /// The exit code of the program, if all results are there.
     exit_code: u8,
-    /// The test in the middle of which the guest ended.
+    /// The test that was running when the guest ended.
     running: Option<String>,
     total: judge::Row,
     tests: Vec<TestRecord>,
     /// Tests without a result.
     missing: Vec<String>,
-    /// Programs that the suite wants and the guest lacks.
+    /// Programs that the suite needs and the guest lacks.
     missing_programs: Vec<String>,
     run: &'a Record,
     #[serde(skip)]
@@ -226,7 +226,7 @@ struct TestRecord {
     user: String,
     result: &'static str,
     seconds: u64,
-    /// It passed, or was expected not to.
+    /// Whether it passed, or was expected not to.
     expected: bool,
 }
 
@@ -253,8 +253,8 @@ fn conclude<'a>(ended: &'a Ended, course: &Course, suite: &Suite, ctx: &Context)
     let rows = judge::rows(finished, &missing, judgement.as_ref());
     let complete = missing.is_empty() && judgement.is_some();
     let exit_code = match &record.verdict {
-        // The suite's launcher ends with what the report says, and with more where it could not do
-        // its own work.
+        // The suite's launcher exits with the code of its report, and with a higher one if it could
+        // not do its own work.
         Verdict::Exited { code } if finished.is_empty() => (*code).max(1),
         Verdict::Exited { code: 0 } if complete && judgement.as_ref().is_some_and(|j| j.good) => 0,
         Verdict::Exited { .. } => 1,
@@ -281,10 +281,10 @@ fn conclude<'a>(ended: &'a Ended, course: &Course, suite: &Suite, ctx: &Context)
     })
 }
 
-/// The table, what is wrong, and where to read on.
+/// Prints the table, what is wrong, and where to read more.
 fn tell(result: &Conclusion, course: &Course, records: Option<output::Records>, ctx: &Context) -> Result<(), Fault> {
     if let Some(records) = records {
-        // What the suite says goes to standard error then.
+        // In this case, the suite's output goes to standard error.
         records.write(&result.line(), false)?;
     } else if !course.finished().is_empty() {
         output::text("\n")?;

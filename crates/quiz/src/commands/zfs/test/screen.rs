@@ -1,8 +1,8 @@
-//! What is to be seen while the suite runs: a line for each test that is over, and on a terminal
-//! the one that is running.
+//! The display while the suite runs: a line for each test that has ended, and on a terminal also
+//! the running test.
 //!
-//! A thread of its own writes, from a bounded queue: a terminal that nobody reads must not keep the
-//! VM's supervisor from its clock. Not for the table at the end.
+//! A thread of its own writes, from a bounded queue. A terminal that is not read must not delay the
+//! VM's supervisor. Not for the table at the end.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -18,20 +18,20 @@ use quiz_zfs::suite::{Course, Finished, Outcome, result};
 
 use quiz_run::{Context, Fault};
 
-/// How many pieces may wait to be shown.
+/// How many pieces may wait in the queue.
 const QUEUE: usize = 1024;
-/// No line that anyone reads is longer, in bytes.
+/// The longest line, in bytes. Readable ones are shorter.
 const LINE: usize = 64 * 1024;
 
 /// Something to show.
 pub enum Piece {
-    /// A test is over.
+    /// A test has ended.
     Finished(Finished),
     /// Another test is running.
     Begun,
     /// A line of the suite's launcher.
     Launcher(String),
-    /// What the suite or its tests say on stderr.
+    /// Standard error of the suite or its tests.
     Errors(Vec<u8>),
     /// Output of the guest's console.
     Console(Vec<u8>),
@@ -41,20 +41,20 @@ pub enum Piece {
     Note(String),
 }
 
-/// Shows what comes in.
+/// Shows the pieces that arrive.
 pub struct Screen {
     sender: SyncSender<Piece>,
     writer: JoinHandle<()>,
 }
 
 impl Screen {
-    /// One for `course`.
+    /// Starts a screen for `course`.
     pub fn start(course: &Arc<Mutex<Course>>, ctx: &Context) -> io::Result<Screen> {
         let (sender, pieces) = sync_channel(QUEUE);
         let view = View {
             course: Arc::clone(course),
             verbosity: ctx.verbosity,
-            // Standard output is for the record then.
+            // In this case, standard output is for the record.
             json: ctx.json,
             bar: None,
             failed: 0,
@@ -63,12 +63,12 @@ impl Screen {
         Ok(Screen { sender, writer })
     }
 
-    /// For those who have something to show.
+    /// Returns a sender of pieces.
     pub fn sender(&self) -> SyncSender<Piece> {
         self.sender.clone()
     }
 
-    /// Ends it, once all that came is shown. Whoever has a sender must be gone.
+    /// Ends the screen after showing all pieces. All other senders must be dropped before.
     pub fn finish(self) {
         drop(self.sender);
         // A writer that panicked has nothing more to show.
@@ -99,7 +99,7 @@ struct View {
 impl View {
     fn show_all(mut self, pieces: &Receiver<Piece>) {
         for piece in pieces {
-            // Not before the guest is there: what is prepared for it may have bars of its own.
+            // Wait for the guest: its preparation may show bars of its own.
             if self.bar.is_none() {
                 self.bar = bar(&self.course, self.verbosity);
             }
@@ -142,7 +142,7 @@ impl View {
     }
 
     fn print(&self, to_stderr: bool, bytes: &[u8]) {
-        // Where nobody reads any more there is no one left to tell.
+        // If the reader is gone, there is nowhere to report the error.
         let print = || match to_stderr {
             true => io::stderr().write_all(bytes).ok(),
             false => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()).ok(),
@@ -159,12 +159,12 @@ fn line(test: &Finished) -> String {
     format!("{:<6} {:>5}  {}{user}\n", test.result.word(), time(test.seconds), test.name)
 }
 
-/// Minutes and seconds.
+/// Formats a time as minutes and seconds.
 pub fn time(seconds: u64) -> String {
     format!("{}:{:02}", seconds / 60, seconds % 60)
 }
 
-/// Reads what the guest says, and keeps the course up to date.
+/// Reads the guest's output, and updates the course.
 pub struct Watcher {
     course: Arc<Mutex<Course>>,
     sender: SyncSender<Piece>,
@@ -172,12 +172,12 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// One that shows through `sender`.
+    /// Makes a watcher that shows through `sender`.
     pub fn new(course: Arc<Mutex<Course>>, sender: SyncSender<Piece>) -> Watcher {
         Watcher { course, sender, console: Lines::default() }
     }
 
-    /// Takes the suite's standard output, and keeps it in the file `log`.
+    /// Returns a writer for the suite's standard output, which also goes to the file `log`.
     pub fn output(&self, log: &Path) -> Result<Box<dyn Write + Send>, Fault> {
         let (log, _) = fs_err::File::create(log)?.into_parts();
         Ok(Box::new(Output {
@@ -188,12 +188,12 @@ impl Watcher {
         }))
     }
 
-    /// Takes the suite's standard error.
+    /// Returns a writer for the suite's standard error.
     pub fn errors(&self) -> Box<dyn Write + Send> {
         Box::new(Errors(self.sender.clone()))
     }
 
-    /// Takes a notice of the supervisor, which must not wait for anyone.
+    /// Takes a notice of the supervisor. It must not block.
     pub fn hear(&mut self, notice: Notice) {
         let piece = match notice {
             Notice::Console(bytes) => {
@@ -213,7 +213,7 @@ impl Watcher {
             Notice::Kernel { text, .. } => Piece::Kernel(text.to_owned()),
             Notice::Note(text) => Piece::Note(text.to_owned()),
         };
-        // What does not fit is in console.log.
+        // console.log has what does not fit.
         self.sender.try_send(piece).ok();
     }
 }
@@ -264,7 +264,7 @@ impl Write for Errors {
     }
 }
 
-/// Cuts a stream into lines. One that never ends is cut off.
+/// Splits a stream into lines, and truncates overlong ones.
 #[derive(Debug, Default)]
 struct Lines {
     rest: Vec<u8>,
