@@ -17,7 +17,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::qemu::{self, AGENT_FD, ArgumentError, CONSOLE_FD, QMP_FD, STATE_FD};
-use crate::qmp::{Command, Verb};
+use crate::qmp::{Command, CommandName};
 use crate::spec::VmSpec;
 use crate::special;
 
@@ -105,7 +105,7 @@ impl Monitor {
             }
         };
         let mut monitor = Monitor { process: Process::Child(child), pidfd, qmp, console, agent, ended: None };
-        monitor.say(Verb::Capabilities);
+        monitor.say(CommandName::Capabilities);
         if vm.ram.is_some() {
             monitor.say(Command::migration());
         }

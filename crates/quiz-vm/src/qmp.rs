@@ -17,7 +17,7 @@ const STATE: &str = "state";
 /// answer, so quiz can match the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verb {
+pub enum CommandName {
     /// Negotiate capabilities. This must be the first command.
     #[serde(rename = "qmp_capabilities")]
     Capabilities,
@@ -81,61 +81,64 @@ pub enum Said {
     /// The dump is complete, or has failed for this reason.
     Dumped(Option<String>),
     /// A command succeeded, with this result.
-    Done(Verb, Value),
+    Done(CommandName, Value),
     /// A command failed, for this reason.
-    Refused(Verb, String),
+    Refused(CommandName, String),
 }
 
 /// A command and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Command {
     #[serde(rename = "execute")]
-    verb: Verb,
+    name: CommandName,
     #[serde(skip_serializing_if = "Value::is_null")]
     arguments: Value,
-    id: Verb,
+    id: CommandName,
 }
 
-impl From<Verb> for Command {
-    fn from(verb: Verb) -> Command {
-        Command { verb, arguments: Value::Null, id: verb }
+impl From<CommandName> for Command {
+    fn from(name: CommandName) -> Command {
+        Command { name, arguments: Value::Null, id: name }
     }
 }
 
 impl Command {
-    fn with(verb: Verb, arguments: Value) -> Command {
-        Command { arguments, ..verb.into() }
+    fn with(name: CommandName, arguments: Value) -> Command {
+        Command { arguments, ..name.into() }
     }
 
     /// Make saving leave out memory that is a file, and report its progress.
     pub fn migration() -> Command {
         let on = |name: &str| json!({ "capability": name, "state": true });
-        Command::with(Verb::MigrateSetCapabilities, json!({ "capabilities": [on("x-ignore-shared"), on("events")] }))
+        Command::with(
+            CommandName::MigrateSetCapabilities,
+            json!({ "capabilities": [on("x-ignore-shared"), on("events")] }),
+        )
     }
 
     /// Resume from the state at this URI.
     pub fn resume(uri: &str) -> Command {
-        Command::with(Verb::MigrateIncoming, json!({ "uri": uri }))
+        Command::with(CommandName::MigrateIncoming, json!({ "uri": uri }))
     }
 
     /// Take the descriptor that is sent with this command, for [`Command::save_to_descriptor`].
     pub fn take_descriptor() -> Command {
-        Command::with(Verb::GetFd, json!({ "fdname": STATE }))
+        Command::with(CommandName::GetFd, json!({ "fdname": STATE }))
     }
 
     /// Save the state of the devices to the descriptor that QEMU has taken.
     pub fn save_to_descriptor() -> Command {
-        Command::with(Verb::Migrate, json!({ "uri": format!("fd:{STATE}") }))
+        Command::with(CommandName::Migrate, json!({ "uri": format!("fd:{STATE}") }))
     }
 
     /// Save the state of the devices to the file at `path`.
     pub fn save_to_file(path: &str) -> Command {
-        Command::with(Verb::Migrate, json!({ "uri": format!("file:{path}") }))
+        Command::with(CommandName::Migrate, json!({ "uri": format!("file:{path}") }))
     }
 
     /// Pause a guest that resets or ends itself, and keep its memory.
     pub fn pause_at_end() -> Command {
-        Command::with(Verb::SetAction, json!({ "reboot": "shutdown", "shutdown": "pause" }))
+        Command::with(CommandName::SetAction, json!({ "reboot": "shutdown", "shutdown": "pause" }))
     }
 
     /// Write the guest's memory to a new file, and report when that has ended.
@@ -148,7 +151,7 @@ impl Command {
         // An ELF dump follows the guest's page tables, so that ELF readers find what the kernel has
         // mapped.
         arguments["paging"] = (format == DumpFormat::Elf).into();
-        Command::with(Verb::DumpGuestMemory, arguments)
+        Command::with(CommandName::DumpGuestMemory, arguments)
     }
 
     /// The command as one line of JSON.
@@ -197,13 +200,13 @@ fn parse(line: &[u8]) -> Option<Said> {
         value.as_ref().and_then(|v| v.get(key)).and_then(Value::as_str).map(str::to_owned)
     };
     // An answer without a known `id` is ignored.
-    let verb = line.id.as_ref().and_then(|id| Verb::deserialize(id).ok());
+    let name = line.id.as_ref().and_then(|id| CommandName::deserialize(id).ok());
     if line.error.is_some() {
         let why = text(&line.error, "desc").unwrap_or_else(|| "QEMU gave no reason".to_owned());
-        return Some(Said::Refused(verb?, why));
+        return Some(Said::Refused(name?, why));
     }
     if let Some(answer) = line.answer {
-        return Some(Said::Done(verb?, answer));
+        return Some(Said::Done(name?, answer));
     }
     match line.event?.as_str() {
         "SHUTDOWN" => Some(Said::Shutdown { reason: text(&line.data, "reason").unwrap_or_default() }),
@@ -258,15 +261,15 @@ not json
             assert_eq!(
                 said,
                 [
-                    Said::Done(Verb::Capabilities, json!({})),
+                    Said::Done(CommandName::Capabilities, json!({})),
                     Said::AgentPort { open: true },
                     Said::Shutdown { reason: "guest-reset".into() },
-                    Said::Done(Verb::QueryStatus, json!({ "running": false })),
+                    Said::Done(CommandName::QueryStatus, json!({ "running": false })),
                     Said::DiskFailed { node: "disk1".into(), operation: "write".into(), reason: "full".into() },
                     Said::Migration("completed".into()),
                     Said::Dumped(None),
                     Said::Dumped(Some("full".into())),
-                    Said::Refused(Verb::Cont, "no".into()),
+                    Said::Refused(CommandName::Cont, "no".into()),
                 ]
             );
         }
@@ -275,13 +278,13 @@ not json
     #[test]
     fn a_command_carries_its_own_name_as_its_id() {
         let line = |command: Command| String::from_utf8(command.line()).unwrap();
-        assert_eq!(line(Verb::Cont.into()), "{\"execute\":\"cont\",\"id\":\"cont\"}\n");
+        assert_eq!(line(CommandName::Cont.into()), "{\"execute\":\"cont\",\"id\":\"cont\"}\n");
         let resume: Value = serde_json::from_str(&line(Command::resume("fd:6"))).unwrap();
         assert_eq!(
             resume,
             json!({ "execute": "migrate-incoming", "id": "migrate-incoming", "arguments": { "uri": "fd:6" } })
         );
-        assert!(line(Verb::MigrateCancel.into()).contains("\"execute\":\"migrate_cancel\""));
+        assert!(line(CommandName::MigrateCancel.into()).contains("\"execute\":\"migrate_cancel\""));
     }
 
     #[test]

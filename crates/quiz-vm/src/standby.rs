@@ -23,7 +23,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::monitor::{Monitor, StartError};
-use crate::qmp::{self, Said, Verb};
+use crate::qmp::{self, CommandName, Said};
 use crate::spec::VmSpec;
 
 /// How long a VM may take to be restored and to rehearse.
@@ -152,7 +152,7 @@ impl Keeper<'_> {
                     match decoder.next::<ToHost>() {
                         Ok(Some(ToHost::Ready)) if !rehearsed => {
                             rehearsed = true;
-                            monitor.say(Verb::Stop);
+                            monitor.say(CommandName::Stop);
                         }
                         Ok(Some(ToHost::Begun | ToHost::Pulse)) => {}
                         Ok(None) => break,

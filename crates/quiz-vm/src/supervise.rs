@@ -34,7 +34,7 @@ use crate::judge::{self, ANSWER, Mute, Observations};
 use crate::monitor::{Monitor, StartError};
 use crate::outgoing::Outgoing;
 use crate::qemu::{self, SavesTo};
-use crate::qmp::{self, Command, Verb};
+use crate::qmp::{self, Command, CommandName};
 use crate::sparse;
 use crate::standby::Standby;
 use crate::verdict::{Outcome, Verdict};
@@ -245,7 +245,7 @@ impl<'a> Supervisor<'a> {
         rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
         let (monitor, kept_log) = match run.standby {
             Some(Standby { mut monitor, log, disks: _ }) => {
-                monitor.say(Verb::Cont);
+                monitor.say(CommandName::Cont);
                 (monitor, Some(log))
             }
             None => (Monitor::start(run.vm, &log)?, None),
@@ -523,7 +523,7 @@ impl<'a> Supervisor<'a> {
                 self.monitor.kill();
             }
             Phase::Saving(_) => {
-                self.monitor.say(Verb::MigrateCancel);
+                self.monitor.say(CommandName::MigrateCancel);
                 self.on_migration("cancelled");
             }
             Phase::Booting | Phase::Preparing => {
@@ -585,7 +585,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn ask_by_nmi(&mut self) {
-        self.monitor.say(Verb::InjectNmi);
+        self.monitor.say(CommandName::InjectNmi);
         self.enter(Phase::Nmi, Some(if self.boot.is_some() { NMI } else { NMI_IN_BOOT }));
     }
 
@@ -605,7 +605,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn quit(&mut self) {
-        self.monitor.say(Verb::Quit);
+        self.monitor.say(CommandName::Quit);
         self.enter(Phase::Quitting, Some(QUIT));
     }
 

@@ -49,33 +49,32 @@ Settings:
     override_usage = "quiz [OPTIONS] [PROGRAM [ARGUMENTS]...]\n       quiz [OPTIONS] -- PROGRAM [ARGUMENTS]...\n       quiz COMMAND ..."
 )]
 pub struct Cli {
-    /// Options of every verb.
+    /// Options of every command.
     #[command(flatten)]
     pub global: Global,
     /// Options of a run.
     #[command(flatten)]
     pub run: RunOptions,
-    /// A verb.
     #[command(subcommand)]
-    pub verb: Option<Verb>,
+    pub command: Option<QuizCommand>,
 }
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum QuizCommand {
     /// Run a program in a fresh VM: the long form
     Run(Box<Run>),
     /// Run a program in a fresh VM each time that files of the worktree change
     Watch(Box<Watch>),
     /// Download, build, list and remove kernels
     #[command(subcommand)]
-    Kernel(kernel::Verb),
+    Kernel(kernel::KernelCommand),
     /// Build, list and remove root images
     #[command(subcommand)]
-    Root(root::Verb),
+    Root(root::RootCommand),
     /// List and show profiles
     #[command(subcommand)]
-    Profile(profile::Verb),
+    Profile(profile::ProfileCommand),
     /// Build OpenZFS for kernels, and run its test suite
     Zfs(zfs::Zfs),
     /// List running VMs
@@ -102,7 +101,7 @@ pub enum Verb {
     Allow(allow::Allow),
     /// List and remove templates: saved VMs that runs resume from
     #[command(subcommand)]
-    Template(template::Verb),
+    Template(template::TemplateCommand),
     /// List settings, their values and where each comes from
     Config(config::Config),
     /// Check what this host has and lacks
@@ -143,7 +142,7 @@ pub enum Typed {
     /// Another program in a running VM.
     Exec(Global, exec::Exec, exec::Words),
     /// A subcommand other than `run`, with the run's options that stood before it.
-    Verb(Global, RunOptions, Box<Verb>),
+    Command(Global, RunOptions, Box<QuizCommand>),
 }
 
 /// Parses the command line `words`, which begins with the program's own name.
@@ -160,23 +159,25 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::E
             words.truncate(options);
             Some(program)
         }
-        Line::Verb => None,
+        Line::Command => None,
     };
-    let Cli { global, run, verb } = Cli::try_parse_from(words)?;
-    Ok(match (verb, program) {
+    let Cli { global, run, command } = Cli::try_parse_from(words)?;
+    Ok(match (command, program) {
         (None, program) => Typed::Run(global, run, program.unwrap_or_default()),
-        (Some(Verb::Run(long)), program) => Typed::Run(global, run.then(long.options), program.unwrap_or_default()),
-        (Some(Verb::Watch(long)), program) => {
+        (Some(QuizCommand::Run(long)), program) => {
+            Typed::Run(global, run.then(long.options), program.unwrap_or_default())
+        }
+        (Some(QuizCommand::Watch(long)), program) => {
             Typed::Watch(global, run.then(long.options), long.build, program.unwrap_or_default())
         }
-        (Some(Verb::Exec(exec)), program) => {
+        (Some(QuizCommand::Exec(exec)), program) => {
             if let Some(option) = run.first_given() {
                 let message = format!("{option} is an option of runs: `quiz exec` has its own options\n");
                 return Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message));
             }
             Typed::Exec(global, exec, exec::Words { words: program.unwrap_or_default(), behind_dashes })
         }
-        (Some(verb), _) => Typed::Verb(global, run, Box::new(verb)),
+        (Some(command), _) => Typed::Command(global, run, Box::new(command)),
     })
 }
 
@@ -288,9 +289,9 @@ mod tests {
 
     #[test]
     fn verbs_behind_run_or_dashes_are_programs() {
-        for verb in ["run", "kernel", "root", "config", "doctor", "completions", "help", "zfs", "ps"] {
-            assert_eq!(program(&["run", verb, "x"]), [verb, "x"]);
-            assert_eq!(program(&["--", verb, "x"]), [verb, "x"]);
+        for command in ["run", "kernel", "root", "config", "doctor", "completions", "help", "zfs", "ps"] {
+            assert_eq!(program(&["run", command, "x"]), [command, "x"]);
+            assert_eq!(program(&["--", command, "x"]), [command, "x"]);
         }
     }
 
@@ -362,8 +363,8 @@ mod tests {
     fn global_options_are_understood_on_both_sides_of_a_verb() {
         for line in [&["--json", "config"][..], &["config", "--json"], &["--json", "-p", "kernel", "config"]] {
             let typed = typed(line).unwrap();
-            let Typed::Verb(global, _, verb) = typed else { panic!("{typed:?}") };
-            assert!(global.json == Some(None) && matches!(*verb, Verb::Config(_)), "{verb:?}");
+            let Typed::Command(global, _, command) = typed else { panic!("{typed:?}") };
+            assert!(global.json == Some(None) && matches!(*command, QuizCommand::Config(_)), "{command:?}");
         }
         let Typed::Run(global, _, words) = typed(&["--json=fd:3", "echo", "--json=x"]).unwrap() else { panic!() };
         assert_eq!((global.json, words), (Some(Some("fd:3".into())), vec!["echo".into(), "--json=x".into()]));

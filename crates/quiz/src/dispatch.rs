@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 use quiz_run::{Call, FAULT, Fault};
 
-use crate::cli::{self, Cli, Typed, Verb};
+use crate::cli::{self, Cli, QuizCommand, Typed};
 use crate::commands::{
     allow, attach, completions, config, cp, debug, doctor, exec, kernel, kill, logs, profile, ps, replay, root, runs,
     show, template, watch, zfs,
@@ -76,24 +76,25 @@ fn start(typed: Typed) -> Result<ExitCode, Fault> {
             Ok(ExitCode::from(crate::run::run(&spec, call, &ctx)?.exit_code))
         }
         Typed::Watch(global, options, build, command) => watch::run(&global, &options, build.as_deref(), &command),
-        Typed::Verb(global, options, verb) => other_verb(&global, &options, *verb),
+        Typed::Command(global, options, command) => other_command(&global, &options, *command),
         Typed::Exec(global, args, words) => exec::run(&args, words, &global.context()?),
     }
 }
 
-fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<ExitCode, Fault> {
-    let is_run = matches!(&verb, Verb::Replay(_)) || matches!(&verb, Verb::Zfs(args) if args.is_test());
+fn other_command(global: &Global, options: &RunOptions, mut command: QuizCommand) -> Result<ExitCode, Fault> {
+    let is_run =
+        matches!(&command, QuizCommand::Replay(_)) || matches!(&command, QuizCommand::Zfs(args) if args.is_test());
     if !is_run && matches!(global.json, Some(Some(_))) {
         return Err(Fault::new("--json=WHERE is for runs: this command prints its record on standard output"));
     }
-    if let Verb::Config(args) = verb {
+    if let QuizCommand::Config(args) = command {
         config::run(&args, options, &global.context()?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut options = options.clone();
     // A build is for a kernel and its architecture too, and `quiz -k 6.1 zfs` beside `quiz -k 6.1
     // -p zfs` can mean nothing else.
-    if let Verb::Zfs(args) = &mut verb {
+    if let QuizCommand::Zfs(args) = &mut command {
         args.kernel = args.kernel.take().or_else(|| options.settings.take("kernel"));
         args.arch.name = args.arch.name.take().or_else(|| options.settings.take("arch"));
     }
@@ -101,25 +102,27 @@ fn other_verb(global: &Global, options: &RunOptions, mut verb: Verb) -> Result<E
         let message = format!("{option} has no effect before this command: it is an option of runs");
         return Err(Fault::new(message).hint("put the command's own options after it; its --help lists them"));
     }
-    match verb {
-        Verb::Completions(args) => completions::run(&args, &mut Cli::command())?,
-        Verb::Allow(args) => allow::run(&args, &global.context()?)?,
-        Verb::Attach(args) => return attach::run(&args, &global.context()?),
-        Verb::Cp(args) => cp::run(&args, &global.context()?)?,
-        Verb::Debug(args) => debug::run(&args, &global.context()?)?,
-        Verb::Doctor(args) => return doctor::run(&args, &global.context()?),
-        Verb::Kill(args) => kill::run(&args, &global.context()?)?,
-        Verb::Logs(args) => logs::run(&args, &global.context()?)?,
-        Verb::Ps(args) => ps::run(&args, &global.context()?)?,
-        Verb::Kernel(verb) => kernel::run(verb, &global.context()?)?,
-        Verb::Profile(verb) => profile::run(verb, &global.context()?)?,
-        Verb::Replay(args) => return replay::run(&args, global, &cli::parse_run),
-        Verb::Root(verb) => root::run(verb, &global.context()?)?,
-        Verb::Runs(args) => runs::run(&args, &global.context()?)?,
-        Verb::Show(args) => show::run(&args, &global.context()?)?,
-        Verb::Template(verb) => template::run(verb, &global.context()?)?,
-        Verb::Zfs(args) => return zfs::run(args, &global.context()?),
-        Verb::Config(_) | Verb::Exec(_) | Verb::Run(_) | Verb::Watch(_) => unreachable!("these were handled before"),
+    match command {
+        QuizCommand::Completions(args) => completions::run(&args, &mut Cli::command())?,
+        QuizCommand::Allow(args) => allow::run(&args, &global.context()?)?,
+        QuizCommand::Attach(args) => return attach::run(&args, &global.context()?),
+        QuizCommand::Cp(args) => cp::run(&args, &global.context()?)?,
+        QuizCommand::Debug(args) => debug::run(&args, &global.context()?)?,
+        QuizCommand::Doctor(args) => return doctor::run(&args, &global.context()?),
+        QuizCommand::Kill(args) => kill::run(&args, &global.context()?)?,
+        QuizCommand::Logs(args) => logs::run(&args, &global.context()?)?,
+        QuizCommand::Ps(args) => ps::run(&args, &global.context()?)?,
+        QuizCommand::Kernel(command) => kernel::run(command, &global.context()?)?,
+        QuizCommand::Profile(command) => profile::run(command, &global.context()?)?,
+        QuizCommand::Replay(args) => return replay::run(&args, global, &cli::parse_run),
+        QuizCommand::Root(command) => root::run(command, &global.context()?)?,
+        QuizCommand::Runs(args) => runs::run(&args, &global.context()?)?,
+        QuizCommand::Show(args) => show::run(&args, &global.context()?)?,
+        QuizCommand::Template(command) => template::run(command, &global.context()?)?,
+        QuizCommand::Zfs(args) => return zfs::run(args, &global.context()?),
+        QuizCommand::Config(_) | QuizCommand::Exec(_) | QuizCommand::Run(_) | QuizCommand::Watch(_) => {
+            unreachable!("these were handled before")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

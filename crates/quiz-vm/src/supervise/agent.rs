@@ -15,7 +15,7 @@ use super::{Job, NOTES, Notice, PANIC, Phase, Point, SAMPLE, SAVE, Supervisor, U
 use crate::artifacts::Unpacking;
 use crate::clock;
 use crate::qemu::SavesTo;
-use crate::qmp::{Command, Verb};
+use crate::qmp::{Command, CommandName};
 
 /// How many characters of a failure message of the guest are kept.
 const WORDS: usize = 4096;
@@ -252,7 +252,7 @@ impl Supervisor<'_> {
 
     /// Continues the VM at `point`, whether or not the snapshot succeeded.
     pub(super) fn continue_from(&mut self, point: Point) {
-        self.monitor.say(Verb::Cont);
+        self.monitor.say(CommandName::Cont);
         self.enter_until(Phase::Preparing, Some(self.boot_deadline()));
         self.say_next(point);
     }

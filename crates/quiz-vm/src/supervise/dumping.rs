@@ -8,7 +8,7 @@ use quiz_host::held::path_of;
 
 use super::{Phase, Supervisor, text};
 use crate::dump;
-use crate::qmp::{Command, Verb};
+use crate::qmp::{Command, CommandName};
 
 /// How long QEMU may take to write the guest's memory.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -19,7 +19,7 @@ impl Supervisor<'_> {
     /// Ends a guest that does not end by itself. Dumps its memory first, if that is wanted.
     pub(super) fn end_or_dump(&mut self) {
         if self.wants_dump() {
-            self.monitor.say(Verb::Stop);
+            self.monitor.say(CommandName::Stop);
             return self.dump();
         }
         self.monitor.kill();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Phase, SAVE, Supervisor, text};
 use crate::judge;
 use crate::qemu;
-use crate::qmp::{Said, Verb};
+use crate::qmp::{CommandName, Said};
 
 /// How long QEMU may refuse to continue a VM that it has paused. Normally it takes 1 to 2 ms.
 const UNPAUSE: Duration = Duration::from_secs(5);
@@ -60,9 +60,9 @@ impl Supervisor<'_> {
             Said::Dumped(problem) if self.phase == Phase::Dumping => self.on_dumped(problem),
             Said::Dumped(_) => {}
             Said::Migration(status) => self.on_migration(&status),
-            Said::Done(Verb::Cont, _) => self.stuck = None,
+            Said::Done(CommandName::Cont, _) => self.stuck = None,
             Said::Done(..) => {}
-            Said::Refused(verb, why) => self.on_refused(verb, why),
+            Said::Refused(command, why) => self.on_refused(command, why),
         }
     }
 
@@ -91,27 +91,30 @@ impl Supervisor<'_> {
         }
     }
 
-    fn on_refused(&mut self, verb: Verb, why: String) {
-        match (verb, self.phase) {
+    fn on_refused(&mut self, command: CommandName, why: String) {
+        match (command, self.phase) {
             // QEMU refuses the command that needs the descriptor next.
-            (Verb::GetFd, _) => {
+            (CommandName::GetFd, _) => {
                 self.seen.refused.get_or_insert(why);
             }
-            (Verb::DumpGuestMemory, Phase::Dumping) => self.on_dumped(Some(why)),
-            (Verb::SetAction, _) => {
+            (CommandName::DumpGuestMemory, Phase::Dumping) => self.on_dumped(Some(why)),
+            (CommandName::SetAction, _) => {
                 self.notes.all.push(format!("QEMU does not keep the memory of a guest that ends by itself: {why}"));
             }
-            (Verb::MigrateIncoming | Verb::MigrateSetCapabilities | Verb::Cont, Phase::Resuming)
-            | (Verb::Migrate, Phase::Saving(_)) => {
+            (
+                CommandName::MigrateIncoming | CommandName::MigrateSetCapabilities | CommandName::Cont,
+                Phase::Resuming,
+            )
+            | (CommandName::Migrate, Phase::Saving(_)) => {
                 self.seen.refused.get_or_insert(why);
                 self.on_migration("failed");
             }
-            (Verb::MigrateSetCapabilities, _) => self.cannot_save(&why),
+            (CommandName::MigrateSetCapabilities, _) => self.cannot_save(&why),
             // QEMU reports that saving has completed shortly before it can continue the VM
             // ("Migration is not finalized yet").
-            (Verb::Cont, _) => self.on_stuck(why),
+            (CommandName::Cont, _) => self.on_stuck(why),
             // The machine has no such interrupt, so there is no answer to wait for.
-            (Verb::InjectNmi, Phase::Nmi) => {
+            (CommandName::InjectNmi, Phase::Nmi) => {
                 self.monitor.kill();
             }
             _ => {}
@@ -152,7 +155,7 @@ impl Supervisor<'_> {
                 return;
             }
             (stuck.asked, stuck.again) = (true, now + UNPAUSE);
-            self.monitor.say(Verb::Cont);
+            self.monitor.say(CommandName::Cont);
         }
     }
 

@@ -15,7 +15,7 @@ pub enum Line {
         program: usize,
     },
     /// All arguments are quiz's own.
-    Verb,
+    Command,
 }
 
 /// Finds where the program's arguments begin, which clap itself cannot do exactly. clap has no
@@ -23,23 +23,27 @@ pub enum Line {
 pub fn split(words: &[OsString], command: &Command) -> Line {
     let mut behind_run = false;
     // A subcommand has options of its own, besides the global ones.
-    let mut verb: Option<&Command> = None;
+    let mut subcommand: Option<&Command> = None;
     let mut at = 1;
     while let Some(word) = words.get(at) {
         match word.as_bytes() {
             b"--" => return Line::Run { options: at, program: at + 1 },
             [b'-', b'-', name @ ..] => {
-                at += usize::from([Some(command), verb].into_iter().flatten().any(|c| long_takes_next(name, c)));
+                at += usize::from([Some(command), subcommand].into_iter().flatten().any(|c| long_takes_next(name, c)));
             }
             [b'-', letters @ ..] if !letters.is_empty() => at += usize::from(short_takes_next(letters, command)),
             name @ (b"run" | b"watch" | b"exec") if !behind_run => {
                 behind_run = true;
-                verb = command.get_subcommands().find(|verb| verb.get_name().as_bytes() == name);
+                subcommand = command.get_subcommands().find(|sub| sub.get_name().as_bytes() == name);
             }
             _ if behind_run => return Line::Run { options: at, program: at },
             name => {
-                let is_verb = command.get_subcommands().any(|verb| verb.get_name().as_bytes() == name);
-                return if is_verb || name == b"help" { Line::Verb } else { Line::Run { options: at, program: at } };
+                let is_command = command.get_subcommands().any(|sub| sub.get_name().as_bytes() == name);
+                return if is_command || name == b"help" {
+                    Line::Command
+                } else {
+                    Line::Run { options: at, program: at }
+                };
             }
         }
         at += 1;

@@ -14,7 +14,7 @@ mod show;
 
 /// What to do with kernels.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum KernelCommand {
     /// Download a stock kernel of a distribution
     Add(add::Add),
     /// Build a small, fast-booting kernel from source
@@ -30,14 +30,14 @@ pub enum Verb {
     Prune(prune::Prune),
 }
 
-pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
-    match verb {
-        Verb::Add(args) => add::run(args, ctx),
-        Verb::Build(args) => build::run(*args, ctx),
-        Verb::List(args) => list::run(&args, ctx),
-        Verb::Show(args) => show::run(&args, ctx),
-        Verb::Rm(args) => rm::run(&args, ctx),
-        Verb::Prune(args) => prune::run(&args, ctx),
+pub fn run(command: KernelCommand, ctx: &Context) -> Result<(), Fault> {
+    match command {
+        KernelCommand::Add(args) => add::run(args, ctx),
+        KernelCommand::Build(args) => build::run(*args, ctx),
+        KernelCommand::List(args) => list::run(&args, ctx),
+        KernelCommand::Show(args) => show::run(&args, ctx),
+        KernelCommand::Rm(args) => rm::run(&args, ctx),
+        KernelCommand::Prune(args) => prune::run(&args, ctx),
     }
 }
 

@@ -36,8 +36,8 @@ pub fn run(args: &Prune, ctx: &Context) -> Result<(), Fault> {
     if ctx.json {
         return output::json(&record);
     }
-    let verb = if args.dry_run { "would remove" } else { "removed" };
-    let removed = record.removed.iter().map(|name| format!("{verb} {name}\n"));
+    let done = if args.dry_run { "would remove" } else { "removed" };
+    let removed = record.removed.iter().map(|name| format!("{done} {name}\n"));
     let kept = record.kept.iter().map(|why| format!("kept: {why}\n"));
     let freed = (record.freed > 0).then(|| format!("freed {} of build directories\n", output::size(record.freed)));
     let text: String = removed.chain(kept).chain(freed).collect();

@@ -9,7 +9,7 @@ mod show;
 
 /// What to tell of profiles.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum ProfileCommand {
     /// List the profiles
     #[command(visible_alias = "ls")]
     List(list::List),
@@ -17,9 +17,9 @@ pub enum Verb {
     Show(show::Show),
 }
 
-pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
-    match verb {
-        Verb::List(args) => list::run(&args, ctx),
-        Verb::Show(args) => show::run(&args, ctx),
+pub fn run(command: ProfileCommand, ctx: &Context) -> Result<(), Fault> {
+    match command {
+        ProfileCommand::List(args) => list::run(&args, ctx),
+        ProfileCommand::Show(args) => show::run(&args, ctx),
     }
 }

@@ -12,7 +12,7 @@ mod show;
 
 /// What to do with roots.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum RootCommand {
     /// Build the root image of a distribution release
     Build(build::Build),
     /// Add your own root from an archive
@@ -26,12 +26,12 @@ pub enum Verb {
     Rm(rm::Rm),
 }
 
-pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
-    match verb {
-        Verb::Build(args) => build::run(args, ctx),
-        Verb::Add(args) => add::run(args, ctx),
-        Verb::List(args) => list::run(&args, ctx),
-        Verb::Show(args) => show::run(&args, ctx),
-        Verb::Rm(args) => rm::run(&args, ctx),
+pub fn run(command: RootCommand, ctx: &Context) -> Result<(), Fault> {
+    match command {
+        RootCommand::Build(args) => build::run(args, ctx),
+        RootCommand::Add(args) => add::run(args, ctx),
+        RootCommand::List(args) => list::run(&args, ctx),
+        RootCommand::Show(args) => show::run(&args, ctx),
+        RootCommand::Rm(args) => rm::run(&args, ctx),
     }
 }

@@ -10,7 +10,7 @@ mod rm;
 
 /// What to do with templates.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum TemplateCommand {
     /// List the templates
     #[command(visible_alias = "ls")]
     List(list::List),
@@ -20,11 +20,11 @@ pub enum Verb {
     Prune,
 }
 
-pub fn run(verb: Verb, ctx: &Context) -> Result<(), Fault> {
-    match verb {
-        Verb::List(args) => list::run(&args, ctx),
-        Verb::Rm(args) => rm::run(&args, ctx),
-        Verb::Prune => {
+pub fn run(command: TemplateCommand, ctx: &Context) -> Result<(), Fault> {
+    match command {
+        TemplateCommand::List(args) => list::run(&args, ctx),
+        TemplateCommand::Rm(args) => rm::run(&args, ctx),
+        TemplateCommand::Prune => {
             quiz_run::template::prune(&quiz_run::template::shelf(&ctx.cache()?), &quiz_host::tools::boot_id()?);
             Ok(())
         }

@@ -45,21 +45,20 @@ pub struct Zfs {
     /// For which architecture.
     #[command(flatten)]
     pub arch: ArchArgument,
-    /// A verb.
     #[command(subcommand)]
-    pub verb: Option<Verb>,
+    pub command: Option<ZfsCommand>,
 }
 
 impl Zfs {
     /// Whether the command runs the test suite, which is a run.
     pub fn is_test(&self) -> bool {
-        matches!(self.verb, Some(Verb::Test(_)))
+        matches!(self.command, Some(ZfsCommand::Test(_)))
     }
 }
 
 /// What to do with it.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum ZfsCommand {
     /// Configure OpenZFS for a kernel
     Configure(configure::Configure),
     /// Compile OpenZFS, and configure it first if necessary
@@ -74,13 +73,13 @@ pub enum Verb {
 
 pub fn run(args: Zfs, ctx: &Context) -> Result<ExitCode, Fault> {
     let outer = Which { kernel: args.kernel, arch: args.arch.name };
-    match args.verb {
+    match args.command {
         None => all(&outer, ctx)?,
-        Some(Verb::Configure(args)) => configure::run(args, outer, ctx)?,
-        Some(Verb::Make(args)) => make::run(args, outer, ctx)?,
-        Some(Verb::Install(args)) => install::run(&args, outer, ctx)?,
-        Some(Verb::Clean(args)) => clean::run(args, outer, ctx)?,
-        Some(Verb::Test(args)) => return test::run(*args, outer, ctx),
+        Some(ZfsCommand::Configure(args)) => configure::run(args, outer, ctx)?,
+        Some(ZfsCommand::Make(args)) => make::run(args, outer, ctx)?,
+        Some(ZfsCommand::Install(args)) => install::run(&args, outer, ctx)?,
+        Some(ZfsCommand::Clean(args)) => clean::run(args, outer, ctx)?,
+        Some(ZfsCommand::Test(args)) => return test::run(*args, outer, ctx),
     }
     Ok(ExitCode::SUCCESS)
 }
