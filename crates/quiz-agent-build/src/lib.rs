@@ -59,8 +59,7 @@ impl Build<'_> {
             cargo.env(format!("CARGO_TARGET_{name}_LINKER"), linker);
         }
         if let Some(rustc) = &self.compiler {
-            // A stable compiler builds its own standard library only when it is told that this is
-            // what it is for.
+            // A stable compiler builds the standard library only with RUSTC_BOOTSTRAP.
             cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
         }
         (cargo, self.target_dir.join(self.target).join("agent/quiz-agent"))
@@ -95,19 +94,22 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Where agents for other architectures wait to be embedded.
+/// The directory of agents for other architectures, which the build script embeds.
 pub fn shelf(workspace_target_dir: &Path) -> PathBuf {
     workspace_target_dir.join("agents")
 }
 
-/// Puts the agent `built` for `arch` on the shelf. Others may do so at the same time: whoever finds
-/// one there finds a whole one, and the fingerprint that belongs to it.
+/// Stores the agent `built` for `arch` in `shelf`, with its fingerprint. Processes that store an
+/// agent at the same time take turns. So a reader finds a whole agent with its own fingerprint.
+///
+/// # Errors
+/// If a file cannot be written.
 pub fn keep(shelf: &Path, arch: &str, built: &Path, fingerprint: &str) -> io::Result<()> {
     let dir = shelf.join(arch);
     fs::create_dir_all(&dir)?;
     let lock = fs::File::create(dir.join(".lock"))?;
     lock.file().lock()?;
-    // Nobody takes the agent before this is there again.
+    // A reader takes no agent without its fingerprint.
     match fs::remove_file(dir.join(FINGERPRINT)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -119,7 +121,7 @@ pub fn keep(shelf: &Path, arch: &str, built: &Path, fingerprint: &str) -> io::Re
     fs::rename(&new, dir.join(FINGERPRINT))
 }
 
-/// The agent for `arch` on the shelf; an error says that it was made from other sources.
+/// The stored agent for `arch`. `Err` if it was built from other sources.
 pub fn kept(shelf: &Path, arch: &str, fingerprint: &str) -> Result<Option<PathBuf>, String> {
     let dir = shelf.join(arch);
     match fs::read_to_string(dir.join(FINGERPRINT)) {

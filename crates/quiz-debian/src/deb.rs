@@ -75,8 +75,9 @@ pub fn unpack(
     })
 }
 
-/// A path without a leading `./`; `None` if it would lead outside.
-fn plain(path: &Path) -> Option<PathBuf> {
+/// A path of an archive without a leading `./` or `/`. `None` for the top itself, and for a path
+/// that leads outside.
+pub fn plain(path: &Path) -> Option<PathBuf> {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {

@@ -1,4 +1,4 @@
-//! Roots of the user's own: one of an archive, made once for each archive that is given.
+//! Your own roots: quiz makes one root from each archive, once.
 
 use fs_err as fs;
 use quiz_host::{Cache, Silent};

@@ -85,8 +85,8 @@ pub struct Standby {
 
 impl Keeper<'_> {
     /// Restores the VM and rehearses, then calls `listen` to make the socket. Waits until a run
-    /// takes the VM or the idle time is over. Calls `taken` when a run has taken it. Returns when
-    /// QEMU has ended.
+    /// takes the VM, or until the VM has been idle too long. Calls `taken` when a run has taken it.
+    /// Returns when QEMU has ended.
     ///
     /// If a client asked the keeper to leave, its socket is returned. The client waits until the
     /// caller drops it.
@@ -172,7 +172,7 @@ impl Keeper<'_> {
         }
     }
 
-    /// Waits for a request. `None` if QEMU ends or the idle time is over.
+    /// Waits for a request. `None` if QEMU ends or the VM has been idle too long.
     fn wish(&self, monitor: &Monitor, listener: &UnixListener) -> io::Result<Option<(u8, UnixStream)>> {
         let deadline = Instant::now() + self.idle;
         loop {

@@ -4,9 +4,9 @@
 //! ```text
 //! checkout ─ sources, shadow ─► .quiz/build/<release>/  autogen, configure and make run here
 //!    │                              │
-//!    └─ a build of the user's own ──┤ builds: which one is for this kernel
+//!    └─ your own build ─────────────┤ builds: which one is for this kernel
 //!                                   ▼
-//!                 learn ─► what is installed, and which product it is made of
+//!                 learn ─► what is installed, and which product each file comes from
 //!                 stage ─► .quiz/install/<release>/{modules,tools}: what changed, stripped
 //! ```
 //!

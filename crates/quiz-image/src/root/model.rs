@@ -49,7 +49,7 @@ pub enum RootError {
     /// A package name is invalid.
     #[error("`{0}` is not the name of a package")]
     PackageName(String),
-    /// The name belongs to a root of the user's own.
+    /// The name belongs to your own root (`quiz root add`).
     #[error("{0} is a root of your own (quiz root add), of no release: remove it first, or choose another --release")]
     Own(String),
     /// The name belongs to another root.

@@ -1,4 +1,4 @@
-//! `quiz root add`: makes a root image of the user's own file system.
+//! `quiz root add`: makes a root image from your own file system.
 
 use std::path::PathBuf;
 

@@ -31,16 +31,16 @@ What can be selected:
   a group      cli_root/zpool_get, tests/functional/atime
   a test       zpool_get_001_pos, cli_root/zpool_get/zpool_get_001_pos, the path of
                its .ksh; a new one need not be in any run file
-Run files say what there is to choose from, other words choose. Without run files
-that is common and linux, and without anything the run file sanity.
+Run files define the set to choose from, and the other arguments choose from it.
+Without run files, the set is common and linux. Without arguments, sanity is run.
 
 Exit codes:
-  0                       everything was run, and all of it went as expected
-  1                       something did not, or has no result
-  121, 122, 124, 130 ...  how the guest ended in the middle (see quiz --help); the
-                          results so far and the test that was running are told
+  0                       every test has run, with the expected result
+  1                       a test has an unexpected result, or none
+  121, 122, 124, 130 ...  the guest ended before the suite (see quiz --help); quiz
+                          prints the results so far and the test that was running
 
-The suite's own zts-report.py in this checkout says what is to be expected.
+The suite's own zts-report.py in this checkout defines the expected results.
 
 The guest has 4 GiB of memory, 2 processors and the disks of the profile blockdev,
 unless settings or options say otherwise:
